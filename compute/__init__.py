@@ -1,0 +1,1 @@
+"""The ground floor: texts, budgets, contracts and the run of one request. Imports nothing of ours."""

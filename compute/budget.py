@@ -1,0 +1,317 @@
+"""What one request may spend and what it has spent: the budget, the holds taken from it, the ledger of both.
+
+The bound holds by construction. Every call to a model is preceded by a `Hold` whose limits become the call's token
+limits, and the holds outstanding never exceed what is left. Nothing is ever aborted in order to keep the bound.
+
+What is hidden? Everything the model generates for a request except the visible tokens of the answer that is given. While
+several candidates are in the race, nobody knows which answer that will be, so the answers of all are paid from the
+thinking budget. Only a chain that is bound to be the answer (it is spoken aloud, or chosen and being completed, or
+there is no other) writes its visible part on the answer's own allowance. Hence for every choice
+
+    reasoning = generated - visible(chosen) <= thinking
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from compute.errors import Exhausted
+
+NEVER_STARVE = 1.5
+"""Below this many p90 chain lengths, a budget is spent on one chain rather than split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits of one choice of one request, in tokens of the language model.
+
+    `thinking` bounds all that is hidden, `answer` the visible answer; `total`, where given, both together
+    (`max_completion_tokens`; the plan keeps part of it back for the answer, so that there always is one).
+    """
+
+    thinking: int
+    answer: int
+    total: int | None = None
+
+    def split(self, n: int) -> list[Budget]:
+        """The same for `n` choices: the thinking is one pot and divided, the answer's limits are each choice's own."""
+        whole, rest = divmod(self.thinking, n)
+        return [Budget(whole + (i < rest), self.answer, self.total) for i in range(n)]
+
+
+class Hold:
+    """Tokens set aside for one call, and what the call has used of them. Also a line of the request's trace."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        number: int,
+        purpose: str,
+        thinking: int,
+        answer: int,
+        parent: int | None,
+        bound: bool,
+    ) -> None:
+        self._ledger = ledger
+        self.number = number
+        self.purpose = purpose
+        self.parent = parent
+        self.thinking = thinking
+        """Hidden tokens at most."""
+        self.answer = answer
+        """Visible tokens at most."""
+        self.hidden = 0
+        self.visible = 0
+        self.prompt = 0
+        self.cached = 0
+        self.calls = 0
+        self.started = time.monotonic()
+        self.seconds: float | None = None
+        """How long it was open; None while it is."""
+        self.bound = bound
+        """Its visible tokens are the answer's for certain: they are on the allowance."""
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives back what was not used. Idempotent."""
+        if self.seconds is None:
+            self.seconds = time.monotonic() - self.started
+            self._ledger.closed()
+
+    def read(self, prompt: int, cached: int) -> None:
+        self.prompt += prompt
+        self.cached += cached
+        self.calls += 1
+
+    def spend(self, hidden: int = 0, visible: int = 0) -> None:
+        """Tokens the model has made. Told by the page as they come; never refused, the model has made them already."""
+        self.hidden += hidden
+        self.visible += visible
+
+    @property
+    def tokens(self) -> int:
+        return self.hidden + self.visible
+
+    @property
+    def outstanding(self) -> int:
+        """Tokens the call may still make."""
+        return 0 if self.seconds is not None else max(0, self.thinking + self.answer - self.tokens)
+
+    @property
+    def overdrawn(self) -> bool:
+        """More was made than was held: a defect of an engine."""
+        return self.tokens > self.thinking + self.answer or self.visible > self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """The bill of one choice. `hidden` is `reasoning_tokens`, `hidden + visible` is `completion_tokens`."""
+
+    hidden: int
+    visible: int
+    discarded: int
+    """Of the hidden: tokens of chains (answers included) that are no part of what was given."""
+    prompt_read: int
+    """Physical prompt tokens over all calls, of which `cached` from the prefix cache."""
+    cached: int
+    verifier: int
+    verifier_cached: int
+    chains: int
+
+    @property
+    def generated(self) -> int:
+        return self.hidden + self.visible
+
+
+class Ledger:
+    """All that one choice of a request has held and spent; the tree of its calls."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.holds: list[Hold] = []
+        self.verifier = 0
+        self.verifier_cached = 0
+        self.chosen: int | None = None
+        self.idle_seconds = 0.0
+        """Wall time with no call outstanding: what the orchestration itself costs."""
+        self._open = 0
+        self._since = time.monotonic()
+
+    # -- what is left -------------------------------------------------------------------------------------------------
+
+    @property
+    def free(self) -> int:
+        """Tokens of the thinking budget neither spent nor held. What a chain that is not bound to be the answer holds for
+        its visible part counts too: it may lose."""
+        used = sum(h.hidden + (0 if h.bound else h.visible) + self._pool(h) for h in self.holds)
+        return max(0, self.budget.thinking - used)
+
+    @staticmethod
+    def _pool(hold: Hold) -> int:
+        if not hold.bound:
+            return hold.outstanding
+        return 0 if hold.seconds is not None else max(0, hold.thinking - hold.hidden)
+
+    @property
+    def allowance(self) -> int:
+        """Visible tokens the answer may still have, if nothing more is thought."""
+        bound = sum(h.visible for h in self.holds if h.bound)
+        return self._allowance(bound)
+
+    def _allowance(self, visible: int) -> int:
+        left = self.budget.answer - visible
+        if self.budget.total is not None:
+            left = min(left, self.budget.total - self.generated)
+        return max(0, left)
+
+    @property
+    def total_left(self) -> int | None:
+        """Tokens left under `max_completion_tokens`; None where there is no such limit."""
+        return None if self.budget.total is None else max(0, self.budget.total - self.generated)
+
+    @property
+    def generated(self) -> int:
+        """Tokens the language model made so far."""
+        return sum(h.tokens for h in self.holds)
+
+    # -- holding ------------------------------------------------------------------------------------------------------
+
+    def hold(self, purpose: str, *, thinking: int, answer: int, parent: int | None = None, bound: bool = False) -> Hold:
+        """Sets tokens aside for one call; used in a `with`, gives back what it leaves, however it is left.
+
+        `bound`: the visible part is the answer for certain and comes from the allowance, else from the thinking budget.
+        Raises `Exhausted` when there is not that much.
+        """
+        taken = thinking if bound else thinking + answer
+        if taken > self.free:
+            raise Exhausted(f"{purpose} asks for {taken} tokens and {self.free} of {self.budget.thinking} are left")
+        if bound and answer > self.allowance:
+            raise Exhausted(f"{purpose} asks for {answer} visible tokens and {self.allowance} are left")
+        if not self._open:
+            self.idle_seconds += time.monotonic() - self._since
+        self._open += 1
+        hold = Hold(self, len(self.holds), purpose, thinking, answer, parent, bound)
+        self.holds.append(hold)
+        return hold
+
+    def closed(self) -> None:
+        """A hold tells that it is closed."""
+        self._open -= 1
+        self._since = time.monotonic()
+
+    def unbind(self) -> None:
+        """A second chain enters the race: answers so far may lose, so they move from the allowance to the budget."""
+        for hold in self.holds:
+            hold.bound = False
+
+    def bind(self, number: int) -> None:
+        """Chain `number` is going to be the answer: its visible tokens, and those it inherited, move to the allowance."""
+        line = self.line(number)
+        for hold in self.holds:
+            hold.bound = hold.number in line
+
+    def choose(self, number: int) -> None:
+        """Chain `number` is the answer."""
+        self.bind(number)
+        self.chosen = number
+
+    def read_for_verifier(self, tokens: int, cached: int) -> None:
+        """A reward model has read this much."""
+        self.verifier += tokens
+        self.verifier_cached += cached
+
+    def line(self, number: int | None) -> set[int]:
+        """The chain and those it was continued from."""
+        line: set[int] = set()
+        while number is not None and number not in line:
+            line.add(number)
+            number = self.holds[number].parent
+        return line
+
+    # -- the bill -----------------------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        """Tokens set aside by calls still open. 0 when a request is over."""
+        return sum(h.outstanding for h in self.holds)
+
+    @property
+    def overdrawn(self) -> bool:
+        """A call made more than it held, or the whole went over the budget. Never, or there is a defect."""
+        return any(h.overdrawn for h in self.holds) or self.spent.hidden > self.budget.thinking
+
+    @property
+    def spent(self) -> Spent:
+        """The bill as it stands. Before an answer is chosen, everything but what was spoken aloud is hidden."""
+        line = self.line(self.chosen)
+        if self.chosen is None:
+            line = {h.number for h in self.holds if h.bound}
+        visible = sum(self.holds[i].visible for i in line)
+        kept = sum(self.holds[i].tokens for i in line)
+        return Spent(
+            hidden=self.generated - visible,
+            visible=visible,
+            discarded=self.generated - kept,
+            prompt_read=sum(h.prompt for h in self.holds),
+            cached=sum(h.cached for h in self.holds),
+            verifier=self.verifier,
+            verifier_cached=self.verifier_cached,
+            chains=len(self.holds),
+        )
+
+
+class Lengths:
+    """How long the chains of one model are, as seen lately: what shares of a budget are worth giving.
+
+    Quantiles over a window of finished chains, with the model's typical chain as if seen `weight` times before.
+    """
+
+    def __init__(self, p50: int, p90: int, answer: int = 64, *, window: int = 512, weight: int = 16) -> None:
+        prior = [p50] * (weight * 8 // 10) + [p90] * (weight - weight * 8 // 10)
+        self._chains: deque[int] = deque(prior, maxlen=window)
+        self._answers: deque[int] = deque([answer] * weight, maxlen=window)
+        self._cache: tuple[int, int, int] | None = None
+
+    def saw(self, chain: int, answer: int) -> None:
+        """A chain of so many tokens came to its own end, `answer` of them visible."""
+        self._chains.append(chain)
+        self._answers.append(answer)
+        self._cache = None
+
+    def _quantiles(self) -> tuple[int, int, int]:
+        if self._cache is None:
+            chains, answers = sorted(self._chains), sorted(self._answers)
+            self._cache = (
+                chains[len(chains) // 2],
+                chains[len(chains) * 9 // 10],
+                answers[len(answers) * 9 // 10],
+            )
+        return self._cache
+
+    @property
+    def p50(self) -> int:
+        return max(1, self._quantiles()[0])
+
+    @property
+    def p90(self) -> int:
+        return max(1, self._quantiles()[1])
+
+    @property
+    def answer(self) -> int:
+        """p90 of the visible part."""
+        return max(1, self._quantiles()[2])
+
+    def chains(self, n: int, free: int) -> int:
+        """How many chains of `n` wanted a budget of `free` tokens should be divided into now; 0 when not one."""
+        if free < 1:
+            return 0
+        if free < NEVER_STARVE * self.p90:
+            return 1
+        return max(1, min(n, free // self.p50))

@@ -1,0 +1,135 @@
+"""The contracts to a model: `Engine` writes, `RewardModel` judges steps. `engines/` fulfils them; tests script them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from compute.page import Page
+from compute.text import Candidate, Prompt, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A constraint on the visible answer. `schema` is a JSON schema as text; None is any JSON object."""
+
+    schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one chain is drawn. Token limits are in tokens of the model; `thinking + answer` is all it may generate."""
+
+    thinking: int
+    """Hidden tokens at most, the closing marker included. 0: the model starts behind a closed thought. At the limit
+    the thought is closed by force and the answer begins."""
+    answer: int
+    """Visible tokens at most; 0 only together with `until` (a step of a thought)."""
+    total: int | None = None
+    """Hidden and visible tokens together, where that binds before the two limits above do."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """Strings that end the visible answer (and are left out of it); never looked for in the thought."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, bias) for the visible answer."""
+    logprobs: int | None = None
+    """With each visible token its log-probability and those of this many others."""
+    likelihood: bool = False
+    """Record `Candidate.likelihood` over the whole chain."""
+    grammar: Grammar | None = None
+    until: str | None = None
+    """Stop behind the first occurrence of this text (a step delimiter), in the thought or, for a model that does not
+    think, in the answer. A thought that reaches its limit before that ends the stream ("length"), unclosed."""
+    heard: bool = False
+    """Somebody listens: yield deltas as they come. Else one delta at the end is enough."""
+    tenant: str | None = None
+    """Prefix caches are shared only between calls of equal tenants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New visible text. The numbers are on the `Page`; a delta is only what may be heard."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What the rest of the house may know of a model."""
+
+    name: str
+    context: int
+    """Tokens of prompt and output together."""
+    thinks: bool
+    """Its thoughts can be told from its answer, so a thinking budget above 0 means something."""
+    typical_chain: tuple[int, int]
+    """(p50, p90) of the tokens of one whole chain, before any was seen."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    step: str = "\n\n"
+    """What ends a step of its thoughts."""
+    shows_thoughts: bool = False
+    """A revision prompt may carry its own earlier chain (`Message.thought`)."""
+    created: int = 0
+    """Unix time, for `/v1/models`."""
+    owner: str = "ponder"
+    modalities: frozenset[str] = frozenset({"text"})
+
+
+class Engine(Protocol):
+    """A way to reach one model."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+        """Tokens of the prompt as the model will read it. Raises `RequestError` where the template refuses it."""
+        ...
+
+    def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+        """One chain. Closing or cancelling the stream stops the model; when that has returned, the page is complete and
+        the model works on it no more. Raises `EngineError`; the page is complete then too."""
+        ...
+
+    async def check(self) -> None:
+        """Returns when the model answers; raises `EngineError` or `Unavailable` when it does not."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of the model. Idempotent."""
+        ...
+
+
+class RewardModel(Protocol):
+    """A process reward model: judges each step of a chain."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def reward(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Sequence[Reward]:
+        """For each candidate the scores of its steps. Cancelling it stops the model. Raises `EngineError`."""
+        ...
+
+    def aggregate(self, steps: Sequence[float]) -> float:
+        """One score of many, in this model's own way (last, min, product, mean). 0.0 for no steps."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """Step scores in [0, 1], in order, and the tokens that were read for them (of which `cached` from the cache)."""
+
+    steps: tuple[float, ...]
+    tokens: int
+    cached: int = 0
+    truncated: bool = False

@@ -1,0 +1,77 @@
+"""Everything that can go wrong, as one tree.
+
+::
+
+    PonderError
+    ├── RequestError            the caller's to mend; `param` and `code` say where and what
+    │   ├── NotAuthenticated    no key, or an unknown one
+    │   ├── NotPermitted        the key's scopes or limits do not allow it
+    │   └── NotFound            no such model, route or object
+    ├── NotNow                  try again after `retry_after` seconds
+    │   ├── TooBusy             the server or the key has too much in hand
+    │   └── Unavailable         the engine is away, or the server is going down
+    ├── DeadlinePassed          time was up and there was no candidate at all
+    ├── EngineError             the model failed in the middle of a call
+    └── Exhausted               the budget has no tokens for what a strategy asks (ends a run, never a request)
+
+The table from these classes to HTTP statuses is `server/errors.py`. Messages name the thing and the numbers and never
+quote what a request contained.
+"""
+
+
+class PonderError(Exception):
+    """The root: catch this to catch everything of ours."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(PonderError):
+    """The request is at fault. `param` is the dotted path of the field, `code` a stable string for programs."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class NotAuthenticated(RequestError):
+    """No API key, or one this server does not know."""
+
+
+class NotPermitted(RequestError):
+    """A known key that may not do this."""
+
+
+class NotFound(RequestError):
+    """No such model, route or object."""
+
+
+class NotNow(PonderError):
+    """Right, but not at this moment: the same request may succeed after `retry_after` seconds."""
+
+    def __init__(self, message: str, *, code: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after
+
+
+class TooBusy(NotNow):
+    """The server, or this key, has too much in hand."""
+
+
+class Unavailable(NotNow):
+    """The engine is away or the server is draining."""
+
+
+class DeadlinePassed(PonderError):
+    """Time was up before there was anything to answer with."""
+
+
+class EngineError(PonderError):
+    """The model failed in the middle of a call. The message is for the log, not for the caller."""
+
+
+class Exhausted(PonderError):
+    """The budget cannot pay for what a strategy asks: the run ends here and answers with its best so far."""

@@ -1,0 +1,107 @@
+"""What one stream of the model writes on: filled by the engine, complete however the stream ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compute.budget import Hold
+from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
+
+
+class Page:
+    """One chain being written.
+
+    An engine tells it every token the model made, exactly once and before anything else is done with it, also those
+    that come in while an abort is drained. So a page that is left in the middle holds what can be gone on from, and
+    what it has counted is what the model produced: the counts go to the hold that pays for them as they come.
+    """
+
+    def __init__(self, hold: Hold, prompt: Prompt, begun: Candidate | None = None) -> None:
+        self._hold = hold
+        self._prompt = prompt
+        self.begun = begun
+        """A half-written chain to go on from, of the same prompt."""
+        self._ids: list[int] = list(begun.ids.reveal()) if begun else []
+        self._likelihood: list[float] = list(begun.likelihood.reveal()) if begun else []
+        self._text: list[str] = [begun.text] if begun else []
+        self._logprobs: list[TokenLogprob] = list(begun.logprobs) if begun else []
+        self._thought: Hidden[str] = begun.thought if begun else Hidden("")
+        self._thinking = begun.thinking if begun else True
+        self._forced = begun.forced if begun else False
+        self._ending: Ending = "aborted"
+
+    @property
+    def hidden(self) -> int:
+        """Hidden tokens the model made on this page so far."""
+        return self._hold.hidden
+
+    @property
+    def visible(self) -> int:
+        """Visible tokens the model made on this page so far."""
+        return self._hold.visible
+
+    def read(self, prompt: int, cached: int) -> None:
+        """The model has read `prompt` tokens, `cached` of them from the prefix cache. Once per call to the model."""
+        self._hold.read(prompt, cached)
+
+    def think(self, ids: Sequence[int], logprobs: Sequence[float] = ()) -> None:
+        """The model made these hidden tokens: of a thought, or its markers."""
+        self._hold.spend(hidden=len(ids))
+        self._ids.extend(ids)
+        self._likelihood.extend(logprobs)
+
+    def waste(self, tokens: int) -> None:
+        """The model made tokens nobody will use (behind a stop string, or past the answer's limit): hidden, paid, not kept."""
+        self._hold.spend(hidden=tokens)
+
+    def say(
+        self,
+        ids: Sequence[int],
+        text: str,
+        logprobs: Sequence[float] = (),
+        tokens: Sequence[TokenLogprob] = (),
+    ) -> None:
+        """The model made these visible tokens. `text` is what they add to the answer; it may lag behind the ids where a
+        character or a stop string is not complete yet. `tokens` carries the log-probabilities the caller asked for."""
+        self._hold.spend(visible=len(ids))
+        self._ids.extend(ids)
+        self._likelihood.extend(logprobs)
+        self._logprobs.extend(tokens)
+        if text:
+            self._text.append(text)
+
+    def shut(self) -> None:
+        """The thought is over; what comes is visible."""
+        self._thinking = False
+
+    def force(self, ids: Sequence[int]) -> None:
+        """The engine closed the thought with these tokens, which the model did not make and nobody pays for."""
+        self._ids.extend(ids)
+        if self._likelihood:
+            self._likelihood.extend([0.0] * len(ids))
+        self._thinking = False
+        self._forced = True
+
+    def end(self, ending: Ending, thought: Hidden[str]) -> None:
+        """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it once,
+        with "aborted" when the stream is closed from outside."""
+        self._ending = ending
+        self._thought = thought
+
+    def candidate(self) -> Candidate:
+        """The chain as it stands."""
+        return Candidate(
+            number=self._hold.number,
+            prompt=self._prompt,
+            ids=Hidden(tuple(self._ids)),
+            thought=self._thought,
+            text="".join(self._text),
+            hidden=self.hidden,
+            visible=self.visible,
+            thinking=self._thinking,
+            ending=self._ending,
+            forced=self._forced,
+            parent=self.begun.number if self.begun else None,
+            logprobs=tuple(self._logprobs),
+            likelihood=Hidden(tuple(self._likelihood)),
+        )

@@ -1,0 +1,491 @@
+"""One request's permission to compute: the `Run` a strategy is given, and `execute`, which runs one to its end.
+
+A strategy reaches the model through the verbs of `Run` alone. So whatever it does, every call is held in the ledger
+before it is made, every token is counted, nothing runs on after the request, and there is always an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, Protocol, TypeVar, cast
+
+from compute.budget import Budget, Hold, Ledger, Lengths, Spent
+from compute.engine import Delta, Engine, Reward, RewardModel, Sampling
+from compute.errors import DeadlinePassed, EngineError, Exhausted, PonderError
+from compute.page import Page
+from compute.text import Answer, Candidate, Hidden, Prompt, Score
+
+StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error"]
+Hear = Callable[[Delta], Awaitable[None]]
+
+T = TypeVar("T")
+
+GRACE = 10.0
+"""Seconds before a deadline (or a tenth of the time allowed, if that is less) kept for closing and answering."""
+
+
+class Strategy(Protocol):
+    """A way to spend a thinking budget: is given a run, returns the candidate that is the answer."""
+
+    async def __call__(self, run: Run) -> Candidate: ...
+
+
+class Verifier(Protocol):
+    """A way of judging: one score in [0, 1] for each candidate, in order."""
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Named(Generic[T]):
+    """A strategy or verifier and the name it is listed under."""
+
+    name: str
+    call: T
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that was decided about a request before it runs. Made in `server/plan.py` and never changed."""
+
+    prompt: Prompt
+    strategy: Named[Strategy]
+    budget: Budget
+    sampling: Sampling
+    """The caller's wishes; its token limits are set anew for each call from what is held for it."""
+    verifier: Named[Verifier] | None = None
+    fallback: Named[Verifier] | None = None
+    """Judges where `verifier` fails."""
+    timeout: float | None = None
+    """Seconds from the start of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a run works with: the model, what is known of its chains, and a reward model where there is one."""
+
+    engine: Engine
+    lengths: Lengths
+    reward_model: RewardModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one choice of a request ended."""
+
+    answer: Answer
+    complete: bool
+    """False where the visible answer was cut: `finish_reason: "length"`."""
+    stopped_by: StoppedBy
+    spent: Spent
+    samples: int
+    samples_requested: int
+    agreement: float | None = None
+    score: float | None = None
+    verifier: str | None = None
+    degraded: bool = False
+    """The verifier failed and the fallback judged."""
+    thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
+
+
+class Leash:
+    """Lets whoever started a run end it early: what it has by then is answered."""
+
+    def __init__(self) -> None:
+        self.reason: StoppedBy | None = None
+        self._timeout: asyncio.Timeout | None = None
+
+    def pull(self, reason: StoppedBy = "draining") -> None:
+        """End the run now. The first reason stands."""
+        if self.reason is None:
+            self.reason = reason
+        if self._timeout is not None:
+            self._timeout.reschedule(0)
+
+    @asynccontextmanager
+    async def tied(self, deadline: float | None) -> AsyncGenerator[None]:
+        """Work inside ends with `TimeoutError` at `deadline` (loop time) or when the leash is pulled."""
+        async with asyncio.timeout_at(deadline) as self._timeout:
+            try:
+                if self.reason is not None:
+                    self._timeout.reschedule(0)
+                yield
+            finally:
+                self._timeout = None
+
+
+class Run:
+    """One request's permission to compute. See `docs/strategies.md` for each verb at work.
+
+    The verbs raise `Exhausted` when the budget cannot pay for them and there is already something to answer with, and
+    `EngineError` when the model fails; a strategy lets both pass, `execute` knows what to do.
+    """
+
+    def __init__(self, plan: Plan, means: Means, ledger: Ledger, hear: Hear) -> None:
+        self._plan = plan
+        self._means = means
+        self._ledger = ledger
+        self._hear = hear
+        self._pages: list[Page] = []
+        self._best: Candidate | None = None
+        self._spoken: int | None = None
+        self._finished = 0
+        self._requested = 0
+        self._scores: dict[int, Score] = {}
+        self.agreement: float | None = None
+        self.stopped_early = False
+        self.short = False
+        """The budget allowed fewer chains than were asked for."""
+        self.degraded = False
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def prompt(self) -> Prompt:
+        """The caller's question."""
+        return self._plan.prompt
+
+    @property
+    def free(self) -> int:
+        """Tokens of the thinking budget neither spent nor held."""
+        return self._ledger.free
+
+    @property
+    def lengths(self) -> Lengths:
+        """What is known of this model's chains; tells a strategy whether `free` is much or little."""
+        return self._means.lengths
+
+    # -- the verbs ----------------------------------------------------------------------------------------------------
+
+    async def sample(self, n: int, prompt: Prompt | None = None) -> list[Candidate]:
+        """Up to `n` finished candidates: fewer when the budget runs short, never none."""
+        async with self.sampling(n, prompt) as arriving:
+            return [candidate async for candidate in arriving]
+
+    @asynccontextmanager
+    async def sampling(self, n: int, prompt: Prompt | None = None) -> AsyncGenerator[AsyncIterator[Candidate]]:
+        """Up to `n` candidates as they finish. Leaving the block stops the rest at the engine.
+
+        As many chains start at once as the budget can feed without starving any; the next starts when one settles for
+        less than its share.
+        """
+        prompt = prompt or self.prompt
+        self._requested += n
+        done: asyncio.Queue[Candidate] = asyncio.Queue()
+        running: set[asyncio.Task[None]] = set()
+        started = 0
+
+        async with asyncio.TaskGroup() as group:
+
+            async def one(hold: Hold) -> None:
+                with hold:
+                    candidate = await self._write(hold, prompt)
+                self._learn(candidate)
+                done.put_nowait(candidate)
+
+            def start(thinking: int, answer: int, bound: bool = False) -> None:
+                nonlocal started
+                started += 1
+                hold = self._ledger.hold("sample", thinking=thinking, answer=answer, bound=bound)
+                task = self._begin(group, hold, one(hold))
+                running.add(task)
+                task.add_done_callback(running.discard)
+
+            def fill() -> None:
+                """Starts what the budget can feed now."""
+                wanted, free = n - started, self.free
+                if not wanted:
+                    return
+                chains = self.lengths.chains(wanted, free)
+                if not self._ledger.holds and chains <= 1:
+                    start(free, self._ledger.allowance, bound=True)
+                elif free >= self.lengths.p50:
+                    self._ledger.unbind()
+                    share = self.free // chains
+                    for _ in range(chains):
+                        start(*self._shares(share))
+                elif not started:
+                    raise Exhausted(f"{n} samples asked for, {free} thinking tokens left")
+
+            async def arriving() -> AsyncGenerator[Candidate]:
+                while True:
+                    if done.empty():
+                        fill()
+                    if not running and done.empty():
+                        break
+                    yield await done.get()
+                if started < n:
+                    self.short = True
+
+            stream = arriving()
+            async with aclosing(stream):
+                yield stream
+            if any(not task.done() for task in running):
+                self.stopped_early = True
+                for task in running:
+                    task.cancel()
+
+    async def extend(self, beams: Sequence[Candidate], n: int = 1, until: int | None = None) -> list[Candidate]:
+        """`n` continuations of each half-written candidate, to its next step (of at most `until` tokens) or, with
+        `until` left out, to its end. In the order of the beams; complete ones are returned as they are."""
+        open_beams = [b for b in beams if not b.complete]
+        self._ledger.unbind()
+        share = self.free // max(1, len(open_beams) * n)
+        if open_beams and share < 1:
+            raise Exhausted(f"{len(open_beams) * n} continuations asked for, {self.free} thinking tokens left")
+        thinking, answer = self._shares(share)
+        step = None
+        if until is not None:
+            step = self._means.engine.card.step
+            thinking, answer = (min(thinking, until), answer) if thinking else (0, min(answer, until))
+
+        async def one(hold: Hold, beam: Candidate) -> Candidate:
+            with hold:
+                candidate = await self._write(hold, beam.prompt, beam, until=step)
+            if candidate.complete:
+                self._finished += 1
+                self._best = self._best or candidate
+            return candidate
+
+        written: list[Candidate | asyncio.Task[Candidate]] = []
+        async with asyncio.TaskGroup() as group:
+            for beam in beams:
+                if beam.complete:
+                    written.append(beam)
+                    continue
+                for _ in range(n):
+                    hold = self._ledger.hold("extend", thinking=thinking, answer=answer, parent=beam.number)
+                    written.append(self._begin(group, hold, one(hold, beam)))
+        return [c.result() if isinstance(c, asyncio.Task) else c for c in written]
+
+    async def ask(
+        self,
+        prompt: Prompt,
+        purpose: str,
+        *,
+        thinking: int | None = None,
+        answer: int | None = None,
+        logprobs: int | None = None,
+    ) -> Candidate:
+        """One answer to another question (a critique, a judgement): hidden and paid like any thought."""
+        self._ledger.unbind()
+        free = self.free
+        if free < 1:
+            raise Exhausted(f"no thinking tokens left for {purpose}")
+        share, visible = self._shares(free)
+        if answer is not None:
+            visible = min(free, answer)
+        share = min(free - visible, share if thinking is None else thinking)
+        with self._ledger.hold(purpose, thinking=share, answer=visible) as hold:
+            return await self._write(hold, prompt, logprobs=logprobs)
+
+    async def speak(self, prompt: Prompt | None = None) -> Candidate:
+        """One candidate whose visible text the caller hears as it is written. It is the answer: call it last."""
+        self._requested += 1
+        self._ledger.unbind()
+        with self._ledger.hold("speak", thinking=self.free, answer=self._ledger.allowance, bound=True) as hold:
+            self._spoken = hold.number
+            candidate = await self._write(hold, prompt or self.prompt, heard=True)
+        self._learn(candidate)
+        return candidate
+
+    async def score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        """A score for each candidate by the plan's verifier; by the fallback, and said so, where that fails."""
+        verifier, fallback = self._plan.verifier, self._plan.fallback
+        if verifier is None:
+            raise EngineError(f"strategy {self._plan.strategy.name} wants a verifier and the plan has none")
+        try:
+            scores = await verifier.call(self, candidates)
+        except Exhausted:
+            raise
+        except PonderError:
+            if fallback is None:
+                raise
+            self.degraded = True
+            scores = await fallback.call(self, candidates)
+        self._scores.update({c.number: s for c, s in zip(candidates, scores, strict=True)})
+        return scores
+
+    async def reward(self, candidates: Sequence[Candidate]) -> Sequence[Reward]:
+        """Step scores by the process reward model. Raises `EngineError` where none is configured."""
+        model = self._means.reward_model
+        if model is None:
+            raise EngineError("no process reward model is configured for this model")
+        by_prompt: dict[int, list[int]] = {}
+        for i, candidate in enumerate(candidates):
+            by_prompt.setdefault(id(candidate.prompt), []).append(i)
+        rewards: dict[int, Reward] = {}
+        for places in by_prompt.values():
+            group = [candidates[i] for i in places]
+            for i, reward in zip(places, await model.reward(group[0].prompt, group), strict=True):
+                rewards[i] = reward
+                self._ledger.read_for_verifier(reward.tokens, reward.cached)
+        return [rewards[i] for i in range(len(candidates))]
+
+    @property
+    def reward_model(self) -> RewardModel | None:
+        """The process reward model of this model, where one is configured."""
+        return self._means.reward_model
+
+    def offer(self, candidate: Candidate, agreement: float | None = None) -> None:
+        """The best so far, should the run be cut short, and the share of the vote behind it."""
+        self._best = candidate
+        if agreement is not None:
+            self.agreement = agreement
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, group: asyncio.TaskGroup, hold: Hold, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+        """A child task that pays from `hold`, which is closed even if the task is cancelled before it begins."""
+        task = group.create_task(work)
+        task.add_done_callback(lambda _: hold.close())
+        return task
+
+    def _shares(self, share: int) -> tuple[int, int]:
+        """(thinking, answer) of a chain that pays for both out of `share` tokens."""
+        if not self._means.engine.card.thinks:
+            return 0, min(share, self._ledger.budget.answer)
+        answer = max(1, min(self.lengths.answer * 3 // 2, self._ledger.budget.answer, share // 2))
+        return max(0, share - answer), answer
+
+    def _learn(self, candidate: Candidate) -> None:
+        self._finished += 1
+        self._best = self._best or candidate
+        if candidate.complete:
+            self.lengths.saw(candidate.tokens, candidate.visible)
+
+    async def _write(
+        self,
+        hold: Hold,
+        prompt: Prompt,
+        begun: Candidate | None = None,
+        *,
+        until: str | None = None,
+        heard: bool = False,
+        logprobs: int | None = None,
+    ) -> Candidate:
+        """One call to the model, within its hold."""
+        page = Page(hold, prompt, begun)
+        self._pages.append(page)
+        wishes = self._plan.sampling
+        sampling = replace(
+            wishes,
+            thinking=hold.thinking,
+            answer=hold.answer,
+            total=self._ledger.total_left if hold.bound else None,
+            seed=None if wishes.seed is None else (wishes.seed + 0x9E3779B1 * hold.number) % 2**63,
+            until=until,
+            heard=heard,
+            logprobs=wishes.logprobs if logprobs is None else logprobs,
+        )
+        async with aclosing(self._means.engine.generate(prompt, sampling, page)) as stream:
+            async for delta in stream:
+                if heard:
+                    await self._hear(delta)
+        return page.candidate()
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def best(self) -> Candidate | None:
+        """What there is to answer with when the run is cut short: the spoken chain, the best offered, the longest
+        half-written one."""
+        drafts = [page.candidate() for page in self._pages]
+        if self._spoken is not None:
+            return next((c for c in drafts if c.number == self._spoken), None)
+        if self._best is not None:
+            return self._best
+        return max(drafts, key=lambda c: (not c.thinking, c.tokens), default=None)
+
+    async def finish(self, chosen: Candidate | None) -> Candidate:
+        """Makes `chosen` whole: closes its thought and completes its answer from what is kept back for that, and lets
+        the caller hear what they have not. With None, an answer without a thought."""
+        if chosen is not None:
+            self._ledger.bind(chosen.number)
+            if chosen.number != self._spoken and chosen.text:
+                await self._hear(Delta(chosen.text, chosen.logprobs))
+        allowance = self._ledger.allowance
+        if (chosen is None or not chosen.complete) and allowance > 0:
+            parent = None if chosen is None else chosen.number
+            with self._ledger.hold("answer", thinking=0, answer=allowance, parent=parent, bound=True) as hold:
+                prompt = self.prompt if chosen is None else chosen.prompt
+                chosen = await self._write(hold, prompt, chosen, heard=True)
+        if chosen is None:
+            raise DeadlinePassed("time was up before there was anything to answer with")
+        return chosen
+
+    def outcome(self, chosen: Candidate, stopped_by: StoppedBy) -> Outcome:
+        self._ledger.choose(chosen.number)
+        if stopped_by == "finished" and (chosen.forced or self.short):
+            stopped_by = "budget"
+        if stopped_by == "finished" and self.stopped_early:
+            stopped_by = "early_agreement"
+        line = self._ledger.line(chosen.number)
+        score = next((s for n, s in self._scores.items() if n in line), None)
+        verifier = self._plan.fallback if self.degraded else self._plan.verifier
+        return Outcome(
+            answer=Answer(chosen.text, logprobs=chosen.logprobs),
+            complete=chosen.complete,
+            stopped_by=stopped_by,
+            spent=self._ledger.spent,
+            samples=max(1, self._finished),
+            samples_requested=max(1, self._requested),
+            agreement=self.agreement,
+            score=score.value if score else None,
+            verifier=verifier.name if verifier and score else None,
+            degraded=self.degraded,
+            thought=chosen.thought,
+        )
+
+
+async def execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: Leash | None = None) -> Outcome:
+    """Runs the plan's strategy to an answer, within its budget and its time.
+
+    The visible text goes to `hear`, all of it exactly once, in order, as early as the strategy allows. Cut short by the
+    budget, by time or by the leash, the best so far is completed and answered. Raises `DeadlinePassed` when there is
+    nothing at all, `EngineError` when the model fails before there is a complete answer, `RequestError` for a request the
+    model refuses. Cancelled, it stops the model, and the ledger is complete when it has returned.
+    """
+    try:
+        return await _execute(plan, means, ledger, hear, leash or Leash())
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+
+
+async def _execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: Leash) -> Outcome:
+    run = Run(plan, means, ledger, hear)
+    stopped_by: StoppedBy = "finished"
+    chosen: Candidate | None = None
+    now = asyncio.get_running_loop().time()
+    deadline = None if plan.timeout is None else now + plan.timeout
+    cut = None if plan.timeout is None else now + plan.timeout - min(GRACE, plan.timeout / 10)
+    try:
+        async with leash.tied(cut):
+            chosen = await plan.strategy.call(run)
+    except* Exhausted:
+        stopped_by = "budget"
+    except* TimeoutError:
+        stopped_by = leash.reason or "deadline"
+    except* EngineError:
+        chosen = run.best()
+        if chosen is None or not chosen.complete:
+            raise
+        stopped_by = "engine_error"
+    try:
+        async with asyncio.timeout_at(deadline):
+            chosen = await run.finish(chosen or run.best())
+    except TimeoutError:
+        stopped_by = leash.reason or "deadline"
+        chosen = run.best()
+        if chosen is None:
+            raise DeadlinePassed("time was up before there was anything to answer with") from None
+    return run.outcome(chosen, stopped_by)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error a task group has wrapped: the first that was raised."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

@@ -1,0 +1,151 @@
+"""What goes into a model and what comes out: messages, prompts, hidden thoughts, candidates, scores, the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class Hidden(Generic[T]):
+    """A value nobody outside the engines and verifiers may read: a thought, or the ids of one.
+
+    It has no text form, no JSON, no pickle and no equality by content, so it can pass through logs, traces and
+    responses without leaking. Only `reveal` gives it up, and a test holds which folders may call that.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def reveal(self) -> T:
+        """The value itself; for engines and verifiers."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Hidden(...)"
+
+    __str__ = __repr__
+
+    def __format__(self, format_spec: str) -> str:
+        return "Hidden(...)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Hidden value cannot be pickled or copied")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function the model wants called. `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the caller offers. `parameters` is its JSON schema as canonical JSON text."""
+
+    name: str
+    description: str
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `content` may be hidden (a critique put back into a prompt); `thought` is an earlier chain of the model,
+    shown to it again where its profile says so."""
+
+    role: Role
+    content: str | Hidden[str]
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    thought: Hidden[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that a model is asked to go on with."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+
+    def then(self, *messages: Message) -> Prompt:
+        """The same conversation with more turns at its end."""
+        return replace(self, messages=self.messages + messages)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One visible token: its text, its bytes, its natural-log probability, and the likeliest others at its place."""
+
+    text: str
+    bytes: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+Ending = Literal["finished", "stop", "length", "step", "aborted"]
+"""How a chain came to rest: the model ended its turn · a stop string was met · a share of tokens was used up · a step
+delimiter was reached · the stream was closed from outside. Only the first two are ends of an answer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One chain of the model, finished or half-written; immutable, so that many may go on from the same one.
+
+    `hidden` and `visible` count the tokens the model generated for this chain (not those it inherited from `parent`).
+    `ids` are all tokens after the prompt, those put in by force included: what an engine needs to go on from here.
+    """
+
+    number: int
+    prompt: Prompt
+    ids: Hidden[tuple[int, ...]]
+    thought: Hidden[str]
+    text: str
+    hidden: int
+    visible: int
+    thinking: bool
+    """Still inside its thought: no visible token yet."""
+    ending: Ending
+    forced: bool = False
+    """The thought was closed by force at the end of its share."""
+    parent: int | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    likelihood: Hidden[tuple[float, ...]] = field(default_factory=lambda: Hidden(()))
+    """Natural-log probability of each of `ids` (0.0 for forced ones); empty unless `Sampling.likelihood` was set."""
+
+    @property
+    def complete(self) -> bool:
+        """The answer stands as the model wanted it: it ended its turn or met a stop string."""
+        return self.ending in ("finished", "stop")
+
+    @property
+    def tokens(self) -> int:
+        """Everything the model generated for this chain."""
+        return self.hidden + self.visible
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good a verifier finds a candidate, in [0, 1]. `steps` are its scores step by step, where it has them."""
+
+    value: float
+    steps: tuple[float, ...] = ()
+    truncated: bool = False
+    """Only the end of an over-long chain was judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the caller gets. It has no field for thoughts."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()

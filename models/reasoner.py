@@ -1,0 +1,102 @@
+"""Stage two: the reasoner, trained from nothing on the lessons; resumable, and at last written as `models/demo`."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from models import data, tokenizer as words
+from models.net import Net, Shape, config, export, optimizers
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CHECKPOINT = words.WORK / "reasoner.pt"
+DEMO = Path(__file__).parent / "demo"
+
+TOKENS_A_STEP = 8192
+WARMUP, DECAY = 60, 0.35
+MUON, ADAM = 0.02, 4e-3
+
+
+def language_loss(net: Net, ids: Tensor, weights: Tensor) -> Tensor:
+    """Mean cross-entropy of the tokens that carry weight; ids and weights are [batch, length]."""
+    taught = weights[:, 1:].reshape(-1).nonzero()[:, 0]
+    hidden = net(ids)[:, :-1].reshape(-1, net.shape.width)[taught]
+    return F.cross_entropy(net.logits(hidden), ids[:, 1:].reshape(-1)[taught])
+
+
+def pace(step: int, steps: int) -> float:
+    """Warm-up, plateau, then down to nothing over the last DECAY of the steps (in the shape of 1 - sqrt)."""
+    down = steps * (1 - DECAY)
+    if step < WARMUP:
+        return (step + 1) / WARMUP
+    return 1.0 if step < down else 1 - math.sqrt((step - down) / (steps - down))
+
+
+def build(steps: int, seed: int = 7) -> None:
+    """Trains for `steps` steps of TOKENS_A_STEP tokens, from the last checkpoint if there is one."""
+    torch.manual_seed(seed)
+    net = Net(Shape(vocabulary=words.VOCABULARY)).to(DEVICE)
+    tools = optimizers(net, MUON, ADAM)
+    full = [[group["lr"] for group in tool.param_groups] for tool in tools]
+    done, corpus = 0, data.read()
+    if CHECKPOINT.exists():
+        saved = torch.load(CHECKPOINT, map_location=DEVICE, weights_only=True)
+        net.load_state_dict(saved["net"])
+        for tool, state in zip(tools, saved["tools"], strict=True):
+            tool.load_state_dict(state)
+        done = saved["done"]
+    if done >= steps:
+        return
+    bar = tqdm(total=steps, initial=done, desc="reasoner", unit="step", mininterval=5)
+    smooth, step = math.nan, 0
+    for epoch in range(1000):
+        for ids, weights in corpus.batches(np.random.default_rng(seed + epoch), TOKENS_A_STEP):
+            step += 1
+            if step <= done:
+                continue
+            for tool, rates in zip(tools, full, strict=True):
+                for group, rate in zip(tool.param_groups, rates, strict=True):
+                    group["lr"] = rate * pace(step, steps)
+            loss = language_loss(net, torch.from_numpy(ids).to(DEVICE), torch.from_numpy(weights).to(DEVICE))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            for tool in tools:
+                tool.step()
+                tool.zero_grad(set_to_none=True)
+            smooth = loss.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss.item()
+            bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+            bar.update()
+            if step % 100 == 0 or step == steps:
+                _save(net, tools, step)
+                bar.write(f"{time.strftime('%H:%M:%S')} step {step} loss {smooth:.4f}")
+            if step == steps:
+                bar.close()
+                return
+
+
+def _save(net: Net, tools: list[torch.optim.Optimizer], done: int) -> None:
+    partial = CHECKPOINT.with_suffix(".partial")
+    torch.save(
+        {"net": net.state_dict(), "tools": [tool.state_dict() for tool in tools], "done": done}, partial
+    )
+    partial.replace(CHECKPOINT)
+
+
+def write(folder: Path = DEMO) -> None:
+    """Exports the checkpoint, tokenizer and template to a folder that transformers and vLLM load."""
+    saved = torch.load(CHECKPOINT, map_location="cpu", weights_only=True)
+    net = Net(Shape(vocabulary=words.VOCABULARY))
+    net.load_state_dict(saved["net"])
+    weights = {f"model.{name}": weight for name, weight in net.state_dict().items()}
+    export(weights, folder, config(net.shape, "Qwen2ForCausalLM", words.END, words.PAD))
+    words.wrap(words.load()).save_pretrained(folder)
+    (folder / "generation_config.json").write_text(
+        f'{{"eos_token_id": {words.END}, "pad_token_id": {words.PAD}, "temperature": 1.0}}\n'
+    )

@@ -1,0 +1,17 @@
+"""One chain of thought, its answer heard as it is written (Wei et al. 2022, chain-of-thought prompting)."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from compute.run import Run
+from compute.text import Candidate
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Direct:
+    """One chain: think, then answer. Streams as it is written."""
+
+    async def __call__(self, run: Run) -> Candidate:
+        return await run.speak()
