@@ -3,9 +3,9 @@
 The bound holds by construction. Every call to a model is preceded by a `Hold` whose limits become the call's token
 limits, and the holds outstanding never exceed what is left. Nothing is ever aborted in order to keep the bound.
 
-What is hidden? Everything the model generates for a request except the visible tokens of the answer that is given. While
-several candidates are in the race, nobody knows which answer that will be, so the answers of all are paid from the
-thinking budget. Only a chain that is bound to be the answer (it is spoken aloud, or chosen and being completed, or
+What is hidden? Everything the model generates for a request except the visible tokens of the answer that is given.
+While several candidates are in the race, nobody knows which answer that will be, so the answers of all are paid from
+the thinking budget. Only a chain that is bound to be the answer (it is spoken aloud, or chosen and being completed, or
 there is no other) writes its visible part on the answer's own allowance. Hence for every choice
 
     reasoning = generated - visible(chosen) <= thinking
@@ -148,8 +148,8 @@ class Ledger:
 
     @property
     def free(self) -> int:
-        """Tokens of the thinking budget neither spent nor held. What a chain that is not bound to be the answer holds for
-        its visible part counts too: it may lose."""
+        """Tokens of the thinking budget neither spent nor held. What a chain that is not bound to be the answer holds
+        for its visible part counts too: it may lose."""
         used = sum(h.hidden + (0 if h.bound else h.visible) + self._pool(h) for h in self.holds)
         return max(0, self.budget.thinking - used)
 
@@ -212,7 +212,8 @@ class Ledger:
             hold.bound = False
 
     def bind(self, number: int) -> None:
-        """Chain `number` is going to be the answer: its visible tokens, and those it inherited, move to the allowance."""
+        """Chain `number` is going to be the answer: its visible tokens, and those it inherited, move to the
+        allowance."""
         line = self.line(number)
         for hold in self.holds:
             hold.bound = hold.number in line

@@ -78,6 +78,8 @@ class ModelCard:
     min_p: float = 0.0
     step: str = "\n\n"
     """What ends a step of its thoughts."""
+    step_ids: frozenset[int] = frozenset()
+    """The tokens that end with `step`, for verifiers that judge by tokens."""
     shows_thoughts: bool = False
     """A revision prompt may carry its own earlier chain (`Message.thought`)."""
     created: int = 0

@@ -51,7 +51,8 @@ class Page:
         self._likelihood.extend(logprobs)
 
     def waste(self, tokens: int) -> None:
-        """The model made tokens nobody will use (behind a stop string, or past the answer's limit): hidden, paid, not kept."""
+        """The model made tokens nobody will use (behind a stop string, or past the answer's limit): hidden, paid, not
+        kept."""
         self._hold.spend(hidden=tokens)
 
     def say(
@@ -83,8 +84,8 @@ class Page:
         self._forced = True
 
     def end(self, ending: Ending, thought: Hidden[str]) -> None:
-        """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it once,
-        with "aborted" when the stream is closed from outside."""
+        """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it
+        once, with "aborted" when the stream is closed from outside."""
         self._ending = ending
         self._thought = thought
 

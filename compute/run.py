@@ -154,45 +154,62 @@ class Run:
         return self._ledger.free
 
     @property
+    def blank(self) -> Candidate:
+        """A chain of which nothing is written yet: what a search extends first."""
+        return Candidate(-1, self.prompt, Hidden(()), Hidden(""), "", 0, 0, self._means.engine.card.thinks, "step")
+
+    @property
+    def seed(self) -> int | None:
+        """The caller's seed, for strategies that draw lots themselves."""
+        return self._plan.sampling.seed
+
+    @property
+    def step_ids(self) -> frozenset[int]:
+        """The tokens that end a step of this model's thoughts; may be empty."""
+        return self._means.engine.card.step_ids
+
+    @property
     def lengths(self) -> Lengths:
         """What is known of this model's chains; tells a strategy whether `free` is much or little."""
         return self._means.lengths
 
     # -- the verbs ----------------------------------------------------------------------------------------------------
 
-    async def sample(self, n: int, prompt: Prompt | None = None) -> list[Candidate]:
-        """Up to `n` finished candidates: fewer when the budget runs short, never none."""
+    async def sample(self, n: int, prompt: Prompt | Sequence[Prompt] | None = None) -> list[Candidate]:
+        """Up to `n` finished candidates: fewer when the budget runs short, never none. Given several prompts, the
+        samples take them in turn; `Candidate.prompt` tells whose it is."""
         async with self.sampling(n, prompt) as arriving:
             return [candidate async for candidate in arriving]
 
     @asynccontextmanager
-    async def sampling(self, n: int, prompt: Prompt | None = None) -> AsyncGenerator[AsyncIterator[Candidate]]:
+    async def sampling(
+        self, n: int, prompt: Prompt | Sequence[Prompt] | None = None
+    ) -> AsyncGenerator[AsyncIterator[Candidate]]:
         """Up to `n` candidates as they finish. Leaving the block stops the rest at the engine.
 
         As many chains start at once as the budget can feed without starving any; the next starts when one settles for
         less than its share.
         """
-        prompt = prompt or self.prompt
+        prompts = [prompt or self.prompt] if prompt is None or isinstance(prompt, Prompt) else list(prompt)
         self._requested += n
-        done: asyncio.Queue[Candidate] = asyncio.Queue()
-        running: set[asyncio.Task[None]] = set()
-        started = 0
+        arrived: asyncio.Queue[Candidate] = asyncio.Queue()
+        tasks: list[asyncio.Task[None]] = []
+        started = given = 0
 
         async with asyncio.TaskGroup() as group:
 
-            async def one(hold: Hold) -> None:
+            async def one(hold: Hold, prompt: Prompt) -> None:
                 with hold:
                     candidate = await self._write(hold, prompt)
                 self._learn(candidate)
-                done.put_nowait(candidate)
+                arrived.put_nowait(candidate)
 
             def start(thinking: int, answer: int, bound: bool = False) -> None:
                 nonlocal started
-                started += 1
                 hold = self._ledger.hold("sample", thinking=thinking, answer=answer, bound=bound)
-                task = self._begin(group, hold, one(hold))
-                running.add(task)
-                task.add_done_callback(running.discard)
+                task = self._begin(group, hold, one(hold, prompts[started % len(prompts)]))
+                started += 1
+                tasks.append(task)
 
             def fill() -> None:
                 """Starts what the budget can feed now."""
@@ -211,31 +228,33 @@ class Run:
                     raise Exhausted(f"{n} samples asked for, {free} thinking tokens left")
 
             async def arriving() -> AsyncGenerator[Candidate]:
+                nonlocal given
                 while True:
-                    if done.empty():
+                    if arrived.empty():
                         fill()
-                    if not running and done.empty():
+                    if given == started:
                         break
-                    yield await done.get()
-                if started < n:
-                    self.short = True
+                    candidate = await arrived.get()
+                    given += 1
+                    yield candidate
+                self.short = self.short or started < n
 
             stream = arriving()
             async with aclosing(stream):
                 yield stream
-            if any(not task.done() for task in running):
+            if given < started:
                 self.stopped_early = True
-                for task in running:
+                for task in tasks:
                     task.cancel()
 
     async def extend(self, beams: Sequence[Candidate], n: int = 1, until: int | None = None) -> list[Candidate]:
         """`n` continuations of each half-written candidate, to its next step (of at most `until` tokens) or, with
-        `until` left out, to its end. In the order of the beams; complete ones are returned as they are."""
-        open_beams = [b for b in beams if not b.complete]
+        `until` left out, to its end. In the order of the beams; those that are over are returned as they are."""
+        wanted = n * sum(not beam.over for beam in beams)
         self._ledger.unbind()
-        share = self.free // max(1, len(open_beams) * n)
-        if open_beams and share < 1:
-            raise Exhausted(f"{len(open_beams) * n} continuations asked for, {self.free} thinking tokens left")
+        share = self.free // max(1, wanted)
+        if wanted and share < 1:
+            raise Exhausted(f"{wanted} continuations asked for, {self.free} thinking tokens left")
         thinking, answer = self._shares(share)
         step = None
         if until is not None:
@@ -244,8 +263,9 @@ class Run:
 
         async def one(hold: Hold, beam: Candidate) -> Candidate:
             with hold:
-                candidate = await self._write(hold, beam.prompt, beam, until=step)
-            if candidate.complete:
+                begun = beam if beam.number >= 0 else None
+                candidate = await self._write(hold, beam.prompt, begun, until=step)
+            if candidate.over:
                 self._finished += 1
                 self._best = self._best or candidate
             return candidate
@@ -253,11 +273,14 @@ class Run:
         written: list[Candidate | asyncio.Task[Candidate]] = []
         async with asyncio.TaskGroup() as group:
             for beam in beams:
-                if beam.complete:
+                if beam.over:
                     written.append(beam)
                     continue
                 for _ in range(n):
-                    hold = self._ledger.hold("extend", thinking=thinking, answer=answer, parent=beam.number)
+                    parent = beam.number if beam.number >= 0 else None
+                    said = sum(self._ledger.holds[i].visible for i in self._ledger.line(parent))
+                    room = min(answer, self._ledger.budget.answer - said)
+                    hold = self._ledger.hold("extend", thinking=thinking, answer=room, parent=parent)
                     written.append(self._begin(group, hold, one(hold, beam)))
         return [c.result() if isinstance(c, asyncio.Task) else c for c in written]
 
@@ -385,7 +408,11 @@ class Run:
             async for delta in stream:
                 if heard:
                     await self._hear(delta)
-        return page.candidate()
+        candidate = page.candidate()
+        said = sum(self._ledger.holds[i].visible for i in self._ledger.line(hold.number))
+        if candidate.ending == "length" and said >= self._ledger.budget.answer:
+            candidate = replace(candidate, ending="full")
+        return candidate
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -445,8 +472,8 @@ async def execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: L
 
     The visible text goes to `hear`, all of it exactly once, in order, as early as the strategy allows. Cut short by the
     budget, by time or by the leash, the best so far is completed and answered. Raises `DeadlinePassed` when there is
-    nothing at all, `EngineError` when the model fails before there is a complete answer, `RequestError` for a request the
-    model refuses. Cancelled, it stops the model, and the ledger is complete when it has returned.
+    nothing at all, `EngineError` when the model fails before there is a complete answer, `RequestError` for a request
+    the model refuses. Cancelled, it stops the model, and the ledger is complete when it has returned.
     """
     try:
         return await _execute(plan, means, ledger, hear, leash or Leash())
@@ -479,7 +506,7 @@ async def _execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: 
     except TimeoutError:
         stopped_by = leash.reason or "deadline"
         chosen = run.best()
-        if chosen is None:
+        if chosen is None or not chosen.text:
             raise DeadlinePassed("time was up before there was anything to answer with") from None
     return run.outcome(chosen, stopped_by)
 

@@ -58,8 +58,8 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `content` may be hidden (a critique put back into a prompt); `thought` is an earlier chain of the model,
-    shown to it again where its profile says so."""
+    """One turn. `content` may be hidden (a critique put back into a prompt); `thought` is an earlier chain of the
+    model, shown to it again where its profile says so."""
 
     role: Role
     content: str | Hidden[str]
@@ -91,9 +91,10 @@ class TokenLogprob:
     top: tuple[TokenLogprob, ...] = ()
 
 
-Ending = Literal["finished", "stop", "length", "step", "aborted"]
-"""How a chain came to rest: the model ended its turn · a stop string was met · a share of tokens was used up · a step
-delimiter was reached · the stream was closed from outside. Only the first two are ends of an answer."""
+Ending = Literal["finished", "stop", "full", "length", "step", "aborted"]
+"""How a chain came to rest: the model ended its turn · a stop string was met · the answer has used up all it may have ·
+a share of tokens was used up · a step delimiter was reached · the stream was closed from outside. The first three are
+ends for good; engines never say "full"."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,6 +126,16 @@ class Candidate:
     def complete(self) -> bool:
         """The answer stands as the model wanted it: it ended its turn or met a stop string."""
         return self.ending in ("finished", "stop")
+
+    @property
+    def over(self) -> bool:
+        """Nothing more can be written: it is complete, or cut at the limit of all answers."""
+        return self.complete or self.ending == "full"
+
+    @property
+    def same_place(self) -> int:
+        """Equal for chains that stand at the same tokens of the same prompt."""
+        return hash((id(self.prompt), self.ids.reveal()))
 
     @property
     def tokens(self) -> int:

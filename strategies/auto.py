@@ -1,0 +1,53 @@
+"""Chooses by difficulty (compute-optimal scaling, Snell et al. 2024), read off the agreement of a few first chains.
+
+What more chains are worth after four, on AIME with public reasoning models: unanimous, nothing; three to one, a
+verifier is worth more than votes, as the right answer is nearly always there; a wider split, many more votes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from compute.answers import group, weighted_vote
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from compute.run import Run
+from compute.text import Candidate
+from strategies.voting import Tally, tally
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Auto:
+    """Probes how hard the question is and spends accordingly: one chain, a vote, or a verifier."""
+
+    n: Annotated[int, Field(ge=4, le=256, description="Chains at most")] = 16
+    probes: Annotated[int, Field(ge=2, le=16, description="Chains that tell how hard the question is")] = 4
+    confidence: Annotated[
+        float, Field(ge=0.5, le=1, description="Stop voting when the leader is ahead with this probability")
+    ] = 0.9
+
+    async def __call__(self, run: Run) -> Candidate:
+        if run.lengths.chains(self.probes, run.free) < 2:
+            return await run.speak()
+        candidates = await run.sample(self.probes)
+        votes = await self.count(run, candidates)
+        if votes.unanimous:
+            return candidates[votes.leader]
+        if len(votes.votes) == 2 and votes.votes[1] == 1 and run.reward_model is not None:
+            return await self.judge(run, candidates)
+        while len(candidates) < self.n and not votes.settled(self.n - len(candidates), self.confidence):
+            candidates += await run.sample(min(len(candidates), self.n - len(candidates)))
+            votes = await self.count(run, candidates)
+        return candidates[votes.leader]
+
+    async def count(self, run: Run, candidates: list[Candidate]) -> Tally:
+        votes = await tally(candidates)
+        run.offer(candidates[votes.leader], votes.share)
+        return votes
+
+    async def judge(self, run: Run, candidates: list[Candidate]) -> Candidate:
+        weights = [score.value for score in await run.score(candidates)]
+        winner, share = weighted_vote(candidates, await group([c.text for c in candidates]), weights)
+        run.offer(candidates[winner], share)
+        return candidates[winner]

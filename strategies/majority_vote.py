@@ -1,0 +1,51 @@
+"""Majority voting, or self-consistency (Wang et al. 2022), with early stopping (Aggarwal et al. 2023)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from compute.run import Run
+from compute.text import Candidate
+from strategies.voting import tally
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class MajorityVote:
+    """Many chains; the answer most of them agree on. Stops when the vote is settled."""
+
+    n: Annotated[int, Field(ge=1, le=256, description="Chains at most")] = 16
+    mode: Annotated[
+        Literal["parallel", "rounds"],
+        Field(description="All chains at once (fastest), or rounds that double in size (cheapest)"),
+    ] = "parallel"
+    first: Annotated[int, Field(ge=1, le=64, description="Size of the first round")] = 4
+    confidence: Annotated[
+        float,
+        Field(ge=0.5, le=1, description="Stop when the leader is ahead with this probability; 1: when it is certain"),
+    ] = 0.95
+
+    async def __call__(self, run: Run) -> Candidate:
+        return await (self.in_parallel(run) if self.mode == "parallel" else self.in_rounds(run))
+
+    async def in_parallel(self, run: Run) -> Candidate:
+        candidates: list[Candidate] = []
+        async with run.sampling(self.n) as arriving:
+            async for candidate in arriving:
+                candidates.append(candidate)
+                votes = await tally(candidates)
+                run.offer(candidates[votes.leader], votes.share)
+                if votes.settled(self.n - len(candidates), self.confidence):
+                    break
+        return candidates[votes.leader]
+
+    async def in_rounds(self, run: Run) -> Candidate:
+        candidates = await run.sample(min(self.first, self.n))
+        while True:
+            votes = await tally(candidates)
+            run.offer(candidates[votes.leader], votes.share)
+            if len(candidates) >= self.n or votes.settled(self.n - len(candidates), self.confidence):
+                return candidates[votes.leader]
+            candidates += await run.sample(min(len(candidates), self.n - len(candidates)))

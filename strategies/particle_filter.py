@@ -1,0 +1,58 @@
+"""Particle filtering over steps (Puri et al. 2025, "A Probabilistic Inference Approach to Inference-Time Scaling")."""
+
+from __future__ import annotations
+
+import random
+from math import exp, log
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from compute.run import Run
+from compute.text import Candidate
+from strategies.steps import elect, grow
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ParticleFilter:
+    """Chains resampled in proportion to their promise, rather than cut at a rank."""
+
+    particles: Annotated[int, Field(ge=1, le=64, description="Chains in the race at a time")] = 8
+    threshold: Annotated[
+        float, Field(ge=0, le=1, description="Resample when the effective sample size falls below this share of them")
+    ] = 0.5
+    step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
+    steps: Annotated[int, Field(ge=1, le=512, description="Steps at most")] = 64
+
+    async def __call__(self, run: Run) -> Candidate:
+        chance = random.Random(run.seed)  # noqa: S311 (sampling, not secrets)
+        cloud = await grow(run, [run.blank], self.particles, self.step_tokens)
+        for _ in range(self.steps):
+            finished = [p for p in cloud if p.candidate.over]
+            if finished:
+                await elect(run, finished)
+            else:
+                run.offer(max(cloud, key=lambda p: p.value).candidate)
+            if len(finished) == len(cloud):
+                break
+            weights = softmax([logit(p.value) for p in cloud])
+            if 1 / sum(w * w for w in weights) < self.threshold * len(cloud):
+                cloud = chance.choices(cloud, weights, k=len(cloud))
+            grown = await grow(run, [p.candidate for p in cloud if not p.candidate.over], 1, self.step_tokens)
+            cloud = [p for p in cloud if p.candidate.over] + grown
+        return await elect(run, [p for p in cloud if p.candidate.over] or cloud)
+
+
+def logit(value: float) -> float:
+    """The log-odds of a score in [0, 1], kept finite."""
+    value = min(max(value, 1e-6), 1 - 1e-6)
+    return log(value / (1 - value))
+
+
+def softmax(logits: list[float]) -> list[float]:
+    """Weights that sum to 1."""
+    top = max(logits)
+    powers = [exp(x - top) for x in logits]
+    total = sum(powers)
+    return [p / total for p in powers]

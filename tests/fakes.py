@@ -1,0 +1,216 @@
+"""Engines written for tests. One character is one token, so every count can be read off a script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from compute.engine import Delta, ModelCard, Reward, Sampling
+from compute.errors import EngineError
+from compute.page import Page
+from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
+
+CLOSE = 0x110000
+"""The token id of the end-of-thought marker; other ids are code points."""
+
+MARKER = "xyzzy-thought"
+"""Planted in thoughts; must be found nowhere outside."""
+
+CARD = ModelCard(name="scripted", context=100_000, thinks=True, typical_chain=(20, 40), step="\n", temperature=1.0)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the model would write if nothing cut it short."""
+
+    thought: str
+    answer: str
+    likelihood: float = -0.1
+    """Natural-log probability of each of its tokens."""
+
+
+Script = Callable[[Prompt, str, int], Chain]
+"""(prompt, thought written so far, number of the call) -> the whole chain."""
+
+
+def always(*chains: Chain) -> Script:
+    """The chains in turn; a half-written one goes on as the first chain that begins like it."""
+
+    def script(prompt: Prompt, thought: str, call: int) -> Chain:
+        if thought:
+            return next((c for c in chains if c.thought.startswith(thought)), chains[call % len(chains)])
+        return chains[call % len(chains)]
+
+    return script
+
+
+def question(prompt: Prompt) -> str:
+    """The text of the last turn of a prompt."""
+    content = prompt.messages[-1].content
+    return content if isinstance(content, str) else content.reveal()
+
+
+@dataclass
+class ScriptedEngine:
+    """Writes what its script says, and honours every limit of `Sampling` as a real engine does."""
+
+    script: Script
+    card: ModelCard = CARD
+    delay: float = 0.0
+    """Seconds for each token."""
+    tail: int = 0
+    """Tokens that are still under way when a stream is stopped, and come in while it is drained."""
+    seeded: bool = False
+    """The script is given the seed of the call in place of its number, as a real model's choice hangs on it."""
+    fail_at: int | None = None
+    """The number of the call that fails, half-way through its thought."""
+    produced: int = 0
+    calls: int = 0
+    running: int = 0
+    most_running: int = 0
+    prompts: list[Prompt] = field(default_factory=list[Prompt])
+    samplings: list[Sampling] = field(default_factory=list[Sampling])
+    closed: bool = False
+
+    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+        return sum(len(question(Prompt((m,)))) + 4 for m in prompt.messages)
+
+    async def check(self) -> None:
+        if self.closed:
+            raise EngineError("the scripted engine is closed")
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+        call = self.calls
+        self.calls += 1
+        self.prompts.append(prompt)
+        self.samplings.append(sampling)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        writing = _Writing(self, prompt, sampling, page, call)
+        page.read(self.length(prompt), 0)
+        try:
+            async for delta in writing.go():
+                yield delta
+        finally:
+            if writing.ending == "aborted":
+                for _ in range(self.tail):
+                    await asyncio.sleep(self.delay)
+                    writing.drain()
+            self.running -= 1
+            page.end(writing.ending, Hidden(writing.thought))
+
+
+class _Writing:
+    """One stream of a `ScriptedEngine`."""
+
+    def __init__(self, engine: ScriptedEngine, prompt: Prompt, sampling: Sampling, page: Page, call: int) -> None:
+        self.engine, self.sampling, self.page = engine, sampling, page
+        begun = page.begun
+        self.thought = begun.thought.reveal() if begun else ""
+        self.said = begun.text if begun else ""
+        self.thinking = begun.thinking if begun else engine.card.thinks
+        by_seed = engine.seeded and sampling.seed is not None
+        self.chain = engine.script(prompt, self.thought, sampling.seed or 0 if by_seed else call)
+        self.ending: Ending = "aborted"
+        self.fails = engine.fail_at == call
+
+    def _likely(self, n: int = 1) -> list[float]:
+        return [self.chain.likelihood] * n if self.sampling.likelihood else []
+
+    def room(self) -> bool:
+        total = self.sampling.total
+        return total is None or self.page.hidden + self.page.visible < total
+
+    def drain(self) -> None:
+        if self.thinking and self.page.hidden < self.sampling.thinking and self.room():
+            self.engine.produced += 1
+            self.page.think([ord(".")], self._likely())
+
+    async def go(self) -> AsyncGenerator[Delta]:
+        page, sampling = self.page, self.sampling
+        if self.thinking:
+            for char in [*self.chain.thought[len(self.thought) :], None]:
+                if page.hidden >= sampling.thinking:
+                    break
+                if self.fails and len(self.thought) >= len(self.chain.thought) // 2:
+                    raise EngineError(f"the engine died over {MARKER}")
+                await asyncio.sleep(self.engine.delay)
+                self.engine.produced += 1
+                if char is None:
+                    page.think([CLOSE], self._likely())
+                    page.shut()
+                    self.thinking = False
+                    break
+                page.think([ord(char)], self._likely())
+                self.thought += char
+                if sampling.until and self.thought.endswith(sampling.until):
+                    self.ending = "step"
+                    return
+            if self.thinking:
+                if sampling.until:
+                    self.ending = "length"
+                    return
+                page.force([CLOSE])
+                self.thinking = False
+        if self.fails:
+            raise EngineError(f"the engine died over {MARKER}")
+        async for delta in self._answer():
+            yield delta
+
+    async def _answer(self) -> AsyncGenerator[Delta]:
+        page, sampling = self.page, self.sampling
+        unheard, answer = "", self.chain.answer
+        ends = [(answer.find(s, max(0, len(self.said) - len(s) + 1)), s) for s in sampling.stop if s in answer]
+        cut, stop = min((e for e in ends if e[0] >= 0), default=(len(answer), ""))
+        for char in answer[len(self.said) : cut]:
+            if page.visible >= sampling.answer or not self.room():
+                self.ending = "length"
+                break
+            await asyncio.sleep(self.engine.delay)
+            self.engine.produced += 1
+            self.said += char
+            logprobs = () if sampling.logprobs is None else (TokenLogprob(char, char.encode(), self.chain.likelihood),)
+            page.say([ord(char)], char, self._likely(), logprobs)
+            unheard += char
+            if sampling.heard:
+                yield Delta(char, logprobs)
+                unheard = ""
+        else:
+            self.ending = "stop" if stop else "finished"
+            wasted = min(len(stop), sampling.answer - page.visible)
+            self.engine.produced += wasted
+            page.waste(wasted)
+        if unheard:
+            yield Delta(unheard)
+
+
+@dataclass
+class ScriptedRewards:
+    """A process reward model that scores each line of a thought by a function of its text."""
+
+    judge: Callable[[str], float]
+    name: str = "scripted-prm"
+    delay: float = 0.0
+    fails: bool = False
+    read: int = 0
+    calls: int = 0
+
+    async def reward(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Sequence[Reward]:
+        self.calls += 1
+        if self.fails:
+            raise EngineError("the reward model is away")
+        await asyncio.sleep(self.delay)
+        rewards: list[Reward] = []
+        for candidate in candidates:
+            lines = [line for line in candidate.thought.reveal().split("\n") if line]
+            tokens = len(candidate.ids.reveal())
+            self.read += tokens
+            rewards.append(Reward(tuple(self.judge(line) for line in lines), tokens))
+        return rewards
+
+    def aggregate(self, steps: Sequence[float]) -> float:
+        return min(steps, default=0.0)

@@ -1,0 +1,98 @@
+"""The floors of the house: who may import whom, and who may look at a thought. Read from the code itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {
+    "compute": set[str](),
+    "strategies": {"compute"},
+    "verifiers": {"compute"},
+    "engines": {"compute"},
+    "metering": {"compute"},
+    "clients": set[str](),
+    "models": {"compute", "engines"},
+    "server": {"compute", "strategies", "verifiers", "engines", "metering", "clients"},
+}
+"""What each room may import of ours. `server` knows everyone; `ponder ask` is its door to `clients`."""
+
+
+def files(room: str) -> list[Path]:
+    return sorted(p for p in (ROOT / room).rglob("*.py") if "work" not in p.parts)
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(path: Path) -> set[str]:
+    """The first names of all that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def attributes(path: Path) -> set[str]:
+    return {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+
+
+def names(path: Path) -> set[str]:
+    return {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_point_down_only(room: str) -> None:
+    assert files(room)
+    for path in files(room):
+        upward = imports(path) & ROOMS.keys() - ROOMS[room] - {room}
+        assert not upward, f"{path.relative_to(ROOT)} imports {upward}"
+
+
+def test_only_engines_and_verifiers_look_at_thoughts() -> None:
+    """`compute/page.py` continues a chain, `compute/text.py` compares places; `server/reveal.py` is the one place where
+    a key with the scope for it is shown a thought."""
+    allowed = {"compute/page.py", "compute/text.py", "server/reveal.py"}
+    for room in ("compute", "strategies", "metering", "server", "clients"):
+        for path in files(room):
+            if str(path.relative_to(ROOT)) not in allowed:
+                assert "reveal" not in attributes(path), f"{path.relative_to(ROOT)} reveals a hidden value"
+
+
+def test_the_server_never_names_a_candidate() -> None:
+    for path in files("server"):
+        assert "Candidate" not in names(path), path
+
+
+def test_a_strategy_has_no_try_no_clock_no_engine_and_no_task_of_its_own() -> None:
+    for path in files("strategies"):
+        nodes = list(ast.walk(tree(path)))
+        assert not [n for n in nodes if isinstance(n, ast.Try | ast.TryStar)], f"{path} has a try"
+        assert not imports(path) & {"time", "vllm", "httpx", "torch"}, path
+        assert not names(path) & {"Engine", "Ledger", "Hold", "Sampling"}, path
+        assert not attributes(path) & {"gather", "create_future", "wait_for", "timeout", "sleep"}, path
+
+
+def test_nothing_gathers_and_nothing_runs_loose() -> None:
+    """Tasks are children of a task group, so that a cancelled request leaves none behind."""
+    for room in ROOMS:
+        for path in files(room):
+            assert "ensure_future" not in attributes(path) and "gather" not in attributes(path), path
+            for node in ast.walk(tree(path)):
+                if isinstance(node, ast.Attribute) and node.attr == "create_task":
+                    assert not (isinstance(node.value, ast.Name) and node.value.id == "asyncio"), path
+
+
+def test_the_core_imports_no_torch_and_no_engine_library_at_the_top() -> None:
+    for room in ROOMS.keys() - {"models"}:
+        for path in files(room):
+            top = {a.name.split(".")[0] for n in tree(path).body if isinstance(n, ast.Import) for a in n.names}
+            top |= {(n.module or "").split(".")[0] for n in tree(path).body if isinstance(n, ast.ImportFrom)}
+            assert not top & {"torch", "vllm"}, path
