@@ -83,7 +83,7 @@ class Hold:
         """Gives back what was not used. Idempotent."""
         if self.seconds is None:
             self.seconds = time.monotonic() - self.started
-            self._ledger.closed()
+            self._ledger.closed(self)
 
     def read(self, prompt: int, cached: int) -> None:
         self.prompt += prompt
@@ -141,7 +141,9 @@ class Ledger:
         self.chosen: int | None = None
         self.idle_seconds = 0.0
         """Wall time with no call outstanding: what the orchestration itself costs."""
-        self._open = 0
+        self._open: list[Hold] = []
+        self._bound: list[Hold] = []
+        self._settled = 0
         self._since = time.monotonic()
 
     # -- what is left -------------------------------------------------------------------------------------------------
@@ -150,23 +152,15 @@ class Ledger:
     def free(self) -> int:
         """Tokens of the thinking budget neither spent nor held. What a chain that is not bound to be the answer holds
         for its visible part counts too: it may lose."""
-        used = sum(h.hidden + (0 if h.bound else h.visible) + self._pool(h) for h in self.holds)
+        used = self.generated - sum(h.visible for h in self._bound)
+        for hold in self._open:
+            used += max(0, hold.thinking - hold.hidden) if hold.bound else hold.outstanding
         return max(0, self.budget.thinking - used)
-
-    @staticmethod
-    def _pool(hold: Hold) -> int:
-        if not hold.bound:
-            return hold.outstanding
-        return 0 if hold.seconds is not None else max(0, hold.thinking - hold.hidden)
 
     @property
     def allowance(self) -> int:
         """Visible tokens the answer may still have, if nothing more is thought."""
-        bound = sum(h.visible for h in self.holds if h.bound)
-        return self._allowance(bound)
-
-    def _allowance(self, visible: int) -> int:
-        left = self.budget.answer - visible
+        left = self.budget.answer - sum(h.visible for h in self._bound)
         if self.budget.total is not None:
             left = min(left, self.budget.total - self.generated)
         return max(0, left)
@@ -179,7 +173,7 @@ class Ledger:
     @property
     def generated(self) -> int:
         """Tokens the language model made so far."""
-        return sum(h.tokens for h in self.holds)
+        return self._settled + sum(h.tokens for h in self._open)
 
     # -- holding ------------------------------------------------------------------------------------------------------
 
@@ -196,27 +190,32 @@ class Ledger:
             raise Exhausted(f"{purpose} asks for {answer} visible tokens and {self.allowance} are left")
         if not self._open:
             self.idle_seconds += time.monotonic() - self._since
-        self._open += 1
         hold = Hold(self, len(self.holds), purpose, thinking, answer, parent, bound)
         self.holds.append(hold)
+        self._open.append(hold)
+        if bound:
+            self._bound.append(hold)
         return hold
 
-    def closed(self) -> None:
+    def closed(self, hold: Hold) -> None:
         """A hold tells that it is closed."""
-        self._open -= 1
+        self._open.remove(hold)
+        self._settled += hold.tokens
         self._since = time.monotonic()
 
     def unbind(self) -> None:
         """A second chain enters the race: answers so far may lose, so they move from the allowance to the budget."""
-        for hold in self.holds:
+        for hold in self._bound:
             hold.bound = False
+        self._bound.clear()
 
     def bind(self, number: int) -> None:
         """Chain `number` is going to be the answer: its visible tokens, and those it inherited, move to the
         allowance."""
-        line = self.line(number)
-        for hold in self.holds:
-            hold.bound = hold.number in line
+        self.unbind()
+        self._bound = [self.holds[i] for i in self.line(number)]
+        for hold in self._bound:
+            hold.bound = True
 
     def choose(self, number: int) -> None:
         """Chain `number` is the answer."""
@@ -241,7 +240,7 @@ class Ledger:
     @property
     def held(self) -> int:
         """Tokens set aside by calls still open. 0 when a request is over."""
-        return sum(h.outstanding for h in self.holds)
+        return sum(h.outstanding for h in self._open)
 
     @property
     def overdrawn(self) -> bool:
@@ -253,7 +252,7 @@ class Ledger:
         """The bill as it stands. Before an answer is chosen, everything but what was spoken aloud is hidden."""
         line = self.line(self.chosen)
         if self.chosen is None:
-            line = {h.number for h in self.holds if h.bound}
+            line = {h.number for h in self._bound}
         visible = sum(self.holds[i].visible for i in line)
         kept = sum(self.holds[i].tokens for i in line)
         return Spent(

@@ -84,7 +84,7 @@ def test_nothing_gathers_and_nothing_runs_loose() -> None:
     """Tasks are children of a task group, so that a cancelled request leaves none behind."""
     for room in ROOMS:
         for path in files(room):
-            assert "ensure_future" not in attributes(path) and "gather" not in attributes(path), path
+            assert not attributes(path) & {"ensure_future", "gather"}, path
             for node in ast.walk(tree(path)):
                 if isinstance(node, ast.Attribute) and node.attr == "create_task":
                     assert not (isinstance(node.value, ast.Name) and node.value.id == "asyncio"), path

@@ -14,12 +14,15 @@ from compute.engine import Delta, Sampling
 from compute.errors import EngineError
 from compute.run import Leash, Means, Named, Outcome, Plan, Run, execute
 from compute.text import Candidate, Message, Prompt, Score
-from strategies import STRATEGIES
+from strategies import strategies
 from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
 
 ANSWERS = ("The answer is 7.", "The answer is 7.", "The answer is 9.", "I am not sure.", "The answer is 7.")
 CHAINS = [Chain(f"{MARKER} {i}\nthree and four\n{'and so on' * i}\n", a) for i, a in enumerate(ANSWERS)]
 BUDGETS = [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 5000]
+
+
+STRATEGIES = strategies()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,284 @@
+"""Each strategy on scripts where the right choice is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from compute.budget import Budget, Ledger, Lengths
+from compute.engine import Delta, Sampling
+from compute.errors import EngineError
+from compute.run import Means, Named, Outcome, Plan, Run, Strategy, execute
+from compute.text import Candidate, Message, Prompt, Score
+from strategies import STRATEGIES
+from strategies.auto import Auto
+from strategies.beam_search import BeamSearch
+from strategies.best_of_n import BestOfN
+from strategies.dvts import Dvts
+from strategies.majority_vote import MajorityVote
+from strategies.particle_filter import ParticleFilter
+from strategies.revision import Revision
+from strategies.voting import lead_probability
+from tests.fakes import Chain, Script, ScriptedEngine, ScriptedRewards, always, question
+
+
+def says(*answers: str) -> Script:
+    return always(*[Chain(f"thought {i}\n", f"The answer is {a}." if a else "Hm") for i, a in enumerate(answers)])
+
+
+@dataclass(frozen=True)
+class Likes:
+    """A verifier that gives each text the score a table names, 0 to others."""
+
+    table: dict[str, float]
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        return [Score(next((v for k, v in self.table.items() if k in c.text), 0.0)) for c in candidates]
+
+
+@dataclass(frozen=True)
+class Dies:
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        raise EngineError("the verifier is away")
+
+
+@dataclass(frozen=True)
+class ByRewards:
+    """The lowest step score of the reward model."""
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        return [Score(min(r.steps, default=0.0), r.steps) for r in await run.reward(candidates)]
+
+
+EVEN = Likes({"": 0.5})
+
+
+async def deaf(_: Delta) -> None:
+    return
+
+
+def outcome(
+    strategy: Strategy,
+    engine: ScriptedEngine,
+    *,
+    verifier: object = EVEN,
+    budget: int = 100_000,
+    judge: Callable[[str], float] | None = None,
+    delay: float = 0.0,
+) -> Outcome:
+    plan = Plan(
+        prompt=Prompt((Message("user", "How many?"),)),
+        strategy=Named("it", strategy),
+        budget=Budget(budget, 100),
+        sampling=Sampling(thinking=0, answer=0),
+        verifier=Named("given", verifier),  # pyright: ignore[reportArgumentType]
+        fallback=Named("even", EVEN),
+    )
+    rewards = ScriptedRewards(judge, delay=delay) if judge else None
+    return asyncio.run(execute(plan, Means(engine, Lengths(20, 40), rewards), Ledger(plan.budget), deaf))
+
+
+# -- majority vote ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["parallel", "rounds"])
+def test_the_answer_of_most_chains_wins(mode: str) -> None:
+    strategy = MajorityVote(n=5, mode=mode, confidence=1)  # pyright: ignore[reportArgumentType]
+    out = outcome(strategy, ScriptedEngine(says("9", "7", "9", "7", "7")))
+    assert "7" in out.answer.text
+    assert out.agreement == pytest.approx(3 / 5)
+
+
+def test_equal_answers_written_differently_vote_together() -> None:
+    out = outcome(MajorityVote(n=3, confidence=1), ScriptedEngine(says("1/2", "9", "0.5")))
+    assert out.agreement == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("mode", ["parallel", "rounds"])
+def test_a_settled_vote_stops_early_and_the_rest_is_not_drawn(mode: str) -> None:
+    engine = ScriptedEngine(always(*[Chain("so " * (10 + 10 * i), "The answer is 7.") for i in range(64)]))
+    strategy = MajorityVote(n=64, mode=mode, confidence=0.95)  # pyright: ignore[reportArgumentType]
+    out = outcome(strategy, engine)
+    assert "7" in out.answer.text
+    assert engine.running == 0
+    assert engine.produced < 64 * 30
+    if mode == "parallel":
+        assert out.stopped_by == "early_agreement"
+
+
+def test_a_vote_counted_to_the_end_stops_only_when_nobody_can_catch_up() -> None:
+    engine = ScriptedEngine(says("7"), delay=0.0)
+    out = outcome(MajorityVote(n=9, mode="rounds", first=5, confidence=1), engine)
+    assert out.samples == 5
+
+
+def test_of_a_tie_the_answer_seen_first_wins() -> None:
+    out = outcome(MajorityVote(n=4, mode="rounds", confidence=1), ScriptedEngine(says("9", "7", "7", "9")))
+    assert "9" in out.answer.text
+
+
+def test_chains_without_an_answer_do_not_vote_but_are_paid() -> None:
+    engine = ScriptedEngine(says("", "", "7"))
+    out = outcome(MajorityVote(n=3, confidence=1), engine)
+    assert "7" in out.answer.text
+    assert out.spent.generated == engine.produced
+    assert out.agreement == 1.0
+
+
+def test_with_no_answers_at_all_the_first_chain_stands() -> None:
+    out = outcome(MajorityVote(n=3, confidence=1), ScriptedEngine(says("")))
+    assert out.answer.text == "Hm"
+
+
+def test_the_beta_rule_is_the_tail_of_a_binomial() -> None:
+    assert lead_probability(4, 0) == pytest.approx(1 - 0.5**5)
+    assert lead_probability(3, 3) == pytest.approx(0.5)
+    assert lead_probability(1, 3) == pytest.approx(1 - lead_probability(3, 1))
+
+
+# -- best of n --------------------------------------------------------------------------------------------------------
+
+
+def test_best_of_n_adds_up_the_scores_of_equal_answers() -> None:
+    engine = ScriptedEngine(says("7", "7", "9"))
+    verifier = Likes({"7": 0.4, "9": 0.6})
+    assert "7" in outcome(BestOfN(n=3), engine, verifier=verifier).answer.text
+    assert "9" in outcome(BestOfN(n=3, select="argmax"), engine, verifier=verifier).answer.text
+
+
+def test_a_verifier_that_dies_gives_way_to_agreement_and_it_is_said() -> None:
+    out = outcome(BestOfN(n=3), ScriptedEngine(says("9", "7", "7")), verifier=Dies())
+    assert "7" in out.answer.text
+    assert out.degraded
+    assert out.verifier == "even"
+
+
+def test_a_verifier_that_lies_about_one_chain_is_outvoted() -> None:
+    engine = ScriptedEngine(says("7", "7", "9", "7"))
+    assert "7" in outcome(BestOfN(n=4), engine, verifier=Likes({"7": 0.4, "9": 1.0})).answer.text
+
+
+def test_one_sample_is_the_answer() -> None:
+    assert "7" in outcome(BestOfN(n=1), ScriptedEngine(says("7"))).answer.text
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_when_every_chain_is_cut_there_is_still_an_answer(name: str) -> None:
+    engine = ScriptedEngine(always(Chain("on and on " * 100, "The answer is 7.")))
+    out = outcome(STRATEGIES[name](), engine, budget=60, judge=lambda line: 0.5)
+    assert out.answer.text == "The answer is 7."
+    assert out.stopped_by == "budget"
+
+
+# -- revision ---------------------------------------------------------------------------------------------------------
+
+
+def revising(*versions: str) -> Script:
+    """The first version is the draft, each check gives the next."""
+
+    def script(prompt: Prompt, thought: str, call: int) -> Chain:
+        done = sum(m.role == "assistant" for m in prompt.messages)
+        return Chain(
+            f"version {done} of {question(prompt)}\n", f"The answer is {versions[min(call, len(versions) - 1)]}."
+        )
+
+    return script
+
+
+def test_a_revision_sees_the_draft_and_every_version_is_kept() -> None:
+    engine = ScriptedEngine(revising("9", "7", "9", "9"))
+    out = outcome(Revision(rounds=3), engine, verifier=Likes({"7": 0.9, "9": 0.2}))
+    assert "7" in out.answer.text
+    assert [m.content for m in engine.prompts[1].messages] == [
+        "How many?",
+        "The answer is 9.",
+        "Check each step and fix any mistake.",
+    ]
+
+
+def test_an_answer_that_stands_through_two_checks_is_not_checked_again() -> None:
+    engine = ScriptedEngine(revising("7"))
+    outcome(Revision(rounds=9), engine)
+    assert engine.calls == 3
+
+
+def test_drafts_side_by_side_are_each_revised() -> None:
+    engine = ScriptedEngine(revising("1", "2", "3", "4", "5", "6"))
+    outcome(Revision(chains=3, rounds=1), engine)
+    assert engine.calls == 6
+
+
+# -- searches over steps ----------------------------------------------------------------------------------------------
+
+GOOD = Chain("good start\ngood middle\ngood end\n", "The answer is 7.")
+BAD = Chain("bad start\nbad middle\nbad end\n", "The answer is 9.")
+
+
+def good(line: str) -> float:
+    return 0.9 if line.startswith("good") else 0.1
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [BeamSearch(beams=4, width=2), BeamSearch(beams=4, width=2, lookahead=1), Dvts(beams=4, width=2), ParticleFilter()],
+)
+@pytest.mark.parametrize("delay", [0.0, 0.01])
+def test_a_search_follows_the_steps_its_reward_model_likes(strategy: Strategy, delay: float) -> None:
+    engine = ScriptedEngine(always(BAD, GOOD))
+    out = outcome(strategy, engine, verifier=ByRewards(), judge=good, delay=delay)
+    assert "7" in out.answer.text
+    assert out.spent.generated == engine.produced
+
+
+def test_identical_beams_are_explored_once() -> None:
+    engine = ScriptedEngine(always(GOOD))
+    outcome(BeamSearch(beams=4, width=2), engine, verifier=ByRewards(), judge=good)
+    starts, rest = 4, 3 * 2
+    assert engine.calls <= starts + rest
+
+
+def test_pruned_beams_are_paid() -> None:
+    engine = ScriptedEngine(always(BAD, GOOD))
+    out = outcome(BeamSearch(beams=4, width=2), engine, verifier=ByRewards(), judge=good)
+    assert out.spent.discarded > 0
+    assert out.spent.hidden == engine.produced - out.spent.visible
+
+
+@pytest.mark.parametrize("strategy", [BeamSearch, Dvts])
+def test_fewer_beams_than_width_is_refused_with_the_numbers(strategy: type[object]) -> None:
+    with pytest.raises(ValidationError, match=r"beams \(2\) must be at least width \(4\)"):
+        TypeAdapter(strategy).validate_python({"beams": 2, "width": 4})
+
+
+# -- auto -------------------------------------------------------------------------------------------------------------
+
+
+def test_auto_stops_when_its_probes_agree() -> None:
+    engine = ScriptedEngine(says("7"))
+    out = outcome(Auto(), engine)
+    assert (engine.calls, out.samples, out.agreement) == (4, 4, 1.0)
+
+
+def test_auto_asks_the_verifier_when_three_stand_against_one() -> None:
+    engine = ScriptedEngine(says("7", "9", "7", "7"))
+    out = outcome(Auto(), engine, verifier=Likes({"9": 1.0, "7": 0.1}), judge=good)
+    assert "9" in out.answer.text
+    assert engine.calls == 4
+
+
+def test_auto_votes_on_when_its_probes_are_split() -> None:
+    engine = ScriptedEngine(says("7", "9", "7", "9", "7", "7", "7", "7"))
+    out = outcome(Auto(), engine)
+    assert "7" in out.answer.text
+    assert engine.calls > 4
+
+
+def test_auto_thinks_once_where_the_budget_is_too_small_for_probes() -> None:
+    engine = ScriptedEngine(says("7"))
+    out = outcome(Auto(), engine, budget=30)
+    assert engine.calls == 1
+    assert out.samples == 1
