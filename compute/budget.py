@@ -18,6 +18,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from compute.errors import Exhausted
+from compute.text import Ending
 
 NEVER_STARVE = 1.5
 """Below this many p90 chain lengths, a budget is spent on one chain rather than split."""
@@ -70,6 +71,10 @@ class Hold:
         self.started = time.monotonic()
         self.seconds: float | None = None
         """How long it was open; None while it is."""
+        self.ending: Ending | None = None
+        self.score: float | None = None
+        self.answer_group: int | None = None
+        """Which of the answers in a vote its own was, numbered as they came."""
         self.bound = bound
         """Its visible tokens are the answer's for certain: they are on the allowance."""
 
@@ -234,6 +239,32 @@ class Ledger:
             line.add(number)
             number = self.holds[number].parent
         return line
+
+    def trace(self) -> list[dict[str, object]]:
+        """The tree of calls: numbers, purposes and scores, no text."""
+        begun = self.holds[0].started if self.holds else 0.0
+        return [
+            {
+                "number": hold.number,
+                "parent": hold.parent,
+                "purpose": hold.purpose,
+                "held": {"thinking": hold.thinking, "answer": hold.answer},
+                "tokens": {
+                    "hidden": hold.hidden,
+                    "visible": hold.visible,
+                    "prompt": hold.prompt,
+                    "cached": hold.cached,
+                },
+                "calls": hold.calls,
+                "started": round(hold.started - begun, 6),
+                "seconds": None if hold.seconds is None else round(hold.seconds, 6),
+                "ending": hold.ending,
+                "score": hold.score,
+                "vote": hold.answer_group,
+                "chosen": hold.number in self.line(self.chosen),
+            }
+            for hold in self.holds
+        ]
 
     # -- the bill -----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
+from compute.answers import group
 from compute.budget import Budget, Hold, Ledger, Lengths, Spent
 from compute.engine import Delta, Engine, Reward, RewardModel, Sampling
 from compute.errors import DeadlinePassed, EngineError, Exhausted, PonderError
@@ -89,6 +90,29 @@ class Outcome:
     degraded: bool = False
     """The verifier failed and the fallback judged."""
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """How candidates stand when those with equal answers are counted together.
+
+    `counts` and `weights` have one entry for each answer, heaviest first. Both are empty where no candidate holds an
+    answer that can be compared; then the best scored, or first, candidate leads.
+    """
+
+    leader: Candidate
+    counts: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def share(self) -> float:
+        """The leader's part of all the weight, in [0, 1]."""
+        whole = sum(self.weights)
+        return self.weights[0] / whole if whole else 0.0
+
+    @property
+    def unanimous(self) -> bool:
+        return len(self.counts) == 1
 
 
 class Leash:
@@ -196,7 +220,7 @@ class Run:
         tasks: list[asyncio.Task[None]] = []
         started = given = 0
 
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as children:
 
             async def one(hold: Hold, prompt: Prompt) -> None:
                 with hold:
@@ -207,7 +231,7 @@ class Run:
             def start(thinking: int, answer: int, bound: bool = False) -> None:
                 nonlocal started
                 hold = self._ledger.hold("sample", thinking=thinking, answer=answer, bound=bound)
-                task = self._begin(group, hold, one(hold, prompts[started % len(prompts)]))
+                task = self._begin(children, hold, one(hold, prompts[started % len(prompts)]))
                 started += 1
                 tasks.append(task)
 
@@ -271,7 +295,7 @@ class Run:
             return candidate
 
         written: list[Candidate | asyncio.Task[Candidate]] = []
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as tasks:
             for beam in beams:
                 if beam.over:
                     written.append(beam)
@@ -281,7 +305,7 @@ class Run:
                     said = sum(self._ledger.holds[i].visible for i in self._ledger.line(parent))
                     room = min(answer, self._ledger.budget.answer - said)
                     hold = self._ledger.hold("extend", thinking=thinking, answer=room, parent=parent)
-                    written.append(self._begin(group, hold, one(hold, beam)))
+                    written.append(self._begin(tasks, hold, one(hold, beam)))
         return [c.result() if isinstance(c, asyncio.Task) else c for c in written]
 
     async def ask(
@@ -329,7 +353,10 @@ class Run:
                 raise
             self.degraded = True
             scores = await fallback.call(self, candidates)
-        self._scores.update({c.number: s for c, s in zip(candidates, scores, strict=True)})
+        for candidate, score in zip(candidates, scores, strict=True):
+            self._scores[candidate.number] = score
+            if candidate.number >= 0:
+                self._ledger.holds[candidate.number].score = score.value
         return scores
 
     async def reward(self, candidates: Sequence[Candidate]) -> Sequence[Reward]:
@@ -342,8 +369,8 @@ class Run:
             by_prompt.setdefault(id(candidate.prompt), []).append(i)
         rewards: dict[int, Reward] = {}
         for places in by_prompt.values():
-            group = [candidates[i] for i in places]
-            for i, reward in zip(places, await model.reward(group[0].prompt, group), strict=True):
+            siblings = [candidates[i] for i in places]
+            for i, reward in zip(places, await model.reward(siblings[0].prompt, siblings), strict=True):
                 rewards[i] = reward
                 self._ledger.read_for_verifier(reward.tokens, reward.cached)
         return [rewards[i] for i in range(len(candidates))]
@@ -353,11 +380,32 @@ class Run:
         """The process reward model of this model, where one is configured."""
         return self._means.reward_model
 
-    def offer(self, candidate: Candidate, agreement: float | None = None) -> None:
-        """The best so far, should the run be cut short, and the share of the vote behind it."""
+    async def vote(self, candidates: Sequence[Candidate], scores: Sequence[Score] | None = None) -> Vote:
+        """Groups the candidates by equivalent answers and adds up their scores (or counts them, without); offers the
+        leader: the best of the heaviest group. Of equals the one seen first. Without an answer nobody votes."""
+        weights = [1.0] * len(candidates) if scores is None else [score.value for score in scores]
+        groups = await group([c.text if c.over else "" for c in candidates])
+        totals: dict[int, tuple[float, int]] = {}
+        for candidate, weight, answer in zip(candidates, weights, groups, strict=True):
+            if answer is not None:
+                total, count = totals.get(answer, (0.0, 0))
+                totals[answer] = total + weight, count + 1
+                self._ledger.holds[candidate.number].answer_group = answer
+        ranked = sorted(totals, key=lambda answer: (-totals[answer][0], -totals[answer][1], answer))
+        if ranked:
+            running = [i for i, answer in enumerate(groups) if answer == ranked[0]]
+        else:
+            running = [i for i, c in enumerate(candidates) if c.complete] or list(range(len(candidates)))
+        leader = candidates[max(running, key=lambda i: (weights[i], -i))]
+        vote = Vote(leader, tuple(totals[a][1] for a in ranked), tuple(totals[a][0] for a in ranked))
+        self.offer(leader)
+        if ranked:
+            self.agreement = vote.share
+        return vote
+
+    def offer(self, candidate: Candidate) -> None:
+        """The best so far, should the run be cut short."""
         self._best = candidate
-        if agreement is not None:
-            self.agreement = agreement
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -409,6 +457,7 @@ class Run:
                 if heard:
                     await self._hear(delta)
         candidate = page.candidate()
+        hold.ending = candidate.ending
         said = sum(self._ledger.holds[i].visible for i in self._ledger.line(hold.number))
         if candidate.ending == "length" and said >= self._ledger.budget.answer:
             candidate = replace(candidate, ending="full")

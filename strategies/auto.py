@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from compute.answers import group, weighted_vote
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from compute.run import Run
 from compute.text import Candidate
-from strategies.voting import Tally, tally
+from strategies.voting import settled
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -31,23 +30,12 @@ class Auto:
         if run.lengths.chains(self.probes, run.free) < 2:
             return await run.speak()
         candidates = await run.sample(self.probes)
-        votes = await self.count(run, candidates)
-        if votes.unanimous:
-            return candidates[votes.leader]
-        if len(votes.votes) == 2 and votes.votes[1] == 1 and run.reward_model is not None:
-            return await self.judge(run, candidates)
-        while len(candidates) < self.n and not votes.settled(self.n - len(candidates), self.confidence):
+        vote = await run.vote(candidates)
+        if vote.unanimous:
+            return vote.leader
+        if len(vote.counts) == 2 and vote.counts[1] == 1 and run.reward_model is not None:
+            return (await run.vote(candidates, await run.score(candidates))).leader
+        while len(candidates) < self.n and not settled(vote, self.n - len(candidates), self.confidence):
             candidates += await run.sample(min(len(candidates), self.n - len(candidates)))
-            votes = await self.count(run, candidates)
-        return candidates[votes.leader]
-
-    async def count(self, run: Run, candidates: list[Candidate]) -> Tally:
-        votes = await tally(candidates)
-        run.offer(candidates[votes.leader], votes.share)
-        return votes
-
-    async def judge(self, run: Run, candidates: list[Candidate]) -> Candidate:
-        weights = [score.value for score in await run.score(candidates)]
-        winner, share = weighted_vote(candidates, await group([c.text for c in candidates]), weights)
-        run.offer(candidates[winner], share)
-        return candidates[winner]
+            vote = await run.vote(candidates)
+        return vote.leader

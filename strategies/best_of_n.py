@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from compute.answers import group, weighted_vote
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -25,9 +24,7 @@ class BestOfN:
     async def __call__(self, run: Run) -> Candidate:
         candidates = await run.sample(self.n)
         run.offer(candidates[0])
-        scores = [score.value for score in await run.score(candidates)]
-        if self.select == "argmax":
-            return candidates[scores.index(max(scores))]
-        winner, share = weighted_vote(candidates, await group([c.text for c in candidates]), scores)
-        run.offer(candidates[winner], share)
-        return candidates[winner]
+        scores = await run.score(candidates)
+        if self.select == "weighted":
+            return (await run.vote(candidates, scores)).leader
+        return max(zip(candidates, scores, strict=True), key=lambda pair: pair[1].value)[0]

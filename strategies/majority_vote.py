@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from compute.run import Run
 from compute.text import Candidate
-from strategies.voting import tally
+from strategies.voting import settled
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -35,17 +35,15 @@ class MajorityVote:
         async with run.sampling(self.n) as arriving:
             async for candidate in arriving:
                 candidates.append(candidate)
-                votes = await tally(candidates)
-                run.offer(candidates[votes.leader], votes.share)
-                if votes.settled(self.n - len(candidates), self.confidence):
+                vote = await run.vote(candidates)
+                if settled(vote, self.n - len(candidates), self.confidence):
                     break
-        return candidates[votes.leader]
+        return vote.leader
 
     async def in_rounds(self, run: Run) -> Candidate:
         candidates = await run.sample(min(self.first, self.n))
         while True:
-            votes = await tally(candidates)
-            run.offer(candidates[votes.leader], votes.share)
-            if len(candidates) >= self.n or votes.settled(self.n - len(candidates), self.confidence):
-                return candidates[votes.leader]
+            vote = await run.vote(candidates)
+            if len(candidates) >= self.n or settled(vote, self.n - len(candidates), self.confidence):
+                return vote.leader
             candidates += await run.sample(min(len(candidates), self.n - len(candidates)))

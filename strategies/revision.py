@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from compute.answers import group, weighted_vote
+from compute.answers import group
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -41,10 +41,7 @@ class Revision:
             latest = [revision for revision in revised if settled.get(revision.number, 0) < 2]
             if not latest:
                 break
-        scores = [score.value for score in await run.score(versions)]
-        winner, share = weighted_vote(versions, await group([c.text for c in versions]), scores)
-        run.offer(versions[winner], share)
-        return versions[winner]
+        return (await run.vote(versions, await run.score(versions))).leader
 
     def revise(self, run: Run, draft: Candidate) -> Prompt:
         """The question, the draft as the model's own turn, and the wish to check it."""

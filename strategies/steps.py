@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compute.answers import group, weighted_vote
-
 from compute.run import Run
-from compute.text import Candidate
+from compute.text import Candidate, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +31,8 @@ async def grow(run: Run, beams: Sequence[Candidate], n: int, tokens: int, lookah
         scores = await run.score(ahead)
         return [Scored(candidate, score.value) for candidate, score in zip(written, scores, strict=True)]
 
-    async with asyncio.TaskGroup() as group_:
-        tasks = [group_.create_task(children(beam)) for beam in beams]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(children(beam)) for beam in beams]
     return [child for task in tasks for child in task.result()]
 
 
@@ -48,7 +46,4 @@ def distinct(beams: Sequence[Scored]) -> list[Scored]:
 
 async def elect(run: Run, finished: Sequence[Scored]) -> Candidate:
     """The weighted vote over finished chains; the verifier's single favourite would trust it too far."""
-    candidates = [beam.candidate for beam in finished]
-    winner, share = weighted_vote(candidates, await group([c.text for c in candidates]), [b.value for b in finished])
-    run.offer(candidates[winner], share)
-    return candidates[winner]
+    return (await run.vote([b.candidate for b in finished], [Score(b.value) for b in finished])).leader

@@ -105,7 +105,7 @@ def test_a_settled_vote_stops_early_and_the_rest_is_not_drawn(mode: str) -> None
     out = outcome(strategy, engine)
     assert "7" in out.answer.text
     assert engine.running == 0
-    assert engine.produced < 64 * 30
+    assert engine.produced < 64 * 1000 // 3  # all 64 to their ends: 64 * 1000 or so
     if mode == "parallel":
         assert out.stopped_by == "early_agreement"
 
