@@ -24,6 +24,9 @@ Hear = Callable[[Delta], Awaitable[None]]
 
 T = TypeVar("T")
 
+CLOSING = 16
+"""Tokens of the context kept free for a closing phrase."""
+
 GRACE = 10.0
 """Seconds before a deadline (or a tenth of the time allowed, if that is less) kept for closing and answering."""
 
@@ -153,7 +156,9 @@ class Run:
         self._means = means
         self._ledger = ledger
         self._hear = hear
-        self._pages: list[Page] = []
+        self._drafts: list[Page] = []
+        self._heard = 0
+        self._finishing = False
         self._best: Candidate | None = None
         self._spoken: int | None = None
         self._finished = 0
@@ -327,7 +332,7 @@ class Run:
             visible = min(free, answer)
         share = min(free - visible, share if thinking is None else thinking)
         with self._ledger.hold(purpose, thinking=share, answer=visible) as hold:
-            return await self._write(hold, prompt, logprobs=logprobs)
+            return await self._write(hold, prompt, aside=True, logprobs=logprobs)
 
     async def speak(self, prompt: Prompt | None = None) -> Candidate:
         """One candidate whose visible text the caller hears as it is written. It is the answer: call it last."""
@@ -436,26 +441,38 @@ class Run:
         *,
         until: str | None = None,
         heard: bool = False,
+        aside: bool = False,
         logprobs: int | None = None,
     ) -> Candidate:
-        """One call to the model, within its hold."""
-        page = Page(hold, prompt, begun)
-        self._pages.append(page)
+        """One call to the model, within its hold and the model's context. `aside`: a question of our own, to which the
+        caller's wishes about the answer do not apply."""
+        engine = self._means.engine
+        written = len(begun.ids.reveal()) if begun else 0
+        room = engine.card.context - engine.length(prompt, thinking=hold.thinking > 0) - written - CLOSING
+        if room < 1:
+            raise Exhausted(
+                f"{hold.purpose}: prompt and chain fill the model's context of {engine.card.context} tokens"
+            )
+        answer = min(hold.answer, room)
         wishes = self._plan.sampling
+        if aside:
+            wishes = replace(wishes, stop=(), grammar=None, logit_bias=(), logprobs=logprobs)
         sampling = replace(
             wishes,
-            thinking=hold.thinking,
-            answer=hold.answer,
+            thinking=min(hold.thinking, room - answer),
+            answer=answer,
             total=self._ledger.total_left if hold.bound else None,
             seed=None if wishes.seed is None else (wishes.seed + 0x9E3779B1 * hold.number) % 2**63,
             until=until,
             heard=heard,
-            logprobs=wishes.logprobs if logprobs is None else logprobs,
         )
-        async with aclosing(self._means.engine.generate(prompt, sampling, page)) as stream:
+        page = Page(hold, prompt, begun)
+        if not aside:
+            self._drafts.append(page)
+        async with aclosing(engine.generate(prompt, sampling, page)) as stream:
             async for delta in stream:
                 if heard:
-                    await self._hear(delta)
+                    await self._tell(delta)
         candidate = page.candidate()
         hold.ending = candidate.ending
         said = sum(self._ledger.holds[i].visible for i in self._ledger.line(hold.number))
@@ -463,12 +480,19 @@ class Run:
             candidate = replace(candidate, ending="full")
         return candidate
 
+    async def _tell(self, delta: Delta) -> None:
+        """Counted before it is sent: what is cut off in the middle of sending is not sent twice."""
+        self._heard += len(delta.text)
+        await self._hear(delta)
+
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def best(self) -> Candidate | None:
         """What there is to answer with when the run is cut short: the spoken chain, the best offered, the longest
         half-written one."""
-        drafts = [page.candidate() for page in self._pages]
+        drafts = [page.candidate() for page in self._drafts]
+        if self._finishing:
+            return drafts[-1]
         if self._spoken is not None:
             return next((c for c in drafts if c.number == self._spoken), None)
         if self._best is not None:
@@ -476,21 +500,27 @@ class Run:
         return max(drafts, key=lambda c: (not c.thinking, c.tokens), default=None)
 
     async def finish(self, chosen: Candidate | None) -> Candidate:
-        """Makes `chosen` whole: closes its thought and completes its answer from what is kept back for that, and lets
-        the caller hear what they have not. With None, an answer without a thought."""
+        """Makes `chosen` whole: closes its thought and completes its answer from what is kept back for that, heard as
+        it is written. With None, an answer without a thought."""
         if chosen is not None:
             self._ledger.bind(chosen.number)
-            if chosen.number != self._spoken and chosen.text:
-                await self._hear(Delta(chosen.text, chosen.logprobs))
+            await self.tell_rest(chosen)
         allowance = self._ledger.allowance
         if (chosen is None or not chosen.complete) and allowance > 0:
             parent = None if chosen is None else chosen.number
             with self._ledger.hold("answer", thinking=0, answer=allowance, parent=parent, bound=True) as hold:
                 prompt = self.prompt if chosen is None else chosen.prompt
+                self._finishing = True
                 chosen = await self._write(hold, prompt, chosen, heard=True)
         if chosen is None:
             raise DeadlinePassed("time was up before there was anything to answer with")
         return chosen
+
+    async def tell_rest(self, chosen: Candidate) -> None:
+        """What the caller has not heard of it yet."""
+        if len(chosen.text) > self._heard:
+            logprobs = () if self._heard else chosen.logprobs
+            await self._tell(Delta(chosen.text[self._heard :], logprobs))
 
     def outcome(self, chosen: Candidate, stopped_by: StoppedBy) -> Outcome:
         self._ledger.choose(chosen.number)
@@ -499,7 +529,7 @@ class Run:
         if stopped_by == "finished" and self.stopped_early:
             stopped_by = "early_agreement"
         line = self._ledger.line(chosen.number)
-        score = next((s for n, s in self._scores.items() if n in line), None)
+        score = next((self._scores[n] for n in sorted(line, reverse=True) if n in self._scores), None)
         verifier = self._plan.fallback if self.degraded else self._plan.verifier
         return Outcome(
             answer=Answer(chosen.text, logprobs=chosen.logprobs),
@@ -507,7 +537,7 @@ class Run:
             stopped_by=stopped_by,
             spent=self._ledger.spent,
             samples=max(1, self._finished),
-            samples_requested=max(1, self._requested),
+            samples_requested=max(1, self._requested, self._finished),
             agreement=self.agreement,
             score=score.value if score else None,
             verifier=verifier.name if verifier and score else None,
@@ -557,6 +587,7 @@ async def _execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: 
         chosen = run.best()
         if chosen is None or not chosen.text:
             raise DeadlinePassed("time was up before there was anything to answer with") from None
+    await run.tell_rest(chosen)
     return run.outcome(chosen, stopped_by)
 
 
