@@ -447,12 +447,9 @@ class Run:
         """One call to the model, within its hold and the model's context. `aside`: a question of our own, to which the
         caller's wishes about the answer do not apply."""
         engine = self._means.engine
-        written = len(begun.ids.reveal()) if begun else 0
-        room = engine.card.context - engine.length(prompt, thinking=hold.thinking > 0) - written - CLOSING
+        room = self._room(prompt, begun)
         if room < 1:
-            raise Exhausted(
-                f"{hold.purpose}: prompt and chain fill the model's context of {engine.card.context} tokens"
-            )
+            raise Exhausted(f"{hold.purpose}: prompt and chain fill the context of {engine.card.context} tokens")
         answer = min(hold.answer, room)
         wishes = self._plan.sampling
         if aside:
@@ -480,6 +477,11 @@ class Run:
             candidate = replace(candidate, ending="full")
         return candidate
 
+    def _room(self, prompt: Prompt, begun: Candidate | None) -> int:
+        """Tokens of the model's context left behind a prompt and what is begun."""
+        engine = self._means.engine
+        return engine.card.context - engine.length(prompt) - (begun.length if begun else 0) - CLOSING
+
     async def _tell(self, delta: Delta) -> None:
         """Counted before it is sent: what is cut off in the middle of sending is not sent twice."""
         self._heard += len(delta.text)
@@ -506,10 +508,11 @@ class Run:
             self._ledger.bind(chosen.number)
             await self.tell_rest(chosen)
         allowance = self._ledger.allowance
-        if (chosen is None or not chosen.complete) and allowance > 0:
+        prompt = self.prompt if chosen is None else chosen.prompt
+        unfinished = chosen is None or not chosen.complete
+        if unfinished and allowance > 0 and self._room(prompt, chosen) > 0:
             parent = None if chosen is None else chosen.number
             with self._ledger.hold("answer", thinking=0, answer=allowance, parent=parent, bound=True) as hold:
-                prompt = self.prompt if chosen is None else chosen.prompt
                 self._finishing = True
                 chosen = await self._write(hold, prompt, chosen, heard=True)
         if chosen is None:

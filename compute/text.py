@@ -138,6 +138,11 @@ class Candidate:
         return hash((id(self.prompt), self.ids.reveal()))
 
     @property
+    def length(self) -> int:
+        """Tokens behind the prompt: what it takes of the model's context."""
+        return len(self.ids.reveal())
+
+    @property
     def tokens(self) -> int:
         """Everything the model generated for this chain."""
         return self.hidden + self.visible
