@@ -1,0 +1,177 @@
+"""The verbs of a run, one by one, on scripted engines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from compute.budget import Budget, Ledger, Lengths
+from compute.engine import Delta, Grammar, Sampling
+from compute.errors import DeadlinePassed, EngineError, RequestError
+from compute.run import Means, Named, Outcome, Plan, Run, execute
+from compute.text import Candidate, Hidden, Message, Prompt
+from tests.fakes import CARD, Chain, ScriptedEngine, always
+
+BUDGET = Budget(1000, 100)
+PROMPT = Prompt((Message("user", "How many?"),))
+
+
+@dataclass
+class Asked:
+    """One request, its outcome and what was heard."""
+
+    engine: ScriptedEngine
+    ledger: Ledger
+    heard: list[str]
+    outcome: Outcome
+
+
+def ask(
+    strategy: Callable[[Run], Awaitable[Candidate]],
+    engine: ScriptedEngine,
+    budget: Budget = BUDGET,
+    *,
+    timeout: float | None = None,
+    **sampling: Any,
+) -> Asked:
+    heard: list[str] = []
+
+    async def hear(delta: Delta) -> None:
+        heard.append(delta.text)
+
+    class Given:
+        async def __call__(self, run: Run) -> Candidate:
+            return await strategy(run)
+
+    plan = Plan(PROMPT, Named("given", Given()), budget, Sampling(0, 0, **sampling), timeout=timeout)
+    ledger = Ledger(budget)
+    outcome = asyncio.run(execute(plan, Means(engine, Lengths(20, 40)), ledger, hear))
+    return Asked(engine, ledger, heard, outcome)
+
+
+async def first_of_many(run: Run) -> Candidate:
+    async with run.sampling(8) as arriving:
+        async for candidate in arriving:
+            return candidate
+    raise AssertionError("nothing arrived")
+
+
+async def one_of_two(run: Run) -> Candidate:
+    return (await run.sample(2))[0]
+
+
+async def speak(run: Run) -> Candidate:
+    return await run.speak()
+
+
+def test_leaving_a_sampling_block_stops_the_rest_at_the_engine() -> None:
+    chains = [Chain("so " * (5 + 100 * i), "7") for i in range(8)]
+    asked = ask(first_of_many, ScriptedEngine(always(*chains)), Budget(10_000, 100))
+    assert asked.engine.running == 0
+    assert asked.outcome.stopped_by == "early_agreement"
+    assert (asked.outcome.samples, asked.outcome.samples_requested) == (1, 8)
+    assert asked.outcome.spent.generated == asked.engine.produced
+
+
+def test_a_chosen_answer_cut_at_its_share_is_completed_from_the_allowance() -> None:
+    asked = ask(one_of_two, ScriptedEngine(always(Chain("so", "seven " * 15))), Budget(200, 100))
+    assert asked.outcome.answer.text == "seven " * 15
+    assert asked.outcome.complete
+    assert "".join(asked.heard) == asked.outcome.answer.text
+
+
+def test_spoken_text_is_heard_as_it_is_written_and_other_text_at_the_end() -> None:
+    chain = Chain("so", "seven")
+    assert ask(speak, ScriptedEngine(always(chain))).heard == list("seven")
+    assert ask(one_of_two, ScriptedEngine(always(chain))).heard == ["seven"]
+
+
+def test_a_question_of_our_own_is_not_bound_by_the_callers_wishes() -> None:
+    async def critique(run: Run) -> Candidate:
+        await run.ask(run.prompt.then(Message("user", "Is that so?")), "critique")
+        return await run.speak()
+
+    wishes: dict[str, Any] = {"stop": ("x",), "grammar": Grammar(), "logprobs": 2, "logit_bias": ((1, 5.0),)}
+    own, callers = ask(critique, ScriptedEngine(always(Chain("so", "7"))), **wishes).engine.samplings
+    assert (own.stop, own.grammar, own.logprobs, own.logit_bias) == ((), None, None, ())
+    assert (callers.stop, callers.grammar, callers.logprobs) == (("x",), Grammar(), 2)
+
+
+def test_a_prompt_that_outgrows_the_context_ends_in_the_best_so_far() -> None:
+    async def grows(run: Run) -> Candidate:
+        draft = (await run.sample(2))[0]
+        await run.sample(1, run.prompt.then(Message("user", "long " * 400)))
+        return draft
+
+    engine = ScriptedEngine(always(Chain("so", "7")), replace(CARD, context=1000))
+    asked = ask(grows, engine)
+    assert asked.outcome.answer.text == "7"
+    assert asked.outcome.stopped_by == "budget"
+
+
+def test_a_chain_never_asks_for_more_than_the_context_has() -> None:
+    engine = ScriptedEngine(always(Chain("so " * 5000, "7")), replace(CARD, context=500))
+    ask(speak, engine, Budget(100_000, 100))
+    asked = engine.samplings[0]
+    assert asked.thinking + asked.answer + engine.length(PROMPT) <= 500
+
+
+def test_each_sample_has_a_seed_of_its_own_and_the_same_each_time() -> None:
+    def seeds() -> list[int | None]:
+        return [s.seed for s in ask(one_of_two, ScriptedEngine(always(Chain("so", "7"))), seed=5).engine.samplings]
+
+    assert seeds() == seeds()
+    assert len(set(seeds())) == 2
+
+
+def test_time_up_with_nothing_written_is_an_error() -> None:
+    engine = ScriptedEngine(always(Chain("so " * 100, "7")), delay=60)
+    with pytest.raises(DeadlinePassed):
+        ask(speak, engine, timeout=0.2)
+    assert engine.running == 0
+
+
+def test_an_answer_cut_by_time_is_what_was_heard() -> None:
+    asked = ask(speak, ScriptedEngine(always(Chain("", "seven " * 90)), delay=0.005), Budget(100, 1000), timeout=0.4)
+    assert asked.outcome.stopped_by == "deadline"
+    assert not asked.outcome.complete
+    assert asked.outcome.answer.text
+    assert "".join(asked.heard) == asked.outcome.answer.text
+
+
+def test_an_error_in_a_task_comes_out_as_itself() -> None:
+    class Refuses(ScriptedEngine):
+        def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+            raise RequestError("the template refuses it", param="messages")
+
+    with pytest.raises(RequestError, match="the template refuses it"):
+        ask(one_of_two, Refuses(always(Chain("so", "7"))))
+    with pytest.raises(EngineError):
+        ask(one_of_two, ScriptedEngine(always(Chain("so", "7")), fail_at=0))
+
+
+def test_a_trace_has_numbers_and_no_text() -> None:
+    asked = ask(one_of_two, ScriptedEngine(always(Chain("thinking about it", "seven"))))
+    trace = asked.ledger.trace()
+    assert [line["purpose"] for line in trace] == ["sample", "sample"]
+    assert [line["chosen"] for line in trace] == [True, False]
+    assert "thinking about it" not in json.dumps(trace)
+    assert "seven" not in json.dumps(trace)
+
+
+def test_a_hidden_value_has_no_form_in_which_it_could_leak() -> None:
+    hidden = Hidden("secret")
+    for form in (repr(hidden), str(hidden), f"{hidden}", f"{hidden:>20}", repr([hidden])):
+        assert "secret" not in form
+    with pytest.raises(TypeError):
+        pickle.dumps(hidden)
+    with pytest.raises(TypeError):
+        json.dumps(hidden)
+    assert Hidden("secret") != hidden
+    assert not hasattr(hidden, "__dict__")

@@ -1,0 +1,171 @@
+"""The series Prometheus reads: what they count, that they stay bounded, and that Prometheus's own linter likes them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from compute.budget import Budget, Ledger
+from compute.run import Outcome
+from compute.text import Answer
+from metering.metrics import NAMES, OWNERS, Capped, Metrics
+
+BY = {"model": "m", "strategy": "direct"}
+
+
+def spent(thinking: int = 100) -> Ledger:
+    """A race of two chains, 13 and 8 tokens, of which the first is the answer; 30 tokens read by a verifier."""
+    ledger = Ledger(Budget(thinking, 20))
+    for hidden, visible in ((10, 3), (6, 2)):
+        with ledger.hold("sample", thinking=20, answer=5) as hold:
+            hold.read(12, 4)
+            hold.spend(hidden=hidden)
+            hold.spend(visible=visible)
+    ledger.read_for_verifier(30, 10)
+    ledger.choose(0)
+    return ledger
+
+
+def outcome(ledger: Ledger) -> Outcome:
+    return Outcome(
+        Answer("19"),
+        complete=True,
+        stopped_by="finished",
+        spent=ledger.spent,
+        samples=2,
+        samples_requested=4,
+        agreement=0.5,
+        score=0.75,
+        verifier="prm",
+        degraded=True,
+    )
+
+
+def end(metrics: Metrics, owner: str = "alice", model: str = "m", ledger: Ledger | None = None) -> None:
+    metrics.begun()
+    ledgers = [ledger or spent()]
+    metrics.ended(
+        owner=owner,
+        model=model,
+        strategy="direct",
+        outcome="answered",
+        seconds=2.0,
+        first_visible=0.5,
+        budget=100,
+        ledgers=ledgers,
+        outcomes=[outcome(ledgers[0])],
+        prompt=12,
+    )
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"ponder_{name}", labels)
+
+
+def test_every_token_is_counted_once_as_made_and_once_as_billed() -> None:
+    metrics = Metrics()
+    end(metrics)
+
+    def made(role: str, kind: str) -> float | None:
+        return value(metrics, "engine_tokens_total", model="m", role=role, kind=kind)
+
+    def billed(kind: str) -> float | None:
+        return value(metrics, "billed_tokens_total", key_owner="alice", kind=kind, **BY)
+
+    assert (made("generator", "prompt"), made("generator", "cached")) == (16, 8)
+    assert (made("generator", "thinking"), made("generator", "visible")) == (16, 5)
+    assert (made("verifier", "prompt"), made("verifier", "cached")) == (20, 10)
+    assert (billed("prompt"), billed("reasoning"), billed("visible"), billed("verifier")) == (12, 18, 3, 30)
+    assert value(metrics, "discarded_tokens_total", **BY) == 8
+
+
+def test_a_request_leaves_its_marks() -> None:
+    metrics = Metrics()
+    metrics.begun()
+    assert value(metrics, "inflight_requests") == 1
+    metrics.ended(owner="a", model="m", strategy="direct", outcome="disconnected", seconds=1.0)
+    end(metrics)
+    assert value(metrics, "inflight_requests") == 0
+    assert value(metrics, "requests_total", key_owner="alice", outcome="answered", **BY) == 1
+    assert value(metrics, "requests_total", key_owner="a", outcome="disconnected", **BY) == 1
+    assert value(metrics, "request_duration_seconds_sum", **BY) == 3.0
+    assert value(metrics, "time_to_first_visible_token_seconds_count", **BY) == 1
+    assert value(metrics, "thinking_tokens_per_request_sum", **BY) == 18
+    assert value(metrics, "thinking_budget_used_ratio_sum", **BY) == 0.18
+    assert value(metrics, "orchestration_overhead_seconds_count", strategy="direct") == 1
+    assert value(metrics, "samples_total", strategy="direct", result="finished") == 2
+    assert value(metrics, "samples_total", strategy="direct", result="unfinished") == 2
+    assert value(metrics, "vote_agreement_ratio_sum", strategy="direct") == 0.5
+    assert value(metrics, "verifier_score_sum", verifier="prm") == 0.75
+    assert value(metrics, "verifier_degraded_total", verifier="prm") == 1
+    assert value(metrics, "budget_violations_total") == 0
+
+
+def test_the_other_events_are_counted() -> None:
+    metrics = Metrics()
+    metrics.disconnected("thinking")
+    metrics.rejected("busy")
+    metrics.queued(3)
+    metrics.waited(0.25)
+    metrics.engine_up("m", True)
+    metrics.lag(0.5)
+    metrics.lag(-0.001)
+    assert value(metrics, "client_disconnects_total", phase="thinking") == 1
+    assert value(metrics, "admission_rejections_total", reason="busy") == 1
+    assert value(metrics, "queue_depth") == 3
+    assert value(metrics, "queue_wait_seconds_sum") == 0.25
+    assert value(metrics, "engine_up", model="m") == 1
+    assert value(metrics, "event_loop_lag_seconds") == 0.5
+    metrics.engine_up("m", False)
+    assert value(metrics, "engine_up", model="m") == 0
+
+
+def test_more_than_was_held_is_a_violation() -> None:
+    metrics = Metrics()
+    ledger = Ledger(Budget(5, 5))
+    with ledger.hold("sample", thinking=5, answer=5, bound=True) as hold:
+        hold.spend(hidden=7)
+    end(metrics, ledger=ledger)
+    assert value(metrics, "budget_violations_total") == 1
+
+
+def test_labels_are_capped() -> None:
+    metrics = Metrics()
+    for i in range(OWNERS + 50):
+        end(metrics, owner=f"owner{i}")
+    for i in range(NAMES + 50):
+        end(metrics, model=f"model{i}")
+        metrics.rejected(f"reason{i}")
+        metrics.disconnected(f"phase{i}")
+    text = metrics.render()[0].decode()
+    assert text.count("ponder_requests_total{") == (OWNERS + 1) + NAMES
+    assert f'ponder_requests_total{{key_owner="other",model="m",outcome="answered",strategy="direct"}} {50}.0' in text
+    assert text.count("ponder_admission_rejections_total{") == NAMES + 1
+    assert text.count("ponder_client_disconnects_total{") == NAMES + 1
+
+
+def test_a_label_that_is_a_novel_is_other() -> None:
+    assert Capped(3)("x" * 257) == "other"
+    assert Capped(3)("x" * 256) == "x" * 256
+
+
+def test_two_servers_in_one_process_do_not_share_series() -> None:
+    one, two = Metrics(), Metrics()
+    one.rejected("busy")
+    assert value(two, "admission_rejections_total", reason="busy") is None
+
+
+def test_prometheus_finds_nothing_to_lint_and_there_are_no_created_series() -> None:
+    metrics = Metrics()
+    end(metrics)
+    metrics.disconnected("thinking")
+    metrics.rejected("busy")
+    metrics.engine_up("m", True)
+    body, kind = metrics.render()
+    assert kind.startswith("text/plain")
+    assert b"_created" not in body
+    assert b"ponder_build_info{" in body
+    promtool = shutil.which("promtool")
+    assert promtool, "promtool is not here: apt-get install prometheus"
+    done = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -1,0 +1,78 @@
+"""API keys: what is kept of them, who is known by them, and what they allow."""
+
+from __future__ import annotations
+
+import pytest
+
+from compute.errors import NotAuthenticated
+from server import keys
+from server.keys import Keyring
+from server.settings import KeySettings
+
+
+def ring(*names: str) -> tuple[Keyring, dict[str, str]]:
+    made = {name: keys.make() for name in names}
+    settings = [KeySettings(name=name, hash=digest) for name, (_, digest) in made.items()]
+    return Keyring(settings), {name: key for name, (key, _) in made.items()}
+
+
+def test_a_key_is_random_and_only_its_hash_is_kept() -> None:
+    (one, hash_one), (two, hash_two) = keys.make(), keys.make()
+    assert one != two
+    assert hash_one != hash_two
+    assert one.startswith("pk-")
+    assert len(one) >= 40
+    assert hash_one.startswith("sha256:")
+    assert one.removeprefix("pk-") not in hash_one
+    assert keys.digest(one) == hash_one
+
+
+def test_a_caller_is_known_by_the_bearer_key() -> None:
+    keyring, made = ring("alice", "bob")
+    assert not keyring.open
+    for name, key in made.items():
+        assert keyring.who({"authorization": f"Bearer {key}"}).name == name
+        assert keyring.who({"authorization": f"bearer  {key} "}).name == name
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic abc", "pk-abc"])
+def test_no_key_and_a_wrong_one_are_told_apart(header: str) -> None:
+    keyring, made = ring("alice")
+    with pytest.raises(NotAuthenticated) as caught:
+        keyring.who({"authorization": header} if header else {})
+    assert caught.value.code == "missing_api_key"
+    key = made["alice"]
+    for wrong in (key[:-1], key + "x", key.upper(), "x" * 10_000, "\u00ff\udcff", keys.digest(key)):
+        with pytest.raises(NotAuthenticated) as caught:
+            keyring.who({"authorization": f"Bearer {wrong}"})
+        assert caught.value.code == "invalid_api_key"
+        assert wrong not in caught.value.message
+
+
+def test_a_key_may_what_its_settings_say() -> None:
+    secret, digest = keys.make()
+    settings = KeySettings(
+        name="a",
+        hash=digest,
+        scopes=frozenset({"infer", "reveal"}),
+        max_thinking_budget=9,
+        models=frozenset({"m"}),
+    )
+    key = Keyring([settings]).who({"authorization": f"Bearer {secret}"})
+    assert key.may("infer")
+    assert key.may("reveal")
+    assert not key.may("admin")
+    assert key.may_ask("m")
+    assert not key.may_ask("n")
+    assert key.max_thinking_budget == 9
+
+
+def test_without_keys_anyone_may_ask_and_nobody_sees_thoughts() -> None:
+    keyring = Keyring([])
+    assert keyring.open
+    anyone = keyring.who({})
+    assert anyone.may("infer")
+    assert anyone.may("admin")
+    assert anyone.may_ask("any")
+    assert not anyone.may("reveal")
+    assert not anyone.may("trace")
