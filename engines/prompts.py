@@ -1,0 +1,321 @@
+"""A conversation becomes token ids, once, and nothing a caller typed becomes a control token on the way.
+
+The chat template is rendered with placeholders in place of every span a caller controls. In what comes out, the marker
+tokens are looked for in the template's own text only; everything between two of them, the callers' text put back in, is
+tokenised as plain text. So `<|im_end|>` or `</think>` in a message stay text, and for a conversation without such
+strings the ids are the very ones the ordinary way gives.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from jinja2.exceptions import TemplateError
+from tokenizers import Tokenizer
+
+from compute.errors import EngineError, RequestError
+from compute.text import Message, Prompt
+from engines.profiles import Profile
+
+log = logging.getLogger(__name__)
+
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+# The quote tells how often the template has escaped a text as JSON.
+_PLACEHOLDER = re.compile(f'{_OPEN}([0-9]+)(\\\\*)"{_CLOSE}')
+_KEPT = 128
+
+
+class ChatTokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    chat_template: Any
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer: ...
+
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt as the model reads it."""
+
+    ids: tuple[int, ...]
+    inside: bool
+    """It leaves the model inside a thought."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A piece of a rendered prompt."""
+
+    text: str
+    typed: bool
+    """A caller's."""
+
+
+class Prompts:
+    """Renders and tokenises the prompts of one model."""
+
+    def __init__(self, tokenizer: ChatTokenizer, profile: Profile) -> None:
+        if not tokenizer.chat_template:
+            raise EngineError("the model's tokenizer has no chat template: serve a chat or reasoning model")
+        self._tokenizer = tokenizer
+        self._profile = profile
+        self._whole = tokenizer.backend_tokenizer
+        added = self._whole.get_added_tokens_decoder()
+        self._markers = {token.content: (i, token) for i, token in added.items() if token.content.strip()}
+        self._marker_ids = frozenset(i for i, _ in self._markers.values())
+        by_length = sorted(self._markers, key=len, reverse=True)
+        self._marker = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
+        self._plain = _without_markers(self._whole)
+        self._kept: OrderedDict[tuple[Prompt, bool], Rendered] = OrderedDict()
+        self._exact = True
+        self._probe()
+
+    # -- the two things asked of it -----------------------------------------------------------------------------------
+
+    def render(self, prompt: Prompt, *, thinking: bool) -> Rendered:
+        """The ids of a prompt that lets the model think, or of one that does not. Raises `RequestError` where the
+        template refuses the conversation."""
+        thinking = thinking and self._profile.thinks
+        key = (prompt, thinking)
+        if (rendered := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
+            return rendered
+        spans = self._spans(prompt, thinking)
+        if spans is None:
+            ids, tail = self._broken_up(prompt, thinking)
+        else:
+            ids, tail = self._ids(spans), _tail(spans)
+        added, inside = self._ending(tail, thinking)
+        rendered = self._kept[key] = Rendered((*ids, *self.marked(added)), inside)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return rendered
+
+    def marked(self, text: str) -> tuple[int, ...]:
+        """The ids of a text of ours, markers as markers."""
+        return tuple(self._ids([_Span(text, False)])) if text else ()
+
+    # -- rendering ----------------------------------------------------------------------------------------------------
+
+    def _spans(self, prompt: Prompt, thinking: bool) -> list[_Span] | None:
+        """The rendered prompt in pieces; None where the template has changed a placeholder."""
+        typed: list[str] = []
+
+        def hide(text: str) -> str:
+            """A placeholder, with the text's outer white space around it: what a template trims is trimmed."""
+            core = text.strip()
+            if not core:
+                return text
+            typed.append(core)
+            at = text.index(core)
+            return f'{text[:at]}{_OPEN}{len(typed) - 1}"{_CLOSE}{text[at + len(core) :]}'
+
+        text = self._template(_conversation(prompt, self._profile, thinking, hide), prompt, thinking, hide)
+        spans: list[_Span] = []
+        end = 0
+        for found in _PLACEHOLDER.finditer(text):
+            if found.start() > end:
+                spans.append(_Span(text[end : found.start()], False))
+            core = typed[int(found[1])]
+            for _ in range(len(found[2]).bit_length()):
+                core = json.dumps(core, ensure_ascii=False)[1:-1]
+            spans.append(_Span(core, True))
+            end = found.end()
+        if end < len(text):
+            spans.append(_Span(text[end:], False))
+        if not self._exact or any(not s.typed and (_OPEN in s.text or _CLOSE in s.text) for s in spans):
+            return None
+        return spans
+
+    def _broken_up(self, prompt: Prompt, thinking: bool) -> tuple[list[int], str]:
+        """For templates that work on what callers typed: their text itself, each marker in it taken apart."""
+
+        def broken(text: str) -> str:
+            while found := self._marker.search(text):
+                text = f"{text[: found.start() + 1]}\u200b{text[found.start() + 1 :]}"
+                if len(found[0]) == 1:
+                    text = text[: found.start()] + text[found.start() + 2 :]
+            return text
+
+        text = self._template(_conversation(prompt, self._profile, thinking, broken), prompt, thinking, broken)
+        return self._whole.encode(text, add_special_tokens=False).ids, text[-200:]
+
+    def _template(self, conversation: list[dict[str, Any]], prompt: Prompt, thinking: bool, put: Any) -> str:
+        tools: list[dict[str, Any]] | None = [
+            {
+                "type": "function",
+                "function": {
+                    "name": put(tool.name),
+                    "description": put(tool.description),
+                    "parameters": _through(json.loads(tool.parameters), put),
+                },
+            }
+            for tool in prompt.tools
+        ] or None
+        kwargs = {self._profile.switch: thinking} if self._profile.switch else {}
+        try:
+            text: Any = self._tokenizer.apply_chat_template(
+                conversation, tools=tools, tokenize=False, add_generation_prompt=True, **kwargs
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            said = str(error) if isinstance(error, TemplateError) and _OPEN not in str(error) else type(error).__name__
+            raise RequestError(
+                f"this model's chat template does not take the conversation ({said[:200]})",
+                param="messages",
+                code="invalid_messages",
+            ) from None
+        if not isinstance(text, str):
+            raise EngineError(f"the chat template rendered a {type(text).__name__}, not a text")
+        return text
+
+    def _ending(self, tail: str, thinking: bool) -> tuple[str, bool]:
+        """What has to be put behind the template's own end, and whether the model is then inside a thought."""
+        profile = self._profile
+        if not profile.thinks:
+            return "", False
+        if not profile.start:
+            return "", thinking
+        # An earlier turn's block is closed and followed by more than white space, so it decides nothing here.
+        inside = tail.rfind(profile.start) > tail.rfind(profile.end)
+        shut = tail.rstrip().endswith(profile.end)
+        if thinking:
+            if shut:
+                raise EngineError(
+                    f"profile {profile.name!r} does not fit: the chat template closes the thought when it is to be open"
+                )
+            return ("" if inside else profile.opening), True
+        return ("" if shut else profile.closing if inside else profile.closed), False
+
+    # -- tokenising ---------------------------------------------------------------------------------------------------
+
+    def _ids(self, spans: Sequence[_Span]) -> list[int]:
+        ids: list[int] = []
+        for piece in self._cut(spans):
+            if isinstance(piece, int):
+                ids.append(piece)
+            elif piece:
+                ids.extend(self._text_ids(piece))
+        return ids
+
+    def _cut(self, spans: Sequence[_Span]) -> Iterator[str | int]:
+        """Cut at the template's markers: their ids, and all the text between two of them as one."""
+        text = ""
+        strip = False
+        for span in spans:
+            start = 0
+            for found in () if span.typed else self._marker.finditer(span.text):
+                number, token = self._markers[found[0]]
+                before = text + span.text[start : found.start()]
+                if strip:
+                    before = before.lstrip()
+                yield before.rstrip() if token.lstrip else before
+                yield number
+                text, start, strip = "", found.end(), token.rstrip
+            text += span.text[start:]
+        yield text.lstrip() if strip else text
+
+    def _text_ids(self, text: str) -> list[int]:
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        if not self._marker_ids.isdisjoint(ids):
+            # A vocabulary in which plain text can spell a marker: character by character it cannot.
+            ids = [i for char in text for i in self._plain.encode(char, add_special_tokens=False).ids]
+        return ids
+
+    def _probe(self) -> None:
+        """At start: does the template do what the profile says, and is tokenising in pieces exact for this model?"""
+        plain = Prompt((Message("user", "What is 2 + 2?\n\nAnswer with  one number."),))
+        for thinking in (True, False) if self._profile.thinks else (False,):
+            spans = self._spans(plain, thinking)
+            if spans is None:
+                log.warning("the chat template changes what callers type; markers in it are taken apart instead")
+                break
+            text = "".join(span.text for span in spans)
+            if self._ids(spans) != self._whole.encode(text, add_special_tokens=False).ids:
+                log.warning("this tokenizer cannot work in pieces; markers in what callers type are taken apart")
+                self._exact = False
+                break
+            self._ending(_tail(spans), thinking)
+
+
+def _tail(spans: Sequence[_Span]) -> str:
+    """The template's own text behind the last span a caller typed."""
+    return spans[-1].text if spans and not spans[-1].typed else ""
+
+
+def _conversation(prompt: Prompt, profile: Profile, thinking: bool, put: Any) -> list[dict[str, Any]]:
+    """The messages as templates expect them, each text through `put`."""
+    turns: list[dict[str, Any]] = []
+    for message in prompt.messages:
+        content = message.content if isinstance(message.content, str) else message.content.reveal()
+        role = "system" if message.role == "developer" else message.role
+        turn: dict[str, Any] = {"role": role, "content": put(content)}
+        if message.name:
+            turn["name"] = put(message.name)
+        if message.thought is not None and profile.shows_thoughts and (thought := message.thought.reveal()):
+            turn["reasoning_content"] = put(thought)
+        if message.tool_call_id:
+            turn["tool_call_id"] = put(message.tool_call_id)
+        if message.tool_calls:
+            turn["tool_calls"] = [
+                {
+                    "id": put(call.id),
+                    "type": "function",
+                    "function": {"name": put(call.name), "arguments": _arguments(call.arguments, put)},
+                }
+                for call in message.tool_calls
+            ]
+        turns.append(turn)
+    if thinking and profile.instruction:
+        if turns and turns[0]["role"] == "system":
+            turns[0]["content"] = f"{turns[0]['content']}\n\n{profile.instruction}"
+        else:
+            turns.insert(0, {"role": "system", "content": profile.instruction})
+    return turns
+
+
+def _arguments(text: str, put: Any) -> Any:
+    """Templates want the arguments of a call as an object; what is none is passed as text."""
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return put(text)
+    return _through(value, put) if isinstance(value, dict) else put(text)
+
+
+def _through(value: Any, put: Any) -> Any:
+    """A JSON value with every text in it, keys too, through `put`."""
+    if isinstance(value, str):
+        return put(value)
+    if isinstance(value, dict):
+        return {
+            (key if key in _SCHEMA else put(key)): _through(inner, put)
+            for key, inner in cast("dict[str, Any]", value).items()
+        }
+    if isinstance(value, list):
+        return [_through(inner, put) for inner in cast("list[Any]", value)]
+    return value
+
+
+# Words of JSON schemas that templates look up by name.
+_SCHEMA = frozenset(
+    {"type", "properties", "required", "description", "enum", "items", "anyOf", "oneOf", "allOf", "$defs", "$ref"}
+    | {"default", "title", "nullable", "format", "additionalProperties", "minimum", "maximum"}
+)
+
+
+def _without_markers(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, knowing no markers: it reads all text as plain text."""
+    data = json.loads(tokenizer.to_str())
+    data["added_tokens"] = [t for t in data["added_tokens"] if not t["content"].strip()]
+    data["post_processor"] = None
+    data["truncation"] = data["padding"] = None
+    return Tokenizer.from_str(json.dumps(data))
