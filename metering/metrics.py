@@ -1,0 +1,253 @@
+"""What Prometheus is told: how many, how long, how full. For watching; bills are made from the ledger, not from here.
+
+Every label's values come from a closed set or a capped one: a caller who could make up label values could fill the
+server's memory with series. Token counts are read off the ledgers of a request however it ended, so what a hang-up
+cost is counted like any answer.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import deque
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate, repeat
+from operator import mul
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from compute.budget import Ledger
+from compute.run import Outcome
+
+OWNERS = 200
+"""Key owners with series of their own; the rest share `other`."""
+NAMES = 64
+"""The same for every other label: models, strategies, outcomes, reasons, phases."""
+OTHER = "other"
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+TOKENS = (0, *accumulate(repeat(4, 9), mul, initial=16))
+RATIO = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+
+class Capped:
+    """Gives a label's value back as it is, for the first `most` different ones, and `other` for all that come later."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value in self._known:
+            return value
+        if len(self._known) >= self._most or len(value) > 256:
+            return OTHER
+        self._known.add(value)
+        return value
+
+
+def _version() -> str:
+    try:
+        return version("ponder-server")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Metrics:
+    """The server's series, in a registry of their own: what a library registers elsewhere does not show up here."""
+
+    def __init__(self) -> None:
+        # Without this every counter brings a second series with the time it was made. The switch is the library's, for
+        # the whole process; the engine's metrics lose theirs too.
+        disable_created_metrics()
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._owner, self._model, self._strategy = Capped(OWNERS), Capped(NAMES), Capped(NAMES)
+        self._outcome, self._reason, self._phase, self._verifier = (Capped(NAMES) for _ in range(4))
+        self._lags: deque[float] = deque(maxlen=20)
+
+        def counter(name: str, words: str, *labels: str) -> Counter:
+            return Counter(f"ponder_{name}", words, labels, registry=registry)
+
+        def gauge(name: str, words: str, *labels: str) -> Gauge:
+            return Gauge(f"ponder_{name}", words, labels, registry=registry)
+
+        def histogram(name: str, words: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(f"ponder_{name}", words, labels, registry=registry, buckets=buckets)
+
+        by_model = ("model", "strategy")
+        self._requests = counter("requests_total", "Requests that ended.", "key_owner", *by_model, "outcome")
+        self._seconds = histogram("request_duration_seconds", "From the request to its last byte.", SECONDS, *by_model)
+        self._first = histogram(
+            "time_to_first_visible_token_seconds", "From the request to its first visible text.", SECONDS, *by_model
+        )
+        self._overhead = histogram(
+            "orchestration_overhead_seconds", "Time of a request with no engine call outstanding.", SECONDS, "strategy"
+        )
+        self._inflight = gauge("inflight_requests", "Requests being worked on or waiting.")
+        self._depth = gauge("queue_depth", "Requests waiting to be worked on.")
+        self._wait = histogram("queue_wait_seconds", "Time a request waited before it was worked on.", SECONDS)
+        self._rejections = counter("admission_rejections_total", "Requests turned away at the door.", "reason")
+        self._disconnects = counter("client_disconnects_total", "Callers who hung up early.", "phase")
+        self._tokens = counter(
+            "engine_tokens_total",
+            "Tokens the models read (prompt: computed, cached: from the prefix cache) and wrote (thinking, visible).",
+            "model",
+            "role",
+            "kind",
+        )
+        self._billed = counter(
+            "billed_tokens_total",
+            "Tokens as the caller's usage shows them: prompts once a request, reasoning with all that was discarded.",
+            "key_owner",
+            *by_model,
+            "kind",
+        )
+        self._discarded = counter(
+            "discarded_tokens_total", "Tokens of chains that are no part of what was answered.", *by_model
+        )
+        self._thought = histogram(
+            "thinking_tokens_per_request", "Hidden tokens of a request, all its choices together.", TOKENS, *by_model
+        )
+        self._used = histogram(
+            "thinking_budget_used_ratio", "Hidden tokens over the thinking budget; never above 1.", RATIO, *by_model
+        )
+        self._violations = counter(
+            "budget_violations_total",
+            "Requests that made more tokens than were held for them; a defect if ever above 0.",
+        )
+        self._samples = counter(
+            "samples_total", "Chains asked for: finished, or not paid for or stopped early.", "strategy", "result"
+        )
+        self._agreement = histogram(
+            "vote_agreement_ratio", "Share of the vote behind the answer given.", RATIO, "strategy"
+        )
+        self._score = histogram("verifier_score", "Score of the answer given, from 0 to 1.", RATIO, "verifier")
+        self._degraded = counter("verifier_degraded_total", "Answers judged by the fallback verifier.", "verifier")
+        self._up = gauge("engine_up", "1 where the model answered when last asked, else 0.", "model")
+        self._lag = gauge(
+            "event_loop_lag_seconds", "Worst delay of the server's event loop over the last measurements."
+        )
+        gauge("build_info", "1; the labels say what is running.", "version", "python").labels(
+            _version(), platform.python_version()
+        ).set(1)
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    def begun(self) -> None:
+        """A request came through the door; `ended` follows for certain."""
+        self._inflight.inc()
+
+    def ended(
+        self,
+        *,
+        owner: str,
+        model: str,
+        strategy: str,
+        outcome: str,
+        seconds: float,
+        first_visible: float | None = None,
+        budget: int | None = None,
+        ledgers: Sequence[Ledger] = (),
+        outcomes: Sequence[Outcome] = (),
+        prompt: int = 0,
+    ) -> None:
+        """A request is over. `outcome` is a word such as answered, failed or disconnected; `ledgers` are all it had,
+        `outcomes` those of its choices that came to an answer, `prompt` its `usage.prompt_tokens`, `budget` its
+        thinking budget (left out: the ledgers')."""
+        self._inflight.dec()
+        owner, model, strategy = self._owner(owner), self._model(model), self._strategy(strategy)
+        self._requests.labels(owner, model, strategy, self._outcome(outcome)).inc()
+        self._seconds.labels(model, strategy).observe(seconds)
+        if first_visible is not None:
+            self._first.labels(model, strategy).observe(first_visible)
+        if ledgers:
+            self._count(owner, model, strategy, budget, ledgers, prompt)
+        for one in outcomes:
+            self._judge(strategy, one)
+
+    def _count(
+        self, owner: str, model: str, strategy: str, budget: int | None, ledgers: Sequence[Ledger], prompt: int
+    ) -> None:
+        spent = [ledger.spent for ledger in ledgers]
+        holds = [hold for ledger in ledgers for hold in ledger.holds]
+        hidden = sum(s.hidden for s in spent)
+        cached, verifier_cached = sum(s.cached for s in spent), sum(s.verifier_cached for s in spent)
+        verifier = sum(s.verifier for s in spent)
+        for role, kind, tokens in (
+            ("generator", "prompt", sum(s.prompt_read for s in spent) - cached),
+            ("generator", "cached", cached),
+            ("generator", "thinking", sum(h.hidden for h in holds)),
+            ("generator", "visible", sum(h.visible for h in holds)),
+            ("verifier", "prompt", verifier - verifier_cached),
+            ("verifier", "cached", verifier_cached),
+        ):
+            if tokens > 0:
+                self._tokens.labels(model, role, kind).inc(tokens)
+        for kind, tokens in (
+            ("prompt", prompt),
+            ("reasoning", hidden),
+            ("visible", sum(s.visible for s in spent)),
+            ("verifier", verifier),
+        ):
+            if tokens:
+                self._billed.labels(owner, model, strategy, kind).inc(tokens)
+        if discarded := sum(s.discarded for s in spent):
+            self._discarded.labels(model, strategy).inc(discarded)
+        self._thought.labels(model, strategy).observe(hidden)
+        allowed = sum(ledger.budget.thinking for ledger in ledgers) if budget is None else budget
+        if allowed > 0:
+            self._used.labels(model, strategy).observe(hidden / allowed)
+        if hidden > max(0, allowed) or any(ledger.overdrawn for ledger in ledgers):
+            self._violations.inc()
+        self._overhead.labels(strategy).observe(max(ledger.idle_seconds for ledger in ledgers))
+
+    def _judge(self, strategy: str, outcome: Outcome) -> None:
+        self._samples.labels(strategy, "finished").inc(outcome.samples)
+        if (missing := outcome.samples_requested - outcome.samples) > 0:
+            self._samples.labels(strategy, "unfinished").inc(missing)
+        if outcome.agreement is not None:
+            self._agreement.labels(strategy).observe(outcome.agreement)
+        if outcome.verifier is not None:
+            verifier = self._verifier(outcome.verifier)
+            if outcome.score is not None:
+                self._score.labels(verifier).observe(outcome.score)
+            if outcome.degraded:
+                self._degraded.labels(verifier).inc()
+
+    def disconnected(self, phase: str) -> None:
+        """A caller hung up while the request was in `phase`: queued, thinking, answering, ..."""
+        self._disconnects.labels(self._phase(phase)).inc()
+
+    def rejected(self, reason: str) -> None:
+        """A request was turned away: busy, draining, no key, ..."""
+        self._rejections.labels(self._reason(reason)).inc()
+
+    def queued(self, depth: int) -> None:
+        """So many requests wait now."""
+        self._depth.set(depth)
+
+    def waited(self, seconds: float) -> None:
+        """A request has left the queue."""
+        self._wait.observe(seconds)
+
+    def engine_up(self, model: str, up: bool) -> None:
+        self._up.labels(self._model(model)).set(int(up))
+
+    def lag(self, seconds: float) -> None:
+        """The event loop came `seconds` late."""
+        self._lags.append(max(0.0, seconds))
+        self._lag.set(max(self._lags))
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,184 @@
+"""The application: its routes, who may use each, and the entrance every request comes through.
+
+There is one table of routes, and a route cannot stand in it without saying which scope it takes (`None`: open to
+all, for health probes). So a route is closed unless somebody decided otherwise.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from compute.errors import NotAuthenticated, NotFound, NotPermitted, RequestError
+from metering.metrics import Metrics
+from server import errors
+from server.admission import Admission
+from server.chat import Chat
+from server.keys import ANYONE, Key, Keyring
+from server.plan import Menu, Served
+from server.settings import Scope as KeyScope
+from server.settings import Settings
+from server.status import Status, answer
+from server.wire import ChatRequest
+
+__all__ = ["Door", "Served", "create_app"]
+
+Endpoint = Callable[[Request, Key], Awaitable[ASGIApp]]
+"""Finds out what is to be answered; what it returns sends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What whoever runs the application needs of it besides serving it; `app.state.door`."""
+
+    admission: Admission
+    metrics: Metrics
+    drain_timeout: float
+
+    async def drain(self) -> None:
+        """Going down: not ready and nobody new at once; those inside finish within the drain timeout, or answer with
+        their best. Returns when all have left."""
+        await self.admission.drain(self.drain_timeout)
+
+
+class Guarded:
+    """A route: finds out who asks, lets those in who may, and sends what the endpoint answers."""
+
+    def __init__(self, endpoint: Endpoint, scope: KeyScope | None, keyring: Keyring, metrics: Metrics) -> None:
+        self.scope: KeyScope | None = scope
+        self._endpoint, self._keyring, self._metrics = endpoint, keyring, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        key = ANYONE
+        if self.scope is not None:
+            try:
+                key = self._keyring.who(request.headers)
+                if not key.may(self.scope):
+                    raise NotPermitted(f"this API key has not the scope {self.scope}", code="missing_scope")
+            except (NotAuthenticated, NotPermitted):
+                self._metrics.rejected("not_permitted")
+                raise
+        response = await self._endpoint(request, key)
+        await response(scope, receive, send)
+
+
+class Entrance:
+    """Around everything: an id for each request, on every answer, and every error in one shape."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = "req_" + secrets.token_hex(12)
+        scope.setdefault("state", {})["request_id"] = request_id
+        header = (b"x-request-id", request_id.encode())
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            self._metrics.disconnected("sending_body")
+        except Exception as error:  # noqa: BLE001 - the last place before the socket
+            if isinstance(error, RequestError) and not isinstance(error, NotAuthenticated | NotPermitted):
+                self._metrics.rejected("invalid_request")
+            if started:
+                errors.told(error, request_id)
+            else:
+                await errors.response(error, request_id)(scope, receive, sending)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        refused = errors.WrongMethod("this route does not take this method", code="method_not_allowed")
+    elif status == 404:
+        refused = NotFound("there is no such route", code="route_not_found")
+    else:
+        refused = RequestError("the request cannot be answered", code="bad_request")
+    response = errors.response(refused, request.state.request_id)
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+def create_app(
+    settings: Settings,
+    models: Mapping[str, Served],
+    *,
+    metrics: Metrics | None = None,
+    engine_metrics: Callable[[], bytes] | None = None,
+) -> FastAPI:
+    """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text."""
+    metrics = metrics or Metrics()
+    keyring, menu = Keyring(settings.keys), Menu()
+    admission = Admission(settings.max_inflight, settings.max_queue, metrics)
+    status = Status(models, menu, admission, metrics, engine_metrics)
+    chat = Chat(settings, models, menu, admission, metrics)
+    for name in models:
+        metrics.engine_up(name, True)
+    app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+
+    async def schema(request: Request, key: Key) -> Response:
+        return answer(openapi(app.version))
+
+    table: list[tuple[str, str, KeyScope | None, Endpoint]] = [
+        ("POST", "/v1/chat/completions", "infer", chat),
+        ("GET", "/v1/models", "infer", status.models),
+        ("GET", "/v1/models/{id:path}", "infer", status.model),
+        ("GET", "/v1/strategies", "infer", status.strategies),
+        ("GET", "/livez", None, status.live),
+        ("GET", "/readyz", None, status.ready),
+        ("GET", "/healthz", "admin", status.health),
+        ("GET", "/metrics", "usage", status.metrics),
+        ("GET", "/metrics/engine", "usage", status.metrics_of_engine),
+        ("GET", "/openapi.json", "infer", schema),
+    ]
+    app.router.routes[:] = [
+        Route(path, Guarded(endpoint, scope, keyring, metrics), methods=[method], name=path)
+        for method, path, scope, endpoint in table
+    ]
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_middleware(Entrance, metrics=metrics)
+    app.state.door = Door(admission, metrics, settings.drain_timeout)
+    return app
+
+
+def openapi(version: str) -> dict[str, Any]:
+    """What a generator of clients needs: the routes, and the schema of a chat request with our fields."""
+    request = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = request.pop("$defs", {})
+    done = {"200": {"description": "OpenAI's shape"}, "4XX": {"description": "OpenAI's error"}}
+    body = {"required": True, "content": {"application/json": {"schema": request}}}
+    paths: dict[str, Any] = {"/v1/chat/completions": {"post": {"requestBody": body, "responses": done}}}
+    for path in ("/v1/models", "/v1/models/{id}", "/v1/strategies", "/livez", "/readyz", "/healthz", "/metrics"):
+        paths[path] = {"get": {"responses": done}}
+    paths["/v1/models/{id}"]["get"]["parameters"] = [
+        {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Ponder", "version": version},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }

@@ -1,0 +1,204 @@
+"""`ponder doctor`: what this machine lacks to serve a model, in words, each with the line that mends it.
+
+A check is a small function that returns a `Finding`. Torch and vLLM are looked at in a child process: a broken install
+of theirs can end an interpreter, and what it says while dying is the diagnosis.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TextIO
+
+from server.listen import CannotListen, bind, listen
+from server.places import hub_folder, model_folder
+from server.settings import ModelSettings, Settings
+
+PIP = f"{sys.executable} -m pip"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SIBLINGS = ("torchvision", "torchaudio", "torchcodec")
+"""What vLLM's CPU build asks for, comes built for CUDA, and breaks beside a torch for the CPU."""
+LEAST_MEMORY = 2.5e9
+"""Bytes: an engine and the front end take 0.6 GB each, 1 GiB goes to the key-value cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. `ok` None is neither good nor bad; `mend` is a line for a shell or a word of advice."""
+
+    ok: bool | None
+    words: str
+    mend: str = ""
+
+
+def python_version(at: tuple[int, ...] = sys.version_info[:2]) -> Finding:
+    here = ".".join(map(str, at))
+    if (3, 11) <= at[:2] < (3, 14):
+        return Finding(True, f"Python {here}")
+    return Finding(False, f"Python is {here}; 3.11 to 3.13 are wanted", "python3.12 -m venv .venv")
+
+
+def torch_siblings(installed: Callable[[str], str | None] | None = None) -> Finding:
+    """torchvision and its like do no harm beside a CUDA torch, and break `import vllm` beside torch+cpu."""
+    look = installed or _version
+    torch = look("torch")
+    if torch is None or "+cpu" not in torch:
+        return Finding(True, "nothing beside torch that breaks it")
+    clash = [name for name in SIBLINGS if (found := look(name)) is not None and "+cpu" not in found]
+    if not clash:
+        return Finding(True, "nothing beside torch+cpu that breaks it")
+    return Finding(
+        False,
+        f"{', '.join(clash)} built for CUDA beside torch {torch}; text needs none of them",
+        f"{PIP} uninstall -y {' '.join(clash)}",
+    )
+
+
+def imports(module: str, extra: str, command: Sequence[str] = (sys.executable, "-c")) -> Finding:
+    """The module can be imported: in a process of its own, so that whatever happens there is only told."""
+    done = subprocess.run(  # noqa: S603
+        [*command, f"import {module}; print({module}.__version__)"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode == 0:
+        return Finding(True, f"{module} {done.stdout.strip().splitlines()[-1]}")
+    return explain(module, extra, done.returncode, done.stderr)
+
+
+def explain(module: str, extra: str, status: int, said: str) -> Finding:
+    """What a failed import means."""
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), f"exit status {status}")
+    if "torchvision::nms" in said or "torchvision" in last or "torchaudio" in last or "torchcodec" in last:
+        return Finding(
+            False,
+            f"{module} cannot be imported: a torchvision, torchaudio or torchcodec that does not fit torch ({last})",
+            f"{PIP} uninstall -y {' '.join(SIBLINGS)}",
+        )
+    if f"No module named '{module}'" in said:
+        line = f"{PIP} install 'ponder-server[{extra}]'" + (f" --extra-index-url {CPU_INDEX}" if extra == "cpu" else "")
+        return Finding(False, f"{module} is not installed", line)
+    if status < 0:
+        last = f"the process was ended by signal {-status}"
+    return Finding(False, f"{module} cannot be imported: {last}", f"{PIP} install --force-reinstall {module}")
+
+
+def gpu(nvidia_smi: str | None = None) -> Finding:
+    """Which extra fits. No GPU is no fault: the small models run on a CPU."""
+    tool = nvidia_smi or shutil.which("nvidia-smi")
+    if tool is None:
+        return Finding(None, "no NVIDIA GPU: the extra `cpu` fits")
+    done = subprocess.run(  # noqa: S603
+        [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    if done.returncode != 0 or not done.stdout.strip():
+        return Finding(None, "nvidia-smi finds no GPU that works: the extra `cpu` fits")
+    names = "; ".join(done.stdout.strip().splitlines())
+    if "+cpu" in (_version("torch") or ""):
+        return Finding(False, f"{names}, but torch is built for the CPU", f"{PIP} install 'ponder-server[gpu]'")
+    return Finding(True, f"{names}: the extra `gpu` fits")
+
+
+def model(name: str, settings: ModelSettings) -> Finding:
+    """The model is where it is said to be, and whole; a hub id counts when it is cached or can be fetched."""
+    return _weights(name, settings.path)
+
+
+def reward_model(name: str, path: str) -> Finding:
+    return _weights(f"{name}'s reward model", path)
+
+
+def _weights(name: str, path: str) -> Finding:
+    folder = model_folder(path)
+    if folder is None:
+        cached = hub_folder(path)
+        if cached is None:
+            return Finding(False, f"{name}: no folder {path}, and it is no hub id", "ponder serve demo")
+        if not cached.is_dir():
+            offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+            words = f"{name}: {path} is not in the hub's cache" + (" and HF_HUB_OFFLINE is set" if offline else "")
+            return Finding(False if offline else None, words, f"hf download {path}")
+        return Finding(True, f"{name}: {path} is in the hub's cache")
+    lacks = [what for what, patterns in PARTS.items() if not any(any(folder.glob(p)) for p in patterns)]
+    if lacks:
+        return Finding(False, f"{name}: {folder} has no {' and no '.join(lacks)}", f"ls {folder}")
+    return Finding(True, f"{name}: {folder}")
+
+
+PARTS = {
+    "config.json": ["config.json"],
+    "weights (*.safetensors)": ["*.safetensors"],
+    "tokenizer": ["tokenizer.json", "tokenizer.model", "vocab.json"],
+}
+
+
+def port(host: str, number: int) -> Finding:
+    try:
+        with bind(host, number) as sock:
+            listen(sock)
+    except CannotListen as error:
+        return Finding(False, error.message, "ponder serve --port 0")
+    return Finding(True, f"port {number} on {host} is free")
+
+
+def memory(models: int, meminfo: Path = Path("/proc/meminfo")) -> Finding:
+    """Room for the engines on a CPU. Where the system does not tell, nothing is said."""
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return Finding(None, "this system does not tell how much memory is free")
+    wanted = LEAST_MEMORY * models
+    words = f"{free / 1e9:.1f} GB of memory free, about {wanted / 1e9:.1f} wanted"
+    return Finding(free >= wanted, words, "" if free >= wanted else "PONDER_ENGINE__KV_CACHE_MEMORY_BYTES=268435456")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All checks, in the order in which they should be mended."""
+    served = settings.served()
+    device = gpu()
+    extra = "gpu" if device.ok else "cpu"
+    prms = [(name, m.prm) for name, m in served.items() if m.prm is not None]
+    return [
+        python_version(),
+        device,
+        imports("torch", extra),
+        torch_siblings(),
+        imports("vllm", extra),
+        *(model(name, m) for name, m in served.items()),
+        *(reward_model(name, path) for name, path in prms),
+        port(settings.host, settings.port),
+        memory(len(served) + len(prms)),
+    ]
+
+
+def tell(findings: Sequence[Finding], out: TextIO) -> int:
+    """Writes them down; 1 where something is missing, else 0."""
+    for finding in findings:
+        mark = {True: "ok     ", None: "note   ", False: "missing"}[finding.ok]
+        out.write(f"{mark}  {finding.words}\n")
+        if finding.mend and not finding.ok:
+            out.write(f"         mend: {finding.mend}\n")
+    missing = sum(finding.ok is False for finding in findings)
+    out.write("all is there: ponder serve\n" if not missing else f"{missing} of {len(findings)} checks want mending\n")
+    return 1 if missing else 0

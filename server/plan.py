@@ -1,0 +1,464 @@
+"""Where a request's wishes, the defaults of its model and the caps on both meet, once: out comes an `Order`.
+
+The thinking budget has many spellings (every vendor has its own). They are read here in one order of precedence, must
+agree, and become one number under one ceiling; nothing behind this file knows there was more than one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from compute.budget import Budget, Lengths
+from compute.engine import Engine, Grammar, ModelCard, RewardModel, Sampling
+from compute.errors import NotFound, NotPermitted, RequestError
+from compute.run import CLOSING, Means, Named, Plan
+from compute.text import Message, Prompt, Tool, ToolCall
+from server.calls import Offered, call_schema
+from server.keys import Key
+from server.reveal import permitted
+from server.settings import ModelSettings, Settings
+from server.wire import ChatRequest, Choice, ToolChoice, WireMessage, stops, wrong
+from strategies import strategies
+from verifiers import verifiers
+
+AUTO = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that is ready to be asked."""
+
+    engine: Engine
+    lengths: Lengths
+    settings: ModelSettings
+    reward_model: RewardModel | None = None
+
+
+# -- what can be chosen ------------------------------------------------------------------------------------------------
+
+
+class Dish:
+    """A strategy or verifier that can be asked for: its name, words, JSON schema, and itself with parameters."""
+
+    def __init__(self, name: str, kind: type[Any]) -> None:
+        self.name = name
+        self.kind = kind
+        self.description = (kind.__doc__ or name).strip().partition("\n")[0]
+        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        self.schema: dict[str, Any] = self._adapter.json_schema()
+        self._plain: Named[Any] | None = None
+
+    def made(self, parameters: Mapping[str, Any], param: str, most: int) -> Named[Any]:
+        """With these parameters. Raises `RequestError` that names the one that is wrong, `param` before it."""
+        if parameters:
+            try:
+                call = self._adapter.validate_json(json.dumps(parameters), strict=True)
+            except ValidationError as error:
+                raise wrong(error, parameters, param) from None
+        elif self._plain is not None:
+            return self._plain
+        else:
+            try:
+                call = self._adapter.validate_python({})
+            except ValidationError as error:
+                raise wrong(error, {}, param) from None
+        chains = getattr(call, "n", 1)
+        if isinstance(chains, int) and chains > most and "n" in parameters:
+            raise RequestError(
+                f"{param}.n is above this server's limit of {most}", param=f"{param}.n", code="above_max_value"
+            )
+        named = Named(self.name, call)
+        if not parameters:
+            self._plain = named
+        return named
+
+
+class Menu:
+    """The strategies and verifiers of this server."""
+
+    def __init__(self) -> None:
+        self.strategies = {name: Dish(name, kind) for name, kind in strategies().items()}
+        self.verifiers = {name: Dish(name, kind) for name, kind in verifiers().items()}
+
+    def pick(self, models: Mapping[str, Served], asked: str) -> tuple[str, Served, str | None]:
+        """The model and, where it is `MODEL:STRATEGY`, the strategy that an id asks for. Raises `NotFound`."""
+        if asked in models:
+            return asked, models[asked], None
+        name, colon, strategy = asked.rpartition(":")
+        if colon and name in models and strategy in self.strategies:
+            return name, models[name], strategy
+        raise NotFound(
+            "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
+        )
+
+    def choose(
+        self, table: Mapping[str, Dish], wish: str | Choice, param: Literal["strategy", "verifier"], most: int
+    ) -> Named[Any]:
+        """What a request names, with its parameters. Raises `RequestError`."""
+        name = wish if isinstance(wish, str) else wish.name
+        if name not in table:
+            known = ", ".join(table) or "none"
+            raise RequestError(f"there is no such {param}; there are: {known}", param=param, code=f"{param}_not_found")
+        parameters = {} if isinstance(wish, str) else (wish.model_extra or {})
+        return table[name].made(parameters, param, most)
+
+
+# -- the order ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done for a request, and what its answer has to tell about the decisions."""
+
+    plans: tuple[Plan, ...]
+    """One for each choice."""
+    means: Means
+    model: str
+    """The name it was asked by."""
+    base: str
+    """The model's own name."""
+    owner: str
+    prompt_tokens: int
+    budget: int
+    """Hidden tokens of all choices together."""
+    source: str
+    """The field the budget came from, or `default`."""
+    clamped_from: int | None
+    timeout: float
+    stream: bool
+    include_usage: bool
+    logprobs: bool
+    reasoning: bool
+    """The thought is shown."""
+    tools: Offered
+
+    @property
+    def strategy(self) -> str:
+        return self.plans[0].strategy.name
+
+
+def make(
+    request: ChatRequest,
+    models: Mapping[str, Served],
+    menu: Menu,
+    settings: Settings,
+    key: Key,
+    header_timeout: float | None = None,
+) -> Order:
+    """The order for a request. Raises `RequestError` and its family."""
+    base, served, by_name = menu.pick(models, request.model)
+    if not key.may_ask(base):
+        raise NotPermitted("this API key may not ask this model", param="model", code="model_not_permitted")
+    card, own = served.engine.card, served.settings
+    tools, offered, grammar = _tools(request)
+    prompt = Prompt(tuple(message(m, f"messages.{i}") for i, m in enumerate(request.messages)), tools)
+    wish = wished(request, settings)
+    length, ceiling, budget = _budget(request, wish, served, prompt, key)
+    thinking, clamped = ceiling if budget is None else budget, None
+    if thinking > ceiling:
+        if wish.tokens is not None:
+            clamped = thinking
+            if request.on_overflow == "error":
+                raise RequestError(
+                    f"{wish.source} is above the ceiling of {ceiling} tokens for this request",
+                    param=wish.source,
+                    code="thinking_budget_too_large",
+                )
+        thinking = ceiling
+    answer, total = _answer(request, own, card.context - length - CLOSING, thinking)
+    strategy = _strategy(request, menu, own, settings, by_name, wish)
+    verifier, fallback = _verifier(request, menu, served, settings)
+    n = request.n or 1
+    limit = settings.stream_timeout if request.stream else settings.timeout
+    timeout = min(t for t in (request.timeout, header_timeout, limit) if t is not None)
+    sampling = _sampling(request, card, key, grammar)
+    if getattr(verifier and verifier.call, "needs_likelihood", False):
+        sampling = replace(sampling, likelihood=True)
+    plans = tuple(
+        Plan(prompt, strategy, share, _seeded(sampling, i), verifier, fallback, timeout)
+        for i, share in enumerate(Budget(thinking, answer, total).split(n))
+    )
+    return Order(
+        plans=plans,
+        means=Means(served.engine, served.lengths, served.reward_model),
+        model=request.model,
+        base=base,
+        owner=key.name,
+        prompt_tokens=length,
+        budget=thinking,
+        source=wish.source,
+        clamped_from=clamped,
+        timeout=timeout,
+        stream=bool(request.stream),
+        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        logprobs=bool(request.logprobs),
+        reasoning=permitted(key, bool(request.include_reasoning)),
+        tools=offered,
+    )
+
+
+# -- the budget --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request says about thinking: how many tokens (None: nothing), in which field."""
+
+    tokens: int | None
+    source: str
+    on: bool = False
+    """It wants thinking, and says not how much."""
+
+
+def wished(request: ChatRequest, settings: Settings) -> Wish:
+    """All spellings of a thinking budget as one wish. Raises `RequestError` where two disagree."""
+    thinking_budget = AUTO if request.thinking_budget == "auto" else request.thinking_budget
+    reasoning, thinking, google = request.reasoning, request.thinking, request.extra_body and request.extra_body.google
+    config = google and google.thinking_config
+    given: list[tuple[str, int]] = [
+        (name, tokens)
+        for name, tokens in (
+            ("thinking_budget", thinking_budget),
+            ("thinking_token_budget", request.thinking_token_budget),
+            ("thinking_budget_tokens", request.thinking_budget_tokens),
+            ("reasoning.max_tokens", reasoning and reasoning.max_tokens),
+            ("thinking.budget_tokens", thinking and thinking.budget_tokens),
+            ("extra_body.google.thinking_config.thinking_budget", config and config.thinking_budget),
+        )
+        if tokens is not None
+    ]
+    template = request.chat_template_kwargs
+    kind = thinking and thinking.type
+    switches: list[tuple[str, bool]] = [
+        (name, on)
+        for name, on in (
+            ("enable_thinking", request.enable_thinking),
+            ("chat_template_kwargs.enable_thinking", template and template.enable_thinking),
+            ("reasoning.enabled", reasoning and reasoning.enabled),
+            ("thinking.type", None if kind is None else kind != "disabled"),
+        )
+        if on is not None
+    ]
+    efforts: list[tuple[str, str]] = [
+        (name, effort)
+        for name, effort in (
+            ("reasoning.effort", reasoning and reasoning.effort),
+            ("reasoning_effort", request.reasoning_effort),
+        )
+        if effort is not None
+    ]
+    for group in (given, switches, efforts):
+        for name, value in group[1:]:
+            if value != group[0][1]:
+                raise _conflict(group[0][0], name)
+    off = next((name for name, on in switches if not on), None)
+    if given:
+        name, tokens = given[0]
+        if off and tokens != 0:
+            raise _conflict(name, off)
+        return Wish(tokens, name)
+    if off:
+        return Wish(0, off)
+    if efforts:
+        name, effort = efforts[0]
+        return Wish(settings.effort[effort], name)
+    return Wish(None, "default", on=bool(switches))
+
+
+def _conflict(one: str, other: str) -> RequestError:
+    return RequestError(f"{one} and {other} contradict each other", param=other, code="conflicting_parameters")
+
+
+def _budget(request: ChatRequest, wish: Wish, served: Served, prompt: Prompt, key: Key) -> tuple[int, int, int | None]:
+    """(tokens of the prompt, ceiling of hidden tokens, what is asked for before the ceiling; None is all of it)."""
+    own, card = served.settings, served.engine.card
+    default = own.thinking_budget
+    asked = wish.tokens
+    if asked is None:
+        asked = AUTO if default in (None, "auto") or (wish.on and default == 0) else int(default)
+    length = served.engine.length(prompt, thinking=asked != 0)
+    caps = [own.max_thinking_budget, key.max_thinking_budget]
+    room = card.context - length - CLOSING
+    most = request.max_completion_tokens or request.max_tokens
+    space = room if most is None else min(room, most)
+    ceiling = max(0, min([space - _kept(request, own, space), *(c for c in caps if c is not None)]))
+    if ceiling == 0 and asked != 0:
+        length = max(length, served.engine.length(prompt, thinking=False))
+    if length + CLOSING >= card.context:
+        raise RequestError(
+            f"the prompt has {length} tokens; this model's context has {card.context}, of which the answer needs some",
+            param="messages",
+            code="context_length_exceeded",
+        )
+    return length, ceiling, None if asked == AUTO else asked
+
+
+def _kept(request: ChatRequest, own: ModelSettings, space: int) -> int:
+    """Tokens kept back for the answer, of `space` for thoughts and answer: a quarter at most, where nobody said."""
+    if request.max_answer_tokens is not None and request.max_completion_tokens is None and request.max_tokens is None:
+        return request.max_answer_tokens
+    return min(request.max_answer_tokens or own.answer_tokens, max(1, space // 4))
+
+
+def _answer(request: ChatRequest, own: ModelSettings, room: int, thinking: int) -> tuple[int, int | None]:
+    """(visible tokens at most, hidden and visible together at most or None)."""
+    most, older = request.max_completion_tokens, request.max_tokens
+    if most is not None and older is not None and most != older:
+        raise _conflict("max_completion_tokens", "max_tokens")
+    most = most or older
+    answer = request.max_answer_tokens or most or own.answer_tokens
+    space = room if most is None else min(room, most)
+    answer = max(1, min(answer, space))
+    return answer, space if most is not None or thinking + answer > space else None
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def _strategy(
+    request: ChatRequest, menu: Menu, own: ModelSettings, settings: Settings, by_name: str | None, wish: Wish
+) -> Named[Any]:
+    asked = request.strategy
+    if by_name is not None:
+        name = asked if isinstance(asked, str) or asked is None else asked.name
+        if name not in (None, by_name):
+            raise _conflict("model", "strategy")
+        asked = by_name if asked is None else asked
+    chooses = own.thinking_budget == "auto" and own.strategy is None if wish.tokens is None else wish.tokens == AUTO
+    if asked is None and chooses and "auto" in menu.strategies:
+        asked = "auto"
+    if asked is None:
+        asked = own.strategy or "direct"
+    return menu.choose(menu.strategies, asked, "strategy", settings.limits.samples)
+
+
+def _verifier(
+    request: ChatRequest, menu: Menu, served: Served, settings: Settings
+) -> tuple[Named[Any] | None, Named[Any] | None]:
+    """The verifier, and who judges where it fails."""
+    table = menu.verifiers
+    fallback = table["agreement"].made({}, "verifier", 1) if "agreement" in table else None
+    wish = served.settings.verifier if request.verifier is None else request.verifier
+    if wish is None:
+        wish = "prm" if served.reward_model is not None and "prm" in table else None
+        if wish is None:
+            return fallback, fallback
+    name = wish if isinstance(wish, str) else wish.name
+    if name == "prm" and served.reward_model is None:
+        raise RequestError(
+            "this model has no process reward model, which the verifier prm wants",
+            param="verifier",
+            code="unsupported_parameter",
+        )
+    return menu.choose(table, wish, "verifier", settings.limits.samples), fallback
+
+
+def _sampling(request: ChatRequest, card: ModelCard, key: Key, grammar: Grammar | None) -> Sampling:
+    def given(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    top_k = request.top_k
+    return Sampling(
+        thinking=0,
+        answer=0,
+        temperature=given(request.temperature, card.temperature),
+        top_p=max(1e-6, given(request.top_p, card.top_p)),
+        top_k=card.top_k if top_k is None else max(0, top_k),
+        min_p=given(request.min_p, card.min_p),
+        presence_penalty=given(request.presence_penalty, 0.0),
+        frequency_penalty=given(request.frequency_penalty, 0.0),
+        seed=None if request.seed is None else request.seed % 2**63,
+        stop=stops(request),
+        logit_bias=tuple((int(token), bias) for token, bias in (request.logit_bias or {}).items()),
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        grammar=grammar,
+        tenant=key.name,
+    )
+
+
+def _seeded(sampling: Sampling, choice: int) -> Sampling:
+    """The sampling of a choice: the caller's seed for the first, one that follows from it for each other."""
+    if sampling.seed is None or choice == 0:
+        return sampling
+    derived = hashlib.blake2b(f"{sampling.seed}:{choice}".encode(), digest_size=8).digest()
+    return replace(sampling, seed=int.from_bytes(derived) >> 1)
+
+
+def _tools(request: ChatRequest) -> tuple[tuple[Tool, ...], Offered, Grammar | None]:
+    """(tools for the prompt, how they may be used, what holds the answer to its shape)."""
+    form, choice = request.response_format, request.tool_choice
+    grammar: Grammar | None = None
+    if form and form.type == "json_object":
+        grammar = Grammar()
+    elif form and form.type == "json_schema" and form.json_schema:
+        grammar = Grammar(json.dumps(form.json_schema.schema_))
+    tools = tuple(
+        Tool(
+            tool.function.name,
+            tool.function.description or "",
+            json.dumps(tool.function.parameters or {"type": "object", "properties": {}}, sort_keys=True),
+        )
+        for tool in request.tools or ()
+    )
+    if not tools:
+        if choice not in (None, "none"):
+            raise RequestError("tool_choice wants tools", param="tool_choice", code="invalid_value")
+        return (), Offered(), grammar
+    if choice == "none":
+        return tools, Offered(), grammar
+    if grammar is not None:
+        raise RequestError(
+            "response_format cannot be held while tools may be called; send tool_choice: none, or one of the two",
+            param="response_format",
+            code="unsupported_parameter",
+        )
+    usable = tools
+    if isinstance(choice, ToolChoice):
+        usable = tuple(tool for tool in tools if tool.name == choice.function.name)
+        if not usable:
+            raise RequestError("tool_choice names a tool that is not among tools", param="tool_choice.function.name")
+    required = choice == "required" or isinstance(choice, ToolChoice)
+    offered = Offered(frozenset(t.name for t in usable), required, request.parallel_tool_calls is not False)
+    return tools, offered, Grammar(call_schema(usable)) if required else None
+
+
+def message(given: WireMessage, param: str) -> Message:
+    """A turn of the conversation. Raises `RequestError` for parts this server has no model for."""
+    calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in given.tool_calls or ())
+    if calls and given.role != "assistant":
+        raise RequestError("only an assistant message has tool_calls", param=f"{param}.tool_calls")
+    if given.role == "tool" and given.tool_call_id is None:
+        raise RequestError(
+            "a tool message wants tool_call_id", param=f"{param}.tool_call_id", code="missing_required_parameter"
+        )
+    content = given.content
+    if content is None:
+        if given.role != "assistant":
+            raise RequestError(
+                f"{param}.content is required", param=f"{param}.content", code="missing_required_parameter"
+            )
+        content = given.refusal or ""
+    if not isinstance(content, str):
+        content = "".join(_part(part, f"{param}.content.{i}") for i, part in enumerate(content))
+    return Message(given.role, content, given.name, calls, given.tool_call_id)
+
+
+def _part(part: Mapping[str, Any], param: str) -> str:
+    kind = part.get("type")
+    if kind not in ("text", "refusal"):
+        known = kind in ("image_url", "input_audio", "file")
+        raise RequestError(
+            "this model reads text parts only",
+            param=f"{param}.type",
+            code="unsupported_content_part" if known else "invalid_value",
+        )
+    text = part.get(str(kind))
+    if not isinstance(text, str):
+        raise RequestError(f"{param}.{kind} should be a string", param=f"{param}.{kind}", code="invalid_type")
+    return text

@@ -1,0 +1,289 @@
+"""One way to answer for JSON and for streams: the work runs as a child of the response, and a hang-up cancels it.
+
+A response here is an ASGI application. It watches the connection from its first moment, runs the choices, and writes
+what a `Form` makes of them. In whatever way it ends, the tokens that were made are told to the metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from starlette.types import Message, Receive, Scope, Send
+
+from compute.budget import Ledger
+from compute.engine import Delta
+from compute.errors import DeadlinePassed, NotNow, PonderError, RequestError
+from compute.run import Leash, Outcome, execute
+from metering.metrics import Metrics
+from server import errors
+from server.admission import Admission
+from server.plan import Order
+
+KEEPALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Form(Protocol):
+    """What an answer looks like to one API."""
+
+    def opening(self) -> bytes:
+        """The first events of a stream, sent before the model has begun."""
+        ...
+
+    def heard(self, choice: int, delta: Delta) -> bytes:
+        """Events for new visible text of a choice; may be empty."""
+        ...
+
+    def closed(self, choice: int, outcomes: Sequence[Outcome | None], ledgers: Sequence[Ledger]) -> bytes:
+        """Events for the end of a choice; `outcomes` are those of all choices that have ended, this one included."""
+        ...
+
+    def whole(self, outcomes: Sequence[Outcome], ledgers: Sequence[Ledger]) -> Mapping[str, Any]:
+        """The answer in one piece."""
+        ...
+
+
+class HungUp(Exception):
+    """The caller has gone."""
+
+
+class SlowReader(Exception):
+    """The caller does not read what it is sent."""
+
+
+async def hang_up(receive: Receive) -> None:
+    """Raises `HungUp` when the caller goes; else never returns. Call it when the body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    raise HungUp
+
+
+class Answering:
+    """Carries out an order and sends its answer."""
+
+    def __init__(
+        self,
+        order: Order,
+        form: Form,
+        admission: Admission,
+        metrics: Metrics,
+        *,
+        began: float,
+        keepalive: float,
+        send_timeout: float,
+        headers: Mapping[str, str],
+    ) -> None:
+        self._order, self._form, self._admission, self._metrics = order, form, admission, metrics
+        self._keepalive, self._send_timeout = keepalive, send_timeout
+        self._began = began
+        """`time.monotonic()` when the request came."""
+        self._headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self._phase = "queued"
+        self._first: float | None = None
+        self._started = False
+        self._ledgers: list[Ledger] = []
+        self._outcomes: list[Outcome | None] = [None] * len(order.plans)
+        self._lock = asyncio.Lock()
+        self._sending: float | None = None
+        self._sent = began
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = str(scope.get("state", {}).get("request_id", ""))
+        self._metrics.begun()
+        ended = "failed"
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(hang_up(receive))
+                await self._serve(send, group)
+                watch.cancel()
+            ended = "answered"
+        except BaseExceptionGroup as group:
+            error = errors.first(group)
+            ended = await self._failed(error, request_id, scope, receive, send)
+        except asyncio.CancelledError:
+            ended = "cancelled"
+            raise
+        finally:
+            self._tell(ended)
+
+    # -- working ------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, send: Send, group: asyncio.TaskGroup) -> None:
+        order = self._order
+        leashes = [Leash() for _ in order.plans]
+        async with self._admission.place(leashes, self._left()):
+            self._phase = "thinking"
+            self._ledgers = [Ledger(plan.budget) for plan in order.plans]
+            if not order.stream:
+                await self._run(leashes, self._listen)
+                await self._send_whole(send)
+                return
+            keeper = group.create_task(self._keep(send))
+            await self._start(send)
+            await self._write(send, self._form.opening())
+
+            async def hear(choice: int, delta: Delta) -> None:
+                await self._listen(choice, delta)
+                if events := self._form.heard(choice, delta):
+                    await self._write(send, events)
+
+            async def closed(choice: int) -> None:
+                await self._write(send, self._form.closed(choice, self._outcomes, self._ledgers))
+
+            await self._run(leashes, hear, closed)
+            self._phase = "writing"
+            await self._write(send, DONE, more=False)
+            keeper.cancel()
+
+    def _left(self) -> float:
+        return max(0.001, self._order.timeout - (time.monotonic() - self._began))
+
+    async def _listen(self, choice: int, delta: Delta) -> None:
+        if self._first is None and delta.text:
+            self._first = time.monotonic() - self._began
+            self._phase = "answering"
+
+    async def _run(
+        self,
+        leashes: Sequence[Leash],
+        hear: Callable[[int, Delta], Awaitable[None]],
+        closed: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """Runs all choices at the same time."""
+        order, left = self._order, self._left()
+
+        async def one(i: int) -> None:
+            async def heard(delta: Delta) -> None:
+                await hear(i, delta)
+
+            plan = replace(order.plans[i], timeout=left)
+            self._outcomes[i] = await execute(plan, order.means, self._ledgers[i], heard, leashes[i])
+            if closed is not None:
+                await closed(i)
+
+        if len(order.plans) == 1:
+            await one(0)
+            return
+        async with asyncio.TaskGroup() as group:
+            for i in range(len(order.plans)):
+                group.create_task(one(i))
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def _send_whole(self, send: Send) -> None:
+        self._phase = "writing"
+        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+        content = json.dumps(self._form.whole(outcomes, self._ledgers)).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            *self._headers,
+        ]
+        try:
+            async with asyncio.timeout(self._send_timeout):
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                self._started = True
+                await send({"type": "http.response.body", "body": content})
+        except TimeoutError:
+            raise SlowReader from None
+
+    async def _start(self, send: Send) -> None:
+        headers = [*STREAM_HEADERS, *self._headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        self._started = True
+
+    async def _write(self, send: Send, events: bytes, *, more: bool = True) -> None:
+        """Sends events of a stream, one writer at a time; `_keep` watches how long it takes."""
+        message: Message = {"type": "http.response.body", "body": events, "more_body": more}
+        async with self._lock:
+            self._sending = time.monotonic()
+            try:
+                await send(message)
+            finally:
+                self._sending = None
+                self._sent = time.monotonic()
+
+    async def _keep(self, send: Send) -> None:
+        """Sends a comment when nothing was sent for a while; raises `SlowReader` when a write takes too long."""
+        while True:
+            now = time.monotonic()
+            if self._sending is not None:
+                wait = self._sending + self._send_timeout - now
+                if wait <= 0:
+                    raise SlowReader
+            else:
+                wait = self._sent + self._keepalive - now
+                if wait <= 0:
+                    try:
+                        async with asyncio.timeout(self._send_timeout):
+                            await self._write(send, KEEPALIVE)
+                    except TimeoutError:
+                        raise SlowReader from None
+                    continue
+            await asyncio.sleep(min(wait, self._send_timeout))
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    async def _failed(self, error: BaseException, request_id: str, scope: Scope, receive: Receive, send: Send) -> str:
+        """Answers with an error where somebody still listens; the word for how the request ended."""
+        if isinstance(error, HungUp):
+            self._metrics.disconnected(self._phase)
+            return "disconnected"
+        if isinstance(error, SlowReader):
+            self._metrics.disconnected("slow_reader")
+            return "disconnected"
+        if not isinstance(error, Exception):
+            raise error
+        word = "failed"
+        match error:
+            case RequestError():
+                word = "refused"
+            case NotNow():
+                word = "turned_away"
+            case DeadlinePassed():
+                word = "deadline"
+            case PonderError() | _:
+                pass
+        billed = any(ledger.generated for ledger in self._ledgers)
+        if not self._started:
+            response = errors.response(error, request_id, billed=billed)
+            await self._in_time(response(scope, receive, send))
+        elif self._order.stream:
+            errors.told(error, request_id)
+            event = b"data: " + json.dumps(errors.body(error, request_id)).encode() + b"\n\n"
+            await self._in_time(send({"type": "http.response.body", "body": event, "more_body": False}))
+        else:
+            errors.told(error, request_id)
+        return word
+
+    async def _in_time(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._send_timeout):
+                await sending
+        except TimeoutError:
+            self._metrics.disconnected("slow_reader")
+
+    def _tell(self, ended: str) -> None:
+        order = self._order
+        self._metrics.ended(
+            owner=order.owner,
+            model=order.base,
+            strategy=order.strategy,
+            outcome=ended,
+            seconds=time.monotonic() - self._began,
+            first_visible=self._first,
+            budget=order.budget,
+            ledgers=self._ledgers,
+            outcomes=[outcome for outcome in self._outcomes if outcome is not None],
+            prompt=order.prompt_tokens if any(ledger.holds for ledger in self._ledgers) else 0,
+        )

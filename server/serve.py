@@ -1,0 +1,85 @@
+"""`ponder serve`: starts the engines, opens the door, and goes down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from difflib import get_close_matches
+from typing import NoReturn
+
+import uvloop
+
+from compute.budget import Lengths
+from engines.profiles import PROFILES, Profile
+from engines.vllm import EngineOptions, metrics_text, start
+from metering.metrics import Metrics
+from server.app import Served, create_app
+from server.listen import bind, listen, run, url_of
+from server.places import locate
+from server.settings import ModelSettings, Settings, WrongSettings
+from strategies import strategies
+from verifiers import verifiers
+
+QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
+"""Libraries that say at `info` what only their authors want to know."""
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises `PonderError` where it cannot begin: before an engine is started, where
+    that can be known."""
+    check_names(settings.served())
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for noisy in QUIET:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    with bind(settings.host, settings.port) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        signal.signal(signal.SIGTERM, _ended_while_starting)
+        runner.run(_serve(settings, sock))
+
+
+def check_names(models: Mapping[str, ModelSettings]) -> None:
+    """Strategies and verifiers that are configured exist. Raises `WrongSettings`: before an engine is started."""
+    for name, model in models.items():
+        for kind, chosen, known in (
+            ("strategy", model.strategy, strategies()),
+            ("verifier", model.verifier, verifiers()),
+        ):
+            if chosen is not None and chosen not in known:
+                near = get_close_matches(chosen, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+                raise WrongSettings(f"{kind} {chosen} (of model {name}): there is no such {kind}{hint}")
+
+
+def _ended_while_starting(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+async def _serve(settings: Settings, sock: socket.socket) -> None:
+    metrics = Metrics()
+    models: dict[str, Served] = {}
+    async with AsyncExitStack() as stack:
+        for name, model in settings.served().items():
+            sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
+            models[name] = await _start(name, model, stack)
+        app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text)
+        listen(sock)
+        sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock)} (Ctrl-C ends)\n")
+        sys.stdout.flush()
+        await run(app, settings, sock, app.state.door.drain, metrics.lag)
+
+
+async def _start(name: str, model: ModelSettings, stack: AsyncExitStack) -> Served:
+    """One model, its engine started."""
+    chosen = model.profile
+    profile = chosen if isinstance(chosen, Profile | None) else PROFILES[chosen]
+    engine = await start(
+        locate(model.path), name=name, profile=profile, options=EngineOptions(**model.engine.model_dump())
+    )
+    stack.push_async_callback(engine.close)
+    return Served(engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=model)

@@ -1,0 +1,397 @@
+"""The one place that reads configuration: flags, then the environment, then a TOML file, then the defaults here.
+
+Every field carries its own description and bounds; `ponder.example.toml` shows them all. What is wrong is said in one
+line each: where it was found, what was wrong with it, and what may stand there instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from inspect import isclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from compute.errors import PonderError
+from engines.profiles import PROFILES, Profile
+
+PREFIX = "PONDER_"
+DEFAULT_FILE = Path("ponder.toml")
+NO_SETTINGS = frozenset({"CONFIG", "API_KEY", "URL"})
+"""Read elsewhere: the file itself, and what `ponder ask` takes from the environment."""
+
+EFFORT = {"none": 0, "minimal": 512, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 65536}
+
+Scope = Literal["infer", "usage", "admin", "reveal", "trace"]
+
+
+class WrongSettings(PonderError):
+    """The configuration is at fault; the message has one line for each thing that is wrong."""
+
+
+def _budget(value: object) -> object:
+    """A number of tokens from 0, or "auto" (also written -1); numbers come as text from the environment."""
+    if isinstance(value, str) and value.removeprefix("-").isdecimal():
+        value = int(value)
+    if value is None or value in ("auto", -1):
+        return None if value is None else "auto"
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError('it must be a number of tokens from 0, or "auto"')
+    return value
+
+
+def _family(name: str) -> str:
+    if name not in PROFILES:
+        raise ValueError(f"there is no such family{_nearest(name, PROFILES)}; there are {', '.join(PROFILES)}")
+    return name
+
+
+def _name_or_table(value: object) -> str:
+    return "name" if isinstance(value, str) else "table"
+
+
+Thinks = Annotated[
+    Annotated[str, AfterValidator(_family), Tag("name")] | Annotated[Profile, Tag("table")],
+    Discriminator(_name_or_table),
+]
+ThinkingBudget = Annotated[int | Literal["auto"] | None, BeforeValidator(_budget)]
+
+
+class _Table(BaseModel):
+    """A table of the configuration: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineSettings(_Table):
+    """How vLLM is started. What is left out is chosen for the device."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto", description="Numbers the weights are in."
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=64, description="Tokens of prompt and output together; left out: what the model was made for."
+    )
+    kv_cache_memory_bytes: int | None = Field(
+        default=None, ge=1 << 20, description="Memory for the key-value cache of this model; left out: 1 GiB on a CPU."
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None, gt=0, le=1, description="Share of the GPU this model may fill; left out: 0.9."
+    )
+    max_num_seqs: int | None = Field(
+        default=None, ge=1, le=4096, description="Chains that are written at the same time."
+    )
+    enforce_eager: bool | None = Field(
+        default=None, description="No compiling: starts sooner, writes slower. Left out: true on a CPU, false on a GPU."
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Start of the engine's own random numbers.")
+    tensor_parallel_size: int = Field(default=1, ge=1, le=64, description="GPUs one model is spread over.")
+    trust_remote_code: bool = Field(
+        default=False, description="Run program code that comes with the model. Only for models whose code was read."
+    )
+
+
+class _Defaults(_Table):
+    """What may be said for one model, and for all that are silent about it."""
+
+    profile: Thinks | None = Field(
+        default=None,
+        description="How the model thinks: the name of a family (see the README) or a table of your own. "
+        "Left out: found by the model's configuration and chat template.",
+    )
+    strategy: str | None = Field(
+        default=None,
+        description='What spends the budget when a request is silent, such as "direct" or "majority_vote".',
+    )
+    verifier: str | None = Field(default=None, description="What judges candidates when a request is silent.")
+    thinking_budget: ThinkingBudget = Field(
+        default=None,
+        description='Hidden tokens when a request is silent: a number, 0 for none, or "auto" (the default).',
+    )
+    max_thinking_budget: int = Field(
+        default=65536, ge=0, le=1 << 24, description="Highest thinking_budget of one request; what is above is clamped."
+    )
+    answer_tokens: int = Field(
+        default=1024,
+        ge=1,
+        le=1 << 20,
+        description="Visible tokens kept back for the answer when a request sets no limit.",
+    )
+    prm: str | None = Field(
+        default=None,
+        description="A process reward model beside the model: folder or hub id. Searches are judged by it.",
+    )
+    engine: EngineSettings = Field(default=EngineSettings(), description="How vLLM is started.")
+
+
+class ModelSettings(_Defaults):
+    """One served model."""
+
+    path: str = Field(description='A folder, a hub id such as "Qwen/Qwen3-0.6B", or a bundled name: "demo".')
+
+
+class KeySettings(_Table):
+    """One API key. `ponder keys new NAME` makes one and prints this table."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_.@-]{1,64}$", description="Who it belongs to; shown in metrics, never secret."
+    )
+    hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="SHA-256 of the key; the key itself is not kept.")
+    scopes: frozenset[Scope] = Field(
+        default=frozenset({"infer", "usage"}),
+        description="infer: ask models. usage: read metrics. admin: read health details. "
+        "reveal: see thoughts. trace: see the tree of calls.",
+    )
+    max_thinking_budget: int | None = Field(default=None, ge=0, description="Highest thinking_budget of one request.")
+    models: frozenset[str] | None = Field(default=None, description="Names of the models it may ask; left out: all.")
+
+
+class Limits(_Table):
+    """Bounds on what one request may bring, so that no request can tie up the server."""
+
+    body_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 28, description="Size of a request's body.")
+    body_timeout: float = Field(default=30, gt=0, le=3600, description="Seconds for a body to arrive.")
+    header_bytes: int = Field(default=32768, ge=1024, le=1 << 20, description="Size of a request's line and headers.")
+    header_timeout: float = Field(default=10, gt=0, le=3600, description="Seconds for the headers to arrive.")
+    send_timeout: float = Field(
+        default=30, gt=0, le=3600, description="Seconds a reader may let us wait before it is dropped."
+    )
+    connections: int = Field(default=2048, ge=1, le=1 << 20, description="Open connections; more are answered 503.")
+    json_depth: int = Field(default=64, ge=4, le=500, description="Nesting of a body's brackets.")
+    schema_depth: int = Field(default=32, ge=1, le=200, description="Nesting of a JSON schema for tools or answers.")
+    messages: int = Field(default=1024, ge=1, le=1 << 16, description="Messages of a conversation.")
+    n: int = Field(default=64, ge=1, le=1024, description="Choices of one request.")
+    samples: int = Field(default=256, ge=1, le=4096, description="Chains one choice's strategy may ask for.")
+    stop: int = Field(default=4, ge=0, le=64, description="Stop strings.")
+    stop_chars: int = Field(default=256, ge=1, le=4096, description="Characters of a stop string.")
+    tools: int = Field(default=128, ge=0, le=1024, description="Tools offered.")
+    metadata: int = Field(default=16, ge=0, le=64, description="Entries of metadata.")
+    logit_bias: int = Field(default=1024, ge=0, le=1 << 16, description="Entries of logit_bias.")
+    logprobs: int = Field(
+        default=20, ge=0, le=20, description="top_logprobs of one token; the engine gives 20 at most."
+    )
+
+
+class Settings(BaseSettings, _Defaults):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """All of the server's configuration. Made by `load`, or in tests by its constructor."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on. Beyond loopback only with at least one key."
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one and prints it."
+    )
+    model: str = Field(
+        default="demo", description="The model to serve; with a models table, the one of it to serve alone."
+    )
+    models: dict[str, ModelSettings] = Field(default_factory=dict, description="Models to serve, by name.")
+    keys: list[KeySettings] = Field(default_factory=list[KeySettings], description="Who may ask.")
+    effort: dict[str, int] = Field(
+        default=EFFORT, description="What reasoning_effort means in tokens.", validate_default=True
+    )
+    timeout: float = Field(default=540, gt=0, le=86400, description="Seconds for an answer that is not streamed.")
+    stream_timeout: float = Field(default=3600, gt=0, le=86400, description="Seconds for an answer that is streamed.")
+    keepalive: float = Field(default=10, gt=0, le=300, description="Seconds between comments on a silent stream.")
+    drain_timeout: float = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="Seconds running requests have after SIGTERM before they answer with their best.",
+    )
+    max_inflight: int = Field(default=256, ge=1, le=1 << 16, description="Requests that run at the same time.")
+    max_queue: int = Field(default=1024, ge=0, le=1 << 20, description="Requests that wait; more are answered 429.")
+    access_log: bool = Field(default=False, description="A line in the log for each request (no content, ever).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What the log tells.")
+    limits: Limits = Field(default=Limits(), description="Bounds on one request.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("effort")
+    @classmethod
+    def _whole_effort(cls, given: dict[str, int]) -> dict[str, int]:
+        for name, tokens in given.items():
+            if name not in EFFORT:
+                raise ValueError(f"{name} is no effort{_nearest(name, EFFORT)}; there are {', '.join(EFFORT)}")
+            if tokens < 0:
+                raise ValueError(f"{name} is {tokens} tokens: at least 0")
+        return EFFORT | given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        for name in self.models:
+            if not name or ":" in name or name != name.strip():
+                raise ValueError(f'models: "{name}" cannot be a name; ":" separates a model from a strategy')
+        if self.models and "model" in self.model_fields_set and self.model not in self.models:
+            raise ValueError(
+                f"model: {self.model} is not among the models configured ({', '.join(self.models)})"
+                f"{_nearest(self.model, self.models)}; name none to serve them all"
+            )
+        names = [key.name for key in self.keys]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"keys: two keys are called {twice[0]}; a name belongs to one key")
+        served = self.served()
+        for key in self.keys:
+            for model in sorted(key.models or ()):
+                if model not in served:
+                    raise ValueError(f"keys: {key.name} may ask {model}, which is not served{_nearest(model, served)}")
+        if not self.keys and not loopback(self.host):
+            raise ValueError(
+                f"host: without an API key the server listens on loopback only, not on {self.host}. "
+                "Make a key with `ponder keys new NAME`, put what it prints into ponder.toml, and start again"
+            )
+        return self
+
+    def served(self) -> dict[str, ModelSettings]:
+        """The models to serve, by name; what one is silent about is taken from the settings for all."""
+        models = self.models
+        if not models:
+            folder = Path(self.model)
+            name = folder.resolve().name if folder.is_dir() else self.model
+            models = {name.replace(":", "-"): ModelSettings(path=self.model)}
+        elif "model" in self.model_fields_set:
+            models = {self.model: models[self.model]}
+        return {name: self._completed(model) for name, model in models.items()}
+
+    def _completed(self, model: ModelSettings) -> ModelSettings:
+        silent = [f for f in _Defaults.model_fields if f not in model.model_fields_set]
+        own = {f: getattr(model.engine, f) for f in model.engine.model_fields_set}
+        update = {f: getattr(self, f) for f in silent} | {"engine": self.engine.model_copy(update=own)}
+        return model.model_copy(update=update)
+
+
+def loopback(host: str) -> bool:
+    """The address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def config_file(flag: str | Path | None = None) -> Path | None:
+    """The file to read: the flag, else `PONDER_CONFIG`, else `ponder.toml` in this folder, else none."""
+    named = flag or os.environ.get(f"{PREFIX}CONFIG")
+    if named:
+        return Path(named)
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
+def load(config: str | Path | None = None, **flags: Any) -> Settings:
+    """The settings of flags (those that are not None), environment and file. Raises `WrongSettings`."""
+    file = config_file(config)
+    if file is not None and not file.is_file():
+        raise WrongSettings(f"{file}: there is no such file; ponder.example.toml shows what may stand in one")
+
+    class Configured(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    _check_environment()
+    try:
+        return Configured(**given)
+    except ValidationError as error:
+        lines = [_words(e["loc"], e["type"], e["msg"], e.get("input"), given, file) for e in error.errors()]
+        raise WrongSettings("\n".join(dict.fromkeys(lines))) from None
+    except tomllib.TOMLDecodeError as error:
+        raise WrongSettings(f"{file}: not TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise WrongSettings(f"{file}: not UTF-8 text") from None
+    except SettingsError as error:
+        raise WrongSettings(f"environment: {error}; lists and tables are written as JSON") from None
+
+
+def _check_environment() -> None:
+    """A variable that nearly names a setting would be ignored in silence; others may be anybody's."""
+    for variable in os.environ:
+        name = variable.removeprefix(PREFIX).split("__")[0]
+        if not variable.startswith(PREFIX) or name in NO_SETTINGS or name.lower() in Settings.model_fields:
+            continue
+        if near := _nearest(name.lower(), Settings.model_fields, cutoff=0.7):
+            raise WrongSettings(f"{variable}: there is no such setting{near}")
+
+
+def _nearest(word: str, words: Sequence[str] | Mapping[str, Any], cutoff: float = 0.6) -> str:
+    """`; did you mean ...?`, or nothing."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _table_in(annotation: object) -> type[BaseModel] | None:
+    """The table that a field's annotation leads to, through lists, dicts and unions."""
+    if isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((table for arg in get_args(annotation) if (table := _table_in(arg))), None)
+
+
+def _names_at(path: Sequence[int | str]) -> list[str]:
+    """The names a table at this place of the configuration knows."""
+    table: type[BaseModel] = Settings
+    for part in path:
+        field = table.model_fields.get(str(part))
+        table = (field and _table_in(field.annotation)) or table
+    return list(table.model_fields)
+
+
+def _words(
+    path: tuple[int | str, ...], kind: str, message: str, value: object, flags: Mapping[str, Any], file: Path | None
+) -> str:
+    """One line on one thing that is wrong: where it was found, and how it is."""
+    path = tuple(p for i, p in enumerate(path) if not (i and path[i - 1] == "profile" and p in ("name", "table")))
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    if not path:
+        return f"{file}: {message}" if file else message
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".")
+    top = str(path[0])
+    variables = [v for v in os.environ if v.lower().startswith(f"{PREFIX}{top}".lower())]
+    if top in flags:
+        source = "command line"
+    elif variables:
+        source = variables[0]
+    else:
+        source = str(file) if file else "settings"
+    if kind == "extra_forbidden":
+        return f"{source}: {place}: there is no such setting{_nearest(str(path[-1]), _names_at(path[:-1]))}"
+    if kind == "missing":
+        return f"{source}: {place} is missing"
+    simple = isinstance(value, str | int | float) and path[-1] not in ("hash", "keys") and "hash" not in path
+    shown = f" {cast('Any', value)!r}" if simple else ""
+    return f"{source}: {place}{shown}: {message}"

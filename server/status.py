@@ -1,0 +1,162 @@
+"""What this server has and how it is: models, strategies, health, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from compute.errors import NotFound, PonderError, Unavailable
+from metering.metrics import Metrics
+from server.admission import Admission
+from server.keys import Key
+from server.plan import Dish, Menu, Served
+
+CHECK_SECONDS = 5.0
+"""An engine that has not answered by then is away."""
+FRESH_SECONDS = 1.0
+"""So long the finding of a check is good for all who ask: health probes need no key."""
+
+
+def answer(value: Mapping[str, Any], status: int = 200) -> Response:
+    """JSON out."""
+    return Response(json.dumps(value).encode(), status, media_type="application/json")
+
+
+class Status:
+    """The endpoints that only tell."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Served],
+        menu: Menu,
+        admission: Admission,
+        metrics: Metrics,
+        engine_metrics: Callable[[], bytes] | None,
+    ) -> None:
+        self._models, self._menu, self._admission = models, menu, admission
+        self._metrics, self._engine_metrics = metrics, engine_metrics
+        self._since = time.monotonic()
+        self._lock = asyncio.Lock()
+        self._found: dict[str, bool] = {}
+        self._checked = float("-inf")
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def _ids(self, key: Key) -> Iterator[tuple[str, Served]]:
+        for name, served in self._models.items():
+            if key.may_ask(name):
+                yield name, served
+                for strategy in self._menu.strategies:
+                    yield f"{name}:{strategy}", served
+
+    async def models(self, request: Request, key: Key) -> Response:
+        """`GET /v1/models`: each model, and each with each strategy."""
+        return answer({"object": "list", "data": [_model(name, served) for name, served in self._ids(key)]})
+
+    async def model(self, request: Request, key: Key) -> Response:
+        """`GET /v1/models/{id}`; ids may hold slashes."""
+        asked = str(request.path_params["id"])
+        for name, served in self._ids(key):
+            if name == asked:
+                return answer(_model(name, served))
+        raise NotFound(
+            "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
+        )
+
+    async def strategies(self, request: Request, key: Key) -> Response:
+        """`GET /v1/strategies`: what may stand in `strategy` and `verifier`, with the schemas of their parameters."""
+        return answer(
+            {
+                "object": "list",
+                "data": [_dish(dish, "strategy") for dish in self._menu.strategies.values()],
+                "verifiers": [_dish(dish, "verifier") for dish in self._menu.verifiers.values()],
+            }
+        )
+
+    # -- health -------------------------------------------------------------------------------------------------------
+
+    async def live(self, request: Request, key: Key) -> Response:
+        """`GET /livez`: the process answers."""
+        return answer({"status": "ok"})
+
+    async def ready(self, request: Request, key: Key) -> Response:
+        """`GET /readyz`: every engine answers and the server is not going down."""
+        if self._admission.draining:
+            raise Unavailable("the server is going down", code="draining", retry_after=5)
+        if not all((await self._check()).values()):
+            raise Unavailable("a model does not answer", code="engine_unavailable", retry_after=5)
+        return answer({"status": "ok"})
+
+    async def health(self, request: Request, key: Key) -> Response:
+        """`GET /healthz`: the same with details, for those who run the server."""
+        found = await self._check()
+        well = all(found.values()) and not self._admission.draining
+        details: dict[str, Any] = {
+            "status": "ok" if well else "draining" if self._admission.draining else "unavailable",
+            "version": _version(),
+            "uptime_seconds": round(time.monotonic() - self._since, 3),
+            "inflight": self._admission.inside,
+            "queued": self._admission.queued,
+            "draining": self._admission.draining,
+            "models": {
+                name: {"answers": found[name], "context": served.engine.card.context, "chain_p50": served.lengths.p50}
+                for name, served in self._models.items()
+            },
+        }
+        return answer(details, 200 if well else 503)
+
+    async def _check(self) -> dict[str, bool]:
+        """Which engines answer; asked once for all who want to know at the same time."""
+        async with self._lock:
+            if time.monotonic() - self._checked > FRESH_SECONDS:
+                async with asyncio.TaskGroup() as group:
+                    asking = {name: group.create_task(_answers(served)) for name, served in self._models.items()}
+                self._found = {name: task.result() for name, task in asking.items()}
+                self._checked = time.monotonic()
+                for name, up in self._found.items():
+                    self._metrics.engine_up(name, up)
+            return self._found
+
+    # -- metrics ------------------------------------------------------------------------------------------------------
+
+    async def metrics(self, request: Request, key: Key) -> Response:
+        """`GET /metrics`: the server's series for Prometheus."""
+        content, media = self._metrics.render()
+        return Response(content, headers={"content-type": media})
+
+    async def metrics_of_engine(self, request: Request, key: Key) -> Response:
+        """`GET /metrics/engine`: the engine's own, apart, because their names break Prometheus' rules."""
+        content = self._engine_metrics() if self._engine_metrics else b""
+        return Response(content, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def _answers(served: Served) -> bool:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await served.engine.check()
+    except (PonderError, TimeoutError):
+        return False
+    return True
+
+
+def _model(name: str, served: Served) -> dict[str, Any]:
+    card = served.engine.card
+    return {"id": name, "object": "model", "created": card.created, "owned_by": card.owner}
+
+
+def _dish(dish: Dish, kind: str) -> dict[str, Any]:
+    return {"name": dish.name, "object": kind, "description": dish.description, "parameters": dish.schema}
+
+
+def _version() -> str:
+    try:
+        return version("ponder-server")
+    except PackageNotFoundError:
+        return "unknown"

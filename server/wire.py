@@ -1,0 +1,493 @@
+"""OpenAI's JSON as it comes in: bytes to a checked `ChatRequest`, or a `RequestError` that names the field.
+
+Nothing a caller sends is quoted back: messages name the place and the rule. Bodies are parsed here and not by the
+framework, because what a JSON parser of this language lets through by default (NaN, numbers without end, nesting
+without end, lone surrogates, double keys) is what takes servers down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compute.errors import RequestError
+from server.settings import Limits
+
+# -- bytes to values ---------------------------------------------------------------------------------------------------
+
+DIGITS = 24
+"""Digits of the longest number taken."""
+_TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_SAFE = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+
+
+def loads(raw: bytes, depth: int) -> Any:
+    """JSON to values: UTF-8, finite numbers of at most 24 digits, no key twice, brackets at most `depth` deep.
+
+    Raises `RequestError`.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the body is not UTF-8 (byte {error.start})", code="invalid_utf8") from None
+    if text.count("[") + text.count("{") > depth and _deepest(text) > depth:
+        raise RequestError(f"the body nests deeper than {depth} brackets", code="too_deep")
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise RequestError(
+            f"the body is not JSON (line {error.lineno}, column {error.colno})", code="invalid_json"
+        ) from None
+    if "\\u" in text:
+        _no_half_characters(value)
+    return value
+
+
+def _deepest(text: str) -> int:
+    """How deep the brackets outside of strings go. One pass, however odd the text."""
+    deep = most = 0
+    for token in _TOKENS.finditer(text):
+        mark = text[token.start()]
+        if mark in "[{":
+            deep += 1
+            most = max(most, deep)
+        elif mark in "]}":
+            deep -= 1
+    return most
+
+
+def _no_half_characters(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RequestError(
+            "the body holds half of a surrogate pair (\\ud800 to \\udfff)", code="invalid_unicode"
+        ) from None
+
+
+def _constant(_: str) -> NoReturn:
+    raise RequestError("the body holds NaN or Infinity, which are not JSON", code="invalid_json")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise RequestError(f"the body holds a number of more than {DIGITS} digits", code="number_too_large")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise RequestError("the body holds a number that is too large", code="number_too_large")
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise RequestError("the body names a key twice in one object", code="duplicate_key")
+    return made
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_whole, parse_float=_real, object_pairs_hook=_object)
+
+
+def nesting(value: Any) -> int:
+    """How deep lists and objects go in a parsed value (whose depth `loads` has bounded)."""
+    if isinstance(value, Mapping):
+        return 1 + max((nesting(v) for v in cast("Mapping[str, Any]", value).values()), default=0)
+    if isinstance(value, list):
+        return 1 + max((nesting(v) for v in cast("list[Any]", value)), default=0)
+    return 0
+
+
+# -- values to a request -----------------------------------------------------------------------------------------------
+
+
+class _Wire(BaseModel):
+    """Strict types (no "5" for 5, no true for 1); keys nobody knows are let through."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, protected_namespaces=())
+
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+Tokens = Annotated[int, Field(ge=0, le=2**31)]
+SomeTokens = Annotated[int, Field(ge=1, le=2**31)]
+WishedTokens = Annotated[int, Field(ge=-1, le=2**31)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+class Function(_Wire):
+    name: Name
+    arguments: str
+
+
+class Call(_Wire):
+    id: str
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class WireMessage(_Wire):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(_Wire):
+    include_usage: bool | None = None
+
+
+class JsonSchema(_Wire):
+    name: Name
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Wire):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class FunctionTool(_Wire):
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class WireTool(_Wire):
+    type: Literal["function"]
+    function: FunctionTool
+
+
+class ChosenFunction(_Wire):
+    name: Name
+
+
+class ToolChoice(_Wire):
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+class Reasoning(_Wire):
+    max_tokens: Tokens | None = None
+    effort: Effort | None = None
+    enabled: bool | None = None
+
+
+class Thinking(_Wire):
+    type: Literal["enabled", "disabled", "adaptive"] | None = None
+    budget_tokens: Tokens | None = None
+
+
+class ThinkingConfig(_Wire):
+    thinking_budget: WishedTokens | None = None
+
+
+class Google(_Wire):
+    thinking_config: ThinkingConfig | None = None
+
+
+class ExtraBody(_Wire):
+    google: Google | None = None
+
+
+class TemplateArguments(_Wire):
+    enable_thinking: bool | None = None
+
+
+class Choice(_Wire):
+    """A strategy or verifier by name, with parameters beside it that its own schema checks."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    name: Name
+
+
+class ChatRequest(_Wire):
+    """`POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, title="ChatCompletionRequest")
+
+    model: str = Field(description="A model of /v1/models, or MODEL:STRATEGY")
+    messages: list[WireMessage] = Field(min_length=1)
+    thinking_budget: WishedTokens | Literal["auto"] | None = Field(
+        default=None, description="Hidden tokens at most; 0 is off, -1 or auto leaves it to the server"
+    )
+    strategy: str | Choice | None = Field(default=None, description="How the budget is spent; see /v1/strategies")
+    verifier: str | Choice | None = Field(default=None, description="Who judges candidates")
+    max_answer_tokens: SomeTokens | None = Field(default=None, description="Visible tokens at most")
+    on_overflow: Literal["clamp", "error"] | None = Field(
+        default=None, description="What happens to a budget above the ceiling; clamp unless said"
+    )
+    include_reasoning: bool | None = Field(default=None, description="Show the thought; keys with scope reveal only")
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="Seconds until the best so far is the answer"
+    )
+
+    thinking_token_budget: WishedTokens | None = None
+    thinking_budget_tokens: Tokens | None = None
+    reasoning: Reasoning | None = None
+    thinking: Thinking | None = None
+    extra_body: ExtraBody | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: TemplateArguments | None = None
+    reasoning_effort: Effort | None = None
+
+    max_completion_tokens: SomeTokens | None = None
+    max_tokens: SomeTokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | list[str] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[WireTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    store: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+
+
+OURS = (
+    "thinking_budget",
+    "thinking_token_budget",
+    "thinking_budget_tokens",
+    "max_answer_tokens",
+    "include_reasoning",
+    "enable_thinking",
+    "reasoning_effort",
+    "max_completion_tokens",
+    "on_overflow",
+    "strategy",
+    "verifier",
+    "reasoning",
+    "thinking",
+)
+"""Names that matter for the budget: what nearly is one of them is a slip, not somebody else's field."""
+UNMISTAKABLE = OURS[:7]
+"""Those that in another place (`metadata`, say) can only have been meant for the top level."""
+NO_SLIP = frozenset({"reasoning_format", "reasoning_split", "reasoning_content", "thinking_config", "verbosity"})
+"""Fields of others that look like ours."""
+NOT_SUPPORTED = {
+    "functions": "use tools instead",
+    "function_call": "use tool_choice instead",
+    "audio": "answers are text",
+}
+FIELDS = frozenset(ChatRequest.model_fields)
+UNKNOWN = 64
+"""Unknown keys at most."""
+
+
+def chat_request(raw: bytes, limits: Limits) -> ChatRequest:
+    """A checked request. Raises `RequestError`."""
+    value = loads(raw, limits.json_depth)
+    if not isinstance(value, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_type")
+    body = cast("dict[str, Any]", value)
+    _slips(body)
+    request = checked(ChatRequest, body)
+    _bounds(request, limits)
+    return request
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def checked(model: type[Checked], body: dict[str, Any]) -> Checked:
+    """`body` as `model`. Raises `RequestError` for the first thing that is wrong."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise wrong(error, body) from None
+
+
+def wrong(error: ValidationError, body: Any, prefix: str = "") -> RequestError:
+    """The first complaint of a pydantic model, with the path as the caller knows it and nothing of the value."""
+    # Of a union every member complains; the one that got deepest into the value is about what was meant.
+    complaints = [
+        (c["type"], c["msg"], path(c["loc"], body, missing=c["type"] in ("missing", "extra_forbidden")), c["loc"][:1])
+        for c in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    same = [c for c in complaints if c[3] == complaints[0][3]]
+    kind, message, found, _ = max(same, key=lambda c: len(c[2]))
+    param = ".".join([*([prefix] if prefix else []), *found]) or None
+    if kind == "missing":
+        return RequestError(f"{param} is required", param=param, code="missing_required_parameter")
+    if kind == "extra_forbidden":
+        return RequestError(f"{param}: there is no such parameter", param=param, code="unknown_parameter")
+    alike = [c[1] for c in same if c[2] == found and c[0] != kind]
+    words = " or ".join(dict.fromkeys(_plain(m) for m in (message, *alike)))
+    mistyped = kind.endswith(("_type", "_from_float"))
+    code = "invalid_type" if mistyped else "invalid_value"
+    return RequestError(f"{param or 'the body'} should be {words}", param=param, code=code)
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("should be ")
+
+
+def path(loc: Sequence[int | str], body: Any, *, missing: bool = False) -> list[str]:
+    """The part of a pydantic location that is in the body; the names of union members are left out."""
+    found: list[str] = []
+    node = body
+    for place, part in enumerate(loc):
+        if isinstance(node, dict) and part in node:
+            node = cast("dict[Any, Any]", node)[part]
+        elif isinstance(node, list) and isinstance(part, int) and part < len(cast("list[Any]", node)):
+            node = cast("list[Any]", node)[part]
+        elif not (missing and place == len(loc) - 1):
+            continue
+        if not _SAFE.fullmatch(str(part)):
+            break
+        found.append(str(part))
+    return found
+
+
+# -- slips and bounds --------------------------------------------------------------------------------------------------
+
+
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.82) -> str | None:
+    """The one of `words` that `word` was meant to be, if any. Other ways of writing (camel case, dashes) count."""
+    if len(word) > 64:
+        return None
+    plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word).replace("-", "_").lower()
+    found = difflib.get_close_matches(plain, list(words), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def _slips(body: dict[str, Any]) -> None:
+    """Raises `RequestError` for a key that nearly is one of ours, or is one in the wrong place."""
+    unknown = [key for key in body if key not in FIELDS]
+    if len(unknown) > UNKNOWN:
+        raise RequestError(f"the body has more than {UNKNOWN} fields that are not known", code="too_many_fields")
+    for key in unknown:
+        if key in NOT_SUPPORTED and body[key] is not None:
+            raise RequestError(f"{key} is not supported: {NOT_SUPPORTED[key]}", param=key, code="unsupported_parameter")
+        if key not in NO_SLIP and (meant := nearest(key, OURS)):
+            raise RequestError(
+                f"there is no such field; did you mean {meant}?",
+                param=key if _SAFE.fullmatch(key) else None,
+                code="unknown_parameter",
+            )
+    for holder, known in HOLDERS.items():
+        inside = body.get(holder)
+        if not isinstance(inside, dict):
+            continue
+        keys = [key for key in cast("dict[str, Any]", inside) if key not in known]
+        for key in keys[:UNKNOWN]:
+            if meant := nearest(key, UNMISTAKABLE):
+                raise RequestError(
+                    f"this has no effect inside {holder}; {meant} belongs at the top level of the body",
+                    param=f"{holder}.{key}" if _SAFE.fullmatch(key) else holder,
+                    code="unknown_parameter",
+                )
+
+
+HOLDERS = {
+    "metadata": frozenset[str](),
+    "extra_body": frozenset(ExtraBody.model_fields),
+    "chat_template_kwargs": frozenset(TemplateArguments.model_fields),
+    "stream_options": frozenset(StreamOptions.model_fields),
+    "reasoning": frozenset(Reasoning.model_fields),
+    "thinking": frozenset(Thinking.model_fields),
+    "response_format": frozenset(ResponseFormat.model_fields),
+}
+"""Objects of a body in which one of our names may have got lost, and what they hold themselves."""
+
+
+def _too_many(field: str, found: int, most: int) -> None:
+    if found > most:
+        raise RequestError(f"{field} has {found} entries, more than the {most} allowed", param=field, code="too_many")
+
+
+def _bounds(request: ChatRequest, limits: Limits) -> None:
+    """Raises `RequestError` for what is of the right type and too much."""
+    _too_many("messages", len(request.messages), limits.messages)
+    if (request.n or 1) > limits.n:
+        raise RequestError(f"n is above this server's limit of {limits.n}", param="n", code="above_max_value")
+    stop = stops(request)
+    _too_many("stop", len(stop), limits.stop)
+    if any(not 0 < len(s) <= limits.stop_chars for s in stop):
+        raise RequestError(
+            f"each stop string must have 1 to {limits.stop_chars} characters", param="stop", code="invalid_value"
+        )
+    if (request.top_logprobs or 0) > limits.logprobs:
+        raise RequestError(
+            f"top_logprobs is above the limit of {limits.logprobs}", param="top_logprobs", code="above_max_value"
+        )
+    if request.top_logprobs is not None and not request.logprobs:
+        raise RequestError("top_logprobs wants logprobs: true", param="top_logprobs", code="invalid_value")
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("stream_options wants stream: true", param="stream_options", code="invalid_value")
+    if request.metadata:
+        _too_many("metadata", len(request.metadata), limits.metadata)
+        if any(len(k) > 64 or len(v) > 512 for k, v in request.metadata.items()):
+            raise RequestError(
+                "metadata holds keys of at most 64 and values of at most 512 characters",
+                param="metadata",
+                code="invalid_value",
+            )
+    if request.logit_bias:
+        _too_many("logit_bias", len(request.logit_bias), limits.logit_bias)
+        if not all(re.fullmatch(r"[0-9]{1,9}", token) for token in request.logit_bias):
+            raise RequestError("the keys of logit_bias are token ids", param="logit_bias", code="invalid_value")
+    if request.tools:
+        _too_many("tools", len(request.tools), limits.tools)
+        for i, tool in enumerate(request.tools):
+            if nesting(tool.function.parameters) > limits.schema_depth:
+                _deep_schema(f"tools.{i}.function.parameters", limits)
+        if len({tool.function.name for tool in request.tools}) < len(request.tools):
+            raise RequestError("two tools have the same name", param="tools", code="invalid_value")
+    form = request.response_format
+    if form and form.type == "json_schema":
+        if form.json_schema is None or form.json_schema.schema_ is None:
+            raise RequestError(
+                "a response_format of type json_schema wants json_schema.schema",
+                param="response_format.json_schema",
+                code="missing_required_parameter",
+            )
+        if nesting(form.json_schema.schema_) > limits.schema_depth:
+            _deep_schema("response_format.json_schema.schema", limits)
+
+
+def _deep_schema(param: str, limits: Limits) -> NoReturn:
+    raise RequestError(f"{param} nests deeper than {limits.schema_depth}", param=param, code="too_deep")
+
+
+def stops(request: ChatRequest) -> tuple[str, ...]:
+    """The stop strings, whichever way they were written."""
+    if request.stop is None:
+        return ()
+    return (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+
+
+def ignored(request: ChatRequest) -> str:
+    """The value of `x-ignored-parameters`: keys that had no effect, those that can stand in a header by name."""
+    unknown = [key for key, value in (request.model_extra or {}).items() if value is not None]
+    if request.store:
+        unknown.append("store")
+    names = [key if _SAFE.fullmatch(key) else "?" for key in unknown]
+    return ", ".join(dict.fromkeys(names[:32]))

@@ -1,0 +1,45 @@
+"""A real server on a port of its own, over a scripted engine, for clients to talk to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+
+from compute.budget import Lengths
+from server.app import Served, create_app
+from server.listen import bind, listen, url_of
+from server.settings import KeySettings, ModelSettings, Settings
+from tests.fakes import ScriptedEngine
+
+
+@contextmanager
+def serving(engine: ScriptedEngine, keys: Sequence[KeySettings] = ()) -> Generator[str]:
+    """The address of a server of the model `scripted`."""
+    settings = Settings(keys=list(keys))
+    lengths = Lengths(*engine.card.typical_chain)
+    app = create_app(settings, {"scripted": Served(engine, lengths, ModelSettings(path="scripted"))})
+    with bind("127.0.0.1", 0) as sock:
+        listen(sock)
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield url_of(sock)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def comes_true(what: str, within: float, fact: object) -> None:
+    """Waits for `fact()`."""
+    assert callable(fact)
+    end = time.monotonic() + within
+    while not fact():
+        assert time.monotonic() < end, f"{what} did not come true within {within} s"
+        time.sleep(0.01)

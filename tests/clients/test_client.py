@@ -1,0 +1,200 @@
+"""The client against a real server over a scripted engine: what it asks, what it gives back, and how it fails."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import socket
+from collections.abc import Generator
+from contextlib import aclosing, closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+import clients.client
+from clients.client import AskError, AsyncClient, Client, CutOff, Piece, Refused, Reply, Unreachable
+from server import keys
+from server.settings import KeySettings
+from tests.clients.serving import comes_true, serving
+from tests.fakes import MARKER, Chain, ScriptedEngine, always
+
+THOUGHT = f"12 and 7 {MARKER}\nare 19"
+HIDDEN = len(THOUGHT) + 1
+ANSWER = "The answer is 19."
+
+
+@pytest.fixture(scope="module")
+def url() -> Generator[str]:
+    with serving(ScriptedEngine(always(Chain(THOUGHT, ANSWER)))) as address:
+        yield address
+
+
+def test_a_reply_has_its_text_its_usage_and_its_thinking_in_types(url: str) -> None:
+    with Client(url) as client:
+        reply = client.chat("12 + 7?", model="scripted", thinking_budget=256, strategy="direct")
+    assert reply.text == ANSWER
+    assert reply.choices[0].finish_reason == "stop"
+    assert (reply.usage.reasoning_tokens, reply.usage.visible_tokens) == (HIDDEN, len(ANSWER))
+    assert reply.usage.prompt_tokens > 0
+    assert (reply.thinking.strategy, reply.thinking.budget, reply.thinking.spent) == ("direct", 256, HIDDEN)
+    assert reply.thinking.stopped_by == "finished"
+    assert reply.request_id is not None
+    assert reply.request_id.startswith("req_")
+    assert MARKER not in repr(reply)
+
+
+def test_a_stream_gives_pieces_and_then_the_same_reply(url: str) -> None:
+    with Client(url) as client:
+        whole = client.chat("12 + 7?", thinking_budget=256, seed=1)
+        *pieces, reply = client.stream("12 + 7?", thinking_budget=256, seed=1)
+    assert len(pieces) > 1
+    assert "".join(p.text for p in pieces if isinstance(p, Piece)) == ANSWER
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.usage, reply.choices) == (whole.text, whole.usage, whole.choices)
+    assert reply.thinking == whole.thinking
+
+
+def test_the_choices_of_a_stream_are_kept_apart(url: str) -> None:
+    with Client(url) as client:
+        *pieces, reply = client.stream("12 + 7?", thinking_budget=256, n=3)
+    assert isinstance(reply, Reply)
+    assert [choice.text for choice in reply.choices] == [ANSWER] * 3
+    assert {p.choice for p in pieces if isinstance(p, Piece)} == {0, 1, 2}
+
+
+def test_a_conversation_and_an_address_with_v1_do_as_well(url: str) -> None:
+    with Client(url + "/v1/") as client:
+        reply = client.chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "12 + 7?"}])
+    assert reply.text == ANSWER
+
+
+def test_models_and_strategies_are_listed(url: str) -> None:
+    with Client(url) as client:
+        ids = [model.id for model in client.models()]
+        strategies = {strategy.name: strategy for strategy in client.strategies()}
+    assert ids[0] == "scripted"
+    assert "scripted:direct" in ids
+    assert strategies["direct"].description
+    assert strategies["best_of_n"].parameters["properties"]
+
+
+def test_the_asynchronous_client_does_the_same(url: str) -> None:
+    async def talk() -> None:
+        async with AsyncClient(url) as client:
+            assert (await client.models())[0].id == "scripted"
+            assert "direct" in [strategy.name for strategy in await client.strategies()]
+            whole = await client.chat("12 + 7?", thinking_budget=256, seed=1)
+            parts = [part async for part in client.stream("12 + 7?", thinking_budget=256, seed=1)]
+            assert "".join(p.text for p in parts if isinstance(p, Piece)) == whole.text == ANSWER
+            with pytest.raises(Refused):
+                await client.chat("?", thinking_budget=-7)
+            with pytest.raises(Refused):
+                [part async for part in client.stream("?", thinking_budget=-7)]
+
+    asyncio.run(talk())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_refusal_carries_the_servers_words_code_and_place(url: str, streamed: bool) -> None:
+    with Client(url) as client, pytest.raises(Refused) as caught:
+        list(client.stream("?", thinking_budget=-7)) if streamed else client.chat("?", thinking_budget=-7)
+    error = caught.value
+    assert (error.status, error.param) == (400, "thinking_budget")
+    assert error.code
+    assert error.request_id
+    assert "thinking_budget" in str(error)
+
+
+def test_a_key_opens_a_server_that_wants_one() -> None:
+    secret, digest = keys.make()
+    engine = ScriptedEngine(always(Chain(THOUGHT, ANSWER)))
+    with serving(engine, [KeySettings(name="a", hash=digest)]) as address:
+        with Client(address, secret) as client:
+            assert client.chat("12 + 7?").text == ANSWER
+        with Client(address) as client, pytest.raises(Refused) as caught:
+            client.chat("12 + 7?")
+        assert caught.value.status == 401
+
+
+def test_leaving_a_stream_stops_the_model() -> None:
+    engine = ScriptedEngine(always(Chain("x" * 50, "y" * 5000)), delay=0.002)
+    with serving(engine) as address:
+        with Client(address) as client, closing(client.stream("?", thinking_budget=100)) as stream:
+            assert isinstance(next(stream), Piece)
+            assert engine.running == 1
+        comes_true("no stream runs", 5, lambda: engine.running == 0)
+
+        async def leave() -> None:
+            async with AsyncClient(address) as client, aclosing(client.stream("?", thinking_budget=100)) as stream:
+                assert isinstance(await anext(stream), Piece)
+
+        asyncio.run(leave())
+        comes_true("no stream runs", 5, lambda: engine.running == 0)
+
+
+def test_an_engine_that_dies_in_the_middle_of_a_stream_is_a_refusal() -> None:
+    with serving(ScriptedEngine(always(Chain(THOUGHT, ANSWER)), fail_at=0)) as address:
+        with Client(address) as client, pytest.raises(AskError) as caught:
+            list(client.stream("?", thinking_budget=100))
+        assert MARKER not in str(caught.value)
+
+
+def test_nobody_there_is_said_with_the_address() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with Client(address) as client, pytest.raises(Unreachable, match=f"no server answers at {address}"):
+            client.chat("?")
+    with Client("nonsense://x") as client, pytest.raises(Unreachable, match="is no address"):
+        client.models()
+
+
+def answering(body: str, status: int = 200) -> Client:
+    """A client of a server that always says this."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, text=body, headers={"retry-after": "3"}))
+    return Client("http://server", transport=transport)
+
+
+def test_a_stream_that_ends_early_is_cut_off_and_not_an_answer() -> None:
+    chunk = json.dumps({"id": "a", "model": "m", "choices": [{"index": 0, "delta": {"content": "12"}}]})
+    with answering(f"data: {chunk}\n\n") as client, pytest.raises(CutOff, match="ended before the answer did"):
+        list(client.stream("?", model="m"))
+
+
+def test_the_parts_of_a_streamed_tool_call_are_put_together() -> None:
+    deltas = [
+        {"content": "I look."},
+        {"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "look", "arguments": '{"a"'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": ": 1}"}}]},
+    ]
+    chunks = [json.dumps({"choices": [{"index": 0, "delta": delta}]}) for delta in deltas]
+    last = json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
+    text = "".join(f": still here\n\ndata: {chunk}\n\n" for chunk in [*chunks, last]) + "data: [DONE]\n\n"
+    with answering(text) as client:
+        *_, reply = client.stream("?", model="m")
+    assert isinstance(reply, Reply)
+    (call,) = reply.choices[0].tool_calls
+    assert (call.id, call.function.name, call.function.arguments) == ("call_1", "look", '{"a": 1}')
+    assert reply.choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("body", ["<html>", "{}", "[]", '{"choices": 3}', '{"choices": []}', "null"])
+def test_an_answer_that_is_none_is_cut_off(body: str) -> None:
+    with answering(body) as client, pytest.raises(AskError):
+        print(client.chat("?", model="m").text)
+
+
+def test_an_error_of_somebody_in_between_is_a_refusal_too() -> None:
+    with answering("<html>Bad Gateway</html>", 502) as client, pytest.raises(Refused) as caught:
+        client.models()
+    assert (caught.value.status, caught.value.retry_after) == (502, 3.0)
+    assert str(caught.value) == "the server answered 502"
+
+
+def test_the_client_imports_nothing_of_the_servers() -> None:
+    tree = ast.parse(Path(clients.client.__file__).read_text())
+    names = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    names |= {alias.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    assert not names & {"compute", "strategies", "verifiers", "engines", "metering", "server", "clients"}

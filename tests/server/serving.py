@@ -1,0 +1,147 @@
+"""A door over scripted engines: in this process, or behind a real uvicorn on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from compute.budget import Lengths
+from compute.engine import Engine, RewardModel
+from metering.metrics import Metrics
+from server.app import Door, Served, create_app
+from server.settings import ModelSettings, Settings
+from tests.fakes import MARKER, Chain, ScriptedEngine, always
+
+CHAIN = Chain(f"{MARKER}: three and four\nmake seven", "It is 7.")
+ASK = {"model": "demo", "messages": [{"role": "user", "content": "What is 3 + 4?"}]}
+
+
+def scripted(*chains: Chain, **more: Any) -> ScriptedEngine:
+    return ScriptedEngine(always(*(chains or (CHAIN,))), **more)
+
+
+def door(
+    engine: Engine,
+    settings: Settings | None = None,
+    *,
+    reward_model: RewardModel | None = None,
+    lengths: Lengths | None = None,
+    name: str = "demo",
+    metrics: Metrics | None = None,
+    **model: Any,
+) -> FastAPI:
+    """An application that serves one engine."""
+    served = Served(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
+    return create_app(settings or Settings(), {name: served}, metrics=metrics)
+
+
+def its_door(app: FastAPI) -> Door:
+    found: Door = app.state.door
+    return found
+
+
+def ask(app: FastAPI, method: str = "POST", url: str = "/v1/chat/completions", **more: Any) -> httpx.Response:
+    """One request, without a network."""
+
+    async def go() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+            return await client.request(method, url, **more)
+
+    return asyncio.run(go())
+
+
+def chat(app: FastAPI, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
+    return ask(app, json=ASK | body, headers=headers)
+
+
+def answered(app: FastAPI, **body: Any) -> dict[str, Any]:
+    response = chat(app, **body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """The chunks of a stream that ended as it should."""
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def refused(response: httpx.Response, status: int = 400, code: str | None = None, param: str | None = None) -> str:
+    """The response is an error in OpenAI's shape; its message."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert isinstance(error["type"], str)
+    assert isinstance(error["code"], str)
+    assert response.headers["x-request-id"].startswith("req_")
+    if code is not None:
+        assert error["code"] == code, error
+    if param is not None:
+        assert error["param"] == param, error
+    return error["message"]
+
+
+def counted(app: FastAPI, series: str) -> float:
+    """The sum of a series over its labels; `series` may hold a part of the labels."""
+    text = its_door(app).metrics.render()[0].decode()
+    name, _, labels = series.partition("{")
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if re.match(rf"{name}(\{{| )", line) and labels.rstrip("}") in line
+    )
+
+
+def written(app: FastAPI) -> float:
+    """Tokens the metrics say the models wrote."""
+    kinds = ("thinking", "visible")
+    return sum(counted(app, f'ponder_engine_tokens_total{{kind="{kind}"}}') for kind in kinds)
+
+
+@dataclass
+class Place:
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def serving(app: FastAPI) -> Generator[Place]:
+    """The application behind uvicorn, for as long as the block lasts."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield Place(listening.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listening.close()
+    assert not thread.is_alive()
+
+
+def until(true: Any, seconds: float = 10) -> None:
+    """Waits for something another thread does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)

@@ -1,0 +1,110 @@
+"""`ponder serve` as it is run: the bundled model on the CPU, asked by the OpenAI SDK, ended by a signal."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+from openai.types.chat import ChatCompletion
+
+ROOT = Path(__file__).parent.parent.parent
+QUESTION = "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"
+READY = re.compile(r"^ponder: serving demo at (http://127\.0\.0\.1:\d+) ", re.MULTILINE)
+
+
+@contextmanager
+def ponder_serve(folder: Path) -> Generator[tuple[subprocess.Popen[bytes], str]]:
+    """The process and its address, once the ready line is out."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PONDER_")} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "server", "serve", "--port", "0"]
+    told, log = folder / "stdout", folder / "stderr"
+    with (
+        told.open("wb") as out,
+        log.open("wb") as err,
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err) as process,
+    ):
+        try:
+            end = time.monotonic() + 400
+            while (ready := READY.search(told.read_text())) is None:
+                assert process.poll() is None, log.read_text()[-4000:]
+                assert time.monotonic() < end, log.read_text()[-4000:]
+                time.sleep(0.1)
+            yield process, ready[1]
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def inflight(url: str) -> int:
+    return int(httpx.get(f"{url}/healthz", timeout=30).json()["inflight"])
+
+
+def test_the_demo_is_served_from_the_ready_line_to_an_orderly_end(tmp_path: Path) -> None:
+    with ponder_serve(tmp_path) as (process, url):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
+        assert next(model.id for model in client.models.list()) == "demo"
+
+        def ask(**fields: Any) -> ChatCompletion:
+            return client.chat.completions.create(
+                model="demo", messages=[{"role": "user", "content": QUESTION}], extra_body=fields
+            )
+
+        answer = ask(thinking_budget=256)
+        assert answer.choices[0].message.content
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens_details is not None
+        assert 0 < (answer.usage.completion_tokens_details.reasoning_tokens or 0) <= 256
+        silent = ask(thinking_budget=0)
+        assert silent.usage is not None
+        assert silent.usage.completion_tokens_details is not None
+        assert silent.usage.completion_tokens_details.reasoning_tokens == 0
+
+        engine = httpx.get(f"{url}/metrics/engine", timeout=30).text
+        assert "vllm:" in engine
+        assert "vllm:" not in httpx.get(f"{url}/metrics", timeout=30).text
+
+        late: list[ChatCompletion] = []
+        wishes = {"n": 16, "strategy": {"name": "majority_vote", "n": 16}, "thinking_budget": 40_000}
+        asking = threading.Thread(target=lambda: late.append(ask(**wishes)))
+        asking.start()
+        while asking.is_alive() and not inflight(url):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        asking.join()
+        assert [len(one.choices) for one in late] == [16]
+        assert process.wait(120) == 0, (tmp_path / "stderr").read_text()[-4000:]
+
+
+def test_a_signal_while_the_model_is_loading_ends_it_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "stderr"
+    with log.open("wb") as err:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve", "--port", "0"], cwd=tmp_path, env=environment, stderr=err
+        )
+        try:
+            while "loading demo" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
+            time.sleep(1)
+            process.terminate()
+            assert process.wait(120) == 128 + signal.SIGTERM
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
