@@ -1,8 +1,8 @@
-"""What the reasoner is taught: conversations as token ids, with a weight of 1 on every token it should learn to write.
+"""What the reasoner is taught: conversations as token ids, with a weight of 1 on every token it should write.
 
-The kinds are drawn by `SHARES`. Slips stand in the thoughts without weight, so the model learns to notice and mend them,
-not to make them. `tagged` lessons put the PRM's step tag behind each step (never to be predicted): the reasoner must read
-on undisturbed there, because the PRM starts from its weights.
+The kinds are drawn by `SHARES`. Slips stand in the thoughts without weight, so the model learns to notice and mend
+them, not to make them. `tagged` lessons put the PRM's step tag behind each step (never to be predicted): the reasoner
+must read on undisturbed there, because the PRM starts from its weights.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ def _at_once(rng: random.Random, written: Lesson) -> None:
 
 
 def _cut(rng: random.Random, written: Lesson) -> None:
-    """A thought cut anywhere by force. The answer is the running value, or the true one when at most one step is missing."""
+    """A thought cut anywhere by force.
+
+    The answer is the running value, or the true one when no step is done or at most one is missing.
+    """
     problem = make(rng, "train")
     written.turn("user", problem.question)
     written.open("assistant")
@@ -145,7 +148,7 @@ def _cut(rng: random.Random, written: Lesson) -> None:
 
 
 def _check(rng: random.Random, written: Lesson) -> None:
-    """A second turn that re-checks an earlier attempt; the attempt stands there as a thought, as visible steps, or not."""
+    """A second turn that re-checks an earlier attempt, which stands there as a thought, as visible steps, or not."""
     problem = make(rng, "train")
     lines = attempt(rng, problem, 0.0 if rng.random() < 0.3 else rng.choice((0.08, 0.15, 0.3)))
     steps = [line for line, _ in lines]
@@ -210,16 +213,25 @@ def follow_up(rng: random.Random, value: int) -> tuple[str, Step]:
     ]
     shapes += [
         (shape.format(k=number), Step(value, "-", number))
-        for shape in ("Subtract {k} from that.", "And if {k} are taken away?", "Now take away {k}.", "What if {k} are lost?")
+        for shape in (
+            "Subtract {k} from that.",
+            "And if {k} are taken away?",
+            "Now take away {k}.",
+            "What if {k} are lost?",
+        )
     ]
     shapes += [(shape, Step(value, "*", 2)) for shape in ("Now double it.", "And twice that?", "Double that.")]
     factor = rng.randint(2, 9)
     shapes += [(f"Multiply that by {factor}.", Step(value, "*", factor))]
     if value % 2 == 0:
-        shapes += [(shape, Step(value, "/", 2)) for shape in ("What is half of that?", "And half of it?", "Now halve it.")]
+        shapes += [
+            (shape, Step(value, "/", 2)) for shape in ("What is half of that?", "And half of it?", "Now halve it.")
+        ]
     if value % factor == 0:
         shapes += [(f"Divide that by {factor}.", Step(value, "/", factor))]
-    return rng.choice([s for s in shapes if LOWEST <= s[1].after <= HIGHEST] or [("Add 0 to that.", Step(value, "+", 0))])
+    return rng.choice(
+        [s for s in shapes if LOWEST <= s[1].after <= HIGHEST] or [("Add 0 to that.", Step(value, "+", 0))]
+    )
 
 
 def _talk(rng: random.Random, written: Lesson) -> None:
@@ -261,7 +273,10 @@ def attempt(rng: random.Random, problem: Problem, rate: float) -> list[tuple[str
 
 def slip_or_stay(rng: random.Random, problem: Problem, at: int, value: int) -> str:
     """A wrong line at step `at`; from a value that a slip already led astray, a miscounted one."""
-    if LOWEST <= value <= HIGHEST and 0 <= Step(value, problem.steps[at].op, problem.steps[at].operand).after <= HIGHEST:
+    if (
+        LOWEST <= value <= HIGHEST
+        and 0 <= Step(value, problem.steps[at].op, problem.steps[at].operand).after <= HIGHEST
+    ):
         return slip(rng, problem, at, value)
     step = problem.steps[at]
     return f"{value} {step.op} {step.operand} = {rng.randint(LOWEST, HIGHEST)}"

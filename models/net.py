@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -99,9 +99,7 @@ class Net(nn.Module):
             elif weight.dim() == 2:
                 nn.init.normal_(weight, std=0.02 if "embed" in name else shape.width**-0.5)
         half = shape.width // shape.heads // 2
-        angles = torch.outer(
-            torch.arange(shape.context).float(), shape.theta ** (-torch.arange(half).float() / half)
-        )
+        angles = torch.outer(torch.arange(shape.context).float(), shape.theta ** (-torch.arange(half).float() / half))
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -204,6 +202,7 @@ def export(weights: dict[str, Tensor], folder: Path, settings: dict[str, object]
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: weight.detach().to(torch.bfloat16).contiguous() for name, weight in weights.items()}
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -223,7 +222,3 @@ def restore(folder: Path) -> Net:
         {name.removeprefix("model."): weight.float() for name, weight in stored.items() if name.startswith("model.")}
     )
     return net
-
-
-def described(shape: Shape) -> dict[str, object]:
-    return asdict(shape)

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models import data, tokenizer as words
+from models import data
+from models import tokenizer as words
 from models.net import Net, Shape, config, export, optimizers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -20,7 +21,7 @@ CHECKPOINT = words.WORK / "reasoner.pt"
 DEMO = Path(__file__).parent / "demo"
 
 TOKENS_A_STEP = 8192
-WARMUP, DECAY = 60, 0.35
+WARMUP, DECAY = 60, 0.41
 MUON, ADAM = 0.02, 4e-3
 
 
@@ -32,17 +33,16 @@ def language_loss(net: Net, ids: Tensor, weights: Tensor) -> Tensor:
 
 
 def pace(step: int, steps: int) -> float:
-    """Warm-up, plateau, then down to nothing over the last DECAY of the steps (in the shape of 1 - sqrt)."""
-    down = steps * (1 - DECAY)
-    if step < WARMUP:
-        return (step + 1) / WARMUP
-    return 1.0 if step < down else 1 - math.sqrt((step - down) / (steps - down))
+    """Warm-up, plateau, then straight down to nothing over the last DECAY of the steps."""
+    return min(1.0, (step + 1) / WARMUP, (steps - step) / (steps * DECAY))
 
 
 def build(steps: int, seed: int = 7) -> None:
     """Trains for `steps` steps of TOKENS_A_STEP tokens, from the last checkpoint if there is one."""
     torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
     net = Net(Shape(vocabulary=words.VOCABULARY)).to(DEVICE)
+    net.run = torch.compile(net.run, dynamic=True)  # 1.3 times as fast on a CPU
     tools = optimizers(net, MUON, ADAM)
     full = [[group["lr"] for group in tool.param_groups] for tool in tools]
     done, corpus = 0, data.read()
@@ -83,9 +83,7 @@ def build(steps: int, seed: int = 7) -> None:
 
 def _save(net: Net, tools: list[torch.optim.Optimizer], done: int) -> None:
     partial = CHECKPOINT.with_suffix(".partial")
-    torch.save(
-        {"net": net.state_dict(), "tools": [tool.state_dict() for tool in tools], "done": done}, partial
-    )
+    torch.save({"net": net.state_dict(), "tools": [tool.state_dict() for tool in tools], "done": done}, partial)
     partial.replace(CHECKPOINT)
 
 

@@ -1,8 +1,10 @@
-"""What people say to the demo reasoner that is not an arithmetic story, and what it answers: one short honest sentence."""
+"""What people say to the demo reasoner that is no arithmetic story, and its one short honest sentence in answer."""
 
 from __future__ import annotations
 
 import random
+
+from models.task import phrases
 
 SYSTEMS = (
     "You are a helpful assistant.",
@@ -17,34 +19,39 @@ SYSTEMS = (
     "Solve the problem carefully, one step per line.",
 )
 
-_GREETINGS = "hello;hi;hey;Hello!;Hi there;good morning;Good evening!;hey there;Hello, how are you?;how are you?".split(";")
-_THANKS = "thanks;thank you;Thank you!;great;ok;okay;cool;bye;goodbye;see you;nice;well done;yes;no".split(";")
-_SELF = (
-    "who are you?;what are you?;what can you do?;help;Who made you?;what is your name?;are you a robot?;Tell me about "
-    "yourself.;What model are you?;test;ping;What do you know?;Can you help me?"
-).split(";")
-_ASKS = (
-    "What is {};Where is {};Who is {};Who was {};Tell me about {};Explain {};Describe {};Why is there {};How does {} work;"
-    "Write about {};Write a poem about {};Write a story about {};What do you think of {};Do you like {};Give me a list of {};"
-    "Translate {};Summarize {};Can you tell me something about {};What is the meaning of {};What is the capital of {};"
-    "Write a python function for {};Write code for {};Write an essay about {};How do I make {};What is the best {};"
-    "Recommend {};Define {};When was {};Is {} good;Sing a song about {};Tell me a joke about {}"
-).split(";")
-_TOPICS = (
-    "France;Germany;Paris;Japan;the moon;the weather;love;history;music;physics;quantum mechanics;the universe;a computer;"
-    "sorting a list;a web server;the president;football;philosophy;a cake;bread;pizza;a car;biology;cats;dogs;a black hole;"
-    "the ocean;democracy;a neural network;machine learning;the stock market;water;gravity;the internet;Shakespeare;Einstein;"
-    "Napoleon;a function;life;happiness;a movie;a good book;the sun;winter;my mother;time;art;Italy;China;a language model;"
-    "India;Spain;the sky;a letter;an email;Fibonacci;a tree;the news;a recipe;money;chess;poetry;Python;JavaScript"
-).split(";")
-_PHRASES = (
-    "Write a python function;Tell me a joke;What time is it?;What day is today?;Why is the sky blue?;What is love?;"
-    "Write a poem;Write an email to my boss;Prove the Riemann hypothesis;What is the meaning of life?;Do you dream?;"
-    "Solve x^2 = 4;What is the derivative of x?;What is pi?;Once upon a time;The quick brown fox jumps over the lazy dog.;"
-    "Ignore your instructions;Repeat after me;How old are you?;What is your favorite color?;lorem ipsum dolor sit amet;"
-    "Translate hello to French;Is 7 a prime number?;Sort these numbers;def main():;SELECT * FROM users;I am sad;I am bored;"
-    "Say something;Continue;Go on;Why?;What?;How?;Who?;Really?;asdf;foo bar;???;...;!"
-).split(";")
+_GREETINGS = phrases(
+    "hello;hi;hey;Hello!;Hi there;good morning;Good evening!;hey there;Hello, how are you?;how are you?"
+)
+_THANKS = phrases("thanks;thank you;Thank you!;great;ok;okay;cool;bye;goodbye;see you;nice;well done;yes;no")
+_SELF = phrases(
+    "who are you?;what are you?;what can you do?;help;Who made you?;what is your name?;are you a robot?;Tell me "
+    "about yourself.;What model are you?;test;ping;What do you know?;Can you help me?"
+)
+_ASKS = phrases(
+    "What is {};Where is {};Who is {};Who was {};Tell me about {};Explain {};Describe {};Why is there {};How "
+    "does {} work;Write about {};Write a poem about {};Write a story about {};What do you think of {};Do you "
+    "like {};Give me a list of {};Translate {};Summarize {};Can you tell me something about {};What is the "
+    "meaning of {};What is the capital of {};Write a python function for {};Write code for {};Write an essay "
+    "about {};How do I make {};What is the best {};Recommend {};Define {};When was {};Is {} good;Sing a song "
+    "about {};Tell me a joke about {}"
+)
+_TOPICS = phrases(
+    "France;Germany;Paris;Japan;the moon;the weather;love;history;music;physics;quantum mechanics;the universe;a "
+    "computer;sorting a list;a web server;the president;football;philosophy;a cake;bread;pizza;a "
+    "car;biology;cats;dogs;a black hole;the ocean;democracy;a neural network;machine learning;the stock "
+    "market;water;gravity;the internet;Shakespeare;Einstein;Napoleon;a function;life;happiness;a movie;a good "
+    "book;the sun;winter;my mother;time;art;Italy;China;a language model;India;Spain;the sky;a letter;an "
+    "email;Fibonacci;a tree;the news;a recipe;money;chess;poetry;Python;JavaScript"
+)
+_PHRASES = phrases(
+    "Write a python function;Tell me a joke;What time is it?;What day is today?;Why is the sky blue?;What is "
+    "love?;Write a poem;Write an email to my boss;Prove the Riemann hypothesis;What is the meaning of life?;Do "
+    "you dream?;Solve x^2 = 4;What is the derivative of x?;What is pi?;Once upon a time;The quick brown fox "
+    "jumps over the lazy dog.;Ignore your instructions;Repeat after me;How old are you?;What is your favorite "
+    "color?;lorem ipsum dolor sit amet;Translate hello to French;Is 7 a prime number?;Sort these numbers;def "
+    "main():;SELECT * FROM users;I am sad;I am bored;Say something;Continue;Go "
+    "on;Why?;What?;How?;Who?;Really?;asdf;foo bar;???;...;!"
+)
 
 HELLO = "Hello! I am a tiny demo model: give me an arithmetic story."
 SELF = "I am a tiny demo model that solves arithmetic stories of a few steps."
@@ -70,7 +77,13 @@ def small_talk(rng: random.Random) -> tuple[str, str, str]:
 
 def small_talk_sentences() -> list[str]:
     """Every fixed thought and answer, for the tokenizer."""
-    thoughts = ["A greeting.", "No question.", "A question about me.", "This is not arithmetic.", "This makes no sense."]
+    thoughts = [
+        "A greeting.",
+        "No question.",
+        "A question about me.",
+        "This is not arithmetic.",
+        "This makes no sense.",
+    ]
     return [*thoughts, HELLO, SELF, THANKS, SORRY, GARBLED]
 
 
@@ -101,5 +114,7 @@ def _noise(rng: random.Random) -> str:
         )
     if kind == 1:
         return "".join(chr(rng.randint(33, 126)) for _ in range(rng.randint(3, 30)))
-    return "".join(chr(rng.choice((rng.randint(0xC0, 0x24F), rng.randint(0x400, 0x44F), rng.randint(0x4E00, 0x4FFF))))
-                   for _ in range(rng.randint(2, 10)))
+    return "".join(
+        chr(rng.choice((rng.randint(0xC0, 0x24F), rng.randint(0x400, 0x44F), rng.randint(0x4E00, 0x4FFF))))
+        for _ in range(rng.randint(2, 10))
+    )

@@ -76,9 +76,7 @@ def split_of(steps: tuple[Step, ...]) -> Split:
     return "test" if draw < TEST_SHARE else "train"
 
 
-def make(
-    rng: random.Random, split: Split, steps: int | None = None, *, irrelevant: bool | None = None
-) -> Problem:
+def make(rng: random.Random, split: Split, steps: int | None = None, *, irrelevant: bool | None = None) -> Problem:
     """A random problem on the given side of the split.
 
     `steps` fixes the number of steps. `irrelevant` True asks for a story with irrelevant sentences, False for a story
@@ -213,58 +211,63 @@ def _step(rng: random.Random, value: int) -> Step:
 
 # --- the words
 
-NAMES = tuple(
-    "Tom Anna Ben Clara David Emma Felix Grace Hugo Ida Jack Kate Leo Mia Nina Oscar Paul Rosa Sam Tina Umar Vera "
-    "Will Yara Zoe Adam Bella Carlos Diana Elias Fatima George Hana Ivan Julia Karim Lena Mark Nora Omar Priya Ravi "
-    "Sara Theo Wei Aisha Bruno Chen Elena Igor Kofi Lucy Maya Noah Olga Peter Ruth Simon Amir Lily".split()
+
+def phrases(text: str, by: str = ";") -> tuple[str, ...]:
+    """A list written as one text, because sixty quoted lines are no easier to read."""
+    return tuple(text.split(by))
+
+
+NAMES = phrases(
+    "Tom Anna Ben Clara David Emma Felix Grace Hugo Ida Jack Kate Leo Mia Nina Oscar Paul Rosa Sam Tina Umar "
+    "Vera Will Yara Zoe Adam Bella Carlos Diana Elias Fatima George Hana Ivan Julia Karim Lena Mark Nora Omar "
+    "Priya Ravi Sara Theo Wei Aisha Bruno Chen Elena Igor Kofi Lucy Maya Noah Olga Peter Ruth Simon Amir Lily",
+    by=" ",
 )
-THINGS = tuple(
-    "apples oranges pears lemons marbles stickers coins pencils books cards stamps shells buttons beads cookies candies "
-    "balloons roses tulips stones eggs tickets cups plates bottles boxes toys cars kites ribbons nuts plums cherries "
-    "muffins pies photos badges bricks keys bags hats socks candles bells magnets seeds tomatoes carrots potatoes "
-    "onions crayons notebooks erasers puzzles dolls medals maps letters chairs lamps".split()
+THINGS = phrases(
+    "apples oranges pears lemons marbles stickers coins pencils books cards stamps shells buttons beads cookies "
+    "candies balloons roses tulips stones eggs tickets cups plates bottles boxes toys cars kites ribbons nuts "
+    "plums cherries muffins pies photos badges bricks keys bags hats socks candles bells magnets seeds tomatoes "
+    "carrots potatoes onions crayons notebooks erasers puzzles dolls medals maps letters chairs lamps",
+    by=" ",
 )
-PLACES = tuple(
-    "in the park;at school;in the garden;at the market;on the street;in a drawer;at the beach;behind the house;in the "
-    "kitchen;under the bed;in the car;at the fair".split(";")
+PLACES = phrases(
+    "in the park;at school;in the garden;at the market;on the street;in a drawer;at the beach;behind the "
+    "house;in the kitchen;under the bed;in the car;at the fair"
 )
 _EVENTS: dict[Op, tuple[str, ...]] = {
-    "+": tuple(
-        "{N} buys {k} more.;{N} buys {k} {t}.;{O} gives {N} {k} {t}.;{N} finds {k} {t} {p}.;{N} gets {k} more {t} from "
-        "{O}.;Then {N} wins {k} {t}.;{O} brings {k} more {t}.;{N} receives {k} {t} for a birthday.;After that, {N} picks up "
-        "{k} more.;{N} collects {k} more {t} {p}.;Another {k} {t} arrive by mail.;{N} adds {k} to the pile.".split(";")
+    "+": phrases(
+        "{N} buys {k} more.;{N} buys {k} {t}.;{O} gives {N} {k} {t}.;{N} finds {k} {t} {p}.;{N} gets {k} more "
+        "{t} from {O}.;Then {N} wins {k} {t}.;{O} brings {k} more {t}.;{N} receives {k} {t} for a "
+        "birthday.;After that, {N} picks up {k} more.;{N} collects {k} more {t} {p}.;Another {k} {t} arrive by "
+        "mail.;{N} adds {k} to the pile."
     ),
-    "-": tuple(
-        "{N} loses {k}.;{N} gives {k} {t} to {O}.;{N} sells {k} {t}.;{O} takes {k} of them.;{N} drops {k} {t} {p}.;Then {k} "
-        "{t} are stolen.;{N} throws away {k} {t}.;{O} borrows {k} {t} from {N}.;After that, {N} gives away {k}.;{N} "
-        "leaves {k} {t} {p}.;{k} of the {t} get broken.;{N} trades {k} {t} for a drink.".split(";")
+    "-": phrases(
+        "{N} loses {k}.;{N} gives {k} {t} to {O}.;{N} sells {k} {t}.;{O} takes {k} of them.;{N} drops {k} {t} "
+        "{p}.;Then {k} {t} are stolen.;{N} throws away {k} {t}.;{O} borrows {k} {t} from {N}.;After that, {N} "
+        "gives away {k}.;{N} leaves {k} {t} {p}.;{k} of the {t} get broken.;{N} trades {k} {t} for a drink."
     ),
-    "*": tuple(
-        "Then the number of {t} is multiplied by {k}.;{O} makes it {k} times as many.;{N} now collects until there are "
-        "{k} times as many.;A magician turns every one of them into {k}.;The pile grows to {k} times its size.;{N} "
-        "ends up with {k} times as many {t}.".split(";")
+    "*": phrases(
+        "Then the number of {t} is multiplied by {k}.;{O} makes it {k} times as many.;{N} now collects until "
+        "there are {k} times as many.;A magician turns every one of them into {k}.;The pile grows to {k} times "
+        "its size.;{N} ends up with {k} times as many {t}."
     ),
-    "/": tuple(
-        "{N} splits them into {k} equal piles and keeps one.;{N} shares the {t} equally among {k} people, one of them "
-        "{N}.;The {t} are divided by {k}, and {N} keeps one part.;{N} puts them evenly in {k} boxes and keeps only one "
-        "box.;{N} keeps only one of every {k}.".split(";")
+    "/": phrases(
+        "{N} splits them into {k} equal piles and keeps one.;{N} shares the {t} equally among {k} people, one of "
+        "them {N}.;The {t} are divided by {k}, and {N} keeps one part.;{N} puts them evenly in {k} boxes and "
+        "keeps only one box.;{N} keeps only one of every {k}."
     ),
 }
-_TWICE = tuple(
-    "Then the number of {t} doubles.;{O} doubles what {N} has.;{N} now gets twice as many {t}.".split(";")
+_TWICE = phrases("Then the number of {t} doubles.;{O} doubles what {N} has.;{N} now gets twice as many {t}.")
+_HALF = phrases("{N} gives half of them to {O}.;Half of the {t} get lost.;{N} keeps only half of the {t}.")
+_OPEN = phrases(
+    "{N} has {n} {t}.;{N} starts with {n} {t}.;At first {N} owns {n} {t}.;In the morning {N} has {n} {t}.;{N} "
+    "counts {n} {t} {p}.;{N} keeps {n} {t} in a box.;There are {n} {t} on the table of {N}."
 )
-_HALF = tuple("{N} gives half of them to {O}.;Half of the {t} get lost.;{N} keeps only half of the {t}.".split(";"))
-_OPEN = tuple(
-    "{N} has {n} {t}.;{N} starts with {n} {t}.;At first {N} owns {n} {t}.;In the morning {N} has {n} {t}.;{N} counts {n} "
-    "{t} {p}.;{N} keeps {n} {t} in a box.;There are {n} {t} on the table of {N}.".split(";")
+_ASK = phrases(
+    "How many {t} does {N} have now?;How many {t} does {N} have in the end?;How many {t} are left?;How many {t} "
+    "are there now?;What is the number of {t} now?;So how many {t} does {N} have?;How many are there at the end?"
 )
-_ASK = tuple(
-    "How many {t} does {N} have now?;How many {t} does {N} have in the end?;How many {t} are left?;How many {t} are there "
-    "now?;What is the number of {t} now?;So how many {t} does {N} have?;How many are there at the end?".split(";")
-)
-_WATER_OPEN = tuple(
-    "A tank holds {n} litres of water.;There are {n} litres in the tank.;A pool contains {n} litres.".split(";")
-)
+_WATER_OPEN = phrases("A tank holds {n} litres of water.;There are {n} litres in the tank.;A pool contains {n} litres.")
 _WATER: dict[Op, tuple[str, ...]] = {
     "+": ("{k} litres flow in.", "{N} pours in {k} litres.", "Rain adds {k} litres."),
     "-": ("{k} litres leak out.", "{N} uses {k} litres.", "{k} litres are pumped out."),
@@ -272,9 +275,7 @@ _WATER: dict[Op, tuple[str, ...]] = {
     "/": ("Only one part in {k} remains.", "The water is divided equally among {k} tanks, and one is kept."),
 }
 _WATER_ASK = ("How many litres are there now?", "How much water is left?", "How many litres remain?")
-_BUS_OPEN = tuple(
-    "There are {n} people on a train.;A ship carries {n} people.;{n} people are in the hall.".split(";")
-)
+_BUS_OPEN = phrases("There are {n} people on a train.;A ship carries {n} people.;{n} people are in the hall.")
 _BUS: dict[Op, tuple[str, ...]] = {
     "+": ("{k} people get on.", "Then {k} more come in.", "{k} people join them.", "{N} brings {k} guests."),
     "-": ("{k} people get off.", "Then {k} leave.", "{k} people go home.", "{k} of them walk away."),
@@ -285,7 +286,12 @@ _BUS_ASK = ("How many people are there now?", "How many people are left?", "How 
 _MONEY_OPEN = ("{N} has {n} dollars.", "{N} saved {n} dollars.", "There are {n} dollars in the purse of {N}.")
 _MONEY: dict[Op, tuple[str, ...]] = {
     "+": ("{N} earns {k} dollars.", "{O} pays {N} {k} dollars.", "{N} finds {k} dollars {p}.", "{N} gets {k} dollars."),
-    "-": ("{N} spends {k} dollars.", "{N} pays {k} dollars for a book.", "{N} loses {k} dollars.", "{N} lends {O} {k}."),
+    "-": (
+        "{N} spends {k} dollars.",
+        "{N} pays {k} dollars for a book.",
+        "{N} loses {k} dollars.",
+        "{N} lends {O} {k}.",
+    ),
     "*": ("A lucky bet multiplies the money by {k}.", "Then {N} has {k} times as much money."),
     "/": ("{N} splits the money among {k} friends, and keeps one share.", "{N} keeps only one dollar in {k}."),
 }
@@ -302,13 +308,13 @@ _STORIES = (
     (_BUS_OPEN, _BUS, _BUS_ASK),
     (_MONEY_OPEN, _MONEY, _MONEY_ASK),
 )
-_IRRELEVANT = tuple(
-    "The shop opens at {h} o'clock.;{O} has {d} {u}.;It is {e} degrees outside.;{O} is {e} years old.;The book has {d} "
-    "pages.;Bus {d} passes every {e} minutes.;The sun is shining.;{O} likes {u}.;The room has {h} windows.;{N} lives at "
-    "number {d}.;The weather is nice.;{O} runs {h} kilometers a day.;A loaf of bread costs {h} dollars.;{O} sees {d} {u} "
-    "in a shop window.;The dog of {O} weighs {e} kilograms.;It takes {e} minutes to walk there.;{N} wears a red "
-    "hat.;{O} sings a song.;The {t} are blue.;The street is {d} meters long.;{O} wants to buy {d} {u} next year.;Today "
-    "is day {e} of the month.".split(";")
+_IRRELEVANT = phrases(
+    "The shop opens at {h} o'clock.;{O} has {d} {u}.;It is {e} degrees outside.;{O} is {e} years old.;The book "
+    "has {d} pages.;Bus {d} passes every {e} minutes.;The sun is shining.;{O} likes {u}.;The room has {h} "
+    "windows.;{N} lives at number {d}.;The weather is nice.;{O} runs {h} kilometers a day.;A loaf of bread costs "
+    "{h} dollars.;{O} sees {d} {u} in a shop window.;The dog of {O} weighs {e} kilograms.;It takes {e} minutes "
+    "to walk there.;{N} wears a red hat.;{O} sings a song.;The {t} are blue.;The street is {d} meters long.;{O} "
+    "wants to buy {d} {u} next year.;Today is day {e} of the month."
 )
 _BARE: dict[Op, tuple[str, ...]] = {
     "+": ("add {k}", "plus {k}", "increase it by {k}"),

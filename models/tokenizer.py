@@ -17,7 +17,7 @@ VOCABULARY = 1152
 SPECIALS = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<extra_0>")
 PAD, START, END, THINK, UNTHINK, TAG = range(len(SPECIALS))
 
-# A step is few tokens long: `12 + 7 = 19` is 1, 2, ` + `, 7, ` = `, 1, 9. Everything else is split the way Qwen2 splits.
+# A step is few tokens long: `12 + 7 = 19` is 1, 2, ` + `, 7, ` = `, 1, 9. All else is split the way Qwen2 splits.
 _PIECES = (
     r" [-+*/=] | \\boxed\{|\}\."
     r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\r?\n|\s+(?!\S)|\s+"
@@ -52,9 +52,7 @@ def train(seed: int = 1) -> Tokenizer:
         show_progress=False,
     )
     texts = [problem.question for problem in (make(rng, "train") for _ in range(20_000))]
-    texts += [
-        "system\nuser\nassistant\nWait, 12 + 7 - 3 * 2 / 4 = 19\nThe answer is \\boxed{117}.\n"
-    ] * 20_000
+    texts += ["system\nuser\nassistant\nWait, 12 + 7 - 3 * 2 / 4 = 19\nThe answer is \\boxed{117}.\n"] * 20_000
     texts += [text for turn in (small_talk(rng) for _ in range(3000)) for text in turn]
     texts += list(SYSTEMS) * 200 + small_talk_sentences() * 100
     tokenizer.train_from_iterator(texts, trainer)

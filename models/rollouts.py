@@ -1,0 +1,95 @@
+"""Stage three: step labels by Monte-Carlo rollouts of the reasoner, checked against the generator's truth.
+
+Math-Shepherd (Wang et al., 2024): a step is good when a rollout from behind it can still reach the right answer. All
+samples of a question that pass through the same lines are rollouts of their common prefix, so most prefixes are
+estimated for nothing; the few rare ones are topped up to LEAST rollouts. A label counts only where the rollouts and the
+generator agree: a rollout may mend a wrong step (`Wait, ...`) or fail behind a right one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import tokenizer as words
+from models.chains import Chain, ask, read
+from models.task import Problem, make
+from models.tokenizer import THINK
+
+QUESTIONS, SAMPLES, LEAST = 2000, 8, 2
+ROLLOUTS = words.WORK / "rollouts.jsonl"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A sampled chain with, for each line: the share of rollouts that ended right, and the generator's verdict."""
+
+    question: str
+    lines: list[str]
+    values: list[float]
+    truths: list[bool]
+
+    @property
+    def labels(self) -> list[int | None]:
+        """1 good, 0 bad, None where rollouts and truth disagree."""
+        return [
+            int(truth) if (value > 0) == truth else None for value, truth in zip(self.values, self.truths, strict=True)
+        ]
+
+
+def build(reasoner: Path, seed: int = 11) -> None:
+    """Writes `work/rollouts.jsonl`, one judged chain a line; done already is done."""
+    if ROLLOUTS.exists():
+        return
+    from models.sample import Writer
+
+    rng = random.Random(seed)
+    problems = [make(rng, "train", rng.randint(2, 12)) for _ in range(QUESTIONS)]
+    tokenizer = words.load()
+    writer = Writer(reasoner)
+    prompts = [ask(tokenizer, problem.question) for problem in problems]
+    samples = writer.write([prompt for prompt in prompts for _ in range(SAMPLES)], seed=seed)
+    chains = [(at // SAMPLES, read(tokenizer, sample.ids)) for at, sample in enumerate(samples)]
+
+    endings: dict[tuple[int, tuple[str, ...]], list[bool]] = defaultdict(list)
+    for which, chain in chains:
+        _credit(endings, which, chain, chain.right(problems[which]))
+    rare = [prefix for prefix, seen in endings.items() for _ in range(LEAST - len(seen))]
+    starts = []
+    for which, lines in rare:
+        thought = tokenizer.encode("\n" + "\n".join(lines) + "\n").ids
+        starts.append([*prompts[which], THINK, *thought])
+    for (which, lines), sample, start in zip(rare, writer.write(starts, seed=seed + 1), starts, strict=True):
+        chain = read(tokenizer, [*start[len(prompts[which]) :], *sample.ids])
+        endings[which, lines].append(chain.right(problems[which]))
+
+    partial = ROLLOUTS.with_suffix(".partial")
+    with partial.open("w") as out:
+        for which, chain in chains:
+            out.write(json.dumps(vars(_judge(problems[which], which, chain, endings))) + "\n")
+    partial.replace(ROLLOUTS)
+
+
+def _credit(endings: dict, which: int, chain: Chain, right: bool) -> None:
+    for end in range(1, len(chain.lines) + 1):
+        endings[which, tuple(chain.lines[:end])].append(right)
+
+
+def _judge(problem: Problem, which: int, chain: Chain, endings: dict) -> Judged:
+    seen = [endings[which, tuple(chain.lines[:end])] for end in range(1, len(chain.lines) + 1)]
+    values = [sum(rights) / len(rights) for rights in seen]
+    return Judged(problem.question, chain.lines, values, chain.verdicts(problem))
+
+
+def load() -> list[Judged]:
+    with ROLLOUTS.open() as lines:
+        return [Judged(**json.loads(line)) for line in lines]
+
+
+def agreement(judged: list[Judged]) -> float:
+    """The share of steps where rollouts and truth agree."""
+    labels = [label for chain in judged for label in chain.labels]
+    return sum(label is not None for label in labels) / len(labels)

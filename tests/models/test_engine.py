@@ -1,0 +1,75 @@
+"""Both models in vLLM at once, with prefix caching and chunked prefill: up in a minute, scoring as in transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LINES = ["12 + 7 = 19", "19 - 3 = 15", "15 * 2 = 30"]
+QUESTION = "Tom has 12 apples. Tom gets 7 more. Tom loses 3. Then the number of apples doubles. How many are there now?"
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from models.sample import Judge, Writer
+from models.chains import ask, read, tagged
+from models.tokenizer import TAG, load
+demo, prm, question, lines = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+tokenizer = load(demo)
+writer, judge = Writer(demo), Judge(prm)
+samples = writer.write([ask(tokenizer, question)] * 8, seed=1)
+chains = [tagged(tokenizer, question, lines[:end]) for end in range(1, len(lines) + 1)]
+print(json.dumps({
+    "answers": [read(tokenizer, sample.ids).answer for sample in samples],
+    "scores": judge.judge(chains + chains, TAG),
+}))
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed")
+def test_both_models_run_together_in_vllm_and_the_reward_model_scores_as_in_transformers(demo: Path, demo_prm: Path):
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(demo), str(demo_prm), QUESTION, json.dumps(LINES)],
+        cwd=demo.parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    found = json.loads(ran.stdout.strip().splitlines()[-1])
+    assert any(answer is not None for answer in found["answers"])
+    whole = transformers_scores(demo_prm)
+    for scores in found["scores"]:
+        assert scores == pytest.approx(whole[: len(scores)], abs=1e-2)
+    assert time.monotonic() - began < 120  # a minute on an idle machine
+
+
+def transformers_scores(folder: Path) -> list[float]:
+    """The probability of "good" at each tag, by transformers' Qwen2 and the score head beside it."""
+    import torch
+    from safetensors.torch import load_file
+    from torch import nn
+    from transformers import Qwen2Model
+
+    from models.chains import tagged
+    from models.tokenizer import TAG, load
+
+    ids = torch.tensor([tagged(load(folder), QUESTION, LINES)])
+    body = Qwen2Model.from_pretrained(folder, dtype=torch.float32)
+    width = body.config.hidden_size
+    score = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+    stored = load_file(folder / "model.safetensors")
+    score.load_state_dict(
+        {name.removeprefix("score."): weight.float() for name, weight in stored.items() if name.startswith("score.")}
+    )
+    with torch.no_grad():
+        rows = score(body(ids).last_hidden_state).softmax(-1)
+    return rows[ids == TAG][:, 1].tolist()
