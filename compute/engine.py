@@ -126,6 +126,10 @@ class RewardModel(Protocol):
         """One score of many, in this model's own way (last, min, product, mean). 0.0 for no steps."""
         ...
 
+    async def close(self) -> None:
+        """Lets go of the model. Idempotent."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Reward:

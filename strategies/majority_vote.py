@@ -35,10 +35,9 @@ class MajorityVote:
         async with run.sampling(self.n) as arriving:
             async for candidate in arriving:
                 candidates.append(candidate)
-                vote = await run.vote(candidates)
-                if settled(vote, self.n - len(candidates), self.confidence):
+                if settled(await run.vote(candidates), self.n - len(candidates), self.confidence):
                     break
-        return vote.leader
+        return (await run.vote(candidates)).leader
 
     async def in_rounds(self, run: Run) -> Candidate:
         candidates = await run.sample(min(self.first, self.n))

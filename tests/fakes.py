@@ -214,3 +214,6 @@ class ScriptedRewards:
 
     def aggregate(self, steps: Sequence[float]) -> float:
         return min(steps, default=0.0)
+
+    async def close(self) -> None:
+        self.fails = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isclose
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -90,12 +91,12 @@ def test_the_answer_of_most_chains_wins(mode: str) -> None:
     strategy = MajorityVote(n=5, mode=mode, confidence=1)  # pyright: ignore[reportArgumentType]
     out = outcome(strategy, ScriptedEngine(says("9", "7", "9", "7", "7")))
     assert "7" in out.answer.text
-    assert out.agreement == pytest.approx(3 / 5)
+    assert isclose(out.agreement or 0, 3 / 5)
 
 
 def test_equal_answers_written_differently_vote_together() -> None:
     out = outcome(MajorityVote(n=3, confidence=1), ScriptedEngine(says("1/2", "9", "0.5")))
-    assert out.agreement == pytest.approx(2 / 3)
+    assert isclose(out.agreement or 0, 2 / 3)
 
 
 @pytest.mark.parametrize("mode", ["parallel", "rounds"])
@@ -135,9 +136,9 @@ def test_with_no_answers_at_all_the_first_chain_stands() -> None:
 
 
 def test_the_beta_rule_is_the_tail_of_a_binomial() -> None:
-    assert lead_probability(4, 0) == pytest.approx(1 - 0.5**5)
-    assert lead_probability(3, 3) == pytest.approx(0.5)
-    assert lead_probability(1, 3) == pytest.approx(1 - lead_probability(3, 1))
+    assert isclose(lead_probability(4, 0), 1 - 0.5**5)
+    assert isclose(lead_probability(3, 3), 0.5)
+    assert isclose(lead_probability(1, 3), 1 - lead_probability(3, 1))
 
 
 # -- best of n --------------------------------------------------------------------------------------------------------

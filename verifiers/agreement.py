@@ -1,0 +1,28 @@
+"""Judges by the company an answer keeps (self-consistency, Wang et al. 2022): needs no model, so it is the fallback of
+every other way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from compute.answers import group
+from compute.run import Run
+from compute.text import Candidate, Score
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Agreement:
+    """The share of the vote that gives the same answer."""
+
+    needs_likelihood: ClassVar[bool] = False
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        """0 for a candidate that is not over or holds no answer: it does not vote."""
+        groups = await group([c.text if c.over else "" for c in candidates])
+        votes = Counter(g for g in groups if g is not None)
+        return [Score(0.0 if g is None else votes[g] / votes.total()) for g in groups]
