@@ -28,7 +28,7 @@ TAIL = 20_000
 
 # -- the answer of a text ---------------------------------------------------------------------------------------------
 
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+_CALL = re.compile(r"<tool_call>((?:(?!<tool_call>).)*?)</tool_call>", re.DOTALL)
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)```", re.DOTALL)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _PHRASE = re.compile(
@@ -56,7 +56,7 @@ def final_answer(text: str) -> str | None:
     if not text:
         return None
     if calls := _CALL.findall(text):
-        return json.dumps([_canonical(call) or call for call in calls])
+        return json.dumps([_canonical(call) or call.strip() for call in calls])
     if (found := _canonical(text)) is not None:
         return found
     fences = list(_FENCE.finditer(text))
@@ -120,7 +120,7 @@ def _said(text: str) -> str | None:
 
 def _bare(text: str) -> str | None:
     """A text that is nothing but its answer."""
-    if len(text) > 80 or "\n" in text:
+    if len(text) > 80 or "\n" in text or _BOXED.search(text):
         return None
     kind = _key(text).kind
     words = len(text.split())

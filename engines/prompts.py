@@ -26,8 +26,8 @@ from engines.profiles import Profile
 log = logging.getLogger(__name__)
 
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-# The quote tells how often the template has escaped a text as JSON.
-_PLACEHOLDER = re.compile(f'{_OPEN}([0-9]+)(\\\\*)"{_CLOSE}')
+# The letters show a template that changes case, the quote how often it has escaped a text as JSON.
+_PLACEHOLDER = re.compile(f'{_OPEN}aA([0-9]+)(\\\\*)"{_CLOSE}')
 _KEPT = 128
 
 
@@ -104,6 +104,10 @@ class Prompts:
         """The ids of a text of ours, markers as markers."""
         return tuple(self._ids([_Span(text, False)])) if text else ()
 
+    def spelt(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """The ids of pieces of text, (text, a caller's): markers are markers only in what is not a caller's."""
+        return self._ids([_Span(text, typed) for text, typed in parts])
+
     # -- rendering ----------------------------------------------------------------------------------------------------
 
     def _spans(self, prompt: Prompt, thinking: bool) -> list[_Span] | None:
@@ -117,7 +121,7 @@ class Prompts:
                 return text
             typed.append(core)
             at = text.index(core)
-            return f'{text[:at]}{_OPEN}{len(typed) - 1}"{_CLOSE}{text[at + len(core) :]}'
+            return f'{text[:at]}{_OPEN}aA{len(typed) - 1}"{_CLOSE}{text[at + len(core) :]}'
 
         text = self._template(_conversation(prompt, self._profile, thinking, hide), prompt, thinking, hide)
         spans: list[_Span] = []

@@ -208,7 +208,8 @@ class Splitter:
         read = len(self._context)
         ends = [(at, mark) for mark in (*self._stop, self._start) if mark and (at := whole.find(mark)) >= 0]
         if ends:
-            at, mark = min(ends, key=lambda end: end[0])
+            # The first to be complete, so that it does not hang on how the text came in.
+            at, mark = min(ends, key=lambda end: (end[0] + len(end[1]), end[0]))
             self._unread = ""
             if mark in self._stop:
                 self._stopped = True

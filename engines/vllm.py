@@ -183,6 +183,7 @@ class VllmEngine:
         self.llm = llm
         self.sampling_params: Any = importlib.import_module("vllm.sampling_params")
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
+        self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
         self.profile = profile
         self.prompts = Prompts(tokenizer, profile)
         marks = (profile.start, profile.end) if profile.thinks else ("", "")
@@ -263,12 +264,14 @@ class VllmEngine:
 
     async def _submit(self, ids: list[int], params: Any, sampling: Sampling) -> Any:
         """Begins a call; returns vLLM's collector of its outputs."""
+        if self._closed:
+            raise Unavailable(f"model {self._card.name} is closed", code="engine_unavailable")
         number = f"ponder-{next(self._numbers)}"
         try:
             return await self.llm.add_request(
                 number, self._inputs.tokens_input(ids, cache_salt=sampling.tenant), params
             )
-        except ValueError:
+        except (ValueError, self._refusal):
             # vLLM's words quote the request.
             if sampling.grammar is not None:
                 raise RequestError(

@@ -19,7 +19,7 @@ from models.chains import Chain, ask, read
 from models.task import Problem, make
 from models.tokenizer import THINK
 
-QUESTIONS, SAMPLES, LEAST = 2000, 8, 2
+QUESTIONS, SAMPLES, LEAST = 1200, 8, 2
 ROLLOUTS = words.WORK / "rollouts.jsonl"
 
 

@@ -24,6 +24,8 @@ PIP = f"{sys.executable} -m pip"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SIBLINGS = ("torchvision", "torchaudio", "torchcodec")
 """What vLLM's CPU build asks for, comes built for CUDA, and breaks beside a torch for the CPU."""
+PATIENCE = 600
+"""Seconds an import may take."""
 LEAST_MEMORY = 2.5e9
 """Bytes: an engine and the front end take 0.6 GB each, 1 GiB goes to the key-value cache."""
 
@@ -62,14 +64,17 @@ def torch_siblings(installed: Callable[[str], str | None] | None = None) -> Find
 
 def imports(module: str, extra: str, command: Sequence[str] = (sys.executable, "-c")) -> Finding:
     """The module can be imported: in a process of its own, so that whatever happens there is only told."""
-    done = subprocess.run(  # noqa: S603
-        [*command, f"import {module}; print({module}.__version__)"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603
+            [*command, f"import {module}; print({module}.__version__)"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(None, f"importing {module} takes longer than {PATIENCE} s: this machine is very busy")
     if done.returncode == 0:
         return Finding(True, f"{module} {done.stdout.strip().splitlines()[-1]}")
     return explain(module, extra, done.returncode, done.stderr)

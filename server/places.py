@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compute.errors import PonderError
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 class NoSuchModel(PonderError):
@@ -50,7 +50,7 @@ def locate(path: str) -> str:
     folder = model_folder(path)
     if folder is not None:
         return str(folder)
-    if hub_folder(path) is None or path.startswith("."):
+    if hub_folder(path) is None:
         raise NoSuchModel(
             f"{path}: no such folder, no bundled model (there is {', '.join(bundled())}), and no hub id (owner/name)"
         )

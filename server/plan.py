@@ -300,9 +300,10 @@ def _budget(request: ChatRequest, wish: Wish, served: Served, prompt: Prompt, ke
 
 
 def _kept(request: ChatRequest, own: ModelSettings, space: int) -> int:
-    """Tokens kept back for the answer, of `space` for thoughts and answer: a quarter at most, where nobody said."""
-    if request.max_answer_tokens is not None and request.max_completion_tokens is None and request.max_tokens is None:
-        return request.max_answer_tokens
+    """Tokens kept back for the answer, of `space` for thoughts and answer: of `max_completion_tokens` a quarter at
+    most, of a small context a half, and what the caller says where they say it for the answer alone."""
+    if request.max_completion_tokens is None and request.max_tokens is None:
+        return request.max_answer_tokens or min(own.answer_tokens, max(1, space // 2))
     return min(request.max_answer_tokens or own.answer_tokens, max(1, space // 4))
 
 
@@ -314,8 +315,7 @@ def _answer(request: ChatRequest, own: ModelSettings, room: int, thinking: int) 
     most = most or older
     answer = request.max_answer_tokens or most or own.answer_tokens
     space = room if most is None else min(room, most)
-    answer = max(1, min(answer, space))
-    return answer, space if most is not None or thinking + answer > space else None
+    return max(1, min(answer, space, room - thinking)), None if most is None else space
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------

@@ -9,14 +9,17 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 import uvloop
 
 from compute.budget import Lengths
 from engines.profiles import PROFILES, Profile
-from engines.vllm import EngineOptions, metrics_text, start
+from engines.reward import start_reward
+from engines.vllm import EngineOptions, metrics_text, on_cpu, start
 from metering.metrics import Metrics
 from server.app import Served, create_app
 from server.listen import bind, listen, run, url_of
@@ -27,6 +30,9 @@ from verifiers import verifiers
 
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""
+
+BESIDE_PRM = 0.7
+"""Share of a GPU for a model that leaves room for a reward model's 0.22."""
 
 
 def serve(settings: Settings) -> None:
@@ -75,11 +81,24 @@ async def _serve(settings: Settings, sock: socket.socket) -> None:
 
 
 async def _start(name: str, model: ModelSettings, stack: AsyncExitStack) -> Served:
-    """One model, its engine started."""
+    """One model and its reward model, where it has one; their engines started one after the other."""
     chosen = model.profile
     profile = chosen if isinstance(chosen, Profile | None) else PROFILES[chosen]
-    engine = await start(
-        locate(model.path), name=name, profile=profile, options=EngineOptions(**model.engine.model_dump())
-    )
+    options = EngineOptions(**model.engine.model_dump())
+    prm = None if model.prm is None else locate(model.prm)
+    if prm is not None and options.gpu_memory_utilization is None and not on_cpu():
+        options = replace(options, gpu_memory_utilization=BESIDE_PRM)
+    engine = await start(locate(model.path), name=name, profile=profile, options=options)
     stack.push_async_callback(engine.close)
-    return Served(engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=model)
+    reward_model = None
+    if prm is not None:
+        sys.stderr.write(f"ponder: loading {name}'s reward model ({model.prm})\n")
+        beside = EngineOptions(
+            dtype=options.dtype,
+            enforce_eager=options.enforce_eager,
+            seed=options.seed,
+            trust_remote_code=options.trust_remote_code,
+        )
+        reward_model = await start_reward(prm, name=Path(prm).name, profile=None, options=beside)
+        stack.push_async_callback(reward_model.close)
+    return Served(engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=model, reward_model=reward_model)

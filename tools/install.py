@@ -13,6 +13,7 @@ can say that it is too old.
 
 # ruff: noqa: S603, T201
 
+import ctypes
 import hashlib
 import importlib.util
 import json
@@ -34,6 +35,7 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST, NEWEST = (3, 11), (3, 13)
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 """Built for CUDA they break `import vllm` beside torch+cpu; an environment made by hand may hold them."""
+NUMA = "libnuma.so.1"
 FREE_GB = {"cpu": 5, "gpu": 20}
 
 FROM_PIP = {
@@ -86,6 +88,7 @@ def main(extras):
     )
     shutil.rmtree(WHEELS, ignore_errors=True)
     if "cpu" in extras:
+        provide_numa()
         output([*uv, "uninstall", "--python", str(PYTHON), *CUDA_ONLY])
         step(
             "    vLLM starts",
@@ -174,6 +177,33 @@ def fetch_torch(pip):
     return ["--find-links", str(WHEELS)]
 
 
+def provide_numa():
+    """vLLM's CPU build wants libnuma, which a small Linux lacks. Its Debian package is unpacked inside `.venv`, where a
+    `.pth` file loads it into every process of this environment: no root, and nothing of the machine is changed."""
+    if not sys.platform.startswith("linux") or loads(NUMA):
+        return
+    folder = VENV / "ponder-numa"
+    folder.mkdir(exist_ok=True)
+    if shutil.which("apt-get") and shutil.which("dpkg"):
+        run(["apt-get", "download", "-qq", "libnuma1"], cwd=folder)
+        for package in folder.glob("libnuma1_*.deb"):
+            run(["dpkg", "-x", str(package), str(folder)])
+    found = next(folder.rglob(NUMA), None)
+    if found is None or not loads(str(found)):
+        raise Failed(f"vLLM on a CPU wants {NUMA}, which this machine lacks", "sudo apt-get install libnuma1")
+    for packages in VENV.glob("lib/*/site-packages"):
+        (packages / "ponder-numa.pth").write_text(f"import ctypes; ctypes.CDLL({str(found)!r}, ctypes.RTLD_GLOBAL)\n")
+    say(f"    {NUMA} is not on this machine: taken from Debian's package into .venv")
+
+
+def loads(library):
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
 def uv_environment(pip):
     """pip's configuration in uv's words; what is already said in uv's own variables stands."""
     configured = {}
@@ -196,13 +226,13 @@ def rank(line):
     return (line.startswith(":env:"), line.startswith("install."))
 
 
-def run(command, env=None):
+def run(command, env=None, cwd=ROOT):
     """Whether it worked; what it printed is in the log."""
     with LOG.open("a") as log:
         log.write("$ " + " ".join(command) + "\n")
         log.flush()
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-        return subprocess.run(command, cwd=ROOT, env=env, check=False, **streams).returncode == 0
+        return subprocess.run(command, cwd=cwd, env=env, check=False, **streams).returncode == 0
 
 
 def step(name, command, mend, env=None):

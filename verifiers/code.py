@@ -166,7 +166,7 @@ class Sandbox:
         if not await Sandbox(256).passes(PROBE, "", 30.0):
             raise EngineError(
                 "the sandbox does not hold on this machine: are user namespaces allowed (sysctl "
-                "user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns, a container's seccomp profile)?"
+                "user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns, the container's profile)?"
             )
         _proven = True
 

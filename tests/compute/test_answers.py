@@ -49,8 +49,21 @@ def test_the_answer_is_found_where_it_stands(text: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "  \n", "Hm", "I am not sure.", "I don't know", "ok", "Sorry, no", "What is it?", "\\boxed{12", "\\boxed{}"]
-    + ["A long text about many things that comes to nothing in the end.", "[" * 5000, '{"a": ' * 5000],
+    [
+        "",
+        "  \n",
+        "Hm",
+        "I am not sure.",
+        "I don't know",
+        "ok",
+        "Sorry, no",
+        "What is it?",
+        "\\boxed{12",
+        "\\boxed{}",
+        "A long text about many things that comes to nothing in the end.",
+        "[" * 5000,
+        '{"a": ' * 5000,
+    ],
 )
 def test_a_text_without_an_answer_has_none(text: str) -> None:
     assert final_answer(text) is None
@@ -82,8 +95,16 @@ def test_what_strings_can_tell_is_told_at_once(a: str, b: str) -> None:
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [("3.14", "3.15"), ("10 km", "10 m"), ("A", "B"), ("Paris", "London"), ("2024-01-02", "2024-02-01"), ("3:30", "30")]
-    + [("(1,2)", "\\{1,2\\}"), ("print(X)", "print(x)")],
+    [
+        ("3.14", "3.15"),
+        ("10 km", "10 m"),
+        ("A", "B"),
+        ("Paris", "London"),
+        ("2024-01-02", "2024-02-01"),
+        ("3:30", "30"),
+        ("(1,2)", "\\{1,2\\}"),
+        ("print(X)", "print(x)"),
+    ],
 )
 def test_different_answers_are_told_apart_at_once(a: str, b: str) -> None:
     assert same(a, b) is False

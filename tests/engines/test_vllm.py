@@ -155,9 +155,7 @@ def test_every_budget_binds_exactly_and_is_answered(stage: Stage) -> None:
 
     async def all_of_them() -> list[Written]:
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(stage.write(n, 64, temperature=0.0, heard=n % 2 == 0)) for n in range(0, 65, 1)
-            ]
+            tasks = [group.create_task(stage.write(n, 64, temperature=0.0, heard=n % 2 == 0)) for n in range(0, 65, 1)]
         return [task.result() for task in tasks]
 
     for budget, written in enumerate(stage.do(all_of_them())):

@@ -29,7 +29,7 @@ def ponder(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
         env=clean | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1500,
         check=False,
     )
 
@@ -106,11 +106,8 @@ def test_asking_where_nobody_serves_says_so(tmp_path: Path) -> None:
     assert f"no server answers at {url}: is `ponder serve` running there?" in done.stderr
 
 
-def test_the_doctor_finds_nothing_missing_here_and_a_missing_model(tmp_path: Path) -> None:
-    well = ponder(tmp_path, "doctor", "--port", "0")
-    assert well.returncode == 0, well.stdout + well.stderr
-    assert re.search(r"ok +vllm \d", well.stdout)
-    ill = ponder(tmp_path, "doctor", "./nothing", "--port", "0")
-    assert ill.returncode == 1
-    assert "missing  nothing: no folder ./nothing, and it is no hub id\n         mend: " in ill.stdout
-    assert "1 of" in ill.stdout
+def test_the_doctor_finds_a_missing_model_and_nothing_else_missing_here(tmp_path: Path) -> None:
+    done = ponder(tmp_path, "doctor", "./nothing", "--port", "0")
+    assert done.returncode == 1, done.stderr
+    assert "missing  ./nothing: no folder ./nothing, and it is no hub id\n         mend: " in done.stdout
+    assert re.search(r"^1 of \d checks want mending$", done.stdout, re.MULTILINE), done.stdout

@@ -1,0 +1,75 @@
+# syntax=docker/dockerfile:1
+#
+#   docker build --target cpu -t ponder:cpu .        docker build --target gpu -t ponder:gpu .
+#
+# In a container the server listens beyond loopback, so it wants an API key: `ponder keys new NAME` prints the key and the
+# table for ponder.toml, which is mounted:
+#
+#   docker run --rm ponder:cpu keys new me
+#   docker run --rm -p 8000:8000 -v "$PWD/ponder.toml:/app/ponder.toml:ro" ponder:cpu
+#   docker run --rm -p 8000:8000 -v "$PWD/ponder.toml:/app/ponder.toml:ro" --gpus all --ipc=host \
+#       -v ponder-models:/home/ponder/.cache/huggingface ponder:gpu serve Qwen/Qwen3-8B --host 0.0.0.0
+#
+# No weights are downloaded while an image is built; the cpu image serves the small reasoner that is in this repository.
+
+FROM python:3.12-slim-bookworm AS base
+ENV PATH=/app/.venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /app
+
+
+FROM base AS sources
+COPY pyproject.toml README.md LICENSE ./
+COPY tools tools
+COPY clients clients
+COPY compute compute
+COPY engines engines
+COPY metering metering
+COPY models models
+COPY server server
+COPY strategies strategies
+COPY verifiers verifiers
+
+
+FROM sources AS cpu-installed
+RUN apt-get update && apt-get install -y --no-install-recommends libnuma1
+RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py cpu
+
+
+FROM sources AS gpu-installed
+RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py gpu
+
+
+FROM base AS runtime
+RUN useradd --uid 10001 --create-home ponder \
+    && mkdir -p /home/ponder/.cache/huggingface \
+    && chown -R ponder /home/ponder/.cache
+USER ponder
+EXPOSE 8000
+# Alive, not ready: a server that loads a model or drains must not be restarted for it. Readiness is /readyz.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+ENTRYPOINT ["ponder"]
+CMD ["serve", "--host", "0.0.0.0"]
+
+
+FROM runtime AS cpu
+USER root
+# vLLM's CPU build wants libnuma.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libnuma1 \
+    && rm -rf /var/lib/apt/lists/*
+USER ponder
+COPY --from=cpu-installed /app /app
+
+
+FROM runtime AS gpu
+USER root
+# Triton compiles its launchers when the model is loaded.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc g++ libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER ponder
+COPY --from=gpu-installed /app /app

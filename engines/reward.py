@@ -1,0 +1,314 @@
+"""Process reward models: a second model, in vLLM too, that judges a chain step by step.
+
+Every family wants the steps laid out in its own way, reads its verdict off in its own way and adds up the verdicts in
+its own way: that is a `RewardProfile`. A prefix that was judged before is not judged again, and of a longer one only
+the new tokens are read: the rest is in the engine's prefix cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from compute.engine import Reward
+from compute.errors import EngineError
+from compute.text import Candidate, Message, Prompt
+from engines.profiles import PROFILES, Profile
+from engines.prompts import Prompts
+from engines.vllm import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
+
+_KEPT = 65536
+
+
+class RewardProfile(BaseModel):
+    """One family of process reward models, as data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "custom"
+    layout: Literal["chat", "turns", "text"] = "chat"
+    """chat: the steps, a tag behind each, as one turn of the assistant. turns: each step a turn of the user, a label
+    the turn that follows. text: question and steps in a row."""
+    template: str = "plain"
+    """The profile (of `engines.profiles`) by which the chat template is rendered; one that thinks opens its thought."""
+    system: str | None = None
+    """The system message the family was trained with; None keeps the conversation's own."""
+    tag: str = "<extra_0>"
+    """What stands behind each step, and where the verdict is read."""
+    tail: str = ""
+    """What ends a step before its tag."""
+    numbered: bool = False
+    """Steps are headed "Step 1: " and so on."""
+    step: str = "\n\n"
+    """What ends a step in the chains that are judged."""
+    judges: Literal["thought", "all"] = "all"
+    """The answer is judged too, as further steps."""
+    verdict: Literal["softmax", "sigmoid", "labels"] = "softmax"
+    """softmax: column 1 of two. sigmoid: of one number. labels: the model writes one of two tokens."""
+    labels: tuple[str, str] = ("+", "-")
+    aggregation: Literal["last", "min", "product", "mean"] = "min"
+
+
+REWARD_PROFILES: dict[str, RewardProfile] = {
+    profile.name: profile
+    for profile in (
+        RewardProfile(name="demo-prm", template="demo", tail="\n", step="\n", judges="thought", aggregation="min"),
+        RewardProfile(
+            name="qwen2.5-math-prm",
+            system="Please reason step by step, and put your final answer within \\boxed{}.",
+            aggregation="product",
+        ),
+        RewardProfile(name="skywork", layout="text", tag="\n", verdict="sigmoid", aggregation="mean"),
+        RewardProfile(name="rlhflow", layout="turns", tag="", verdict="labels", aggregation="product"),
+        RewardProfile(
+            name="math-shepherd",
+            layout="text",
+            tag=" \u043a\u0438",
+            numbered=True,
+            verdict="labels",
+            aggregation="min",
+        ),
+    )
+}
+
+
+def find_reward_profile(path: str) -> RewardProfile:
+    """The profile that fits a reward model, by its name."""
+    name = PurePath(path).name.lower()
+    if "demo-prm" in name:
+        return REWARD_PROFILES["demo-prm"]
+    if "shepherd" in name:
+        return REWARD_PROFILES["math-shepherd"]
+    if "skywork" in name:
+        return REWARD_PROFILES["skywork"]
+    if "rlhflow" in path.lower() or "deepseek-data" in name or "mistral-data" in name:
+        return REWARD_PROFILES["rlhflow"]
+    return REWARD_PROFILES["qwen2.5-math-prm"]
+
+
+async def start_reward(
+    path: str, *, name: str, profile: RewardProfile | None, options: EngineOptions
+) -> VllmRewardModel:
+    """Loads a process reward model. Raises `EngineError` in plain words where it cannot."""
+    settle_environment()
+    await asyncio.to_thread(read_config, path)
+    profile = profile or find_reward_profile(path)
+    given = arguments(path, options)
+    # A second engine with statistics would take the first one's off the registry.
+    given |= {"disable_log_stats": True}
+    if not on_cpu() and options.gpu_memory_utilization is None:
+        given |= {"gpu_memory_utilization": 0.22}
+    if profile.verdict != "labels":
+        config: Any = importlib.import_module("vllm.config.pooler").PoolerConfig
+        # The default for these models gives the tagged rows only, and switches the prefix cache off.
+        given |= {"runner": "pooling", "pooler_config": config(tok_pooling_type="ALL")}
+        given.pop("structured_outputs_config", None)
+    llm = launch(given)
+    try:
+        return VllmRewardModel(llm, llm.get_tokenizer(), profile, name)
+    except BaseException:
+        llm.shutdown()
+        raise
+
+
+class VllmRewardModel:
+    """A process reward model in vLLM; fulfils `compute.engine.RewardModel`."""
+
+    def __init__(self, llm: Any, tokenizer: Any, profile: RewardProfile, name: str) -> None:
+        self.llm = llm
+        self.profile = profile
+        self._name = name
+        self._context = int(llm.model_config.max_model_len)
+        template = PROFILES[profile.template]
+        if not template.opening:
+            template = Profile(name=profile.template, thinks=False)
+        self._prompts = Prompts(tokenizer, template)
+        self._inputs: Any = importlib.import_module("vllm.inputs.engine")
+        self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
+        self._numbers = itertools.count()
+        self._known: OrderedDict[int, float] = OrderedDict()
+        self._labels: list[int] = []
+        if profile.verdict == "labels":
+            self._labels = [self._prompts.spelt(((label, True),))[-1] for label in profile.labels]
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def reward(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Sequence[Reward]:
+        """The scores of each candidate's steps; a step still half-written counts as one."""
+        try:
+            async with asyncio.TaskGroup() as judging:
+                tasks = [judging.create_task(self._judge(prompt, candidate)) for candidate in candidates]
+        except BaseExceptionGroup as group:
+            first = group.exceptions[0]
+            if isinstance(first, dead()):
+                raise EngineError(f"reward model {self._name}: the engine is dead") from first
+            raise first from None
+        return [task.result() for task in tasks]
+
+    def aggregate(self, steps: Sequence[float]) -> float:
+        """One score of many, in this family's way. 0.0 for no steps."""
+        if not steps:
+            return 0.0
+        match self.profile.aggregation:
+            case "last":
+                return steps[-1]
+            case "min":
+                return min(steps)
+            case "product":
+                return math.prod(steps)
+            case "mean":
+                return sum(steps) / len(steps)
+
+    async def close(self) -> None:
+        """Lets go of the model. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.llm.shutdown(timeout=5.0)
+            del self.llm
+
+    # -- laying out ---------------------------------------------------------------------------------------------------
+
+    def _steps(self, candidate: Candidate) -> tuple[list[str], list[str]]:
+        """The steps of thought and answer."""
+        step = self.profile.step
+        thought = [part for part in candidate.thought.reveal().split(step) if part.strip()]
+        if self.profile.judges == "thought":
+            return thought, []
+        return thought, [part for part in candidate.text.split(step) if part.strip()]
+
+    def prefixes(self, prompt: Prompt, steps: Sequence[str]) -> list[list[int]]:
+        """The ids up to where the verdict on each step is read."""
+        profile = self.profile
+        messages = prompt.messages
+        if profile.system is not None:
+            own = tuple(message for message in messages if message.role not in ("system", "developer"))
+            messages = (Message("system", profile.system), *own)
+        if profile.layout == "turns":
+            return self._turns(messages, steps)
+        heads = [""] * len(steps)
+        if profile.numbered:
+            heads = [f"{'' if n == 1 else chr(10)}Step {n}: " for n in range(1, len(steps) + 1)]
+        if profile.layout == "chat":
+            base = list(self._prompts.render(Prompt(messages), thinking=True).ids)
+            parts: list[tuple[str, bool]] = []
+        else:
+            base = []
+            parts = [(_text(messages[-1]), True), (" " if profile.numbered else "\n", False)]
+        found: list[list[int]] = []
+        for head, step in zip(heads, steps, strict=True):
+            parts += [(head + step + profile.tail, True), (profile.tag, False)]
+            found.append([*base, *self._prompts.spelt(parts)])
+        return found
+
+    def _turns(self, messages: Sequence[Message], steps: Sequence[str]) -> list[list[int]]:
+        turns: list[Message] = []
+        found: list[list[int]] = []
+        for n, step in enumerate(steps):
+            text = f"{_text(messages[-1])} {step}" if n == 0 else step
+            turns.append(Message("user", text))
+            found.append(list(self._prompts.render(Prompt(tuple(turns)), thinking=False).ids))
+            turns.append(Message("assistant", self.profile.labels[0]))
+        return found
+
+    # -- judging ------------------------------------------------------------------------------------------------------
+
+    async def _judge(self, prompt: Prompt, candidate: Candidate) -> Reward:
+        thought, answer = self._steps(candidate)
+        if not thought and not answer:
+            return Reward((), 0)
+        prefixes = self.prefixes(prompt, thought + answer)
+        truncated = len(prefixes[-1]) > self._context - 1
+        if truncated:
+            # The chain does not fit: its answer is judged, or what of it there is room for.
+            prefixes = self.prefixes(prompt, answer) if answer else prefixes
+            prefixes = [ids for ids in prefixes if len(ids) < self._context]
+        scores: dict[int, float] = {}
+        read = cached = 0
+        for n in reversed(range(len(prefixes))):
+            if n in scores:
+                continue
+            key = hash(tuple(prefixes[n]))
+            if (score := self._known.get(key)) is not None:
+                scores[n] = score
+                continue
+            found, tokens, hits = await self._verdicts(prefixes, n)
+            scores |= found
+            read += tokens
+            cached += hits
+            for at, score in found.items():
+                self._known[hash(tuple(prefixes[at]))] = score
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return Reward(tuple(scores[n] for n in range(len(prefixes))), read, cached, truncated)
+
+    async def _verdicts(self, prefixes: Sequence[list[int]], last: int) -> tuple[dict[int, float], int, int]:
+        """One call: the verdict on step `last`, and on those before it whose tokens had to be read anyway; the tokens
+        of the prompt and those of them that were in the cache."""
+        ids = prefixes[last]
+        stream = await self._submit(ids)
+        out: Any = None
+        try:
+            out = await stream.get()
+        finally:
+            if out is None:
+                await self.llm.abort(stream.request_id, internal=True)
+        hits = int(out.num_cached_tokens or 0)
+        if self._labels:
+            return {last: self._label(out.outputs[0].logprobs)}, len(ids), hits
+        rows = out.outputs.data
+        first = len(ids) - rows.shape[0]
+        verdicts: dict[int, float] = {}
+        for n in range(last + 1):
+            at = len(prefixes[n]) - 1
+            if at >= first and prefixes[n] == ids[: at + 1]:
+                verdicts[n] = self._read(rows[at - first])
+        return verdicts, len(ids), hits
+
+    async def _submit(self, ids: list[int]) -> Any:
+        number = f"reward-{next(self._numbers)}"
+        if self._labels:
+            sampling: Any = importlib.import_module("vllm.sampling_params")
+            params = sampling.SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                logprobs=20,
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=sampling.RequestOutputKind.FINAL_ONLY,
+            )
+        else:
+            pooling: Any = importlib.import_module("vllm.pooling_params").PoolingParams
+            params = pooling(task="token_classify", skip_reading_prefix_cache=False)
+        if self._closed:
+            raise EngineError(f"reward model {self._name} is closed")
+        try:
+            return await self.llm.add_request(number, self._inputs.tokens_input(ids), params)
+        except (ValueError, self._refusal) as error:
+            raise EngineError(f"reward model {self._name} refuses a chain: {type(error).__name__}") from None
+
+    def _read(self, row: Any) -> float:
+        """A verdict as a number in [0, 1]; vLLM has applied the softmax or sigmoid of the model's head."""
+        values = [float(value) for value in row.flatten().tolist()]
+        return values[1] if self.profile.verdict == "softmax" else values[0]
+
+    def _label(self, logprobs: Any) -> float:
+        """The good label's share of both. A label not among the likeliest counts as the least of them."""
+        by_id = dict(zip(logprobs.token_ids, logprobs.logprobs, strict=True))
+        least = min(logprobs.logprobs)
+        good, bad = (math.exp(by_id.get(label, least)) for label in self._labels)
+        return good / (good + bad)
+
+
+def _text(message: Message) -> str:
+    return message.content if isinstance(message.content, str) else message.content.reveal()

@@ -1,0 +1,133 @@
+"""Tool calls: found in the text, streamed and not, as OpenAI writes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from server.calls import Listener, Offered
+from tests.fakes import Chain
+from tests.server.serving import answered, chat, door, events, refused, scripted
+
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+TIME = {"type": "function", "function": {"name": "time"}}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+OTHER = '<tool_call>{"name": "time", "arguments": {}}</tool_call>'
+
+
+def both(text: str, **body: Any) -> tuple[str | None, list[tuple[str, str]], str]:
+    """(content, calls, finish reason), which are the same streamed and not."""
+    app = door(scripted(Chain("hm", text)))
+    body = {"tools": [WEATHER, TIME]} | body
+    whole = answered(app, **body)
+    ChatCompletion.model_validate(whole, strict=True)
+    message = whole["choices"][0]["message"]
+    calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls", [])]
+    heard, streamed = "", list[tuple[str, str]]()
+    stream = events(chat(app, stream=True, **body).text)
+    for chunk in stream:
+        ChatCompletionChunk.model_validate(chunk, strict=True)
+        delta = chunk["choices"][0]["delta"]
+        heard += delta.get("content") or ""
+        for call in delta.get("tool_calls", []):
+            assert call["index"] == len(streamed)
+            assert call["id"].startswith("call_")
+            streamed.append((call["function"]["name"], call["function"]["arguments"]))
+    finish = whole["choices"][0]["finish_reason"]
+    assert (heard or None, streamed) == (message["content"] or None, calls)
+    assert stream[-1]["choices"][0]["finish_reason"] == finish
+    return message["content"], calls, finish
+
+
+def test_a_call_is_taken_out_of_the_text() -> None:
+    assert both(CALL) == (None, [("weather", '{"city": "Rome"}')], "tool_calls")
+    content, calls, finish = both(f"Let me look.\n{CALL}\n{OTHER}\n")
+    assert (content, finish) == ("Let me look.", "tool_calls")
+    assert [name for name, _ in calls] == ["weather", "time"]
+
+
+def test_one_call_is_kept_where_only_one_is_wanted() -> None:
+    assert both(CALL + OTHER, parallel_tool_calls=False) == (None, [("weather", '{"city": "Rome"}')], "tool_calls")
+
+
+def test_an_answer_without_a_call_is_text_with_no_tool_calls() -> None:
+    content, calls, finish = both("Just <b>text</b> and < tool_call>  ")
+    assert (content, calls, finish) == ("Just <b>text</b> and < tool_call>  ", [], "stop")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>{}</tool_call>",
+        "<tool_call>nonsense</tool_call> x",
+        '<tool_call>{"name": "rm"}</tool_call>',
+        "a <tool_",
+    ],
+)
+def test_what_only_looks_like_a_call_is_text(text: str) -> None:
+    assert both(text) == (text, [], "stop")
+
+
+def test_a_call_that_is_not_closed_still_counts_when_it_is_whole() -> None:
+    assert both(CALL.removesuffix("</tool_call>")) == (None, [("weather", '{"city": "Rome"}')], "tool_calls")
+
+
+def test_no_tools_means_no_looking() -> None:
+    assert both(CALL, tool_choice="none") == (CALL, [], "stop")
+    assert answered(door(scripted(Chain("", CALL))))["choices"][0]["message"]["content"] == CALL
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_required_call_is_held_to_its_shape(choice: Any) -> None:
+    text = '{"name": "weather", "arguments": {"city": "Rome"}}'
+    assert both(text, tool_choice=choice) == (None, [("weather", '{"city": "Rome"}')], "tool_calls")
+    engine = scripted(Chain("", text))
+    answered(door(engine), tools=[WEATHER, TIME], tool_choice=choice)
+    grammar = engine.samplings[0].grammar
+    assert grammar is not None
+    assert grammar.schema is not None
+    shape = json.loads(grammar.schema)
+    names = [s["properties"]["name"]["const"] for s in shape.get("anyOf", [shape])]
+    assert names == (["weather", "time"] if choice == "required" else ["weather"])
+
+
+def test_the_model_is_told_of_the_tools() -> None:
+    engine = scripted()
+    answered(door(engine), tools=[WEATHER])
+    assert [tool.name for tool in engine.prompts[0].tools] == ["weather"]
+
+
+def test_tools_and_a_response_format_do_not_go_together() -> None:
+    form = {"type": "json_object"}
+    refused(chat(door(scripted()), tools=[WEATHER], response_format=form), code="unsupported_parameter")
+    answered(door(scripted()), tools=[WEATHER], response_format=form, tool_choice="none")
+
+
+PIECES = st.sampled_from([CALL, OTHER, "<tool_call>", "</tool_call>", " ", "\n", "text", "<", "{}", "<tool"])
+
+
+@given(text=st.lists(PIECES, max_size=8).map("".join), cuts=st.lists(st.integers(1, 9), max_size=40), one=st.booleans())
+def test_however_the_text_is_cut_the_same_is_heard(text: str, cuts: list[int], one: bool) -> None:
+    offered = Offered(frozenset({"weather", "time"}), parallel=not one)
+
+    def heard(pieces: list[str]) -> tuple[str, list[str]]:
+        listener, said = Listener(offered), ""
+        for piece in pieces:
+            said += listener.hear(piece)[0]
+        said += listener.end()[0]
+        return said, [call.name for call in listener.calls]
+
+    pieces: list[str] = []
+    rest = text
+    for cut in cuts:
+        pieces.append(rest[:cut])
+        rest = rest[cut:]
+    assert heard([*pieces, rest]) == heard([text])

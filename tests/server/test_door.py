@@ -1,0 +1,261 @@
+"""The door itself: who may come in, how many, for how long; what it tells of itself; how it closes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from openai.types import Model
+from starlette.routing import Route
+
+from compute.budget import Lengths
+from server.app import Guarded, Served, create_app
+from server.keys import digest
+from server.settings import KeySettings, ModelSettings, Settings
+from tests.fakes import Chain, ScriptedEngine
+from tests.server.serving import answered, ask, chat, counted, door, its_door, refused, scripted
+from tests.server.test_hangups import Line
+
+SLOW = Chain("t" * 50, "a" * 50)
+KEYS = Settings(
+    keys=[
+        KeySettings(name="ann", hash=digest("pk-ann"), scopes=frozenset({"infer"}), models=frozenset({"demo"})),
+        KeySettings(name="bob", hash=digest("pk-bob"), scopes=frozenset({"usage", "admin"})),
+    ]
+)
+ANN, BOB = {"authorization": "Bearer pk-ann"}, {"authorization": "Bearer pk-bob"}
+
+
+# -- who ---------------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_key_nothing_but_the_probes_is_open() -> None:
+    app = door(scripted(), KEYS)
+    open_routes: set[str] = set()
+    for route in app.router.routes:
+        assert isinstance(route, Route)
+        assert isinstance(route.app, Guarded)
+        if route.app.scope is None:
+            open_routes.add(route.path)
+            continue
+        method = "POST" if "POST" in (route.methods or ()) else "GET"
+        response = ask(app, method, route.path.replace("{id:path}", "demo"))
+        refused(response, 401, "missing_api_key")
+        assert response.headers["www-authenticate"] == "Bearer"
+    assert open_routes == {"/livez", "/readyz"}
+
+
+def test_a_key_opens_what_its_scopes_say() -> None:
+    app = door(scripted(), KEYS)
+    assert chat(app, ANN).status_code == 200
+    refused(chat(app, BOB), 403, "missing_scope")
+    refused(ask(app, "GET", "/metrics", headers=ANN), 403)
+    assert ask(app, "GET", "/metrics", headers=BOB).status_code == 200
+    assert ask(app, "GET", "/healthz", headers=BOB).status_code == 200
+    assert "wrong-key" not in refused(chat(app, {"authorization": "Bearer wrong-key"}), 401, "invalid_api_key")
+    assert counted(app, "ponder_admission_rejections_total") >= 3
+
+
+def test_a_key_may_be_held_to_some_models() -> None:
+    engine = scripted()
+    served = {name: Served(engine, Lengths(20, 40), ModelSettings(path="x")) for name in ("demo", "other")}
+    app = create_app(KEYS, served)
+    refused(chat(app, ANN, model="other"), 403, "model_not_permitted", "model")
+    assert chat(app, ANN, model="demo:direct").status_code == 200
+    ids = [m["id"] for m in ask(app, "GET", "/v1/models", headers=ANN).json()["data"]]
+    assert "demo" in ids
+    assert "other" not in ids
+
+
+# -- what it tells -----------------------------------------------------------------------------------------------------
+
+
+def test_models_are_listed_alone_and_with_each_strategy_and_found_again() -> None:
+    app = door(scripted(), name="org/demo")
+    listed = ask(app, "GET", "/v1/models").json()
+    assert listed["object"] == "list"
+    ids = [Model.model_validate(m, strict=True).id for m in listed["data"]]
+    assert ids[:2] == ["org/demo", "org/demo:direct"]
+    for one in ids:
+        assert ask(app, "GET", f"/v1/models/{one}").json()["id"] == one
+    refused(ask(app, "GET", "/v1/models/none"), 404, "model_not_found")
+
+
+def test_strategies_are_listed_with_words_and_schema() -> None:
+    listed = ask(door(scripted()), "GET", "/v1/strategies").json()
+    by_name = {s["name"]: s for s in listed["data"]}
+    assert by_name["direct"]["description"]
+    assert by_name["majority_vote"]["parameters"]["properties"]["n"]["maximum"] == 256
+    assert {v["name"] for v in listed["verifiers"]} >= {"agreement", "prm"}
+
+
+def test_health_is_told() -> None:
+    engine = scripted()
+    app = door(engine)
+    assert ask(app, "GET", "/livez").status_code == 200
+    assert ask(app, "GET", "/readyz").status_code == 200
+    assert ask(app, "GET", "/healthz").json()["models"]["demo"]["answers"] is True
+    engine.closed = True
+    app = door(engine)
+    assert ask(app, "GET", "/livez").status_code == 200
+    response = ask(app, "GET", "/readyz")
+    refused(response, 503, "engine_unavailable")
+    assert int(response.headers["retry-after"]) > 0
+    assert ask(app, "GET", "/healthz").status_code == 503
+    assert counted(app, "ponder_engine_up") == 0
+
+
+def test_metrics_are_told_apart_from_those_of_the_engine() -> None:
+    served = {"demo": Served(scripted(), Lengths(20, 40), ModelSettings(path="x"))}
+    app = create_app(Settings(), served, engine_metrics=lambda: b"vllm:x 1\n")
+    answered(app)
+    text = ask(app, "GET", "/metrics").text
+    assert "ponder_requests_total{" in text
+    assert "vllm" not in text
+    assert ask(app, "GET", "/metrics/engine").text == "vllm:x 1\n"
+
+
+def test_the_schema_names_our_fields() -> None:
+    schema = ask(door(scripted()), "GET", "/openapi.json").json()
+    body = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"thinking_budget", "strategy", "messages"} <= set(body["properties"])
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status", "code"),
+    [
+        ("GET", "/", 404, "route_not_found"),
+        ("GET", "/v1/nonesuch", 404, "route_not_found"),
+        ("POST", "/v1/chat/completions/", 404, "route_not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("DELETE", "/v1/models/demo", 405, "method_not_allowed"),
+        ("PUT", "/livez", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/chat/completions", 405, "method_not_allowed"),
+    ],
+)
+def test_wrong_routes_and_methods_have_the_one_shape(method: str, url: str, status: int, code: str) -> None:
+    response = ask(door(scripted()), method, url)
+    refused(response, status, code)
+    if status == 405:
+        assert response.headers["allow"]
+
+
+def test_head_is_answered_like_get() -> None:
+    assert ask(door(scripted()), "HEAD", "/livez").status_code == 200
+    assert ask(door(scripted()), "HEAD", "/v1/models").status_code == 200
+    assert ask(door(scripted()), "HEAD", "/v1/chat/completions").status_code == 405
+
+
+def test_every_answer_has_its_own_id() -> None:
+    app = door(scripted())
+    answers = [chat(app), chat(app), chat(app, n=0), ask(app, "GET", "/livez"), ask(app, "GET", "/nix")]
+    assert len({a.headers["x-request-id"] for a in answers}) == 5
+
+
+# -- how many and how long ---------------------------------------------------------------------------------------------
+
+
+def test_more_than_run_wait_and_more_than_may_wait_are_turned_away() -> None:
+    async def go() -> None:
+        engine = ScriptedEngine(lambda p, t, c: SLOW, delay=0.001)
+        app = door(engine, Settings(max_inflight=2, max_queue=1))
+        lines = [Line() for _ in range(5)]
+        async with asyncio.TaskGroup() as group:
+            for line in lines:
+                group.create_task(line.call(app))
+        assert sorted(line.sent[0]["status"] for line in lines) == [200, 200, 200, 429, 429]
+        assert engine.most_running == 2
+        turned = next(line for line in lines if line.sent[0]["status"] == 429)
+        assert 1 <= int(dict(turned.sent[0]["headers"])[b"retry-after"]) <= 120
+        assert counted(app, 'ponder_admission_rejections_total{reason="busy"}') == 2
+        assert its_door(app).admission.inside == its_door(app).admission.queued == 0
+
+    asyncio.run(go())
+
+
+def test_who_waits_too_long_is_told_to_come_again() -> None:
+    async def go() -> None:
+        app = door(ScriptedEngine(lambda p, t, c: SLOW, delay=0.005), Settings(max_inflight=1))
+        first, second = Line(), Line(timeout=0.05)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(first.call(app))
+            await asyncio.sleep(0.01)
+            group.create_task(second.call(app))
+        assert (first.sent[0]["status"], second.sent[0]["status"]) == (200, 429)
+        assert its_door(app).admission.inside == 0
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"), [({}, {"timeout": 0.2}), ({"x-request-timeout": "0.2"}, {}), ({}, {"timeout": 0.2, "n": 2})]
+)
+def test_at_the_deadline_the_best_so_far_is_the_answer(headers: dict[str, str], body: dict[str, Any]) -> None:
+    response = chat(door(ScriptedEngine(lambda p, t, c: Chain("t" * 20, "a" * 5000), delay=0.001)), headers, **body)
+    told = response.json()
+    assert told["thinking"]["stopped_by"] == "deadline"
+    assert told["choices"][0]["finish_reason"] == "length"
+    assert told["choices"][0]["message"]["content"].startswith("a")
+
+
+def test_a_deadline_with_nothing_at_all_is_504() -> None:
+    response = chat(door(ScriptedEngine(lambda p, t, c: SLOW, delay=0.5)), timeout=0.05)
+    refused(response, 504, "deadline_passed")
+
+
+def test_a_failed_engine_is_500_and_not_to_be_tried_again_where_tokens_were_made() -> None:
+    response = chat(door(scripted(fail_at=0)))
+    refused(response, 500, "engine_error")
+    assert response.headers["x-should-retry"] == "false"
+
+
+def test_the_servers_own_limit_of_time_holds() -> None:
+    app = door(ScriptedEngine(lambda p, t, c: Chain("t", "a" * 5000), delay=0.001), Settings(timeout=0.2))
+    assert chat(app, timeout=1000).json()["thinking"]["stopped_by"] == "deadline"
+
+
+# -- closing -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_lets_those_inside_finish_and_nobody_new_in() -> None:
+    async def go() -> None:
+        engine = ScriptedEngine(lambda p, t, c: SLOW, delay=0.001)
+        app = door(engine, Settings(max_inflight=1))
+        inside, waiting, late, ready = Line(), Line(), Line(), Line()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(inside.call(app))
+            await asyncio.sleep(0.01)
+            group.create_task(waiting.call(app))
+            await asyncio.sleep(0.01)
+            drained = group.create_task(its_door(app).drain())
+            await asyncio.sleep(0.01)
+            await late.call(app)
+            await app(
+                {"type": "http", "method": "GET", "path": "/readyz", "headers": [], "query_string": b""},
+                ready.receive,
+                ready.send,
+            )
+            await drained
+            assert inside.sent[0]["status"] == 200
+        assert [line.sent[0]["status"] for line in (waiting, late, ready)] == [503, 503, 503]
+        assert b"retry-after" in dict(late.sent[0]["headers"])
+        assert b'"finish_reason": "stop"' in inside.text
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("body", [{}, {"stream": True}, {"n": 3}])
+def test_a_drain_that_takes_too_long_asks_for_the_best_so_far(body: dict[str, Any]) -> None:
+    async def go() -> None:
+        engine = ScriptedEngine(lambda p, t, c: Chain("t" * 10, "a" * 100_000), delay=0.001)
+        app = door(engine, Settings(drain_timeout=0.1))
+        line = Line(**body)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(line.call(app))
+            await asyncio.sleep(0.05)
+            await its_door(app).drain()
+        assert b'"stopped_by": "draining"' in line.text
+        assert engine.running == 0
+
+    asyncio.run(go())

@@ -1,0 +1,183 @@
+"""The whole of it: `ponder serve` with the bundled reasoner, asked by the OpenAI SDK, and what the engine itself
+counted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types import CompletionUsage
+
+from models.task import make, read_answer
+from tests.server.test_serve import ponder_serve
+
+BUDGETS: list[int | None] = [0, 16, 64, 256, -1, None]
+DEFAULT_CEILING = 2048
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    with ponder_serve(tmp_path_factory.mktemp("stories")) as (_, address):
+        yield address
+
+
+def stories(n: int, seed: int) -> list[Any]:
+    chance = random.Random(seed)
+    return [make(chance, "test", 1 + i % 5) for i in range(n)]
+
+
+def series(url: str, path: str, pattern: str) -> float:
+    """The sum of the samples of a metrics page whose line begins with `pattern`."""
+    page = httpx.get(f"{url}{path}", timeout=60).text
+    return sum(float(v) for v in re.findall(rf"^{pattern}(?:{{[^}}]*}})? ([0-9.e+]+)$", page, re.MULTILINE))
+
+
+def by_engine(url: str) -> float:
+    return series(url, "/metrics/engine", "vllm:generation_tokens_total")
+
+
+def by_us(url: str) -> float:
+    page = httpx.get(f"{url}/metrics", timeout=60).text
+    lines = re.findall(r"^ponder_engine_tokens_total{([^}]*)} ([0-9.e+]+)$", page, re.MULTILINE)
+    return sum(float(v) for labels, v in lines if "generator" in labels and re.search('"(thinking|visible)"', labels))
+
+
+@dataclass(frozen=True)
+class Said:
+    text: str
+    finish: str | None
+    usage: CompletionUsage
+    thinking: dict[str, Any]
+
+    @property
+    def reasoning(self) -> int:
+        assert self.usage.completion_tokens_details
+        tokens = self.usage.completion_tokens_details.reasoning_tokens
+        assert tokens is not None
+        return tokens
+
+
+class Asker:
+    """An unmodified OpenAI client."""
+
+    def __init__(self, url: str) -> None:
+        self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
+
+    def whole(self, question: str, **fields: Any) -> Said:
+        out = self.client.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": question}], **fields
+        )
+        assert out.usage
+        extra: Any = out.model_extra
+        return Said(out.choices[0].message.content or "", out.choices[0].finish_reason, out.usage, extra["thinking"])
+
+    def streamed(self, question: str, **fields: Any) -> Said:
+        chunks = list(
+            self.client.chat.completions.create(
+                model="demo",
+                messages=[{"role": "user", "content": question}],
+                stream=True,
+                stream_options={"include_usage": True},
+                **fields,
+            )
+        )
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        finish = next(c.choices[0].finish_reason for c in chunks if c.choices and c.choices[0].finish_reason)
+        last = chunks[-1]
+        assert last.usage
+        extra: Any = last.model_extra
+        return Said(text, finish, last.usage, extra["thinking"])
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_twenty_stories_under_a_budget_streamed_and_not(url: str, budget: int | None) -> None:
+    asker = Asker(url)
+    engine, ours = by_engine(url), by_us(url)
+    billed = right = 0
+    for i, story in enumerate(stories(20, seed=4)):
+        wishes: dict[str, Any] = {"seed": 1000 + i, "extra_body": {"strategy": "direct"}}
+        if budget is not None:
+            wishes["extra_body"]["thinking_budget"] = budget
+        whole, streamed = asker.whole(story.question, **wishes), asker.streamed(story.question, **wishes)
+        for said in (whole, streamed):
+            limit = budget if budget is not None and budget >= 0 else DEFAULT_CEILING
+            assert said.reasoning <= limit
+            assert said.reasoning < said.usage.completion_tokens
+            assert said.usage.total_tokens == said.usage.prompt_tokens + said.usage.completion_tokens
+            assert said.thinking["spent"] == said.reasoning
+            assert "think>" not in said.text
+            if budget == 0:
+                assert said.reasoning == 0
+            else:
+                assert said.reasoning > 0
+            billed += said.usage.completion_tokens
+            right += read_answer(said.text) == story.answer
+        assert streamed.text == whole.text
+        assert streamed.finish == whole.finish
+        assert streamed.usage.completion_tokens == whole.usage.completion_tokens
+        assert streamed.reasoning == whole.reasoning
+    assert by_engine(url) - engine == billed
+    assert by_us(url) - ours == billed
+    if budget in (256, -1, None):
+        assert right >= 16, f"{right} of 40 right"
+
+
+def test_every_strategy_is_bounded_and_billed_on_the_real_engine(url: str) -> None:
+    asker = Asker(url)
+    names = [s["name"] for s in httpx.get(f"{url}/v1/strategies", timeout=60).json()["data"]]
+    assert "majority_vote" in names
+    for name in names:
+        for budget in (40, 300, 900):
+            engine = by_engine(url)
+            said = asker.whole(stories(1, seed=9)[0].question, extra_body={"strategy": name, "thinking_budget": budget})
+            assert said.reasoning <= budget, name
+            assert said.text, name
+            assert by_engine(url) - engine == said.usage.completion_tokens, name
+
+
+def test_hang_ups_at_random_moments_leave_nothing_running_and_nothing_uncounted(url: str) -> None:
+    engine, ours = by_engine(url), by_us(url)
+    chance = random.Random(3)
+    questions = [story.question for story in stories(100, seed=5)]
+
+    async def hang_up(client: httpx.AsyncClient, question: str, streamed: bool) -> bool:
+        body = {
+            "model": "demo",
+            "messages": [{"role": "user", "content": question}],
+            "stream": streamed,
+            "n": 4,
+            "thinking_budget": 1000,
+        }
+        try:
+            async with asyncio.timeout(chance.uniform(0.001, 0.6)):
+                await client.post(f"{url}/v1/chat/completions", json=body)
+        except TimeoutError:
+            return True
+        return False
+
+    async def all_of_them() -> int:
+        async with httpx.AsyncClient(timeout=300) as client, asyncio.TaskGroup() as group:
+            gate = asyncio.Semaphore(8)
+
+            async def gated(i: int) -> bool:
+                async with gate:
+                    return await hang_up(client, questions[i // 2], bool(i % 2))
+
+            tasks = [group.create_task(gated(i)) for i in range(200)]
+        return sum(task.result() for task in tasks)
+
+    assert asyncio.run(all_of_them()) > 50
+    end = time.monotonic() + 1
+    while series(url, "/metrics", "ponder_inflight_requests"):
+        assert time.monotonic() < end, "still in flight a second after the last hang-up"
+        time.sleep(0.02)
+    assert series(url, "/metrics/engine", "vllm:num_requests_running") == 0
+    assert by_us(url) - ours == by_engine(url) - engine > 0

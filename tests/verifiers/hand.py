@@ -1,0 +1,67 @@
+"""Candidates made by hand, and runs for verifiers to judge them in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from compute.budget import Budget, Ledger, Lengths
+from compute.engine import Delta, Engine, RewardModel, Sampling
+from compute.run import Means, Named, Plan, Run, Verifier
+from compute.text import Candidate, Ending, Hidden, Message, Prompt, Score
+from strategies.direct import Direct
+from tests.fakes import Chain, ScriptedEngine, always
+
+QUESTION = Prompt((Message("user", "What is three and four?"),))
+
+
+def candidate(
+    text: str = "",
+    *,
+    number: int = 0,
+    thought: str = "",
+    ids: Sequence[int] = (),
+    likelihood: Sequence[float] = (),
+    ending: Ending = "finished",
+    prompt: Prompt = QUESTION,
+) -> Candidate:
+    return Candidate(
+        number=number,
+        prompt=prompt,
+        ids=Hidden(tuple(ids)),
+        thought=Hidden(thought),
+        text=text,
+        hidden=len(thought),
+        visible=len(text),
+        thinking=not text,
+        ending=ending,
+        likelihood=Hidden(tuple(likelihood)),
+    )
+
+
+async def deaf(_: Delta) -> None:
+    """Nobody listens."""
+
+
+def run_of(
+    engine: Engine | None = None, rewards: RewardModel | None = None, thinking: int = 1000
+) -> tuple[Run, Ledger]:
+    """A run with nothing written yet, and its ledger."""
+    engine = engine or ScriptedEngine(always(Chain("", "7")))
+    ledger = Ledger(Budget(thinking, 100))
+    plan = Plan(QUESTION, Named("direct", Direct()), ledger.budget, Sampling(thinking=0, answer=0))
+    return Run(plan, Means(engine, Lengths(20, 40), rewards), ledger, deaf), ledger
+
+
+def judged(verifier: Verifier, candidates: Sequence[Candidate], run: Run | None = None) -> list[Score]:
+    """The verifier's scores."""
+
+    async def judge() -> list[Score]:
+        return list(await verifier(run or run_of()[0], candidates))
+
+    return asyncio.run(judge())
+
+
+def values(verifier: Verifier, *texts: str) -> list[float]:
+    """The values of its scores for these answers."""
+    return [score.value for score in judged(verifier, [candidate(t, number=i) for i, t in enumerate(texts)])]
