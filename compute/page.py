@@ -77,9 +77,9 @@ class Page:
 
     def force(self, ids: Sequence[int]) -> None:
         """The engine closed the thought with these tokens, which the model did not make and nobody pays for."""
-        self._ids.extend(ids)
-        if self._likelihood:
+        if len(self._likelihood) == len(self._ids):
             self._likelihood.extend([0.0] * len(ids))
+        self._ids.extend(ids)
         self._thinking = False
         self._forced = True
 
@@ -104,5 +104,5 @@ class Page:
             forced=self._forced,
             parent=self.begun.number if self.begun else None,
             logprobs=tuple(self._logprobs),
-            likelihood=Hidden(tuple(self._likelihood)),
+            likelihood=Hidden(tuple(self._likelihood) if len(self._likelihood) == len(self._ids) else ()),
         )

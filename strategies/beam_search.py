@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -15,6 +15,8 @@ from strategies.steps import Scored, distinct, elect, grow
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BeamSearch:
     """Keeps the most promising half-written chains, step by step, and branches them."""
+
+    judged: ClassVar[bool] = True
 
     beams: Annotated[int, Field(ge=1, le=32, description="Chains in the race at a time (N)")] = 4
     width: Annotated[int, Field(ge=1, le=32, description="Branches of each chain kept (M); N/M are kept a step")] = 2

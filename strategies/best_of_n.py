@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -14,6 +14,8 @@ from compute.text import Candidate
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BestOfN:
     """N chains, each scored by the verifier; the answer with the most weight behind it."""
+
+    judged: ClassVar[bool] = True
 
     n: Annotated[int, Field(ge=1, le=256, description="Chains at most")] = 8
     select: Annotated[

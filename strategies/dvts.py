@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -16,6 +16,8 @@ from strategies.steps import Scored, elect, grow
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Dvts:
     """Beam search in independent subtrees, so that one early favourite cannot crowd out the rest."""
+
+    judged: ClassVar[bool] = True
 
     beams: Annotated[int, Field(ge=1, le=32, description="Chains in the race at a time (N)")] = 4
     width: Annotated[int, Field(ge=1, le=32, description="Branches looked at in each subtree (M); there are N/M")] = 2

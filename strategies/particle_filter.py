@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from math import exp, log
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -17,6 +17,8 @@ from strategies.steps import elect, grow
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ParticleFilter:
     """Chains resampled in proportion to their promise, rather than cut at a rank."""
+
+    judged: ClassVar[bool] = True
 
     particles: Annotated[int, Field(ge=1, le=64, description="Chains in the race at a time")] = 8
     threshold: Annotated[

@@ -5,7 +5,7 @@ A revision can turn a right answer wrong, so every version is kept and the choic
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from compute.answers import group
 from pydantic import ConfigDict, Field
@@ -18,6 +18,8 @@ from compute.text import Candidate, Message, Prompt
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Revision:
     """Drafts that the model checks and rewrites; the verifier's choice over every version."""
+
+    judged: ClassVar[bool] = True
 
     chains: Annotated[int, Field(ge=1, le=32, description="Drafts revised side by side")] = 1
     rounds: Annotated[int, Field(ge=1, le=16, description="Revisions of each draft at most")] = 3
