@@ -18,8 +18,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import httpx
+import transformers
 
 from bench import machine
 from bench.load import Volley, bodies, stories, volley
@@ -107,6 +110,22 @@ def commands(options: argparse.Namespace) -> dict[str, tuple[list[str], dict[str
     }
 
 
+def template(options: argparse.Namespace, stack: ExitStack) -> list[str]:
+    """Where the model's chat template leaves it before its thought, Ponder opens the thought in the prompt. vLLM's
+    server is given a template that does the same: else it draws the opening marker token by token, and its requests are
+    the longer ones."""
+    tokenizer = cast("Any", transformers.AutoTokenizer).from_pretrained(options.model)
+    turn = [{"role": "user", "content": "?"}]
+    text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    if text.rstrip().endswith(options.opening.strip()):
+        return []
+    opened = f"{tokenizer.chat_template}{{% if add_generation_prompt %}}{{{{ {options.opening!r} }}}}{{% endif %}}"
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    file = Path(folder) / "opened.jinja"
+    file.write_text(opened)
+    return ["--chat-template", str(file)]
+
+
 async def served_name(url: str) -> str:
     """The first model that a server lists."""
     async with httpx.AsyncClient(timeout=30) as client:
@@ -116,7 +135,8 @@ async def served_name(url: str) -> str:
 async def rounds(servers: Sequence[Server], options: argparse.Namespace) -> list[Entry]:
     """One entry for each concurrency and mode: medians of both servers, and the ratios."""
     names = {server.name: await served_name(server.url) for server in servers}
-    common = {"max_completion_tokens": options.max_tokens, "include_reasoning": False}
+    sampling = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    common = {"max_completion_tokens": options.max_tokens, "include_reasoning": False, **sampling}
     own = {"vllm": {}, "ponder": {"strategy": "direct", "thinking_budget": options.max_tokens}}
     entries: list[Entry] = []
     for server in servers:
@@ -177,6 +197,7 @@ def main() -> None:
     parser.add_argument("--max-num-seqs", type=int, default=128)
     parser.add_argument("--dtype", default="auto", help="of the weights, on a CPU")
     parser.add_argument("--reasoning-parser", default="qwen3", help="vLLM's, for the model's family")
+    parser.add_argument("--opening", default="<think>\n", help="of a thought; empty: leave vLLM's template alone")
     parser.add_argument("--gpu-share", type=float, default=0.4, help="of the GPU's memory, for each server")
     parser.add_argument("--vllm-args", default="", help="more flags for vLLM's server")
     parser.add_argument("--ponder-args", default="", help="more flags for Ponder")
@@ -194,6 +215,8 @@ def main() -> None:
             if urls[name]:
                 servers.append(Server(name, urls[name]))
                 continue
+            if name == "vllm" and options.opening:
+                command += template(options, stack)
             log = stack.enter_context(tempfile.NamedTemporaryFile(suffix=f"-{name}.log"))
             port = machine.free_port()
             command = [*command, "--port", str(port)]

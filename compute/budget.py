@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from compute.errors import Exhausted
-from compute.text import Ending
+from compute.text import Ending, Hidden
 
 NEVER_STARVE = 1.5
 """Below this many p90 chain lengths, a budget is spent on one chain rather than split."""
@@ -144,6 +144,8 @@ class Ledger:
         self.verifier = 0
         self.verifier_cached = 0
         self.chosen: int | None = None
+        self.texts: dict[int, tuple[Hidden[str], Hidden[str]]] = {}
+        """Thought and answer of each call, only where `Plan.keep_text` says so."""
         self.idle_seconds = 0.0
         """Wall time with no call outstanding: what the orchestration itself costs."""
         self._open: list[Hold] = []

@@ -65,6 +65,8 @@ class Plan:
     """Judges where `verifier` fails."""
     timeout: float | None = None
     """Seconds from the start of the run."""
+    keep_text: bool = False
+    """The operator wants the text of every call in the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,6 +474,8 @@ class Run:
                     await self._tell(delta)
         candidate = page.candidate()
         hold.ending = candidate.ending
+        if self._plan.keep_text:
+            self._ledger.texts[hold.number] = candidate.thought, Hidden(candidate.text)
         said = sum(self._ledger.holds[i].visible for i in self._ledger.line(hold.number))
         if candidate.ending == "length" and said >= self._ledger.budget.answer:
             candidate = replace(candidate, ending="full")

@@ -129,7 +129,7 @@ class VllmRewardModel:
         self._context = int(llm.model_config.max_model_len)
         template = PROFILES[profile.template]
         if not template.opening:
-            template = Profile(name=profile.template, thinks=False)
+            template = Profile(name=profile.template, thinks=False, switch="")
         self._prompts = Prompts(tokenizer, template)
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
         self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError

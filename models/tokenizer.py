@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from functools import cache
 from pathlib import Path
@@ -17,8 +18,14 @@ VOCABULARY = 1152
 SPECIALS = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<extra_0>")
 PAD, START, END, THINK, UNTHINK, TAG = range(len(SPECIALS))
 
-# A step is few tokens long: `12 + 7 = 19` is 1, 2, ` + `, 7, ` = `, 1, 9. All else is split the way Qwen2 splits.
-_PIECES = (
+# A step is few tokens long: `12 + 7 = 19` is 1, 2, ` + `, 7, ` = `, 1, 9. These pieces become added tokens, and all else
+# is split the way Qwen2 splits: transformers loads any tokenizer of a Qwen2 model with Qwen2's own splitting.
+PIECES = (" + ", " - ", " * ", " / ", " = ", " \\boxed{", "}.")
+_QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_TRAINING = (
     r" [-+*/=] | \\boxed\{|\}\."
     r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\r?\n|\s+(?!\S)|\s+"
 )
@@ -38,12 +45,7 @@ def train(seed: int = 1) -> Tokenizer:
     """Byte-level BPE over freshly generated questions, thoughts and small talk."""
     rng = random.Random(seed)
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = _splitting(_TRAINING)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -56,7 +58,31 @@ def train(seed: int = 1) -> Tokenizer:
     texts += [text for turn in (small_talk(rng) for _ in range(3000)) for text in turn]
     texts += list(SYSTEMS) * 200 + small_talk_sentences() * 100
     tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    return lift(tokenizer)
+
+
+def _splitting(pattern: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def lift(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with PIECES taken out of its merges and made added tokens, under the ids they have."""
+    tokenizer.pre_tokenizer = _splitting(_QWEN2)
+    stored = json.loads(tokenizer.to_str())
+    vocabulary = stored["model"]["vocab"]
+    for piece in PIECES:
+        learned = piece.replace(" ", "\u0120")
+        vocabulary[piece] = vocabulary.pop(learned, None) or vocabulary[piece]
+        stored["model"]["merges"] = [pair for pair in stored["model"]["merges"] if learned != "".join(pair)]
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        stored["added_tokens"].append({"id": vocabulary[piece], "content": piece} | plain)
+    stored["added_tokens"].sort(key=lambda token: token["id"])
+    return Tokenizer.from_str(json.dumps(stored))
 
 
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
@@ -65,6 +91,7 @@ def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=SPECIALS[END],
         pad_token=SPECIALS[PAD],
+        unk_token=SPECIALS[PAD],
         additional_special_tokens=[SPECIALS[START]],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,

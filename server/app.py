@@ -28,6 +28,7 @@ from server.plan import Menu, Served
 from server.settings import Scope as KeyScope
 from server.settings import Settings
 from server.status import Status, answer
+from server.traces import Traces
 from server.wire import ChatRequest
 
 __all__ = ["Door", "Served", "create_app"]
@@ -134,7 +135,8 @@ def create_app(
     keyring, menu = Keyring(settings.keys), Menu()
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
     status = Status(models, menu, admission, metrics, engine_metrics)
-    chat = Chat(settings, models, menu, admission, metrics)
+    traces = Traces(settings.traces)
+    chat = Chat(settings, models, menu, admission, metrics, traces)
     for name in models:
         metrics.engine_up(name, True)
     app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -147,6 +149,7 @@ def create_app(
         ("GET", "/v1/models", "infer", status.models),
         ("GET", "/v1/models/{id:path}", "infer", status.model),
         ("GET", "/v1/strategies", "infer", status.strategies),
+        ("GET", "/v1/traces/{id}", "trace", traces.one),
         ("GET", "/livez", None, status.live),
         ("GET", "/readyz", None, status.ready),
         ("GET", "/healthz", "admin", status.health),
@@ -164,6 +167,9 @@ def create_app(
     return app
 
 
+PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
+
+
 def openapi(version: str) -> dict[str, Any]:
     """What a generator of clients needs: the routes, and the schema of a chat request with our fields."""
     request = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -171,11 +177,12 @@ def openapi(version: str) -> dict[str, Any]:
     done = {"200": {"description": "OpenAI's shape"}, "4XX": {"description": "OpenAI's error"}}
     body = {"required": True, "content": {"application/json": {"schema": request}}}
     paths: dict[str, Any] = {"/v1/chat/completions": {"post": {"requestBody": body, "responses": done}}}
-    for path in ("/v1/models", "/v1/models/{id}", "/v1/strategies", "/livez", "/readyz", "/healthz", "/metrics"):
+    for path in ("/v1/models", "/v1/models/{id}", "/v1/strategies", "/v1/traces/{id}", *PROBES):
         paths[path] = {"get": {"responses": done}}
-    paths["/v1/models/{id}"]["get"]["parameters"] = [
-        {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-    ]
+    for path in ("/v1/models/{id}", "/v1/traces/{id}"):
+        paths[path]["get"]["parameters"] = [
+            {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Ponder", "version": version},

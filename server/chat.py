@@ -29,6 +29,7 @@ from server.keys import Key
 from server.plan import Menu, Order, Served, make
 from server.respond import Answering
 from server.settings import Settings
+from server.traces import Traces
 
 LEAST_LOGPROB = -9999.0
 """Stands for the logarithm of nothing, which JSON cannot say."""
@@ -217,10 +218,16 @@ class Chat:
     """The endpoint."""
 
     def __init__(
-        self, settings: Settings, models: Mapping[str, Served], menu: Menu, admission: Admission, metrics: Metrics
+        self,
+        settings: Settings,
+        models: Mapping[str, Served],
+        menu: Menu,
+        admission: Admission,
+        metrics: Metrics,
+        traces: Traces,
     ) -> None:
         self._settings, self._models, self._menu = settings, models, menu
-        self._admission, self._metrics = admission, metrics
+        self._admission, self._metrics, self._traces = admission, metrics, traces
 
     async def __call__(self, request: Request, key: Key) -> Answering:
         began = time.monotonic()
@@ -238,6 +245,7 @@ class Chat:
             ChatForm(order),
             self._admission,
             self._metrics,
+            self._traces,
             began=began,
             keepalive=settings.keepalive,
             send_timeout=settings.limits.send_timeout,

@@ -32,7 +32,7 @@ class Key:
         return self.models is None or model in self.models
 
 
-ANYONE = Key("anyone", frozenset({"infer", "usage", "admin"}))
+ANYONE = Key("anyone", frozenset({"infer", "usage", "admin", "trace"}))
 """Whoever reaches a server without keys, which listens on loopback only: everything but to see thoughts."""
 
 

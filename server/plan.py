@@ -173,7 +173,7 @@ def make(
         thinking = ceiling
     answer, total = _answer(request, own, card.context - length - CLOSING, thinking)
     strategy = _strategy(request, menu, own, settings, by_name, wish)
-    verifier, fallback = _verifier(request, menu, served, settings)
+    verifier, fallback = _verifier(request, menu, served, settings, strategy)
     n = request.n or 1
     limit = settings.stream_timeout if request.stream else settings.timeout
     timeout = min(t for t in (request.timeout, header_timeout, limit) if t is not None)
@@ -181,7 +181,7 @@ def make(
     if getattr(verifier and verifier.call, "needs_likelihood", False):
         sampling = replace(sampling, likelihood=True)
     plans = tuple(
-        Plan(prompt, strategy, share, _seeded(sampling, i), verifier, fallback, timeout)
+        Plan(prompt, strategy, share, _seeded(sampling, i), verifier, fallback, timeout, settings.retain_text)
         for i, share in enumerate(Budget(thinking, answer, total).split(n))
     )
     return Order(
@@ -339,15 +339,19 @@ def _strategy(
 
 
 def _verifier(
-    request: ChatRequest, menu: Menu, served: Served, settings: Settings
+    request: ChatRequest, menu: Menu, served: Served, settings: Settings, strategy: Named[Any]
 ) -> tuple[Named[Any] | None, Named[Any] | None]:
-    """The verifier, and who judges where it fails."""
+    """The verifier, and who judges where it fails. Where nobody chose: the process reward model if there is one, else
+    the model's own confidence, and that only for a strategy that is judged (it costs)."""
     table = menu.verifiers
     fallback = table["agreement"].made({}, "verifier", 1) if "agreement" in table else None
     wish = served.settings.verifier if request.verifier is None else request.verifier
     if wish is None:
-        wish = "prm" if served.reward_model is not None and "prm" in table else None
-        if wish is None:
+        if served.reward_model is not None:
+            wish = "prm"
+        elif getattr(strategy.call, "judged", False):
+            wish = "confidence"
+        else:
             return fallback, fallback
     name = wish if isinstance(wish, str) else wish.name
     if name == "prm" and served.reward_model is None:

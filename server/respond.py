@@ -23,6 +23,7 @@ from metering.metrics import Metrics
 from server import errors
 from server.admission import Admission
 from server.plan import Order
+from server.traces import Trace, Traces
 
 KEEPALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -77,13 +78,15 @@ class Answering:
         form: Form,
         admission: Admission,
         metrics: Metrics,
+        traces: Traces,
         *,
         began: float,
         keepalive: float,
         send_timeout: float,
         headers: Mapping[str, str],
     ) -> None:
-        self._order, self._form, self._admission, self._metrics = order, form, admission, metrics
+        self._order, self._form, self._admission = order, form, admission
+        self._metrics, self._traces = metrics, traces
         self._keepalive, self._send_timeout = keepalive, send_timeout
         self._began = began
         """`time.monotonic()` when the request came."""
@@ -114,7 +117,7 @@ class Answering:
             ended = "cancelled"
             raise
         finally:
-            self._tell(ended)
+            self._tell(ended, request_id)
 
     # -- working ------------------------------------------------------------------------------------------------------
 
@@ -273,14 +276,15 @@ class Answering:
         except TimeoutError:
             self._metrics.disconnected("slow_reader")
 
-    def _tell(self, ended: str) -> None:
-        order = self._order
+    def _tell(self, ended: str, request_id: str) -> None:
+        order, seconds = self._order, time.monotonic() - self._began
+        self._traces.keep(request_id, Trace(order, ended, seconds, tuple(self._ledgers), tuple(self._outcomes)))
         self._metrics.ended(
             owner=order.owner,
             model=order.base,
             strategy=order.strategy,
             outcome=ended,
-            seconds=time.monotonic() - self._began,
+            seconds=seconds,
             first_visible=self._first,
             budget=order.budget,
             ledgers=self._ledgers,

@@ -1,7 +1,8 @@
-"""The one place where a thought leaves the house: for a key with the scope `reveal` that asks for it."""
+"""The one place where a thought leaves the house: for a key with the scope `reveal`."""
 
 from __future__ import annotations
 
+from compute.budget import Ledger
 from compute.errors import NotPermitted
 from compute.run import Outcome
 from server.keys import Key
@@ -14,6 +15,12 @@ def permitted(key: Key, asked: bool) -> bool:
             "include_reasoning needs an API key with the scope reveal", param="include_reasoning", code="not_permitted"
         )
     return asked
+
+
+def texts(ledger: Ledger, number: int) -> dict[str, str]:
+    """What a call has written, for a trace; kept only where the operator wants it, shown only to such a key."""
+    thought, answer = ledger.texts[number]
+    return {"thought": thought.reveal(), "answer": answer.reveal()}
 
 
 def thought(outcome: Outcome) -> str:

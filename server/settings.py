@@ -231,6 +231,12 @@ class Settings(BaseSettings, _Defaults):  # pyright: ignore[reportIncompatibleVa
     )
     max_inflight: int = Field(default=256, ge=1, le=1 << 16, description="Requests that run at the same time.")
     max_queue: int = Field(default=1024, ge=0, le=1 << 20, description="Requests that wait; more are answered 429.")
+    traces: int = Field(
+        default=1000, ge=0, le=1 << 20, description="Requests whose traces are kept in memory for GET /v1/traces/{id}."
+    )
+    retain_text: bool = Field(
+        default=False, description="Keep thoughts and answers with the traces, for keys with the scope reveal."
+    )
     access_log: bool = Field(default=False, description="A line in the log for each request (no content, ever).")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What the log tells.")
     limits: Limits = Field(default=Limits(), description="Bounds on one request.")

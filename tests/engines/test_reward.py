@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shutil
 import threading
@@ -85,7 +86,7 @@ def test_steps_are_scored_alike_at_once_and_as_they_come(
     assert [len(found.steps) for found in growing] == [1, 2, 3, 4, 5]
     assert all(0 <= score <= 1 for score in growing[-1].steps)
     assert len({round(score, 6) for score in growing[-1].steps}) > 1
-    for shorter, longer in zip(growing, growing[1:], strict=False):
+    for shorter, longer in itertools.pairwise(growing):
         assert longer.steps[: len(shorter.steps)] == shorter.steps
     assert growing[-1].cached >= 32
     assert reward(chain(*LINES))[0].tokens == 0
