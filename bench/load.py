@@ -15,7 +15,8 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-VISIBLE = re.compile(rb'"content":\s*"[^"]')
+VISIBLE = re.compile(rb'"content":\s*"(?!(?:\\[nrt]|\s)*")')
+"""Text that is more than the white space some servers leave before an answer."""
 COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 REASONING_TOKENS = re.compile(rb'"reasoning_tokens":\s*(\d+)')
 

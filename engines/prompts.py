@@ -12,12 +12,12 @@ import json
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from jinja2.exceptions import TemplateError
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from compute.errors import EngineError, RequestError
 from compute.text import Message, Prompt
@@ -70,11 +70,11 @@ class Prompts:
         self._profile = profile
         self._whole = tokenizer.backend_tokenizer
         added = self._whole.get_added_tokens_decoder()
-        self._markers = {token.content: (i, token) for i, token in added.items() if token.content.strip()}
+        self._markers = {t.content: (i, t) for i, t in added.items() if t.content and _is_marker(t, profile)}
         self._marker_ids = frozenset(i for i, _ in self._markers.values())
         by_length = sorted(self._markers, key=len, reverse=True)
         self._marker = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
-        self._plain = _without_markers(self._whole)
+        self._plain = _without(self._whole, self._markers)
         self._kept: OrderedDict[tuple[Prompt, bool], Rendered] = OrderedDict()
         self._exact = True
         self._probe()
@@ -316,10 +316,16 @@ _SCHEMA = frozenset(
 )
 
 
-def _without_markers(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer, knowing no markers: it reads all text as plain text."""
+def _is_marker(token: AddedToken, profile: Profile) -> bool:
+    """A control token, and not one of the plain words that some vocabularies add in the same way."""
+    text = token.content.strip()
+    bracketed = text[:1] in ("<", "[") and text[-1:] in (">", "]")
+    return bool(text) and (token.special or bracketed or text in (profile.start, profile.end))
+
+
+def _without(tokenizer: Tokenizer, markers: Collection[str]) -> Tokenizer:
+    """The same tokenizer, knowing none of the markers: it reads all text as plain text."""
     data = json.loads(tokenizer.to_str())
-    data["added_tokens"] = [t for t in data["added_tokens"] if not t["content"].strip()]
-    data["post_processor"] = None
-    data["truncation"] = data["padding"] = None
+    data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] not in markers]
+    data["post_processor"] = data["truncation"] = data["padding"] = None
     return Tokenizer.from_str(json.dumps(data))

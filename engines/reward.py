@@ -8,6 +8,7 @@ the new tokens are read: the rest is in the engine's prefix cache.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import itertools
 import math
@@ -176,6 +177,7 @@ class VllmRewardModel:
             self._closed = True
             self.llm.shutdown(timeout=5.0)
             del self.llm
+            gc.collect()
 
     # -- laying out ---------------------------------------------------------------------------------------------------
 
@@ -257,11 +259,12 @@ class VllmRewardModel:
         of the prompt and those of them that were in the cache."""
         ids = prefixes[last]
         stream = await self._submit(ids)
-        out: Any = None
+        done = False
         try:
-            out = await stream.get()
+            out: Any = await stream.get()
+            done = True
         finally:
-            if out is None:
+            if not done:
                 await self.llm.abort(stream.request_id, internal=True)
         hits = int(out.num_cached_tokens or 0)
         if self._labels:

@@ -11,6 +11,7 @@ vLLM and torch are imported by `start`, not by this module.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import importlib.metadata
 import itertools
@@ -322,6 +323,7 @@ class VllmEngine:
             self.llm.shutdown(timeout=SHUTDOWN_SECONDS)
             # Its finalizer, at the exit of the interpreter, would find vLLM half gone.
             del self.llm
+            gc.collect()
 
 
 def dead() -> tuple[type[Exception], ...]:

@@ -105,23 +105,24 @@ def read_line(line: str) -> tuple[Step, int] | None:
 
 
 def judge_lines(problem: Problem, lines: list[str]) -> list[bool]:
-    """For each line of a thought, whether the thought is still on the true chain after it.
+    """For each line of a thought, whether the thought is on the true chain after it.
 
-    A line is good when it states the next true step rightly. After a slip, lines are bad until a `Wait, ` line (or a
-    restart) states the true step that was missed.
+    A line is good when it states the next true step rightly, or the one before once more (`Wait, ` at a false alarm).
+    After a slip, lines are bad until a `Wait, ` line states the true step that was missed.
     """
     verdicts: list[bool] = []
     done, sound = 0, True
     for line in lines:
         read = read_line(line)
+        again = line.strip().startswith("Wait,")
         good = False
-        if read is not None:
+        if read is not None and (sound or again):
             step, claimed = read
-            good = done < len(problem.steps) and step == problem.steps[done] and claimed == step.after
-        if good and (sound or line.strip().startswith("Wait,")):
-            done, sound = done + 1, True
-        else:
-            good = sound = False
+            if claimed == step.after and step in problem.steps[done : done + 1]:
+                done, good = done + 1, True
+            else:
+                good = again and claimed == step.after and step in problem.steps[max(done - 1, 0) : done]
+        sound = good
         verdicts.append(good)
     return verdicts
 

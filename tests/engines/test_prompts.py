@@ -33,8 +33,12 @@ def loop(body: str = "m.content") -> str:
     return LOOP.replace("BODY", body)
 
 
+def bundled() -> Any:
+    return cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
+
+
 def tokenizer(template: str) -> ChatTokenizer:
-    made: Any = AutoTokenizer.from_pretrained(str(DEMO))
+    made = bundled()
     made.chat_template = template
     return cast(ChatTokenizer, made)
 
@@ -46,7 +50,7 @@ def prompts(template: str = loop() + ASK, profile: str = "demo") -> Prompts:
 
 @cache
 def whole() -> Any:
-    return AutoTokenizer.from_pretrained(str(DEMO))
+    return bundled()
 
 
 def ordinary(text: str) -> tuple[int, ...]:
@@ -157,6 +161,17 @@ def test_tools_and_their_calls_are_rendered_as_json_with_markers_kept_out() -> N
     assert 'weather({"city": "<|im_start|>\\"Rome\\"", "n": 3})' in text
     ids = prompts(TOOLS + ASK).render(prompt, thinking=True).ids
     assert ids.count(ordinary("<|im_end|>")[0]) == 3
+
+
+def test_the_bundled_model_is_read_without_detours() -> None:
+    """Its vocabulary has words that were added like markers (" + "); they stay words."""
+    made = bundled()
+    asked = Prompts(cast(ChatTokenizer, made), PROFILES["demo"])
+    text = "What is 2 + 2 - 1? <think>"
+    messages = [{"role": "user", "content": text[:-7]}]
+    plain = made.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert asked.render(user(text[:-7]), thinking=True).ids == ordinary(plain + "<think>\n")
+    assert whole().decode(asked.render(user(text), thinking=True).ids) == plain.replace(text[:-7], text) + "<think>\n"
 
 
 def test_an_earlier_thought_is_shown_where_the_profile_says_so() -> None:

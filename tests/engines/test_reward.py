@@ -9,11 +9,11 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from transformers import AutoConfig, AutoModel
 
 from compute.errors import EngineError
@@ -34,13 +34,14 @@ def chain(*lines: str, text: str = "") -> Candidate:
 
 def tiny(folder: Path) -> None:
     """A random reward model with the demo reasoner's tokenizer: Qwen2 and a head of two layers."""
-    torch.manual_seed(1)
+    cast(Any, torch).manual_seed(1)
     shutil.copytree(DEMO, folder, dirs_exist_ok=True)
-    config: Any = AutoConfig.from_pretrained(str(DEMO))
+    configs, models = cast(Any, AutoConfig), cast(Any, AutoModel)
+    config = configs.from_pretrained(str(DEMO))
     config.tie_word_embeddings = False
-    body: Any = AutoModel.from_config(config)
-    width = config.hidden_size
-    weights = {f"model.{name}": value.contiguous() for name, value in body.state_dict().items()}
+    width = int(config.hidden_size)
+    body = cast("dict[str, torch.Tensor]", models.from_config(config).state_dict())
+    weights = {f"model.{name}": value.contiguous() for name, value in body.items()}
     weights |= {
         "score.0.weight": torch.randn(width, width) / 4,
         "score.0.bias": torch.zeros(width),

@@ -445,12 +445,13 @@ def test_a_model_that_does_not_think_is_asked_to_reason_first(stage: Stage) -> N
         assert not plain.candidate.forced
     marker = Profile(name="marker", start="", end="=", opening="", closing="=", closed="", step="\n")
     engine = VllmEngine(stage.engine.llm, stage.engine.llm.get_tokenizer(), marker, "marker")
-    for wishes in ({}, {"logprobs": 1}, {"heard": True}):
+    several: list[dict[str, Any]] = [{}, {"logprobs": 1}, {"heard": True}]
+    for wishes in several:
         written = stage.do(stage.write(400, 40, engine=engine, temperature=0.0, **wishes))
         candidate = written.candidate
         if not candidate.forced:
-            assert candidate.thought.reveal().endswith("=")
-        assert "=" not in candidate.thought.reveal()[:-1]
+            assert candidate.thought.reveal().rstrip().endswith("=")
+        assert candidate.thought.reveal().count("=") <= 1
         assert written.hold.tokens <= 440
 
 

@@ -68,6 +68,7 @@ def test_a_thought_is_judged_line_by_line_and_a_correction_mends_it():
     assert judge_lines(problem, ["12 + 7 = 19", "19 - 3 = 16", "16 * 2 = 32"]) == [True, True, True]
     assert judge_lines(problem, ["12 + 7 = 18", "18 - 3 = 15", "15 * 2 = 30"]) == [False, False, False]
     assert judge_lines(problem, ["12 + 7 = 18", "Wait, 12 + 7 = 19", "19 - 3 = 16"]) == [False, True, True]
+    assert judge_lines(problem, ["12 + 7 = 19", "Wait, 12 + 7 = 19", "19 - 3 = 16"]) == [True, True, True]
     assert judge_lines(problem, ["12 + 7 = 19", "hm", "16 * 2 = 32"]) == [True, False, False]
 
 

@@ -13,7 +13,7 @@ from compute.budget import Lengths
 from compute.text import TokenLogprob
 from server.chat import token_logprobs
 from server.settings import Settings
-from tests.fakes import MARKER, Chain, ScriptedEngine, question
+from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, question
 from tests.server.serving import answered, chat, door, events, refused, scripted, serving
 
 
@@ -306,3 +306,22 @@ def test_what_is_not_known_is_named_in_a_header() -> None:
     assert response.status_code == 200
     assert response.headers["x-ignored-parameters"] == "service_tier, prompt_cache_key, ?"
     assert "x-ignored-parameters" not in chat(door(scripted()), store=False, user="me").headers
+
+
+def test_a_judged_strategy_has_a_verifier_and_what_it_needs() -> None:
+    engine = scripted()
+    told = answered(door(engine), strategy="best_of_n", thinking_budget=600)["thinking"]
+    assert told["verifier"] == "confidence"
+    assert 0 <= told["score"] <= 1
+    assert all(sampling.likelihood for sampling in engine.samplings)
+    rewards = ScriptedRewards(lambda line: 0.75)
+    told = answered(door(engine, reward_model=rewards), strategy="best_of_n", thinking_budget=600)["thinking"]
+    assert (told["verifier"], told["score"], told["verifier_tokens"]) == ("prm", 0.75, rewards.read)
+    told = answered(door(engine), strategy="best_of_n", verifier="agreement", thinking_budget=600)["thinking"]
+    assert told["verifier"] == "agreement"
+
+
+def test_a_verifier_that_fails_is_stood_in_for_and_it_is_said() -> None:
+    app = door(scripted(), reward_model=ScriptedRewards(lambda line: 0.75, fails=True))
+    told = answered(app, strategy="best_of_n", thinking_budget=600)["thinking"]
+    assert (told["verifier"], told["verifier_degraded"]) == ("agreement", True)

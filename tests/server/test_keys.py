@@ -75,4 +75,3 @@ def test_without_keys_anyone_may_ask_and_nobody_sees_thoughts() -> None:
     assert anyone.may("admin")
     assert anyone.may_ask("any")
     assert not anyone.may("reveal")
-    assert not anyone.may("trace")
