@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import uvloop
 
+from compute.answers import group
 from compute.budget import Lengths
 from engines.profiles import PROFILES, Profile
 from engines.reward import start_reward
@@ -70,9 +71,12 @@ async def _serve(settings: Settings, sock: socket.socket) -> None:
     metrics = Metrics()
     models: dict[str, Served] = {}
     async with AsyncExitStack() as stack:
-        for name, model in settings.served().items():
-            sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
-            models[name] = await _start(name, model, stack)
+        async with asyncio.TaskGroup() as starting:
+            # The first comparison of formulas loads a computer algebra system: no request should wait for that.
+            starting.create_task(group(["\\boxed{x+1}", "\\boxed{1+x}"]))
+            for name, model in settings.served().items():
+                sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
+                models[name] = await _start(name, model, stack)
         app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text)
         listen(sock)
         sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock)} (Ctrl-C ends)\n")
