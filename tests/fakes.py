@@ -181,9 +181,9 @@ class _Writing:
                 unheard = ""
         else:
             self.ending = "stop" if stop else "finished"
-            wasted = min(len(stop), sampling.answer - page.visible)
-            self.engine.produced += wasted
-            page.waste(wasted)
+            unsaid = stop[: sampling.answer - page.visible]
+            self.engine.produced += len(unsaid)
+            page.say([ord(char) for char in unsaid], "", self._likely(len(unsaid)))
         if unheard:
             yield Delta(unheard)
 
