@@ -92,7 +92,7 @@ async def measure(args: argparse.Namespace) -> None:
     problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
     options = vllm.EngineOptions()
     engine = await vllm.start(args.model, name="demo", profile=None, options=options)
-    judge = await reward.start(args.prm, name="demo-prm", profile=None, options=options)
+    judge = await reward.start_reward(args.prm, name="demo-prm", profile=None, options=options)
     means = Means(engine, Lengths(*engine.card.typical_chain), judge)
     process = psutil.Process()
     rounds = iter(range(1_000_000))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from compute.budget import Budget, Ledger, Lengths
-from compute.engine import Delta, Engine, RewardModel, Sampling
+from compute.engine import Delta, Engine, Sampling
 from compute.run import Means, Named, Plan, Strategy, Verifier, execute
 from compute.text import Message, Prompt
 from engines import reward, vllm
@@ -209,7 +209,7 @@ async def measure(args: argparse.Namespace) -> None:
     problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
     options = vllm.EngineOptions()
     engine: Engine = await vllm.start(args.model, name="demo", profile=None, options=options)
-    judge: RewardModel = await reward.start(args.prm, name="demo-prm", profile=None, options=options)
+    judge = await reward.start_reward(args.prm, name="demo-prm", profile=None, options=options)
     lengths = Lengths(*engine.card.typical_chain)
     table: dict[str, list[Answered]] = {}
     print(

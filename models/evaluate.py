@@ -114,8 +114,7 @@ def measure_reasoner(reasoner: Path, each: int = EACH, samples: int = 32) -> Fig
     problems = questions(each)
     prompts = [ask(tokenizer, problem.question) for problem in problems]
     writer = Writer(reasoner)
-    written = writer.write([prompt for prompt in prompts for _ in range(samples)], seed=1)
-    raw = [[s.ids for s in written[i * samples : (i + 1) * samples]] for i in range(len(problems))]
+    raw = _samples(writer, prompts, samples, kept.with_suffix(".samples"))
     chains = [[read(tokenizer, ids) for ids in group] for group in raw]
     pairs = list(zip(problems, chains, strict=True))
     tokens = float(np.mean([chain.tokens for group in chains for chain in group]))
@@ -140,6 +139,16 @@ def measure_reasoner(reasoner: Path, each: int = EACH, samples: int = 32) -> Fig
     words.WORK.mkdir(exist_ok=True)
     kept.write_bytes(pickle.dumps(figures))
     return figures
+
+
+def _samples(writer: Writer, prompts: list[list[int]], samples: int, kept: Path) -> list[list[list[int]]]:
+    """`samples` chains of every prompt, [prompt][sample][token]; kept, because they take most of the time."""
+    if not kept.exists():
+        written = writer.write([prompt for prompt in prompts for _ in range(samples)], seed=1)
+        raw = [[s.ids for s in written[i * samples : (i + 1) * samples]] for i in range(len(prompts))]
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_bytes(pickle.dumps(raw))
+    return pickle.loads(kept.read_bytes())
 
 
 def _fingerprint(folder: Path) -> str:

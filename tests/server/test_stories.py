@@ -7,7 +7,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from models.task import make, read_answer
 from tests.server.test_serve import ponder_serve
@@ -72,16 +73,16 @@ class Asker:
         self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
 
     def whole(self, question: str, **fields: Any) -> Said:
-        out = self.client.chat.completions.create(
-            model="demo", messages=[{"role": "user", "content": question}], **fields
-        )
+        create: Callable[..., ChatCompletion] = self.client.chat.completions.create
+        out = create(model="demo", messages=[{"role": "user", "content": question}], **fields)
         assert out.usage
         extra: Any = out.model_extra
         return Said(out.choices[0].message.content or "", out.choices[0].finish_reason, out.usage, extra["thinking"])
 
     def streamed(self, question: str, **fields: Any) -> Said:
+        create: Callable[..., Iterable[ChatCompletionChunk]] = self.client.chat.completions.create
         chunks = list(
-            self.client.chat.completions.create(
+            create(
                 model="demo",
                 messages=[{"role": "user", "content": question}],
                 stream=True,
