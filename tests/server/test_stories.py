@@ -7,7 +7,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,15 +73,15 @@ class Asker:
         self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
 
     def whole(self, question: str, **fields: Any) -> Said:
-        create: Callable[..., ChatCompletion] = self.client.chat.completions.create
-        out = create(model="demo", messages=[{"role": "user", "content": question}], **fields)
+        create: Any = self.client.chat.completions.create
+        out: ChatCompletion = create(model="demo", messages=[{"role": "user", "content": question}], **fields)
         assert out.usage
         extra: Any = out.model_extra
         return Said(out.choices[0].message.content or "", out.choices[0].finish_reason, out.usage, extra["thinking"])
 
     def streamed(self, question: str, **fields: Any) -> Said:
-        create: Callable[..., Iterable[ChatCompletionChunk]] = self.client.chat.completions.create
-        chunks = list(
+        create: Any = self.client.chat.completions.create
+        chunks: list[ChatCompletionChunk] = list(
             create(
                 model="demo",
                 messages=[{"role": "user", "content": question}],
