@@ -47,8 +47,9 @@ def serve(settings: Settings) -> None:
     for noisy in QUIET:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with bind(settings.host, settings.port) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        signal.signal(signal.SIGTERM, _ended_while_starting)
-        runner.run(_serve(settings, sock))
+        starting = Starting()
+        signal.signal(signal.SIGTERM, starting)
+        runner.run(_serve(settings, sock, starting))
 
 
 def check_names(models: Mapping[str, ModelSettings]) -> None:
@@ -64,23 +65,33 @@ def check_names(models: Mapping[str, ModelSettings]) -> None:
                 raise WrongSettings(f"{kind} {chosen} (of model {name}): there is no such {kind}{hint}")
 
 
-def _ended_while_starting(*_: object) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
+class Starting:
+    """SIGTERM while the models are loaded: ends the process where it stands, or, should the code it strikes swallow that
+    (a finalizer, a library that catches everything), as soon as they are."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def __call__(self, *_: object) -> NoReturn:
+        self.ended = True
+        sys.exit(128 + signal.SIGTERM)
 
 
-async def _serve(settings: Settings, sock: socket.socket) -> None:
+async def _serve(settings: Settings, sock: socket.socket, starting: Starting) -> None:
     metrics = Metrics()
     models: dict[str, Served] = {}
     async with AsyncExitStack() as stack:
         try:
-            async with asyncio.TaskGroup() as starting:
+            async with asyncio.TaskGroup() as tasks:
                 # The first comparison of formulas loads a computer algebra system: no request should wait for that.
-                starting.create_task(group(["\\boxed{x+1}", "\\boxed{1+x}"]))
+                tasks.create_task(group(["\\boxed{x+1}", "\\boxed{1+x}"]))
                 for name, model in settings.served().items():
                     sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
                     models[name] = await _start(name, model, stack)
         except BaseExceptionGroup as failed:
             raise errors.first(failed) from None
+        if starting.ended:
+            sys.exit(128 + signal.SIGTERM)
         app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text)
         listen(sock)
         sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock)} (Ctrl-C ends)\n")
