@@ -66,8 +66,8 @@ def check_names(models: Mapping[str, ModelSettings]) -> None:
 
 
 class Starting:
-    """SIGTERM while the models are loaded: ends the process where it stands, or, should the code it strikes swallow that
-    (a finalizer, a library that catches everything), as soon as they are."""
+    """SIGTERM while the models are loaded: ends the process where it stands, or, should the code it strikes swallow
+    that (a finalizer, a library that catches everything), as soon as they are."""
 
     def __init__(self) -> None:
         self.ended = False
