@@ -16,13 +16,11 @@ from typing import NoReturn
 
 import uvloop
 
-from compute.answers import group
 from compute.budget import Lengths
 from engines.profiles import PROFILES, Profile
 from engines.reward import start_reward
 from engines.vllm import EngineOptions, metrics_text, on_cpu, start
 from metering.metrics import Metrics
-from server import errors
 from server.app import Served, create_app
 from server.listen import bind, listen, run, url_of
 from server.places import locate
@@ -81,15 +79,9 @@ async def _serve(settings: Settings, sock: socket.socket, starting: Starting) ->
     metrics = Metrics()
     models: dict[str, Served] = {}
     async with AsyncExitStack() as stack:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                # The first comparison of formulas loads a computer algebra system: no request should wait for that.
-                tasks.create_task(group(["\\boxed{x+1}", "\\boxed{1+x}"]))
-                for name, model in settings.served().items():
-                    sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
-                    models[name] = await _start(name, model, stack)
-        except BaseExceptionGroup as failed:
-            raise errors.first(failed) from None
+        for name, model in settings.served().items():
+            sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
+            models[name] = await _start(name, model, stack)
         if starting.ended:
             sys.exit(128 + signal.SIGTERM)
         app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text)
