@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from compute.answers import group
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from compute.answers import group
 from compute.run import Run
 from compute.text import Candidate, Message, Prompt
 
