@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -84,6 +85,9 @@ async def _serve(settings: Settings, sock: socket.socket, starting: Starting) ->
             models[name] = await _start(name, model, stack)
         if starting.ended:
             sys.exit(128 + signal.SIGTERM)
+        # A million objects of the libraries are here to stay: no collection need look at them again.
+        gc.collect()
+        gc.freeze()
         app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text)
         listen(sock)
         sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock)} (Ctrl-C ends)\n")
