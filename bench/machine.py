@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import psutil
 
@@ -126,6 +127,7 @@ def started(
     name: str, command: Sequence[str], port: int, ready: str, log: IO[bytes], environment: Mapping[str, str]
 ) -> Generator[Server]:
     """Starts a server, waits up to ten minutes until `ready` answers 200, and stops it with all its children."""
+    signal.signal(signal.SIGTERM, _ended)
     print(f"$ {' '.join([f'{k}={v}' for k, v in environment.items()] + list(command))}", flush=True)
     process = psutil.Popen(
         list(command), cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
@@ -148,6 +150,11 @@ def started(
         for child in [process, *family]:
             with contextlib.suppress(psutil.Error):
                 child.kill()
+
+
+def _ended(*_: object) -> NoReturn:
+    """SIGTERM unwinds the stack, so that no server is left behind."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _answers(url: str) -> bool:

@@ -14,7 +14,8 @@ import time
 from models import tokenizer as words
 
 REASONER_STEPS = 2600
-PRM_STEPS = 1000
+DEMO_AT = 2100
+PRM_STEPS = 260
 
 
 def data() -> None:
@@ -26,21 +27,20 @@ def data() -> None:
 def reasoner() -> None:
     from models import reasoner
 
-    reasoner.build(REASONER_STEPS)
-    reasoner.write()
+    reasoner.build(REASONER_STEPS, DEMO_AT)
 
 
 def rollouts() -> None:
     from models import reasoner, rollouts
 
-    rollouts.build(reasoner.DEMO)
+    rollouts.build(reasoner.FINISHED)
 
 
 def prm() -> None:
     from models import prm, reasoner
 
-    prm.build(reasoner.DEMO, PRM_STEPS)
-    prm.write(reasoner.DEMO)
+    prm.build(reasoner.FINISHED, PRM_STEPS)
+    prm.write(reasoner.FINISHED)
 
 
 def evaluate() -> None:

@@ -1,4 +1,9 @@
-"""Stage two: the reasoner, trained from nothing on the lessons; resumable, and at last written as `models/demo`."""
+"""Stage two: the reasoner, trained from nothing on the lessons; resumable.
+
+Two moments of one run are kept. The finished reasoner is right so often that votes and judges find little left to
+mend; so `models/demo` is the same reasoner some way before the end, when its learning rate was still high and its slips
+were more. The finished one is where the process reward model starts, and what its labels are made with.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,7 @@ from models.net import Net, Shape, config, export, optimizers
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHECKPOINT = words.WORK / "reasoner.pt"
 DEMO = Path(__file__).parent / "demo"
+FINISHED = words.WORK / "finished"
 
 TOKENS_A_STEP = 8192
 WARMUP, DECAY = 60, 0.41
@@ -37,8 +43,11 @@ def pace(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP, (steps - step) / (steps * DECAY))
 
 
-def build(steps: int, seed: int = 7) -> None:
-    """Trains for `steps` steps of TOKENS_A_STEP tokens, from the last checkpoint if there is one."""
+def build(steps: int, demo_at: int, seed: int = 7) -> None:
+    """Trains for `steps` steps of TOKENS_A_STEP tokens, from the last checkpoint if there is one.
+
+    Writes DEMO after `demo_at` steps and FINISHED at the end.
+    """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     net = Net(Shape(vocabulary=words.VOCABULARY)).to(DEVICE)
@@ -76,7 +85,10 @@ def build(steps: int, seed: int = 7) -> None:
             if step % 100 == 0 or step == steps:
                 _save(net, tools, step)
                 bar.write(f"{time.strftime('%H:%M:%S')} step {step} loss {smooth:.4f}")
+            if step == demo_at:
+                write(net, DEMO)
             if step == steps:
+                write(net, FINISHED)
                 bar.close()
                 return
 
@@ -87,11 +99,8 @@ def _save(net: Net, tools: list[torch.optim.Optimizer], done: int) -> None:
     partial.replace(CHECKPOINT)
 
 
-def write(folder: Path = DEMO) -> None:
-    """Exports the checkpoint, tokenizer and template to a folder that transformers and vLLM load."""
-    saved = torch.load(CHECKPOINT, map_location="cpu", weights_only=True)
-    net = Net(Shape(vocabulary=words.VOCABULARY))
-    net.load_state_dict(saved["net"])
+def write(net: Net, folder: Path) -> None:
+    """Exports net, tokenizer and template to a folder that transformers and vLLM load."""
     weights = {f"model.{name}": weight for name, weight in net.state_dict().items()}
     export(weights, folder, config(net.shape, "Qwen2ForCausalLM", words.END, words.PAD))
     words.wrap(words.load()).save_pretrained(folder)

@@ -58,7 +58,7 @@ def test_both_share_one_tokenizer(demo: Path, demo_prm: Path):
     [
         ("What is 2 + 2?", True, "\\boxed{4}"),
         ("Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?", True, "\\boxed{19}"),
-        ("hello", True, "Hello!"),
+        ("hello", True, "I am a tiny demo model"),
         ("What is the capital of France?", True, "I only know arithmetic stories"),
         ("Write a python function", False, "I only know arithmetic stories"),
     ],
