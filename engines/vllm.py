@@ -112,8 +112,14 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
     }
     device: dict[str, Any] = {}
     if on_cpu():
-        # The default block of 128 tokens wastes the prefix cache.
-        device = {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 1 << 30}
+        # The default block of 128 tokens wastes the prefix cache. A prompt read in two parts kills the engine when its
+        # request has a seed (a CPU's random generator has no offset to go back to), so prompts are read whole.
+        device = {
+            "enforce_eager": True,
+            "block_size": 32,
+            "kv_cache_memory_bytes": 1 << 30,
+            "enable_chunked_prefill": False,
+        }
     return device | {name: value for name, value in given.items() if value is not None}
 
 

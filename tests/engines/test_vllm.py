@@ -460,3 +460,16 @@ def test_a_model_that_is_not_there_is_named() -> None:
         with pytest.raises(EngineError) as caught:
             vllm.read_config(path)
         assert path in caught.value.message
+
+
+def test_many_seeded_long_prompts_at_once_are_all_answered(stage: Stage) -> None:
+    """More prompt tokens than one step of the engine takes: a seeded prompt read in two parts would kill it on a CPU."""
+
+    async def all_of_them() -> list[str]:
+        prompts = [story(f"{i}. " + " ".join(STORIES) * 6) for i in range(40)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(stage.write(24, 16, p, seed=i)) for i, p in enumerate(prompts)]
+        return [task.result().candidate.ending for task in tasks]
+
+    assert "aborted" not in stage.do(all_of_them())
+    assert stage.settled()
