@@ -463,7 +463,7 @@ def test_a_model_that_is_not_there_is_named() -> None:
 
 
 def test_many_seeded_long_prompts_at_once_are_all_answered(stage: Stage) -> None:
-    """More prompt tokens than one step of the engine takes: a seeded prompt read in two parts would kill it on a CPU."""
+    """More prompt tokens than a step of the engine takes: a seeded prompt read in two parts would kill it on a CPU."""
 
     async def all_of_them() -> list[str]:
         prompts = [story(f"{i}. " + " ".join(STORIES) * 6) for i in range(40)]
