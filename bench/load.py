@@ -165,7 +165,10 @@ async def volley(url: str, requests: Sequence[bytes], concurrency: int) -> Volle
             caller.close()
 
     began = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(work())
+    except* (LoadError, OSError, EOFError) as failed:
+        raise SystemExit(f"{url} failed under load: {failed.exceptions[0]}") from None
     return Volley(shots, time.perf_counter() - began)

@@ -144,8 +144,8 @@ def started(
         yield Server(name, url, process)
     finally:
         family = process.children(recursive=True) if process.poll() is None else []
-        process.terminate()
-        with contextlib.suppress(psutil.TimeoutExpired):
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
             process.wait(40)
         for child in [process, *family]:
             with contextlib.suppress(psutil.Error):
