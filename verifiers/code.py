@@ -20,6 +20,7 @@ import platform
 import re
 import secrets
 import shutil
+import signal
 import struct
 import sys
 import sysconfig
@@ -196,6 +197,7 @@ class Sandbox:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 pass_fds=(program, rules),
+                start_new_session=True,
                 env={},
             )
         pipe = process.stdout
@@ -210,9 +212,10 @@ class Sandbox:
         except TimeoutError:
             return None, bytes(printed)
         finally:
-            # The outer process takes the whole namespace with it.
+            # All of bubblewrap's processes, which is why none has a session of its own: the outer one takes a finished
+            # namespace with it, but one still being made would wait for its dead parent for ever.
             if process.returncode is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
 
 
@@ -248,7 +251,7 @@ def _bwrap() -> str | None:
 def _walls(program: int, rules: int) -> list[str]:
     """The command line up to the program that is run inside."""
     return [
-        *(_bwrap() or "bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"),
+        *(_bwrap() or "bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--clearenv"),
         *("--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"),
         *("--setenv", "HOME", HOME, "--setenv", "LANG", "C.UTF-8", "--setenv", "LD_LIBRARY_PATH", "/python/lib"),
         *_runtime(),

@@ -224,6 +224,16 @@ def test_an_endless_loop_ends(loop: str, clean: Callable[[], None]) -> None:
     clean()
 
 
+def test_a_sandbox_that_is_stopped_while_it_is_made_leaves_nothing(clean: Callable[[], None]) -> None:
+    async def main() -> None:
+        for step in range(100):
+            async with asyncio.timeout(10):
+                assert await Sandbox(256).run("run", "while True: pass", "", step / 5000) == (None, b"")
+
+    asyncio.run(main())
+    clean()
+
+
 def test_a_run_that_is_cancelled_takes_the_program_with_it(clean: Callable[[], None]) -> None:
     async def main() -> None:
         async with asyncio.timeout(1.0):
@@ -279,6 +289,8 @@ def test_nothing_of_the_machine_is_to_be_seen() -> None:
         "os.mknod('/tmp/x', 0o60600)",
         "resource.setrlimit(9, (-1, -1))",
         "os.kill(1, 9) or os.kill(-1, 9) or exit(3)",
+        "os.kill(0, 9)",
+        "os.setsid() or os.kill(0, 9)",
     ],
 )
 def test_no_privilege_can_be_had(call: str) -> None:
