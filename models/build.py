@@ -27,7 +27,7 @@ def data() -> None:
 def reasoner() -> None:
     from models import reasoner
 
-    reasoner.build(REASONER_STEPS, DEMO_AT)
+    reasoner.build(REASONER_STEPS)
 
 
 def rollouts() -> None:

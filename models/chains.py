@@ -8,38 +8,16 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from models.lessons import CHECKS, Lesson
+from models.lessons import Lesson
 from models.task import Problem, judge_lines, read_answer
 from models.tokenizer import TAG, THINK, UNTHINK
 
 
 def ask(tokenizer: Tokenizer, question: str) -> list[int]:
-    """The prompt for a question, ended where the reasoner opens its thought."""
+    """The prompt for a question as ids, ended where the reasoner opens its thought."""
     written = Lesson(tokenizer)
     written.turn("user", question)
     written.open("assistant")
-    return written.ids
-
-
-def ask_again(tokenizer: Tokenizer, question: str, attempt: Sequence[int]) -> list[int]:
-    """The prompt of a second turn that shows the reasoner its whole first one and asks it to check."""
-    written = Lesson(tokenizer)
-    written.turn("user", question)
-    written.open("assistant")
-    written.ids += attempt
-    written.answer("", 0)
-    written.put("\n")
-    written.turn("user", CHECKS[0])
-    written.open("assistant")
-    return written.ids
-
-
-def force_close(tokenizer: Tokenizer, prompt: list[int], thought: Sequence[int]) -> list[int]:
-    """Prompt and a cut thought (from `<think>` on, possibly empty), closed by force: an answer must follow."""
-    written = Lesson(tokenizer, [*prompt, *(thought or [THINK])])
-    written.put("\n")
-    written.put(UNTHINK)
-    written.put("\n")
     return written.ids
 
 
@@ -59,12 +37,20 @@ class Chain:
 
 
 def read(tokenizer: Tokenizer, ids: Sequence[int]) -> Chain:
-    """A sample as a chain. A thought that was never closed has no answer."""
-    ids = list(ids)
-    close = ids.index(UNTHINK) if UNTHINK in ids else len(ids)
-    thought = tokenizer.decode(ids[1:close] if ids[:1] == [THINK] else ids[:close])
-    lines = [line for line in thought.split("\n") if line.strip()]
-    return Chain(lines, read_answer(tokenizer.decode(ids[close + 1 :])), len(ids))
+    """A sample as a chain, from its ids behind the opened `<think>`. A thought that was never closed has no answer."""
+    close = thought_length(ids)
+    lines = [line for line in tokenizer.decode(list(ids[:close])).split("\n") if line.strip()]
+    return Chain(lines, read_answer(tokenizer.decode(list(ids[close + 1 :]))), len(ids))
+
+
+def read_at_once(tokenizer: Tokenizer, ids: Sequence[int]) -> Chain:
+    """A sample without a thought."""
+    return Chain([], read_answer(tokenizer.decode(list(ids))), len(ids))
+
+
+def thought_length(ids: Sequence[int]) -> int:
+    """Tokens before the closing marker."""
+    return ids.index(UNTHINK) if UNTHINK in ids else len(ids)
 
 
 def tagged(tokenizer: Tokenizer, question: str, lines: Sequence[str]) -> list[int]:

@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from models import tokenizer as words
-from models.chains import Chain, ask, ask_again, force_close, read, tagged, vote
+from models.chains import Chain, read, read_at_once, thought_length, vote
 from models.task import Problem, make
 
 if TYPE_CHECKING:
@@ -112,9 +112,8 @@ def measure_reasoner(reasoner: Path, each: int = EACH, samples: int = 32) -> Fig
 
     tokenizer = words.load(reasoner)
     problems = questions(each)
-    prompts = [ask(tokenizer, problem.question) for problem in problems]
     writer = Writer(reasoner)
-    raw = _samples(writer, prompts, samples, kept.with_suffix(".samples"))
+    raw = _samples(writer, problems, samples, kept.with_suffix(".samples"))
     chains = [[read(tokenizer, ids) for ids in group] for group in raw]
     pairs = list(zip(problems, chains, strict=True))
     tokens = float(np.mean([chain.tokens for group in chains for chain in group]))
@@ -133,19 +132,22 @@ def measure_reasoner(reasoner: Path, each: int = EACH, samples: int = 32) -> Fig
             [np.mean([any(c.right(p) for c in g[at : at + size]) for at in range(0, samples, size)]) for p, g in pairs]
         )
         figures.points.append(("majority vote", size * tokens, voted.value))
-    _budgets(writer, tokenizer, problems, prompts, figures)
+    _budgets(writer, tokenizer, problems, figures)
     _second_turn(writer, tokenizer, problems, chains, figures)
     _irrelevant(writer, tokenizer, each, figures)
+    writer.close()
     words.WORK.mkdir(exist_ok=True)
     kept.write_bytes(pickle.dumps(figures))
     return figures
 
 
-def _samples(writer: Writer, prompts: list[list[int]], samples: int, kept: Path) -> list[list[list[int]]]:
-    """`samples` chains of every prompt, [prompt][sample][token]; kept, because they take most of the time."""
+def _samples(writer: Writer, problems: list[Problem], samples: int, kept: Path) -> list[list[list[int]]]:
+    """`samples` chains of every problem, [problem][sample][token]; kept, because they take most of the time."""
+    from models.sample import Ask, question
+
     if not kept.exists():
-        written = writer.write([prompt for prompt in prompts for _ in range(samples)], seed=1)
-        raw = [[s.ids for s in written[i * samples : (i + 1) * samples]] for i in range(len(prompts))]
+        flat = writer.write([Ask(question(p.question)) for p in problems for _ in range(samples)], seed=1)
+        raw = [flat[i * samples : (i + 1) * samples] for i in range(len(problems))]
         kept.parent.mkdir(exist_ok=True)
         kept.write_bytes(pickle.dumps(raw))
     return pickle.loads(kept.read_bytes())
@@ -155,29 +157,30 @@ def _fingerprint(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
-def _budgets(
-    writer: Writer, tokenizer: Tokenizer, problems: list[Problem], prompts: list[list[int]], figures: Figures
-) -> None:
-    """Accuracy when the thought is closed by force after so many tokens; a shorter thought ends by itself."""
+def _budgets(writer: Writer, tokenizer: Tokenizer, problems: list[Problem], figures: Figures) -> None:
+    """Accuracy when the thought is closed by force after so many tokens; a shorter thought ends by itself.
+
+    The thoughts are those of the samples, cut, so that budgets differ in nothing else; without any thinking is asked
+    anew.
+    """
+    from models.sample import Ask, question
+
     each, raw = 2, figures.samples
     for budget in BUDGETS:
-        closed = []
-        for prompt, group in zip(prompts, raw, strict=True):
+        asked, whole = [], []
+        for problem, group in zip(problems, raw, strict=True):
             for ids in group[:each]:
-                end = ids.index(words.UNTHINK) if words.UNTHINK in ids else len(ids)
-                thought = ids[: min(end, budget)]
-                closed.append(force_close(tokenizer, prompt, thought))
-        answers = writer.write(closed, seed=2, tokens=24)
+                fits = thought_length(ids) < min(len(ids), budget + 1)
+                whole.append(ids if fits and budget else None)
+                asked.append(Ask(question(problem.question), tuple(ids[:budget]), thinking=0))
+        cut = [ask for ask, ids in zip(asked, whole, strict=True) if ids is None]
+        written = iter(writer.write(cut, seed=2))
         right, used = [], []
-        for at, answer in enumerate(answers):
-            problem, ids = problems[at // each], raw[at // each][at % each]
-            end = ids.index(words.UNTHINK) if words.UNTHINK in ids else len(ids)
-            if end <= budget and end < len(ids):
-                final, length = read(tokenizer, ids).answer, len(ids)
-            else:
-                final, length = read(tokenizer, [words.UNTHINK, *answer.ids]).answer, budget + len(answer.ids)
-            right.append(final == problem.answer)
-            used.append(length)
+        for at, ids in enumerate(whole):
+            ids = next(written) if ids is None else ids
+            chain = read(tokenizer, ids) if budget else read_at_once(tokenizer, ids)
+            right.append(chain.right(problems[at // each]))
+            used.append(chain.tokens)
         figures.named[f"budget {budget}"] = share(np.array(right, dtype=float).reshape(-1, each).mean(1))
         figures.points.append(("thinking budget", float(np.mean(used)), float(np.mean(right))))
 
@@ -186,13 +189,15 @@ def _second_turn(
     writer: Writer, tokenizer: Tokenizer, problems: list[Problem], chains: list[list[Chain]], figures: Figures
 ) -> None:
     """The reasoner sees its own first attempt and is asked to check it."""
+    from models.sample import Ask, check
+
     each = 2
-    prompts = [
-        ask_again(tokenizer, problem.question, ids)
-        for problem, group in zip(problems, figures.samples, strict=True)
-        for ids in group[:each]
+    asked = [
+        Ask(check(problem.question, first, "\n".join(first.lines) + "\n"))
+        for problem, group in zip(problems, chains, strict=True)
+        for first in group[:each]
     ]
-    second = [read(tokenizer, s.ids) for s in writer.write(prompts, seed=3)]
+    second = [read(tokenizer, ids) for ids in writer.write(asked, seed=3)]
     mended, spoiled = [], []
     for at, chain in enumerate(second):
         problem, first = problems[at // each], chains[at // each][at % each]
@@ -205,13 +210,18 @@ def _second_turn(
 
 
 def _irrelevant(writer: Writer, tokenizer: Tokenizer, each: int, figures: Figures) -> None:
-    """The same chains as stories with and without irrelevant sentences."""
+    """The same chains of operations as stories with and without irrelevant sentences."""
+    from models.sample import Ask, question
+
     repeats = 4
     for name, wanted in (("without", False), ("with", True)):
-        rng = random.Random(90_002)
-        problems = [make(rng, "test", steps, irrelevant=wanted) for steps in STEPS for _ in range(each)]
-        prompts = [ask(tokenizer, problem.question) for problem in problems for _ in range(repeats)]
-        found = [read(tokenizer, s.ids) for s in writer.write(prompts, seed=4)]
+        problems = [
+            make(random.Random(90_002 + 1000 * steps + i), "test", steps, irrelevant=wanted)
+            for steps in STEPS
+            for i in range(each)
+        ]
+        asked = [Ask(question(problem.question)) for problem in problems for _ in range(repeats)]
+        found = [read(tokenizer, ids) for ids in writer.write(asked, seed=4)]
         right = [found[i].right(problems[i // repeats]) for i in range(len(found))]
         figures.named[f"{name} irrelevant sentences"] = share(np.array(right, dtype=float).reshape(-1, repeats).mean(1))
 
@@ -225,7 +235,9 @@ def measure_prm(prm: Path, tokenizer: Tokenizer, reasoner: Figures, each: int = 
         for problem, group in zip(questions(each), reasoner.samples, strict=True)
     ]
     flat = [(p, c) for p, group in pairs for c in group]
-    scores = Judge(prm).judge([tagged(tokenizer, p.question, c.lines) for p, c in flat], words.TAG)
+    judge = Judge(prm)
+    scores = judge.judge([(p.question, c.lines) for p, c in flat])
+    judge.close()
     good = [verdict for p, c in flat for verdict in c.verdicts(p)]
     named, tokens = reasoner.named, float(reasoner.named["tokens a sample"])  # type: ignore[arg-type]
     named["step AUC"] = auc([score for row in scores for score in row], good)

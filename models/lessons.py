@@ -1,8 +1,11 @@
 """What the reasoner is taught: conversations as token ids, with a weight of 1 on every token it should write.
 
-The kinds are drawn by `SHARES`. Slips stand in the thoughts without weight, so the model learns to notice and mend
-them, not to make them. `tagged` lessons put the PRM's step tag behind each step (never to be predicted): the reasoner
-must read on undisturbed there, because the PRM starts from its weights.
+The kinds are drawn by `SHARES`. First thoughts come from a hand that slips now and then: some slips it
+notices and mends (`Wait, ...`; those carry no weight, so that noticing is learned and not the slip), the others are
+taught like everything else and spoil the chain. So the reasoner errs here and there, as models do, in places that
+differ from sample to sample. A second turn, where an attempt is checked, is written without a slip. `tagged` lessons
+put the PRM's step tag behind each step (never to be predicted): the reasoner must read on undisturbed there, because
+the PRM starts from its weights.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from models.talk import SYSTEMS, small_talk
 from models.task import HIGHEST, LOWEST, MAX_STEPS, Problem, Step, make, slip
 from models.tokenizer import END, START, TAG, THINK, UNTHINK
 
-SHARES = {"think": 46, "tagged": 10, "at once": 8, "cut": 10, "check": 14, "follow": 6, "talk": 6}
+SHARES = {"think": 44, "tagged": 10, "at once": 8, "cut": 10, "check": 18, "follow": 5, "talk": 5}
+
+SLIPS, NOTICED = 0.09, 0.33  # a step's chance of a slip; a slip's of being mended
 
 CHECKS = (
     "Check each step and fix any mistake.",
@@ -87,14 +92,11 @@ def _think(rng: random.Random, written: Lesson) -> None:
     written.open("assistant")
     written.put(THINK, 1)
     written.put("\n", 1)
-    slips = 0.15 if rng.random() < 0.3 else 0.0
-    for at, step in enumerate(problem.steps):
-        if rng.random() < slips:
-            written.put(slip(rng, problem, at, step.before) + "\n")
-            written.put("Wait, ", 1)
-        written.put(f"{step}\n", 1)
+    lines = thought(rng, problem, SLIPS)
+    for line, noticed in lines:
+        written.put(line + "\n", 0 if noticed else 1)
     written.close_thought()
-    written.answer(boxed(problem.answer))
+    written.answer(boxed(result(lines)))
 
 
 def _tagged(rng: random.Random, written: Lesson) -> None:
@@ -150,9 +152,9 @@ def _cut(rng: random.Random, written: Lesson) -> None:
 def _check(rng: random.Random, written: Lesson) -> None:
     """A second turn that re-checks an earlier attempt, which stands there as a thought, as visible steps, or not."""
     problem = make(rng, "train")
-    lines = attempt(rng, problem, 0.0 if rng.random() < 0.3 else rng.choice((0.08, 0.15, 0.3)))
+    lines = thought(rng, problem, 0.0 if rng.random() < 0.3 else rng.choice((SLIPS, SLIPS, 0.15, 0.3)))
     steps = [line for line, _ in lines]
-    last = int(steps[-1].rsplit(" ", 1)[1])
+    last = result(lines)
     check = rng.choice(CHECKS)
     shape = rng.random()
     if shape < 0.15:
@@ -251,6 +253,32 @@ def _talk(rng: random.Random, written: Lesson) -> None:
         written.put(f"\n{thought}\n", 1)
         written.close_thought()
     written.answer(answer)
+
+
+def thought(rng: random.Random, problem: Problem, rate: float) -> list[tuple[str, bool]]:
+    """A first thought with slips at `rate` a step: each line, and whether it is a slip that the next line mends.
+
+    After a slip that goes unnoticed the chain goes on from the wrong value.
+    """
+    lines: list[tuple[str, bool]] = []
+    value = problem.steps[0].before
+    for at, true in enumerate(problem.steps):
+        step = Step(value, true.op, true.operand)
+        astray = not 0 <= step.after <= 9999
+        if astray or rng.random() < rate:
+            noticed = not astray and rng.random() < NOTICED
+            lines.append((slip_or_stay(rng, problem, at, value), noticed))
+            if noticed:
+                lines.append((f"Wait, {step}", False))
+        else:
+            lines.append((str(step), False))
+        value = result(lines)
+    return lines
+
+
+def result(lines: list[tuple[str, bool]]) -> int:
+    """The value the last line comes to."""
+    return int(lines[-1][0].rsplit(" ", 1)[1])
 
 
 def attempt(rng: random.Random, problem: Problem, rate: float) -> list[tuple[str, bool]]:

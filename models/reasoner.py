@@ -1,8 +1,8 @@
 """Stage two: the reasoner, trained from nothing on the lessons; resumable.
 
-Two moments of one run are kept. The finished reasoner is right so often that votes and judges find little left to
-mend; so `models/demo` is the same reasoner some way before the end, when its learning rate was still high and its slips
-were more. The finished one is where the process reward model starts, and what its labels are made with.
+While the learning rate falls, snapshots are kept; the last is the finished reasoner, where the process reward model
+starts and what its labels are made with. It is right so often that votes find little left to mend; the next stage
+chooses the snapshot that is shipped.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from models.net import Net, Shape, config, export, optimizers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHECKPOINT = words.WORK / "reasoner.pt"
-DEMO = Path(__file__).parent / "demo"
-FINISHED = words.WORK / "finished"
+SNAPSHOTS = words.WORK / "snapshots"
 
 TOKENS_A_STEP = 8192
 WARMUP, DECAY = 60, 0.41
+SNAPSHOT_EVERY = 50
 MUON, ADAM = 0.02, 4e-3
 
 
@@ -43,10 +43,15 @@ def pace(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP, (steps - step) / (steps * DECAY))
 
 
-def build(steps: int, demo_at: int, seed: int = 7) -> None:
+def snapshot(step: int) -> Path:
+    """The folder of the reasoner after so many steps."""
+    return SNAPSHOTS / f"{step:05d}"
+
+
+def build(steps: int, seed: int = 7) -> None:
     """Trains for `steps` steps of TOKENS_A_STEP tokens, from the last checkpoint if there is one.
 
-    Writes DEMO after `demo_at` steps and FINISHED at the end.
+    Keeps a snapshot of every SNAPSHOT_EVERY-th step of the last three fifths of the decay.
     """
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
@@ -85,10 +90,9 @@ def build(steps: int, demo_at: int, seed: int = 7) -> None:
             if step % 100 == 0 or step == steps:
                 _save(net, tools, step)
                 bar.write(f"{time.strftime('%H:%M:%S')} step {step} loss {smooth:.4f}")
-            if step == demo_at:
-                write(net, DEMO)
+            if step == steps or (step >= steps * (1 - DECAY * 0.6) and step % SNAPSHOT_EVERY == 0):
+                write(net, snapshot(step))
             if step == steps:
-                write(net, FINISHED)
                 bar.close()
                 return
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import tokenizer as words
-from models.chains import Chain, ask, read
+from models.chains import Chain, read
 from models.task import Problem, make
-from models.tokenizer import THINK
 
 QUESTIONS, SAMPLES, LEAST = 1200, 8, 2
 ROLLOUTS = words.WORK / "rollouts.jsonl"
@@ -44,27 +43,24 @@ def build(reasoner: Path, seed: int = 11) -> None:
     """Writes `work/rollouts.jsonl`, one judged chain a line; done already is done."""
     if ROLLOUTS.exists():
         return
-    from models.sample import Writer
+    from models.sample import Ask, Writer, question
 
     rng = random.Random(seed)
     problems = [make(rng, "train", rng.randint(2, 12)) for _ in range(QUESTIONS)]
     tokenizer = words.load()
     writer = Writer(reasoner)
-    prompts = [ask(tokenizer, problem.question) for problem in problems]
-    samples = writer.write([prompt for prompt in prompts for _ in range(SAMPLES)], seed=seed)
-    chains = [(at // SAMPLES, read(tokenizer, sample.ids)) for at, sample in enumerate(samples)]
+    prompts = [question(problem.question) for problem in problems]
+    samples = writer.write([Ask(prompt) for prompt in prompts for _ in range(SAMPLES)], seed=seed)
+    chains = [(at // SAMPLES, read(tokenizer, ids)) for at, ids in enumerate(samples)]
 
     endings: dict[tuple[int, tuple[str, ...]], list[bool]] = defaultdict(list)
     for which, chain in chains:
         _credit(endings, which, chain, chain.right(problems[which]))
     rare = [prefix for prefix, seen in endings.items() for _ in range(LEAST - len(seen))]
-    starts = []
-    for which, lines in rare:
-        thought = tokenizer.encode("\n" + "\n".join(lines) + "\n").ids
-        starts.append([*prompts[which], THINK, *thought])
-    for (which, lines), sample, start in zip(rare, writer.write(starts, seed=seed + 1), starts, strict=True):
-        chain = read(tokenizer, [*start[len(prompts[which]) :], *sample.ids])
-        endings[which, lines].append(chain.right(problems[which]))
+    starts = [Ask(prompts[which], tuple(tokenizer.encode("\n".join(lines) + "\n").ids)) for which, lines in rare]
+    for (which, lines), ids in zip(rare, writer.write(starts, seed=seed + 1), strict=True):
+        endings[which, lines].append(read(tokenizer, ids).right(problems[which]))
+    writer.close()
 
     partial = ROLLOUTS.with_suffix(".partial")
     with partial.open("w") as out:

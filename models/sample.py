@@ -1,111 +1,127 @@
-"""The one place where the recipe generates or scores text: prompts of token ids in, token ids or scores out, by vLLM.
-
-On a CPU the settings below matter more than the model: one OpenMP thread and no second process, or vLLM is many times
-slower; float32, because few CPUs multiply bfloat16 fast.
-"""
+"""The one place where the recipe generates or scores text: by the engines the server itself uses."""
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+from tqdm import tqdm
 
-import torch
-from vllm import LLM, PoolingParams, SamplingParams
-from vllm.config import PoolerConfig
+from compute.budget import Budget, Ledger
+from compute.engine import Sampling
+from compute.page import Page
+from compute.text import Candidate, Hidden, Message, Prompt
+from engines.reward import start_reward
+from engines.vllm import EngineOptions, start
+from models.chains import Chain
+from models.lessons import CHECKS, boxed
 
-from models.tokenizer import END
+IN_FLIGHT = 512
+OPTIONS = EngineOptions(dtype="float32", max_num_seqs=256)
+
+
+def question(text: str) -> Prompt:
+    """A question as a conversation of one turn."""
+    return Prompt((Message("user", text),))
+
+
+def check(text: str, first: Chain, thought: str) -> Prompt:
+    """A second turn: the reasoner sees its own first one and is asked to check it."""
+    answer = "" if first.answer is None else boxed(first.answer)
+    own = Message("assistant", answer, thought=Hidden(thought))
+    return question(text).then(own, Message("user", CHECKS[0]))
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What followed a prompt: token ids without the one it stopped at, and the log-probability of each where asked."""
+class Ask:
+    """One sample that is wanted: of a prompt, or going on from a half-written thought of it (token ids behind the
+    opened `<think>`). At `thinking` hidden tokens (of this sample) a thought is closed by force; 0 without a thought
+    begun is no thinking at all."""
 
-    ids: list[int]
-    logprobs: list[float]
-    stopped: bool
-
-
-def _engine(folder: Path, **more: Any) -> LLM:
-    where: dict[str, Any] = {"gpu_memory_utilization": 0.4}
-    if not torch.cuda.is_available():
-        where = {"block_size": 32, "kv_cache_memory_bytes": 1 << 30, "dtype": "float32", "enforce_eager": True}
-    return LLM(
-        str(folder),
-        max_model_len=2048,
-        max_num_seqs=256,
-        enable_prefix_caching=True,
-        enable_chunked_prefill=True,
-        disable_log_stats=True,
-        **where,
-        **more,
-    )
+    prompt: Prompt
+    begun: tuple[int, ...] = ()
+    thinking: int = 256
+    answer: int = 256
 
 
 class Writer:
     """The reasoner, loaded once."""
 
     def __init__(self, folder: Path) -> None:
-        self._engine = _engine(folder)
+        self._runner = asyncio.Runner()
+        self._engine = self._runner.run(start(str(folder), name=folder.name, profile=None, options=OPTIONS))
 
-    def write(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        seed: int,
-        tokens: int = 256,
-        stop: Sequence[int] = (END,),
-        logprobs: bool = False,
-        temperature: float = 1.0,
-    ) -> list[Sample]:
-        """One sample a prompt, in order; repeat a prompt for more.
-
-        The seed is given to the whole call, through torch: a seed of its own kills a request on a CPU whose prompt
-        is prefilled in two parts ("CPU Generator does not use offset").
+    def write(self, asks: Sequence[Ask], *, seed: int) -> list[list[int]]:
+        """One sample for each, in order; repeat an ask for more. The ids of a sample are all behind the opened
+        `<think>` (or behind the prompt, without thinking), those begun, put in by force and the end of turn included.
         """
-        torch.manual_seed(seed)
-        wish = SamplingParams(
-            temperature=temperature,
-            max_tokens=tokens,
-            stop_token_ids=list(stop),
-            logprobs=0 if logprobs else None,
-            flat_logprobs=logprobs,
-            detokenize=False,
-        )
-        outputs = self._engine.generate([{"prompt_token_ids": ids} for ids in prompts], wish, use_tqdm=True)
-        samples: list[Sample] = []
-        for output in outputs:
-            found = output.outputs[0]
-            stopped = found.finish_reason == "stop"
-            ids = list(found.token_ids)
-            likely = list(found.logprobs.logprobs)[: len(ids)] if logprobs else []
-            cut = len(ids) - 1 if stopped and ids and ids[-1] in (*stop, END) else len(ids)
-            samples.append(Sample(ids[:cut], likely[:cut], stopped))
-        return samples
+        return self._runner.run(self._write(asks, seed))
+
+    async def _write(self, asks: Sequence[Ask], seed: int) -> list[list[int]]:
+        gate = asyncio.Semaphore(IN_FLIGHT)
+        with tqdm(total=len(asks), desc="samples", mininterval=5) as bar:
+
+            async def one(at: int, ask: Ask) -> list[int]:
+                async with gate:
+                    candidate = await self._one(ask, seed * 1_000_003 + at)
+                bar.update()
+                return list(candidate.ids.reveal())
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(at, ask)) for at, ask in enumerate(asks)]
+        return [task.result() for task in tasks]
+
+    async def _one(self, ask: Ask, seed: int) -> Candidate:
+        begun = None
+        if ask.begun:
+            blank = Hidden("")
+            begun = Candidate(0, ask.prompt, Hidden(ask.begun), blank, "", 0, 0, True, "step")
+        ledger = Ledger(Budget(ask.thinking, ask.answer))
+        sampling = Sampling(ask.thinking, ask.answer, seed=seed)
+        with ledger.hold("sample", thinking=ask.thinking, answer=ask.answer, bound=True) as hold:
+            page = Page(hold, ask.prompt, begun)
+            async with aclosing(self._engine.generate(ask.prompt, sampling, page)) as stream:
+                async for _ in stream:
+                    pass
+        return page.candidate()
+
+    def close(self) -> None:
+        self._runner.run(self._engine.close())
+        self._runner.close()
 
 
 class Judge:
     """The process reward model, loaded once."""
 
     def __init__(self, folder: Path) -> None:
-        self._engine = _engine(folder, runner="pooling", pooler_config=PoolerConfig(tok_pooling_type="ALL"))
-
-    def judge(self, sequences: Sequence[list[int]], tag: int) -> list[list[float]]:
-        """For each sequence the probability of "good" at each of its step tags."""
-        outputs = self._engine.encode(
-            [{"prompt_token_ids": ids} for ids in sequences],
-            PoolingParams(task="token_classify"),
-            pooling_task="token_classify",
-            use_tqdm=True,
+        self._runner = asyncio.Runner()
+        self._model = self._runner.run(
+            start_reward(str(folder), name=folder.name, profile=None, options=EngineOptions(dtype="float32"))
         )
-        scores: list[list[float]] = []
-        for ids, output in zip(sequences, outputs, strict=True):
-            rows = output.outputs.data.float()
-            scores.append([float(rows[at, 1]) for at, token in enumerate(ids) if token == tag])
-        return scores
+
+    def judge(self, chains: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        """For each (question, lines of a thought) the probability of "good" behind each line."""
+        return self._runner.run(self._judge(chains))
+
+    async def _judge(self, chains: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        gate = asyncio.Semaphore(IN_FLIGHT)
+        with tqdm(total=len(chains), desc="judged", mininterval=5) as bar:
+
+            async def one(text: str, lines: Sequence[str]) -> list[float]:
+                thought = Hidden("".join(line + "\n" for line in lines))
+                candidate = Candidate(0, question(text), Hidden(()), thought, "", 0, 0, True, "step")
+                async with gate:
+                    (reward,) = await self._model.reward(candidate.prompt, [candidate])
+                bar.update()
+                return list(reward.steps)
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(text, lines)) for text, lines in chains]
+        return [task.result() for task in tasks]
+
+    def close(self) -> None:
+        self._runner.run(self._model.close())
+        self._runner.close()

@@ -18,18 +18,20 @@ QUESTION = "Tom has 12 apples. Tom gets 7 more. Tom loses 3. Then the number of 
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from models.sample import Judge, Writer
-from models.chains import ask, read, tagged
-from models.tokenizer import TAG, load
+from models.sample import Ask, Judge, Writer, question as asked
+from models.chains import read
+from models.tokenizer import load
 demo, prm, question, lines = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
 tokenizer = load(demo)
 writer, judge = Writer(demo), Judge(prm)
-samples = writer.write([ask(tokenizer, question)] * 8, seed=1)
-chains = [tagged(tokenizer, question, lines[:end]) for end in range(1, len(lines) + 1)]
+samples = writer.write([Ask(asked(question))] * 8, seed=1)
+chains = [(question, lines[:end]) for end in range(1, len(lines) + 1)]
 print(json.dumps({
-    "answers": [read(tokenizer, sample.ids).answer for sample in samples],
-    "scores": judge.judge(chains + chains, TAG),
+    "answers": [read(tokenizer, ids).answer for ids in samples],
+    "scores": judge.judge(chains + chains),
 }))
+writer.close()
+judge.close()
 """
 
 

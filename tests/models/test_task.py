@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 
 import pytest
 
-from models.lessons import SHARES, lesson
+from models.lessons import NOTICED, SHARES, SLIPS, lesson, result, thought
 from models.task import HIGHEST, LOWEST, MAX_STEPS, Problem, Step, judge_lines, make, read_answer, read_line, slip
 from models.tokenizer import END, TAG, THINK, UNTHINK, load
 
@@ -84,7 +85,7 @@ def test_a_line_that_divides_by_nothing_is_no_step():
 
 
 @pytest.mark.parametrize("kind", list(SHARES))
-def test_lessons_teach_no_slip_and_no_step_tag(kind: str, tokenizer_folder):
+def test_lessons_teach_no_step_tag_and_no_slip_where_an_attempt_is_checked(kind: str, tokenizer_folder):
     tokenizer = load(tokenizer_folder)
     rng = random.Random(8)
     for _ in range(100):
@@ -95,9 +96,31 @@ def test_lessons_teach_no_slip_and_no_step_tag(kind: str, tokenizer_folder):
         assert len(written.ids) < 2048
         if kind != "tagged":
             assert taught[-1] == END
-        if kind == "think":
+        if kind in ("think", "check"):
             assert taught[0] == THINK
             assert UNTHINK in taught
+        if kind == "check":
             for line in tokenizer.decode(taught[1 : taught.index(UNTHINK)]).strip().split("\n"):
                 step, claimed = read_line(line)  # type: ignore[misc]
                 assert step.after == claimed
+
+
+def test_a_first_thought_slips_now_and_then_and_what_it_notices_is_mended():
+    rng = random.Random(9)
+    steps = slips = noticed = spoiled = 0
+    for problem in some(2000):
+        lines = thought(rng, problem, SLIPS)
+        marks = [wrong for _, wrong in lines]
+        assert len(lines) - sum(marks) == len(problem.steps)
+        for (_, wrong), (after, _) in itertools.pairwise(lines):
+            assert wrong == after.startswith("Wait, ")
+        verdicts = judge_lines(problem, [line for line, _ in lines])
+        unnoticed = [not good and not wrong for good, wrong in zip(verdicts, marks, strict=True)]
+        first = unnoticed.index(True) if any(unnoticed) else len(lines)
+        steps += first + any(unnoticed) - sum(marks[:first])
+        noticed += sum(marks[:first])
+        slips += sum(marks[:first]) + any(unnoticed)
+        spoiled += result(lines) != problem.answer
+    assert slips / steps == pytest.approx(SLIPS, abs=0.01)
+    assert noticed / slips == pytest.approx(NOTICED, abs=0.05)
+    assert spoiled > 200

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from models.chains import ask, ask_again, read
+from models.chains import ask, read, read_at_once
+from models.lessons import Lesson
 from models.task import make
-from models.tokenizer import END, SPECIALS, THINK, UNTHINK, load
+from models.tokenizer import END, SPECIALS, UNTHINK, load
 
 QUESTION = "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"
 
@@ -52,20 +53,24 @@ def test_thinking_off_opens_and_closes_the_block(tokenizer: PreTrainedTokenizerB
 
 
 def test_an_earlier_thought_is_shown_when_the_message_brings_it(tokenizer: PreTrainedTokenizerBase, demo: Path):
-    attempt = "<think>\n12 + 7 = 18\n</think>\nThe answer is \\boxed{18}."
-    raw = load(demo)
+    written = Lesson(load(demo))
+    written.turn("user", QUESTION)
+    written.turn("assistant", "<think>\n12 + 7 = 18\n</think>\nThe answer is \\boxed{18}.")
+    written.turn("user", "Check each step and fix any mistake.")
+    written.open("assistant")
     messages = [
         {"role": "user", "content": QUESTION},
         {"role": "assistant", "content": "The answer is \\boxed{18}.", "reasoning_content": "12 + 7 = 18"},
         {"role": "user", "content": "Check each step and fix any mistake."},
     ]
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert ids == ask_again(raw, QUESTION, raw.encode(attempt).ids)
+    assert ids == written.ids
 
 
 def test_a_sample_is_read_as_lines_and_an_answer(demo: Path):
     raw = load(demo)
-    chain = read(raw, raw.encode("<think>\n12 + 7 = 19\n</think>\nThe answer is \\boxed{19}.").ids)
+    chain = read(raw, raw.encode("12 + 7 = 19\n</think>\nThe answer is \\boxed{19}.").ids)
     assert (chain.lines, chain.answer) == (["12 + 7 = 19"], 19)
-    assert read(raw, [THINK, *raw.encode("\n12 + 7").ids]).answer is None
-    assert read(raw, [THINK, UNTHINK]).answer is None
+    assert read(raw, raw.encode("12 + 7").ids).answer is None
+    assert read(raw, [UNTHINK]).answer is None
+    assert read_at_once(raw, raw.encode("The answer is \\boxed{19}.").ids).answer == 19
