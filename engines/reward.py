@@ -1,8 +1,9 @@
 """Process reward models: a second model, in vLLM too, that judges a chain step by step.
 
 Every family wants the steps laid out in its own way, reads its verdict off in its own way and adds up the verdicts in
-its own way: that is a `RewardProfile`. A prefix that was judged before is not judged again, and of a longer one only
-the new tokens are read: the rest is in the engine's prefix cache.
+its own way: that is a `RewardProfile`. A prefix that was judged before is not judged again. How the model itself is
+reached is a `Reader`'s business: the one here has it in this process, where of a longer prefix only the new tokens are
+read, the rest being in the engine's prefix cache; that of `engines.reward_remote` asks another vLLM over HTTP.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import importlib
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,8 +25,14 @@ from compute.engine import Reward
 from compute.errors import EngineError
 from compute.text import Candidate, Message, Prompt
 from engines.profiles import PROFILES, Profile
-from engines.prompts import Prompts
+from engines.prompts import ChatTokenizer, Prompts
 from engines.vllm import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
+
+GPU_SHARE = 0.22
+"""Share of a GPU for a reward model in this process, where none is given."""
+
+LIKELIEST = 20
+"""Next tokens whose probabilities are asked for where the verdict is one of them; vLLM gives no more."""
 
 _KEPT = 65536
 
@@ -95,10 +103,38 @@ def find_reward_profile(path: str) -> RewardProfile:
     return REWARD_PROFILES["qwen2.5-math-prm"]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model made of a chain: the numbers for each of its last `len(rows)` tokens, and how many tokens of the
+    chain were in its cache."""
+
+    rows: Sequence[Sequence[float]]
+    cached: int = 0
+
+
+class Reader(Protocol):
+    """A way to have a reward model read chains."""
+
+    @property
+    def context(self) -> int:
+        """Tokens the model reads and writes together, at most."""
+        ...
+
+    async def read(self, ids: Sequence[int], labels: Sequence[int]) -> Reading:
+        """What the model's pooler gives for these tokens. With labels, for a model that writes its verdicts: one row,
+        the natural-log probabilities of the labels as the next token. Cancelling stops the model. Raises
+        `EngineError`."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of the model. Idempotent."""
+        ...
+
+
 async def start_reward(
     path: str, *, name: str, profile: RewardProfile | None, options: EngineOptions
-) -> VllmRewardModel:
-    """Loads a process reward model. Raises `EngineError` in plain words where it cannot."""
+) -> ProcessRewardModel:
+    """Loads a process reward model into this process. Raises `EngineError` in plain words where it cannot."""
     settle_environment()
     await asyncio.to_thread(read_config, path)
     profile = profile or find_reward_profile(path)
@@ -106,7 +142,7 @@ async def start_reward(
     # A second engine with statistics would take the first one's off the registry.
     given |= {"disable_log_stats": True}
     if not on_cpu() and options.gpu_memory_utilization is None:
-        given |= {"gpu_memory_utilization": 0.22}
+        given |= {"gpu_memory_utilization": GPU_SHARE}
     if profile.verdict != "labels":
         config: Any = importlib.import_module("vllm.config.pooler").PoolerConfig
         # The default for these models gives the tagged rows only, and switches the prefix cache off.
@@ -114,32 +150,107 @@ async def start_reward(
         given.pop("structured_outputs_config", None)
     llm = launch(given)
     try:
-        return VllmRewardModel(llm, llm.get_tokenizer(), profile, name)
+        return ProcessRewardModel(VllmReader(llm, name), llm.get_tokenizer(), profile, name)
     except BaseException:
         llm.shutdown()
         raise
 
 
-class VllmRewardModel:
-    """A process reward model in vLLM; fulfils `compute.engine.RewardModel`."""
+class VllmReader:
+    """Reads with a model in vLLM, in this process."""
 
-    def __init__(self, llm: Any, tokenizer: Any, profile: RewardProfile, name: str) -> None:
-        self.llm = llm
-        self.profile = profile
+    def __init__(self, llm: Any, name: str) -> None:
+        self._llm = llm
         self._name = name
         self._context = int(llm.model_config.max_model_len)
+        self._inputs: Any = importlib.import_module("vllm.inputs.engine")
+        self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
+        self._numbers = itertools.count()
+        self._closed = False
+
+    @property
+    def context(self) -> int:
+        return self._context
+
+    async def read(self, ids: Sequence[int], labels: Sequence[int]) -> Reading:
+        """One call to the engine; see the contract."""
+        try:
+            out = await self._answer(ids, self._sampling() if labels else self._pooling())
+        except dead() as error:
+            raise EngineError(f"reward model {self._name}: the engine is dead") from error
+        hits = int(out.num_cached_tokens or 0)
+        if labels:
+            logprobs = out.outputs[0].logprobs
+            likely = dict(zip(logprobs.token_ids, logprobs.logprobs, strict=True))
+            return Reading((of_labels(labels, likely),), hits)
+        rows = out.outputs.data
+        return Reading(rows.reshape(len(rows), -1).tolist(), hits)
+
+    async def _answer(self, ids: Sequence[int], params: Any) -> Any:
+        stream = await self._submit(ids, params)
+        done = False
+        try:
+            out: Any = await stream.get()
+            done = True
+        finally:
+            if not done:
+                await self._llm.abort(stream.request_id, internal=True)
+        return out
+
+    async def _submit(self, ids: Sequence[int], params: Any) -> Any:
+        if self._closed:
+            raise EngineError(f"reward model {self._name} is closed")
+        number = f"reward-{next(self._numbers)}"
+        try:
+            return await self._llm.add_request(number, self._inputs.tokens_input(list(ids)), params)
+        except (ValueError, self._refusal) as error:
+            raise EngineError(f"reward model {self._name} refuses a chain: {type(error).__name__}") from None
+
+    def _pooling(self) -> Any:
+        pooling: Any = importlib.import_module("vllm.pooling_params").PoolingParams
+        return pooling(task="token_classify", skip_reading_prefix_cache=False)
+
+    def _sampling(self) -> Any:
+        sampling: Any = importlib.import_module("vllm.sampling_params")
+        return sampling.SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=LIKELIEST,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=sampling.RequestOutputKind.FINAL_ONLY,
+        )
+
+    async def close(self) -> None:
+        """Lets go of the model. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._llm.shutdown(timeout=5.0)
+            del self._llm
+            gc.collect()
+
+
+def of_labels(labels: Sequence[int], likely: Mapping[int, float]) -> list[float]:
+    """The log-probabilities of the labels. One that is not among the likeliest counts as the least of them."""
+    least = min(likely.values())
+    return [likely.get(label, least) for label in labels]
+
+
+class ProcessRewardModel:
+    """Lays chains out for a reward model and takes its verdicts down; fulfils `compute.engine.RewardModel`."""
+
+    def __init__(self, reader: Reader, tokenizer: ChatTokenizer, profile: RewardProfile, name: str) -> None:
+        self.reader = reader
+        self.profile = profile
+        self._name = name
         template = PROFILES[profile.template]
         if not template.opening:
             template = Profile(name=profile.template, thinks=False, switch="")
         self._prompts = Prompts(tokenizer, template)
-        self._inputs: Any = importlib.import_module("vllm.inputs.engine")
-        self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
-        self._numbers = itertools.count()
         self._known: OrderedDict[int, float] = OrderedDict()
         self._labels: list[int] = []
         if profile.verdict == "labels":
             self._labels = [self._prompts.spelt(((label, True),))[-1] for label in profile.labels]
-        self._closed = False
 
     @property
     def name(self) -> str:
@@ -151,10 +262,7 @@ class VllmRewardModel:
             async with asyncio.TaskGroup() as judging:
                 tasks = [judging.create_task(self._judge(prompt, candidate)) for candidate in candidates]
         except BaseExceptionGroup as group:
-            first = group.exceptions[0]
-            if isinstance(first, dead()):
-                raise EngineError(f"reward model {self._name}: the engine is dead") from first
-            raise first from None
+            raise group.exceptions[0] from None
         return [task.result() for task in tasks]
 
     def aggregate(self, steps: Sequence[float]) -> float:
@@ -171,13 +279,14 @@ class VllmRewardModel:
             case "mean":
                 return sum(steps) / len(steps)
 
+    async def check(self) -> None:
+        """Returns when the model judges a chain as its family does; raises `EngineError` when it does not."""
+        ids = self.prefixes(Prompt((Message("user", "What is 1 + 1?"),)), ["1 + 1 = 2"])
+        await self._verdicts(ids, 0)
+
     async def close(self) -> None:
         """Lets go of the model. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self.llm.shutdown(timeout=5.0)
-            del self.llm
-            gc.collect()
+        await self.reader.close()
 
     # -- laying out ---------------------------------------------------------------------------------------------------
 
@@ -230,11 +339,11 @@ class VllmRewardModel:
         if not thought and not answer:
             return Reward((), 0)
         prefixes = self.prefixes(prompt, thought + answer)
-        truncated = len(prefixes[-1]) > self._context - 1
+        truncated = len(prefixes[-1]) > self.reader.context - 1
         if truncated:
             # The chain does not fit: its answer is judged, or what of it there is room for.
             prefixes = self.prefixes(prompt, answer) if answer else prefixes
-            prefixes = [ids for ids in prefixes if len(ids) < self._context]
+            prefixes = [ids for ids in prefixes if len(ids) < self.reader.context]
         scores: dict[int, float] = {}
         read = cached = 0
         for n in reversed(range(len(prefixes))):
@@ -258,59 +367,31 @@ class VllmRewardModel:
         """One call: the verdict on step `last`, and on those before it whose tokens had to be read anyway; the tokens
         of the prompt and those of them that were in the cache."""
         ids = prefixes[last]
-        stream = await self._submit(ids)
-        done = False
-        try:
-            out: Any = await stream.get()
-            done = True
-        finally:
-            if not done:
-                await self.llm.abort(stream.request_id, internal=True)
-        hits = int(out.num_cached_tokens or 0)
-        if self._labels:
-            return {last: self._label(out.outputs[0].logprobs)}, len(ids), hits
-        rows = out.outputs.data
-        first = len(ids) - rows.shape[0]
+        reading = await self.reader.read(ids, self._labels)
+        first = len(ids) - len(reading.rows)
         verdicts: dict[int, float] = {}
         for n in range(last + 1):
             at = len(prefixes[n]) - 1
             if at >= first and prefixes[n] == ids[: at + 1]:
-                verdicts[n] = self._read(rows[at - first])
-        return verdicts, len(ids), hits
+                verdicts[n] = self._read(reading.rows[at - first])
+        return verdicts, len(ids), reading.cached
 
-    async def _submit(self, ids: list[int]) -> Any:
-        number = f"reward-{next(self._numbers)}"
-        if self._labels:
-            sampling: Any = importlib.import_module("vllm.sampling_params")
-            params = sampling.SamplingParams(
-                max_tokens=1,
-                temperature=0.0,
-                logprobs=20,
-                flat_logprobs=True,
-                detokenize=False,
-                output_kind=sampling.RequestOutputKind.FINAL_ONLY,
-            )
-        else:
-            pooling: Any = importlib.import_module("vllm.pooling_params").PoolingParams
-            params = pooling(task="token_classify", skip_reading_prefix_cache=False)
-        if self._closed:
-            raise EngineError(f"reward model {self._name} is closed")
-        try:
-            return await self.llm.add_request(number, self._inputs.tokens_input(ids), params)
-        except (ValueError, self._refusal) as error:
-            raise EngineError(f"reward model {self._name} refuses a chain: {type(error).__name__}") from None
-
-    def _read(self, row: Any) -> float:
+    def _read(self, row: Sequence[float]) -> float:
         """A verdict as a number in [0, 1]; vLLM has applied the softmax or sigmoid of the model's head."""
-        values = [float(value) for value in row.flatten().tolist()]
-        return values[1] if self.profile.verdict == "softmax" else values[0]
-
-    def _label(self, logprobs: Any) -> float:
-        """The good label's share of both. A label not among the likeliest counts as the least of them."""
-        by_id = dict(zip(logprobs.token_ids, logprobs.logprobs, strict=True))
-        least = min(logprobs.logprobs)
-        good, bad = (math.exp(by_id.get(label, least)) for label in self._labels)
-        return good / (good + bad)
+        verdict = self.profile.verdict
+        wanted = 1 if verdict == "sigmoid" else 2
+        if len(row) != wanted:
+            raise EngineError(
+                f"reward model {self._name} gives {len(row)} numbers for a token where its family "
+                f"({self.profile.name}) has {wanted}"
+            )
+        value = row[-1]
+        if verdict == "labels":
+            good, bad = row
+            value = 1 / (1 + math.exp(min(bad - good, 700.0)))
+        if not 0 <= value <= 1:
+            raise EngineError(f"reward model {self._name} gives a score of {value}, outside 0 to 1")
+        return value
 
 
 def _text(message: Message) -> str:

@@ -14,7 +14,6 @@ import time
 from models import tokenizer as words
 
 REASONER_STEPS = 2600
-DEMO_AT = 2100
 PRM_STEPS = 260
 
 
@@ -30,26 +29,40 @@ def reasoner() -> None:
     reasoner.build(REASONER_STEPS)
 
 
+def choose() -> None:
+    from models import choose
+
+    choose.build()
+
+
 def rollouts() -> None:
     from models import reasoner, rollouts
 
-    rollouts.build(reasoner.FINISHED)
+    rollouts.build(reasoner.snapshot(REASONER_STEPS))
 
 
 def prm() -> None:
     from models import prm, reasoner
 
-    prm.build(reasoner.FINISHED, PRM_STEPS)
-    prm.write(reasoner.FINISHED)
+    finished = reasoner.snapshot(REASONER_STEPS)
+    prm.build(finished, PRM_STEPS)
+    prm.write(finished)
 
 
 def evaluate() -> None:
-    from models import evaluate, prm, reasoner
+    from models import choose, evaluate, prm
 
-    evaluate.build(reasoner.DEMO, prm.DEMO)
+    evaluate.build(choose.DEMO, prm.DEMO)
 
 
-STAGES = {"data": data, "reasoner": reasoner, "rollouts": rollouts, "prm": prm, "evaluate": evaluate}
+STAGES = {
+    "data": data,
+    "reasoner": reasoner,
+    "rollouts": rollouts,
+    "prm": prm,
+    "choose": choose,
+    "evaluate": evaluate,
+}
 
 
 def main() -> None:
