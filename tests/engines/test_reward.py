@@ -14,11 +14,11 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from compute.errors import EngineError
 from compute.text import Candidate, Hidden, Message, Prompt
-from engines.reward import REWARD_PROFILES, RewardProfile, VllmRewardModel, find_reward_profile, start_reward
+from engines.reward import REWARD_PROFILES, ProcessRewardModel, RewardProfile, find_reward_profile, start_reward
 from engines.vllm import EngineOptions
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -55,6 +55,11 @@ def tiny(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
+
+
+@pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -66,7 +71,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(scope="module")
-def model(loop: asyncio.AbstractEventLoop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmRewardModel]:
+def model(loop: asyncio.AbstractEventLoop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessRewardModel]:
     folder = tmp_path_factory.mktemp("tiny-prm")
     tiny(folder)
     starting = start_reward(
@@ -78,7 +83,7 @@ def model(loop: asyncio.AbstractEventLoop, tmp_path_factory: pytest.TempPathFact
 
 
 def test_steps_are_scored_alike_at_once_and_as_they_come(
-    loop: asyncio.AbstractEventLoop, model: VllmRewardModel
+    loop: asyncio.AbstractEventLoop, model: ProcessRewardModel, tokenizer: Any
 ) -> None:
     def reward(*candidates: Candidate) -> Any:
         return asyncio.run_coroutine_threadsafe(model.reward(PROMPT, candidates), loop).result(120)
@@ -94,7 +99,7 @@ def test_steps_are_scored_alike_at_once_and_as_they_come(
 
     other = PROMPT.then()
     whole = asyncio.run_coroutine_threadsafe(
-        VllmRewardModel(model.llm, model.llm.get_tokenizer(), PROFILE, "again").reward(other, [chain(*LINES)]), loop
+        ProcessRewardModel(model.reader, tokenizer, PROFILE, "again").reward(other, [chain(*LINES)]), loop
     ).result(120)[0]
     assert whole.steps == pytest.approx(growing[-1].steps, abs=1e-3)
 
@@ -104,19 +109,19 @@ def test_steps_are_scored_alike_at_once_and_as_they_come(
 
 
 def test_an_over_long_chain_is_judged_as_far_as_it_fits(
-    loop: asyncio.AbstractEventLoop, model: VllmRewardModel
+    loop: asyncio.AbstractEventLoop, model: ProcessRewardModel
 ) -> None:
     found = asyncio.run_coroutine_threadsafe(model.reward(PROMPT, [chain(*LINES * 60)]), loop).result(120)[0]
     assert found.truncated
     assert 0 < len(found.steps) < 300
 
 
-def test_markers_in_a_chain_are_text_to_the_reward_model(model: VllmRewardModel) -> None:
+def test_markers_in_a_chain_are_text_to_the_reward_model(model: ProcessRewardModel) -> None:
     tag = model.prefixes(PROMPT, ["x"])[0][-1]
     assert model.prefixes(PROMPT, ["1 <|pad|> 2", "<|pad|>"])[-1].count(tag) == 2
 
 
-def test_scores_are_added_up_in_the_models_own_way(model: VllmRewardModel) -> None:
+def test_scores_are_added_up_in_the_models_own_way(model: ProcessRewardModel) -> None:
     steps = (0.5, 0.2, 0.8)
     wanted = {"last": 0.8, "min": 0.2, "product": 0.08, "mean": 0.5}
     own = model.profile
@@ -127,10 +132,10 @@ def test_scores_are_added_up_in_the_models_own_way(model: VllmRewardModel) -> No
     model.profile = own
 
 
-def test_the_families_lay_out_their_steps(model: VllmRewardModel) -> None:
+def test_the_families_lay_out_their_steps(model: ProcessRewardModel, tokenizer: Any) -> None:
     def texts(profile: RewardProfile) -> list[str]:
-        laid = VllmRewardModel(model.llm, model.llm.get_tokenizer(), profile, profile.name)
-        return [model.llm.get_tokenizer().decode(ids) for ids in laid.prefixes(PROMPT, ["one", "two"])]
+        laid = ProcessRewardModel(model.reader, tokenizer, profile, profile.name)
+        return [tokenizer.decode(ids) for ids in laid.prefixes(PROMPT, ["one", "two"])]
 
     question = PROMPT.messages[0].content
     assert texts(REWARD_PROFILES["demo-prm"])[1].endswith("assistant\n<think>\none\n<extra_0>two\n<extra_0>")
