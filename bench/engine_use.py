@@ -2,7 +2,8 @@
 
     python -m bench.engine_use --json bench/results/engine_use.json
 
-Both draw from one engine in one process, by turns. Raw: as many concurrent `AsyncLLM.generate` calls as the strategy
+Both draw from one engine in one process, by turns, unseeded (as requests come; on a CPU a seed of its own slows every
+request). Raw: as many concurrent `AsyncLLM.generate` calls as the strategy
 has chains, on the same prompts, with nothing of ours between. Beam search also runs its process reward model in
 between, in the same process, and its tokens do not count as drawn. A second table shows that cost grows linearly with
 n.
@@ -107,7 +108,7 @@ async def measure(args: argparse.Namespace) -> None:
     }
 
     async def strategy(setup: Setup, i: int) -> int:
-        return (await answer(problems[i], next(rounds), setup, means)).generated
+        return (await answer(problems[i], None, setup, means)).generated
 
     async def straight(streams: int, i: int) -> int:
         return await raw(engine, problems[i], next(rounds), streams)
@@ -115,16 +116,18 @@ async def measure(args: argparse.Namespace) -> None:
     try:
         print(f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'target':>7}")
         for case in CASES:
-            draw = partial(strategy, case.setup), partial(straight, case.streams // case.requests)
-            pairs = [
-                (await rate(draw[0], args.questions, case.requests), await rate(draw[1], args.questions, case.requests))
-                for _ in range(args.rounds)
-            ]
+            ours, theirs = partial(strategy, case.setup), partial(straight, case.streams // case.requests)
+            pairs: list[tuple[float, float]] = []
+            for number in range(args.rounds):
+                turns = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+                rates = [await rate(draw, args.questions, case.requests) for draw in turns]
+                pairs.append((rates[number % 2], rates[1 - number % 2]))
             ratio = statistics.median(a / b for a, b in pairs)
-            ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+            strategic, straightly = (statistics.median(column) for column in zip(*pairs, strict=True))
             verdict = "met" if ratio >= case.target else "MISSED"
             print(
-                f"{case.setup.name:36} {ours:7.0f} {theirs:7.0f} {ratio:6.3f} {case.target:7.2f} {verdict}", flush=True
+                f"{case.setup.name:36} {strategic:7.0f} {straightly:7.0f} {ratio:6.3f} {case.target:7.2f} {verdict}",
+                flush=True,
             )
             record["cases"].append(
                 {"name": case.setup.name, "pairs": pairs, "ratio": ratio, "target": case.target, "verdict": verdict}

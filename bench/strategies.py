@@ -83,7 +83,7 @@ async def deaf(_: Delta) -> None:
     return
 
 
-async def answer(problem: Problem, seed: int, setup: Setup, means: Means) -> Answered:
+async def answer(problem: Problem, seed: int | None, setup: Setup, means: Means) -> Answered:
     """Asks one question through the strategy, as the server would."""
     verifier = VERIFIERS[setup.verifier]
     strategy: Strategy = STRATEGIES[setup.strategy](**setup.parameters)

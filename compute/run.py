@@ -67,6 +67,8 @@ class Plan:
     """Seconds from the start of the run."""
     keep_text: bool = False
     """The operator wants the text of every call in the trace."""
+    listens: bool = True
+    """The caller hears the answer as it is written; else it is told in one piece at the end, which costs less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +344,7 @@ class Run:
         self._ledger.unbind()
         with self._ledger.hold("speak", thinking=self.free, answer=self._ledger.allowance, bound=True) as hold:
             self._spoken = hold.number
-            candidate = await self._write(hold, prompt or self.prompt, heard=True)
+            candidate = await self._write(hold, prompt or self.prompt, heard=self._plan.listens)
         self._learn(candidate)
         return candidate
 
@@ -518,7 +520,7 @@ class Run:
             parent = None if chosen is None else chosen.number
             with self._ledger.hold("answer", thinking=0, answer=allowance, parent=parent, bound=True) as hold:
                 self._finishing = True
-                chosen = await self._write(hold, prompt, chosen, heard=True)
+                chosen = await self._write(hold, prompt, chosen, heard=self._plan.listens)
         if chosen is None:
             raise DeadlinePassed("time was up before there was anything to answer with")
         return chosen

@@ -181,7 +181,17 @@ def make(
     if getattr(verifier and verifier.call, "needs_likelihood", False):
         sampling = replace(sampling, likelihood=True)
     plans = tuple(
-        Plan(prompt, strategy, share, _seeded(sampling, i), verifier, fallback, timeout, settings.retain_text)
+        Plan(
+            prompt,
+            strategy,
+            share,
+            _seeded(sampling, i),
+            verifier,
+            fallback,
+            timeout,
+            settings.retain_text,
+            listens=bool(request.stream),
+        )
         for i, share in enumerate(Budget(thinking, answer, total).split(n))
     )
     return Order(
