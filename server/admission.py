@@ -13,6 +13,36 @@ from compute.run import GRACE, Leash
 from metering.metrics import Metrics
 
 
+class Turn:
+    """A request's turn: has come already, or is waited for in the queue."""
+
+    def __init__(self, comes: asyncio.Future[None], metrics: Metrics, seconds: float) -> None:
+        self.comes = comes
+        self.began: float | None = None
+        """`time.monotonic()` when the place was taken."""
+        self._metrics, self._seconds, self._asked = metrics, seconds, time.monotonic()
+
+    @property
+    def has_come(self) -> bool:
+        """Also for one who has not noticed, and is leaving."""
+        return self.comes.done() and not self.comes.cancelled() and self.comes.exception() is None
+
+    async def wait(self, patience: float) -> None:
+        """Returns when it has come. Raises `TooBusy` after `patience` seconds, `Unavailable` when the server goes
+        down meanwhile."""
+        if not self.has_come:
+            try:
+                async with asyncio.timeout(patience):
+                    await self.comes
+            except TimeoutError:
+                self._metrics.rejected("waited")
+                raise TooBusy(
+                    "no place became free in the time this request has", code="server_busy", retry_after=self._seconds
+                ) from None
+        self.began = time.monotonic()
+        self._metrics.waited(self.began - self._asked)
+
+
 class Admission:
     """The places of one server, and the leashes of those who have one."""
 
@@ -46,58 +76,39 @@ class Admission:
             )
 
     @asynccontextmanager
-    async def place(self, leashes: Sequence[Leash], patience: float) -> AsyncGenerator[None]:
-        """A place for the block. Waits at most `patience` seconds for one; the leashes are pulled when a drain
-        takes too long. Raises `TooBusy` and `Unavailable`."""
+    async def place(self, leashes: Sequence[Leash]) -> AsyncGenerator[Turn]:
+        """For the block a place, or one in the queue: await the turn before anything is done that takes a place. The
+        leashes are pulled when a drain takes too long. Raises `TooBusy` and `Unavailable` at once."""
         self.check()
-        began = time.monotonic()
-        if self.inside >= self._most:
-            await self._wait(patience)
-        else:
+        turn = Turn(asyncio.get_running_loop().create_future(), self._metrics, self._seconds)
+        if self.inside < self._most:
             self.inside += 1
-        self._metrics.waited(time.monotonic() - began)
+            turn.comes.set_result(None)
+        else:
+            self._queue.append(turn.comes)
+            self._metrics.queued(self.queued)
         self._leashes.update(leashes)
-        began = time.monotonic()
         try:
-            yield
+            yield turn
         finally:
             self._leashes.difference_update(leashes)
-            self._seconds += (time.monotonic() - began - self._seconds) / 16
-            self._leave()
-
-    async def _wait(self, patience: float) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        self._metrics.queued(self.queued)
-        try:
-            async with asyncio.timeout(patience):
-                await turn
-        except TimeoutError:
-            self._gave_up(turn)
-            self._metrics.rejected("waited")
-            raise TooBusy(
-                "no place became free in the time this request has", code="server_busy", retry_after=self._seconds
-            ) from None
-        except BaseException:
-            self._gave_up(turn)
-            raise
-        finally:
-            if turn in self._queue:
-                self._queue.remove(turn)
-            self._metrics.queued(self.queued)
-
-    def _gave_up(self, turn: asyncio.Future[None]) -> None:
-        """Whoever waited has gone; a place handed over in the same moment is passed on."""
-        if turn.done() and not turn.cancelled() and turn.exception() is None:
-            self._leave()
+            if turn.began is not None:
+                self._seconds += (time.monotonic() - turn.began - self._seconds) / 16
+            if turn.has_come:
+                self._leave()
+            elif turn.comes in self._queue:
+                self._queue.remove(turn.comes)
+                self._metrics.queued(self.queued)
 
     def _leave(self) -> None:
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
                 turn.set_result(None)
-                return
-        self.inside -= 1
+                break
+        else:
+            self.inside -= 1
+        self._metrics.queued(self.queued)
 
     async def drain(self, seconds: float) -> None:
         """Nobody new comes in and nobody waits; those inside have `seconds` to finish, then answer with their best.

@@ -21,7 +21,7 @@ from compute.errors import DeadlinePassed, NotNow, PonderError, RequestError
 from compute.run import Leash, Outcome, execute
 from metering.metrics import Metrics
 from server import errors
-from server.admission import Admission
+from server.admission import Admission, Turn
 from server.plan import Order
 from server.traces import Trace, Traces
 
@@ -124,16 +124,16 @@ class Answering:
     async def _serve(self, send: Send, group: asyncio.TaskGroup) -> None:
         order = self._order
         leashes = [Leash() for _ in order.plans]
-        async with self._admission.place(leashes, self._left()):
-            self._phase = "thinking"
-            self._ledgers = [Ledger(plan.budget) for plan in order.plans]
+        async with self._admission.place(leashes) as turn:
             if not order.stream:
+                await self._begin(turn)
                 await self._run(leashes, self._listen)
                 await self._send_whole(send)
                 return
             keeper = group.create_task(self._keep(send))
             await self._start(send)
             await self._write(send, self._form.opening())
+            await self._begin(turn)
 
             async def hear(choice: int, delta: Delta) -> None:
                 await self._listen(choice, delta)
@@ -147,6 +147,11 @@ class Answering:
             self._phase = "writing"
             await self._write(send, DONE, more=False)
             keeper.cancel()
+
+    async def _begin(self, turn: Turn) -> None:
+        await turn.wait(self._left())
+        self._phase = "thinking"
+        self._ledgers = [Ledger(plan.budget) for plan in self._order.plans]
 
     def _left(self) -> float:
         return max(0.001, self._order.timeout - (time.monotonic() - self._began))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -184,6 +185,49 @@ def test_who_waits_too_long_is_told_to_come_again() -> None:
             group.create_task(second.call(app))
         assert (first.sent[0]["status"], second.sent[0]["status"]) == (200, 429)
         assert its_door(app).admission.inside == 0
+
+    asyncio.run(go())
+
+
+def test_a_stream_hears_its_role_and_comments_while_it_waits_for_a_place() -> None:
+    async def go() -> None:
+        engine = ScriptedEngine(lambda p, t, c: SLOW, delay=0.002)
+        app = door(engine, Settings(max_inflight=1, max_queue=1, keepalive=0.02))
+        first, second, third = Line(), Line(stream=True, n=2), Line(stream=True)
+        async with asyncio.TaskGroup() as group:
+            for line in (first, second, third):
+                group.create_task(line.call(app))
+            await asyncio.sleep(0.1)
+            assert (its_door(app).admission.inside, its_door(app).admission.queued) == (1, 1)
+            assert counted(app, "ponder_queue_depth") == 1
+            assert (second.sent[0]["status"], third.sent[0]["status"]) == (200, 429)
+            assert second.text.count(b'"role": "assistant"') == 2
+            assert second.text.count(b": keep-alive\n\n") >= 2
+            assert engine.calls == 1
+        assert second.text.count(b'"role": "assistant"') == 2
+        assert second.text.endswith(b"data: [DONE]\n\n")
+        assert counted(app, "ponder_queue_depth") == its_door(app).admission.inside == 0
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(("ends", "code"), [("drain", "draining"), ("time", "server_busy")])
+def test_a_stream_that_waited_in_vain_is_told_so_in_an_event(ends: str, code: str) -> None:
+    async def go() -> None:
+        app = door(ScriptedEngine(lambda p, t, c: SLOW, delay=0.002), Settings(max_inflight=1))
+        first, second = Line(), Line(stream=True, timeout=0.1 if ends == "time" else 60)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(first.call(app))
+            waiting = group.create_task(second.call(app))
+            await asyncio.sleep(0.02)
+            if ends == "drain":
+                group.create_task(its_door(app).drain())
+            await waiting
+            assert its_door(app).admission.queued == 0
+        told = json.loads(second.text.decode().strip().rpartition("data: ")[2])["error"]
+        assert (second.sent[0]["status"], told["code"], second.sent[-1]["more_body"]) == (200, code, False)
+        assert b"[DONE]" not in second.text
+        assert counted(app, 'ponder_requests_total{outcome="turned_away"}') == 1
 
     asyncio.run(go())
 
