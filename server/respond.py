@@ -23,7 +23,7 @@ from metering.metrics import Metrics
 from server import errors
 from server.admission import Admission, Turn
 from server.plan import Order
-from server.traces import Trace, Traces
+from server.traces import Traces, trace
 
 KEEPALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -283,7 +283,7 @@ class Answering:
 
     def _tell(self, ended: str, request_id: str) -> None:
         order, seconds = self._order, time.monotonic() - self._began
-        self._traces.keep(request_id, Trace(order, ended, seconds, tuple(self._ledgers), tuple(self._outcomes)))
+        self._traces.keep(request_id, trace(order, ended, seconds, self._ledgers, self._outcomes))
         self._metrics.ended(
             owner=order.owner,
             model=order.base,

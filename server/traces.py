@@ -1,13 +1,13 @@
 """What became of a request, call by call: `GET /v1/traces/{id}`, numbers only, for a key with the scope `trace`.
 
-Traces are kept in memory, the latest few of each server. With text only where the operator has switched that on
-(`retain_text`) and the key has the scope `reveal` besides.
+Traces are kept in memory, the latest few of each server: numbers. Text only in the ledgers, and there only where the
+operator has switched that on (`retain_text`); it is shown to a key with the scope `reveal`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +24,42 @@ from server.status import answer
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """One choice: its calls, and what is known of its end where it came to an answer."""
+
+    ledger: Ledger
+    facts: Mapping[str, str | float]
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """One request that is over."""
 
-    order: Order
+    owner: str
+    model: str
+    strategy: str
+    budget: int
     ended: str
     seconds: float
-    ledgers: tuple[Ledger, ...]
-    outcomes: tuple[Outcome | None, ...]
+    choices: tuple[Told, ...]
+
+
+def trace(
+    order: Order, ended: str, seconds: float, ledgers: Sequence[Ledger], outcomes: Sequence[Outcome | None]
+) -> Trace:
+    """What of a request is worth keeping. `ledgers` is empty where it never began."""
+    choices = tuple(
+        Told(ledger, {} if outcome is None else _facts(outcome))
+        for ledger, outcome in zip(ledgers, outcomes, strict=False)
+    )
+    return Trace(order.owner, order.base, order.strategy, order.budget, ended, seconds, choices)
+
+
+def _facts(outcome: Outcome) -> dict[str, str | float]:
+    facts: dict[str, str | float] = {"stopped_by": outcome.stopped_by}
+    if outcome.agreement is not None:
+        facts["agreement"] = outcome.agreement
+    return facts
 
 
 class Traces:
@@ -42,7 +70,7 @@ class Traces:
         self._kept: OrderedDict[str, Trace] = OrderedDict()
 
     def keep(self, request_id: str, trace: Trace) -> None:
-        if self._most and trace.ledgers:
+        if self._most and trace.choices:
             self._kept[request_id] = trace
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
@@ -51,39 +79,31 @@ class Traces:
         """`GET /v1/traces/{id}`. A key sees its own requests, one with the scope `admin` all."""
         asked = str(request.path_params["id"])
         trace = self._kept.get(asked)
-        if trace is None or not (key.may("admin") or trace.order.owner == key.name):
+        if trace is None or not (key.may("admin") or trace.owner == key.name):
             raise NotFound("there is no such trace; the latest ones are kept", param="id", code="trace_not_found")
-        order = trace.order
         return answer(
             {
                 "id": asked,
                 "object": "trace",
-                "model": order.base,
-                "strategy": order.strategy,
-                "budget": order.budget,
+                "model": trace.model,
+                "strategy": trace.strategy,
+                "budget": trace.budget,
                 "ended": trace.ended,
                 "seconds": round(trace.seconds, 6),
-                "choices": [
-                    _choice(i, ledger, outcome, key)
-                    for i, (ledger, outcome) in enumerate(zip(trace.ledgers, trace.outcomes, strict=True))
-                ],
+                "choices": [_choice(i, choice, key) for i, choice in enumerate(trace.choices)],
             }
         )
 
 
-def _choice(index: int, ledger: Ledger, outcome: Outcome | None, key: Key) -> dict[str, Any]:
-    spent = ledger.spent
-    told: dict[str, Any] = {
+def _choice(index: int, choice: Told, key: Key) -> dict[str, Any]:
+    spent = choice.ledger.spent
+    return {
         "index": index,
         "tokens": {"hidden": spent.hidden, "visible": spent.visible, "verifier": spent.verifier},
-        "orchestration_seconds": round(ledger.idle_seconds, 6),
-        "calls": _calls(ledger, key),
+        "orchestration_seconds": round(choice.ledger.idle_seconds, 6),
+        "calls": _calls(choice.ledger, key),
+        **choice.facts,
     }
-    if outcome is not None:
-        told["stopped_by"] = outcome.stopped_by
-        if outcome.agreement is not None:
-            told["agreement"] = outcome.agreement
-    return told
 
 
 def _calls(ledger: Ledger, key: Key) -> Sequence[dict[str, object]]:
