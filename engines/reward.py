@@ -154,6 +154,9 @@ async def start_reward(
     except BaseException:
         llm.shutdown()
         raise
+    finally:
+        # Something in vLLM keeps this frame, and a model that lives until the interpreter ends fails in its finalizer.
+        del llm
 
 
 class VllmReader:

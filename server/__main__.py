@@ -22,6 +22,7 @@ FLAGS = (
     "host",
     "port",
     "prm",
+    "prm_model",
     "profile",
     "strategy",
     "verifier",
@@ -33,7 +34,7 @@ FLAGS = (
     "log_level",
 )
 """Settings that are flags of `serve` too."""
-PLACES = ("host", "port", "prm")
+PLACES = ("host", "port", "prm", "prm_model")
 """Those that `doctor` takes."""
 URL = "http://127.0.0.1:8000"
 MISUSED = 2

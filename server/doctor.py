@@ -6,16 +6,19 @@ of theirs can end an interpreter, and what it says while dying is the diagnosis.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
+from compute.errors import EngineError
+from engines.reward_remote import reach
 from server.listen import CannotListen, bind, listen
 from server.places import hub_folder, model_folder
 from server.settings import ModelSettings, Settings
@@ -126,7 +129,26 @@ def reward_model(name: str, path: str) -> Finding:
     return _weights(f"{name}'s reward model", path)
 
 
-def _weights(name: str, path: str) -> Finding:
+def remote_reward_model(name: str, url: str, settings: ModelSettings) -> Finding:
+    """The server of the reward model is there and scores every token, and the tokenizer is here."""
+
+    async def files() -> str:
+        reader = await reach(url, model=settings.prm_model, key=settings.prm_key)
+        try:
+            await reader.check()
+        finally:
+            await reader.close()
+        return reader.files
+
+    try:
+        path = asyncio.run(files())
+    except EngineError as error:
+        return Finding(False, f"{name}: {error.message}", f"curl -i {url}/v1/models")
+    found = _weights(f"{name}: the tokenizer of the reward model at {url}", path, {"tokenizer": PARTS["tokenizer"]})
+    return replace(found, mend="" if found.ok is None else "ponder serve --prm-model FOLDER_OR_HUB_ID")
+
+
+def _weights(name: str, path: str, parts: Mapping[str, Sequence[str]] | None = None) -> Finding:
     folder = model_folder(path)
     if folder is None:
         cached = hub_folder(path)
@@ -137,7 +159,7 @@ def _weights(name: str, path: str) -> Finding:
             words = f"{name}: {path} is not in the hub's cache" + (" and HF_HUB_OFFLINE is set" if offline else "")
             return Finding(False if offline else None, words, f"hf download {path}")
         return Finding(True, f"{name}: {path} is in the hub's cache")
-    lacks = [what for what, patterns in PARTS.items() if not any(any(folder.glob(p)) for p in patterns)]
+    lacks = [what for what, patterns in (parts or PARTS).items() if not any(any(folder.glob(p)) for p in patterns)]
     if lacks:
         return Finding(False, f"{name}: {folder} has no {' and no '.join(lacks)}", f"ls {folder}")
     return Finding(True, f"{name}: {folder}")
@@ -183,7 +205,8 @@ def examine(settings: Settings) -> list[Finding]:
     served = settings.served()
     device = gpu()
     extra = "gpu" if device.ok else "cpu"
-    prms = [(name, m.prm) for name, m in served.items() if m.prm is not None]
+    prms = [(name, m.prm, m) for name, m in served.items() if m.prm]
+    beside = [(name, path) for name, path, m in prms if not m.prm_is_remote]
     return [
         python_version(),
         device,
@@ -191,9 +214,10 @@ def examine(settings: Settings) -> list[Finding]:
         torch_siblings(),
         imports("vllm", extra),
         *(model(name, m) for name, m in served.items()),
-        *(reward_model(name, path) for name, path in prms),
+        *(reward_model(name, path) for name, path in beside),
+        *(remote_reward_model(name, url, m) for name, url, m in prms if m.prm_is_remote),
         port(settings.host, settings.port),
-        memory(len(served) + len(prms)),
+        memory(len(served) + len(beside)),
     ]
 
 

@@ -18,8 +18,10 @@ from typing import NoReturn
 import uvloop
 
 from compute.budget import Lengths
+from compute.engine import RewardModel
 from engines.profiles import PROFILES, Profile
-from engines.reward import start_reward
+from engines.reward import GPU_SHARE, start_reward
+from engines.reward_remote import connect_reward
 from engines.vllm import EngineOptions, metrics_text, on_cpu, start
 from metering.metrics import Metrics
 from server.app import Served, create_app
@@ -32,8 +34,8 @@ from verifiers import verifiers
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""
 
-BESIDE_PRM = 0.7
-"""Share of a GPU for a model that leaves room for a reward model's 0.22."""
+TOGETHER = 0.92
+"""Share of a GPU for a model and its reward model."""
 
 
 def serve(settings: Settings) -> None:
@@ -96,24 +98,38 @@ async def _serve(settings: Settings, sock: socket.socket, starting: Starting) ->
 
 
 async def _start(name: str, model: ModelSettings, stack: AsyncExitStack) -> Served:
-    """One model and its reward model, where it has one; their engines started one after the other."""
+    """One model and its reward model, where it has one; engines here are started one after the other."""
     chosen = model.profile
     profile = chosen if isinstance(chosen, Profile | None) else PROFILES[chosen]
-    options = EngineOptions(**model.engine.model_dump())
-    prm = None if model.prm is None else locate(model.prm)
-    if prm is not None and options.gpu_memory_utilization is None and not on_cpu():
-        options = replace(options, gpu_memory_utilization=BESIDE_PRM)
+    options, beside = options_of(model, cpu=on_cpu())
+    prm = locate(model.prm) if model.prm and not model.prm_is_remote else None
+    reward_model: RewardModel | None = None
+    if model.prm and model.prm_is_remote:
+        sys.stderr.write(f"ponder: asking for {name}'s reward model ({model.prm})\n")
+        reward_model = await connect_reward(model.prm, model=model.prm_model, key=model.prm_key, locate=locate)
+        stack.push_async_callback(reward_model.close)
     engine = await start(locate(model.path), name=name, profile=profile, options=options)
     stack.push_async_callback(engine.close)
-    reward_model = None
     if prm is not None:
         sys.stderr.write(f"ponder: loading {name}'s reward model ({model.prm})\n")
-        beside = EngineOptions(
-            dtype=options.dtype,
-            enforce_eager=options.enforce_eager,
-            seed=options.seed,
-            trust_remote_code=options.trust_remote_code,
-        )
         reward_model = await start_reward(prm, name=Path(prm).name, profile=None, options=beside)
         stack.push_async_callback(reward_model.close)
     return Served(engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=model, reward_model=reward_model)
+
+
+def options_of(model: ModelSettings, *, cpu: bool) -> tuple[EngineOptions, EngineOptions]:
+    """How the engines of a model, and of a reward model beside it, are started: a GPU's memory is shared between them.
+    Raises `WrongSettings` where it does not suffice."""
+    own = EngineOptions(**model.engine.model_dump())
+    alike = model.engine.model_dump(include={"dtype", "enforce_eager", "seed", "trust_remote_code"})
+    beside = EngineOptions(**alike | model.prm_engine.model_dump(exclude_none=True))
+    if cpu or not model.prm or model.prm_is_remote:
+        return own, beside
+    share = beside.gpu_memory_utilization or GPU_SHARE
+    rest = own.gpu_memory_utilization or round(TOGETHER - share, 3)
+    if rest <= 0 or rest + share > 1:
+        raise WrongSettings(
+            f"gpu_memory_utilization: {share} for the reward model {model.prm} does not leave "
+            f"{own.gpu_memory_utilization or 'anything'} for {model.path} on the same GPU"
+        )
+    return replace(own, gpu_memory_utilization=rest), replace(beside, gpu_memory_utilization=share)

@@ -13,7 +13,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from inspect import isclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +23,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SecretStr,
     Tag,
     ValidationError,
     field_validator,
@@ -69,6 +71,24 @@ def _family(name: str) -> str:
     return name
 
 
+def _prm(value: str) -> str:
+    """A folder, a hub id, or the address of a vLLM server, without the /v1 that clients of OpenAI's add to one."""
+    if "://" not in value:
+        return value
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.port == 0:
+        raise ValueError("the address of a vLLM server is http://host:port or https://host:port")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("the key of a reward model's server is set by prm_key, not in its address")
+    return value.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _key(value: SecretStr) -> SecretStr:
+    if not all("!" <= char <= "~" for char in value.get_secret_value()):
+        raise ValueError("a key has no spaces, line breaks or letters beyond ASCII")
+    return value
+
+
 def _name_or_table(value: object) -> str:
     return "name" if isinstance(value, str) else "table"
 
@@ -86,12 +106,12 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class EngineSettings(_Table):
+DType = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+class _Engine(_Table):
     """How vLLM is started. What is left out is chosen for the device."""
 
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="Numbers the weights are in."
-    )
     max_model_len: int | None = Field(
         default=None, ge=64, description="Tokens of prompt and output together; left out: what the model was made for."
     )
@@ -99,18 +119,43 @@ class EngineSettings(_Table):
         default=None, ge=1 << 20, description="Memory for the key-value cache of this model; left out: 1 GiB on a CPU."
     )
     gpu_memory_utilization: float | None = Field(
-        default=None, gt=0, le=1, description="Share of the GPU this model may fill; left out: 0.9."
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the GPU this model may fill; left out: 0.9, and for two models on one GPU 0.7 and 0.22.",
     )
     max_num_seqs: int | None = Field(
         default=None, ge=1, le=4096, description="Chains that are written at the same time."
     )
+    tensor_parallel_size: int = Field(default=1, ge=1, le=64, description="GPUs one model is spread over.")
+
+    def over(self, more: Self) -> Self:
+        """These settings, with those that are set in `more` in their place."""
+        return self.model_copy(update={f: getattr(more, f) for f in more.model_fields_set})
+
+
+class EngineSettings(_Engine):
+    """How vLLM is started for a model."""
+
+    dtype: DType = Field(default="auto", description="Numbers the weights are in.")
     enforce_eager: bool | None = Field(
         default=None, description="No compiling: starts sooner, writes slower. Left out: true on a CPU, false on a GPU."
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Start of the engine's own random numbers.")
-    tensor_parallel_size: int = Field(default=1, ge=1, le=64, description="GPUs one model is spread over.")
     trust_remote_code: bool = Field(
         default=False, description="Run program code that comes with the model. Only for models whose code was read."
+    )
+
+
+class RewardEngineSettings(_Engine):
+    """How vLLM is started for a reward model beside a model."""
+
+    dtype: DType | None = Field(default=None, description="Numbers the weights are in; left out: as for the model.")
+    enforce_eager: bool | None = Field(
+        default=None, description="No compiling: starts sooner, reads slower. Left out: as for the model."
+    )
+    trust_remote_code: bool | None = Field(
+        default=None, description="Run program code that comes with the reward model; left out: as for the model."
     )
 
 
@@ -140,11 +185,28 @@ class _Defaults(_Table):
         le=1 << 20,
         description="Visible tokens kept back for the answer when a request sets no limit.",
     )
-    prm: str | None = Field(
+    prm: Annotated[str, AfterValidator(_prm)] | None = Field(
         default=None,
-        description="A process reward model beside the model: folder or hub id. Searches are judged by it.",
+        description="A process reward model, which judges searches: folder or hub id of one to load beside the model, "
+        "or the address (http://host:port) of a vLLM server of one.",
+    )
+    prm_model: str | None = Field(
+        default=None,
+        description="Folder or hub id of the tokenizer of a reward model that another server serves; "
+        "left out: what that server says it was loaded from.",
+    )
+    prm_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        default=None, description="API key of the server that serves the reward model."
+    )
+    prm_engine: RewardEngineSettings = Field(
+        default=RewardEngineSettings(), description="How vLLM is started for a reward model beside the model."
     )
     engine: EngineSettings = Field(default=EngineSettings(), description="How vLLM is started.")
+
+    @property
+    def prm_is_remote(self) -> bool:
+        """The reward model is served by another server."""
+        return self.prm is not None and "://" in self.prm
 
 
 class ModelSettings(_Defaults):
@@ -300,8 +362,8 @@ class Settings(BaseSettings, _Defaults):  # pyright: ignore[reportIncompatibleVa
 
     def _completed(self, model: ModelSettings) -> ModelSettings:
         silent = [f for f in _Defaults.model_fields if f not in model.model_fields_set]
-        own = {f: getattr(model.engine, f) for f in model.engine.model_fields_set}
-        update = {f: getattr(self, f) for f in silent} | {"engine": self.engine.model_copy(update=own)}
+        update = {f: getattr(self, f) for f in silent}
+        update |= {"engine": self.engine.over(model.engine), "prm_engine": self.prm_engine.over(model.prm_engine)}
         return model.model_copy(update=update)
 
 
@@ -398,6 +460,10 @@ def _words(
         return f"{source}: {place}: there is no such setting{_nearest(str(path[-1]), _names_at(path[:-1]))}"
     if kind == "missing":
         return f"{source}: {place} is missing"
-    simple = isinstance(value, str | int | float) and path[-1] not in ("hash", "keys") and "hash" not in path
+    simple = (
+        isinstance(value, str | int | float)
+        and path[-1] not in ("hash", "keys", "prm", "prm_key")
+        and "hash" not in path
+    )
     shown = f" {cast('Any', value)!r}" if simple else ""
     return f"{source}: {place}{shown}: {message}"

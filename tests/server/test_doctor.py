@@ -7,12 +7,15 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server import doctor
 from server.doctor import Finding
 from server.settings import ModelSettings
+from tests.engines.pooler import PRM, Pooler
+from tests.server.serving import serving
 
 
 def with_versions(**versions: str) -> Callable[[str], str | None]:
@@ -90,6 +93,27 @@ def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     assert doctor.model("m", settings).ok is False
     (tmp_path / "models--owner--name").mkdir()
     assert doctor.model("m", settings).ok
+
+
+def test_a_reward_model_on_another_server_is_asked_whether_it_scores() -> None:
+    def found(**settings: Any) -> Finding:
+        return doctor.remote_reward_model("m", settings["prm"], ModelSettings(path="demo", **settings))
+
+    pooler = Pooler(key="sesame")
+    with serving(pooler.app()) as place:
+        told = found(prm=place.url, prm_key="sesame")
+        assert (told.ok, told.words) == (True, f"m: the tokenizer of the reward model at {place.url}: {PRM}")
+        told = found(prm=place.url)
+        assert (told.ok, told.mend) == (False, f"curl -i {place.url}/v1/models")
+        assert "wants another key than prm_key" in told.words
+        absent = found(prm=place.url, prm_key="sesame", prm_model="/no/such")
+        assert (absent.ok, absent.mend) == (False, "ponder serve --prm-model FOLDER_OR_HUB_ID")
+        assert "no folder /no/such" in absent.words
+        pooler.answer = lambda ids: [0.2, 0.8]
+        told = found(prm=place.url, prm_key="sesame")
+        assert told.ok is False
+        assert "started with --runner pooling" in told.words
+    assert "cannot be reached" in found(prm=place.url).words
 
 
 def test_a_taken_port_is_found() -> None:

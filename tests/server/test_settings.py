@@ -18,6 +18,7 @@ from server.settings import (
     KeySettings,
     Limits,
     ModelSettings,
+    RewardEngineSettings,
     Settings,
     WrongSettings,
     load,
@@ -107,6 +108,11 @@ def test_a_file_that_is_not_there_or_no_toml_is_said_to_be() -> None:
         (f'[[keys]]\nname = "a"\nhash = "{HASH}"\nscopes = ["infr"]', "keys[0].scopes[0] 'infr': should be 'infer'"),
         (f'[[keys]]\nname = "a"\nhash = "{HASH}"\nmodels = ["dmo"]', "may ask dmo, which is not served; did you mean"),
         (f'[[keys]]\nname = "a"\nhash = "{HASH}"\n' * 2, "two keys are called a"),
+        ('prm = "ftp://judge:1"', "settings.toml: prm: the address of a vLLM server is http://host:port or https"),
+        ('prm = "http://judge:70000"', "settings.toml: prm: Port out of range"),
+        ('[models.a]\npath = "x"\nprm = "http:///v1"', "models.a.prm: the address of a vLLM server is http://host:port"),
+        ('prm_key = "a b"', "settings.toml: prm_key: a key has no spaces, line breaks or letters beyond ASCII"),
+        ("[prm_engine]\nseed = 1", "prm_engine.seed: there is no such setting"),
         ('host = "0.0.0.0"', "loopback only, not on 0.0.0.0. Make a key with `ponder keys new NAME`"),
     ],
 )  # fmt: skip
@@ -116,6 +122,33 @@ def test_what_is_wrong_is_said_with_its_place_and_what_may_stand_there(text: str
 
 def test_a_wrong_hash_is_not_shown_for_it_may_be_the_key_itself() -> None:
     assert "pk-secret" not in refusal('[[keys]]\nname = "a"\nhash = "pk-secret"')
+
+
+def test_the_key_of_a_reward_models_server_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ('prm_key = "pk secret"', 'prm = "http://me:pk secret@judge:8001"', "prm_key = 123456"):
+        assert not {"secret", "123456"} & set(refusal(wrong).replace("@", " ").split())
+    monkeypatch.setenv("PONDER_PRM_KEY", "pk-secret")
+    settings = load(prm="http://judge:8001/v1/")
+    [model] = settings.served().values()
+    assert "pk-secret" not in f"{settings!r} {model!r} {settings.model_dump_json()}"
+    assert model.prm_key is not None
+    assert model.prm_key.get_secret_value() == "pk-secret"
+
+
+def test_a_reward_model_is_a_folder_a_hub_id_or_the_address_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for written, meant in (
+        ("demo-prm", "demo-prm"),
+        ("Qwen/Qwen2.5-Math-PRM-7B", "Qwen/Qwen2.5-Math-PRM-7B"),
+        ("http://judge:8001", "http://judge:8001"),
+        ("https://judge/prm/v1/", "https://judge/prm"),
+    ):
+        [model] = load(prm=written).served().values()
+        assert (model.prm, model.prm_is_remote) == (meant, "//" in written)
+    monkeypatch.setenv("PONDER_PRM_ENGINE__GPU_MEMORY_UTILIZATION", "0.3")
+    text = '[models.a]\npath = "x"\nprm_engine = { max_model_len = 4096 }\n[models.b]\npath = "y"\nprm = "z"'
+    a, b = load(toml(text), prm="demo-prm").served().values()
+    assert (a.prm, a.prm_engine) == ("demo-prm", RewardEngineSettings(gpu_memory_utilization=0.3, max_model_len=4096))
+    assert (b.prm, b.prm_engine) == ("z", RewardEngineSettings(gpu_memory_utilization=0.3))
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
@@ -236,6 +269,7 @@ def test_the_example_loads_with_every_option_switched_on() -> None:
         (Settings, ()),
         (Limits, ("limits",)),
         (EngineSettings, ("engine",)),
+        (RewardEngineSettings, ("prm_engine",)),
         (ModelSettings, ("models", "qwen3-8b")),
         (KeySettings, ("keys",)),
     ],
