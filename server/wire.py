@@ -36,7 +36,7 @@ def loads(raw: bytes, depth: int) -> Any:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RequestError(f"the body is not UTF-8 (byte {error.start})", code="invalid_utf8") from None
-    if text.count("[") + text.count("{") > depth and _deepest(text) > depth:
+    if _deeper(text, depth):
         raise RequestError(f"the body nests deeper than {depth} brackets", code="too_deep")
     try:
         value = _DECODER.decode(text)
@@ -44,9 +44,14 @@ def loads(raw: bytes, depth: int) -> Any:
         raise RequestError(
             f"the body is not JSON (line {error.lineno}, column {error.colno})", code="invalid_json"
         ) from None
-    if "\\u" in text:
-        _no_half_characters(value)
+    if "\\u" in text and _half_characters(value):
+        raise RequestError("the body holds half of a surrogate pair (\\ud800 to \\udfff)", code="invalid_unicode")
     return value
+
+
+def _deeper(text: str, depth: int) -> bool:
+    """The brackets go deeper than that."""
+    return text.count("[") + text.count("{") > depth and _deepest(text) > depth
 
 
 def _deepest(text: str) -> int:
@@ -62,13 +67,12 @@ def _deepest(text: str) -> int:
     return most
 
 
-def _no_half_characters(value: Any) -> None:
+def _half_characters(value: Any) -> bool:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise RequestError(
-            "the body holds half of a surrogate pair (\\ud800 to \\udfff)", code="invalid_unicode"
-        ) from None
+        return True
+    return False
 
 
 def _constant(_: str) -> NoReturn:
@@ -99,12 +103,18 @@ _DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_whole, parse_fl
 
 
 def nesting(value: Any) -> int:
-    """How deep lists and objects go in a parsed value (whose depth `loads` has bounded)."""
+    """How deep lists and objects go in a parsed value."""
+    deep, level = 0, [value]
+    while any(isinstance(one, Mapping | list) for one in level):
+        level = [inner for one in level for inner in _inside(one)]
+        deep += 1
+    return deep
+
+
+def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
-        return 1 + max((nesting(v) for v in cast("Mapping[str, Any]", value).values()), default=0)
-    if isinstance(value, list):
-        return 1 + max((nesting(v) for v in cast("list[Any]", value)), default=0)
-    return 0
+        return cast("Mapping[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 # -- values to a request -----------------------------------------------------------------------------------------------
@@ -426,6 +436,9 @@ def _too_many(field: str, found: int, most: int) -> None:
 def _bounds(request: ChatRequest, limits: Limits) -> None:
     """Raises `RequestError` for what is of the right type and too much."""
     _too_many("messages", len(request.messages), limits.messages)
+    for i, message in enumerate(request.messages):
+        for j, call in enumerate(message.tool_calls or ()):
+            _arguments(call.function.arguments, f"messages.{i}.tool_calls.{j}.function.arguments", limits)
     if (request.n or 1) > limits.n:
         raise RequestError(f"n is above this server's limit of {limits.n}", param="n", code="above_max_value")
     stop = stops(request)
@@ -458,7 +471,7 @@ def _bounds(request: ChatRequest, limits: Limits) -> None:
         _too_many("tools", len(request.tools), limits.tools)
         for i, tool in enumerate(request.tools):
             if nesting(tool.function.parameters) > limits.schema_depth:
-                _deep_schema(f"tools.{i}.function.parameters", limits)
+                _too_deep(f"tools.{i}.function.parameters", limits)
         if len({tool.function.name for tool in request.tools}) < len(request.tools):
             raise RequestError("two tools have the same name", param="tools", code="invalid_value")
     form = request.response_format
@@ -470,10 +483,27 @@ def _bounds(request: ChatRequest, limits: Limits) -> None:
                 code="missing_required_parameter",
             )
         if nesting(form.json_schema.schema_) > limits.schema_depth:
-            _deep_schema("response_format.json_schema.schema", limits)
+            _too_deep("response_format.json_schema.schema", limits)
 
 
-def _deep_schema(param: str, limits: Limits) -> NoReturn:
+def _arguments(text: str, param: str, limits: Limits) -> None:
+    """Raises `RequestError` for arguments of a call that are JSON no template could put into a prompt. What is no JSON
+    is text: models write such, and clients send it back."""
+    if _deeper(text, limits.schema_depth):
+        _too_deep(param, limits)
+    if "\\u" not in text:
+        return
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return
+    if _half_characters(value):
+        raise RequestError(
+            f"{param} holds half of a surrogate pair (\\ud800 to \\udfff)", param=param, code="invalid_unicode"
+        )
+
+
+def _too_deep(param: str, limits: Limits) -> NoReturn:
     raise RequestError(f"{param} nests deeper than {limits.schema_depth}", param=param, code="too_deep")
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from server.settings import Settings
-from tests.server.serving import ASK, answered, ask, chat, counted, door, refused, scripted, serving
+from tests.fakes import always
+from tests.server.reading import SHOWS_CALLS, ReadingEngine, demo_prompts
+from tests.server.serving import ASK, CHAIN, answered, ask, chat, counted, door, refused, scripted, serving
 
 JSON = {"content-type": "application/json"}
 SECRET = "s3cret-value"
@@ -127,6 +129,46 @@ def test_parts_that_are_not_text_are_refused(kind: str) -> None:
 )
 def test_messages_that_make_no_sense_are_refused(messages: list[Any], param: str) -> None:
     refused(chat(door(scripted()), messages=messages), param=param)
+
+
+def called(arguments: str) -> list[dict[str, Any]]:
+    """A conversation in which a tool was called."""
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "c1"},
+    ]
+
+
+@pytest.mark.parametrize("template", [None, SHOWS_CALLS], ids=["bundled", "shows calls"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("[" * 100_000, "too_deep"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "too_deep"),
+        ('{"a": ' + "[" * 32 + "]" * 32 + "}", "too_deep"),
+        ('{"a": "\\ud800"}', "invalid_unicode"),
+        ('{"\\udfff": 1}', "invalid_unicode"),
+    ],
+    ids=["brackets", "objects", "one too deep", "half a character", "half a character as a key"],
+)
+def test_arguments_of_a_call_that_no_prompt_can_hold_are_refused(
+    arguments: str, code: str, template: str | None
+) -> None:
+    engine = ReadingEngine(always(CHAIN), reads=demo_prompts(template))
+    param = "messages.1.tool_calls.0.function.arguments"
+    refused(chat(door(engine), messages=called(arguments)), code=code, param=param)
+    assert engine.calls == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["", "no JSON", "[1]", '{"a": "\\ud83d\\ude00 [[[["}', "\\ud800", "{}}", "9" * 5000, '{"a": NaN, "a": 1e999}'],
+)
+def test_whatever_else_a_model_wrote_as_arguments_can_be_sent_back(arguments: str) -> None:
+    for template in (None, SHOWS_CALLS):
+        answered(door(ReadingEngine(always(CHAIN), reads=demo_prompts(template))), messages=called(arguments))
 
 
 def wrapped(text: str) -> bytes:
@@ -271,6 +313,10 @@ def test_schemas_and_conversations_have_bounds() -> None:
     refused(chat(app, response_format=form), code="too_deep")
     tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
     refused(chat(app, tools=[tool]), code="too_deep", param="tools.0.function.parameters")
+    for _ in range(440):
+        deep = {"a": deep}
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
+    refused(chat(door(scripted(), settings(json_depth=500)), tools=[tool]), code="too_deep")
     messages = [{"role": "user", "content": "x"}] * 11
     refused(chat(door(scripted(), settings(messages=10)), messages=messages), code="too_many", param="messages")
 
