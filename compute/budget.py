@@ -271,6 +271,11 @@ class Ledger:
     # -- the bill -----------------------------------------------------------------------------------------------------
 
     @property
+    def busy(self) -> bool:
+        """Calls are still open."""
+        return bool(self._open)
+
+    @property
     def held(self) -> int:
         """Tokens set aside by calls still open. 0 when a request is over."""
         return sum(h.outstanding for h in self._open)
@@ -317,6 +322,13 @@ class Lengths:
         self._chains.append(chain)
         self._answers.append(answer)
         self._cache = None
+
+    def left_at(self, chain: int) -> None:
+        """A chain was stopped from outside after so many tokens. Those that are stopped are the long ones; left out,
+        they would make chains look shorter than they are."""
+        if chain > self.p50:
+            self._chains.append(chain)
+            self._cache = None
 
     def _quantiles(self) -> tuple[int, int, int]:
         if self._cache is None:

@@ -7,17 +7,22 @@ before it is made, every token is counted, nothing runs on after the request, an
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Generic, Literal, Protocol, TypeVar, cast
 
 from compute.answers import group
 from compute.budget import Budget, Hold, Ledger, Lengths, Spent
 from compute.engine import Delta, Engine, Reward, RewardModel, Sampling
-from compute.errors import DeadlinePassed, EngineError, Exhausted, PonderError
+from compute.errors import DeadlinePassed, EngineError, Exhausted
 from compute.page import Page
 from compute.text import Answer, Candidate, Hidden, Prompt, Score
+
+log = logging.getLogger(__name__)
 
 StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error"]
 Hear = Callable[[Delta], Awaitable[None]]
@@ -26,6 +31,9 @@ T = TypeVar("T")
 
 CLOSING = 16
 """Tokens of the context kept free for a closing phrase."""
+
+LEAST_STEP = 8
+"""Hidden tokens without which a continuation is not begun, as long as there is another use for them."""
 
 GRACE = 10.0
 """Seconds before a deadline (or a tenth of the time allowed, if that is less) kept for closing and answering."""
@@ -96,6 +104,8 @@ class Outcome:
     verifier: str | None = None
     degraded: bool = False
     """The verifier failed and the fallback judged."""
+    ungrouped: bool = False
+    """No answer could be compared with another, so that there was no vote."""
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
 
 
@@ -110,6 +120,8 @@ class Vote:
     leader: Candidate
     counts: tuple[int, ...]
     weights: tuple[float, ...]
+    candidates: int
+    """Those without an answer, who do not vote, included."""
 
     @property
     def share(self) -> float:
@@ -119,7 +131,8 @@ class Vote:
 
     @property
     def unanimous(self) -> bool:
-        return len(self.counts) == 1
+        """All candidates gave the same answer."""
+        return self.counts == (self.candidates,)
 
 
 class Leash:
@@ -168,11 +181,16 @@ class Run:
         self._finished = 0
         self._requested = 0
         self._scores: dict[int, Score] = {}
+        self._seeds: dict[int, int] = {}
+        self._siblings: Counter[int | str] = Counter()
+        self.cut: float | None = None
+        """When the strategy has to end, in loop time."""
         self.agreement: float | None = None
         self.stopped_early = False
         self.short = False
         """The budget allowed fewer chains than were asked for."""
         self.degraded = False
+        self.ungrouped = False
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
@@ -202,9 +220,17 @@ class Run:
         return self._means.engine.card.step_ids
 
     @property
-    def lengths(self) -> Lengths:
-        """What is known of this model's chains; tells a strategy whether `free` is much or little."""
-        return self._means.lengths
+    def exact(self) -> bool:
+        """The verifier's word is final (it runs the program, checks the rule), not a guess."""
+        verifier = self._plan.verifier
+        return bool(verifier and getattr(verifier.call, "exact", False)) and not self.degraded
+
+    def chains(self, n: int) -> int:
+        """How many of `n` chains to race with: as many as the budget feeds without starving any, at least one."""
+        fed = max(1, self._means.lengths.chains(n, self.free))
+        self._requested += n if fed > 1 else n - 1  # a single chain is counted when it is spoken
+        self.short = self.short or fed < n
+        return fed
 
     # -- the verbs ----------------------------------------------------------------------------------------------------
 
@@ -212,13 +238,14 @@ class Run:
         """Up to `n` finished candidates: fewer when the budget runs short, never none. Given several prompts, the
         samples take them in turn; `Candidate.prompt` tells whose it is."""
         async with self.sampling(n, prompt) as arriving:
-            return [candidate async for candidate in arriving]
+            return sorted([candidate async for candidate in arriving], key=lambda candidate: candidate.number)
 
     @asynccontextmanager
     async def sampling(
         self, n: int, prompt: Prompt | Sequence[Prompt] | None = None
     ) -> AsyncGenerator[AsyncIterator[Candidate]]:
-        """Up to `n` candidates as they finish. Leaving the block stops the rest at the engine.
+        """Up to `n` candidates as they finish (with a seed: in the order they were begun, so that the same come again).
+        Leaving the block stops the rest at the engine.
 
         As many chains start at once as the budget can feed without starving any; the next starts when one settles for
         less than its share.
@@ -227,13 +254,19 @@ class Run:
         self._requested += n
         arrived: asyncio.Queue[Candidate] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
+        early: dict[int, Candidate] = {}
+        numbers: list[int] = []
         started = given = 0
 
         async with asyncio.TaskGroup() as children:
 
             async def one(hold: Hold, prompt: Prompt) -> None:
-                with hold:
-                    candidate = await self._write(hold, prompt)
+                try:
+                    with hold:
+                        candidate = await self._write(hold, prompt)
+                except asyncio.CancelledError:
+                    self._means.lengths.left_at(hold.tokens)
+                    raise
                 self._learn(candidate)
                 arrived.put_nowait(candidate)
 
@@ -242,6 +275,7 @@ class Run:
                 hold = self._ledger.hold("sample", thinking=thinking, answer=answer, bound=bound)
                 task = self._begin(children, hold, one(hold, prompts[started % len(prompts)]))
                 started += 1
+                numbers.append(hold.number)
                 tasks.append(task)
 
             def fill() -> None:
@@ -249,10 +283,10 @@ class Run:
                 wanted, free = n - started, self.free
                 if not wanted:
                     return
-                chains = self.lengths.chains(wanted, free)
+                chains = self._means.lengths.chains(wanted, free)
                 if not self._ledger.holds and chains <= 1:
                     start(free, self._ledger.allowance, bound=True)
-                elif free >= self.lengths.p50:
+                elif free >= self._means.lengths.p50:
                     self._ledger.unbind()
                     share = self.free // chains
                     for _ in range(chains):
@@ -267,7 +301,14 @@ class Run:
                         fill()
                     if given == started:
                         break
-                    candidate = await arrived.get()
+                    if self.seed is None:
+                        candidate = await arrived.get()
+                    else:
+                        while numbers[given] not in early:
+                            arrival = await arrived.get()
+                            early[arrival.number] = arrival
+                            fill()
+                        candidate = early.pop(numbers[given])
                     given += 1
                     yield candidate
                 self.short = self.short or started < n
@@ -282,13 +323,18 @@ class Run:
 
     async def extend(self, beams: Sequence[Candidate], n: int = 1, until: int | None = None) -> list[Candidate]:
         """`n` continuations of each half-written candidate, to its next step (of at most `until` tokens) or, with
-        `until` left out, to its end. In the order of the beams; those that are over are returned as they are."""
+        `until` left out, to its end. In the order of the beams; those that are over are returned as they are. Fewer
+        when the budget runs short: none only while other chains are still being written."""
         wanted = n * sum(not beam.over for beam in beams)
         self._ledger.unbind()
-        share = self.free // max(1, wanted)
-        if wanted and share < 1:
-            raise Exhausted(f"{wanted} continuations asked for, {self.free} thinking tokens left")
-        thinking, answer = self._shares(share)
+        fed = min(wanted, self.free // (2 * min(LEAST_STEP, until or LEAST_STEP)))
+        if fed < wanted:
+            self.short = True
+            if not fed and not self._ledger.busy:
+                if self.free < 2:
+                    raise Exhausted(f"{wanted} continuations asked for, {self.free} thinking tokens left")
+                fed = 1
+        thinking, answer = self._shares(self.free // max(1, fed))
         step = None
         if until is not None:
             step = self._means.engine.card.step
@@ -309,7 +355,8 @@ class Run:
                 if beam.over:
                     written.append(beam)
                     continue
-                for _ in range(n):
+                for _ in range(min(n, fed)):
+                    fed -= 1
                     parent = beam.number if beam.number >= 0 else None
                     said = sum(self._ledger.holds[i].visible for i in self._ledger.line(parent))
                     room = min(answer, self._ledger.budget.answer - said)
@@ -331,6 +378,8 @@ class Run:
         free = self.free
         if free < 1:
             raise Exhausted(f"no thinking tokens left for {purpose}")
+        if self._room(prompt, None) < 1:
+            raise EngineError(f"the question of the {purpose} does not fit into the model's context")
         share, visible = self._shares(free)
         if answer is not None:
             visible = min(free, answer)
@@ -349,17 +398,23 @@ class Run:
         return candidate
 
     async def score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
-        """A score for each candidate by the plan's verifier; by the fallback, and said so, where that fails."""
+        """A score for each candidate by the plan's verifier; by the fallback, and said so, where that fails: raises,
+        gives another number of scores, or takes more than half of the time that is left. A verifier that has failed is
+        not asked again."""
         verifier, fallback = self._plan.verifier, self._plan.fallback
         if verifier is None:
             raise EngineError(f"strategy {self._plan.strategy.name} wants a verifier and the plan has none")
+        judge = fallback if self.degraded and fallback is not None else verifier
         try:
-            scores = await verifier.call(self, candidates)
-        except Exhausted:
-            raise
-        except PonderError:
-            if fallback is None:
-                raise
+            async with asyncio.timeout_at(None if judge is fallback else self._half_time()):
+                scores = await judge.call(self, candidates)
+            if len(scores) != len(candidates):
+                raise EngineError(f"verifier {judge.name} gave {len(scores)} scores for {len(candidates)} chains")
+        except Exception as failed:  # noqa: BLE001 (a verifier may be anybody's, and fail in any way)
+            error = _first(failed)
+            if isinstance(error, Exhausted) or fallback is None or judge is fallback:
+                raise error from None
+            log.warning("verifier %s failed (%s); %s judges", judge.name, type(error).__name__, fallback.name)
             self.degraded = True
             scores = await fallback.call(self, candidates)
         for candidate, score in zip(candidates, scores, strict=True):
@@ -367,6 +422,10 @@ class Run:
             if candidate.number >= 0:
                 self._ledger.holds[candidate.number].score = score.value
         return scores
+
+    def _half_time(self) -> float | None:
+        """Half-way to the end of the strategy's time, in loop time."""
+        return None if self.cut is None else (asyncio.get_running_loop().time() + self.cut) / 2
 
     async def reward(self, candidates: Sequence[Candidate]) -> Sequence[Reward]:
         """Step scores by the process reward model. Raises `EngineError` where none is configured."""
@@ -406,10 +465,12 @@ class Run:
         else:
             running = [i for i, c in enumerate(candidates) if c.complete] or list(range(len(candidates)))
         leader = candidates[max(running, key=lambda i: (weights[i], -i))]
-        vote = Vote(leader, tuple(totals[a][1] for a in ranked), tuple(totals[a][0] for a in ranked))
+        counts, shares = tuple(totals[a][1] for a in ranked), tuple(totals[a][0] for a in ranked)
+        vote = Vote(leader, counts, shares, len(candidates))
         self.offer(leader)
         if ranked:
             self.agreement = vote.share
+        self.ungrouped = not ranked and len(candidates) > 1
         return vote
 
     def offer(self, candidate: Candidate) -> None:
@@ -428,14 +489,15 @@ class Run:
         """(thinking, answer) of a chain that pays for both out of `share` tokens."""
         if not self._means.engine.card.thinks:
             return 0, min(share, self._ledger.budget.answer)
-        answer = max(1, min(self.lengths.answer * 3 // 2, self._ledger.budget.answer, share // 2))
+        answer = max(1, min(self._means.lengths.answer * 3 // 2, self._ledger.budget.answer, share // 2))
         return max(0, share - answer), answer
 
     def _learn(self, candidate: Candidate) -> None:
         self._finished += 1
         self._best = self._best or candidate
-        if candidate.complete:
-            self.lengths.saw(candidate.tokens, candidate.visible)
+        thought = candidate.hidden > 0 or not self._means.engine.card.thinks
+        if candidate.complete and thought and not candidate.forced:
+            self._means.lengths.saw(candidate.tokens, candidate.visible)
 
     async def _write(
         self,
@@ -463,7 +525,7 @@ class Run:
             thinking=min(hold.thinking, room - answer),
             answer=answer,
             total=self._ledger.total_left if hold.bound else None,
-            seed=None if wishes.seed is None else (wishes.seed + 0x9E3779B1 * hold.number) % 2**63,
+            seed=self._seed(hold, begun, aside),
             until=until,
             heard=heard,
         )
@@ -482,6 +544,21 @@ class Run:
         if candidate.ending == "length" and said >= self._ledger.budget.answer:
             candidate = replace(candidate, ending="full")
         return candidate
+
+    def _seed(self, hold: Hold, begun: Candidate | None, aside: bool) -> int | None:
+        """A seed that follows from the caller's (which the first chain has itself), the chain gone on from and how many
+        went on from it before: not from what else happened to run at the time."""
+        if self.seed is None:
+            return None
+        parent = hold.purpose if aside else -1 if begun is None else begun.number
+        at = self._siblings[parent]
+        self._siblings[parent] += 1
+        seed = self.seed if begun is None else self._seeds[begun.number]
+        if at or parent != -1:
+            digest = blake2b(f"{seed}:{parent if aside else begun is not None}:{at}".encode(), digest_size=8).digest()
+            seed = int.from_bytes(digest) >> 1
+        self._seeds[hold.number] = seed
+        return seed
 
     def _room(self, prompt: Prompt, begun: Candidate | None) -> int:
         """Tokens of the model's context left behind a prompt and what is begun."""
@@ -551,6 +628,7 @@ class Run:
             score=score.value if score else None,
             verifier=verifier.name if verifier and score else None,
             degraded=self.degraded,
+            ungrouped=self.ungrouped,
             thought=chosen.thought,
         )
 
@@ -575,9 +653,9 @@ async def _execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: 
     chosen: Candidate | None = None
     now = asyncio.get_running_loop().time()
     deadline = None if plan.timeout is None else now + plan.timeout
-    cut = None if plan.timeout is None else now + plan.timeout - min(GRACE, plan.timeout / 10)
+    run.cut = None if plan.timeout is None else now + plan.timeout - min(GRACE, plan.timeout / 10)
     try:
-        async with leash.tied(cut):
+        async with leash.tied(run.cut):
             chosen = await plan.strategy.call(run)
     except* Exhausted:
         stopped_by = "budget"

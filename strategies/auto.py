@@ -1,24 +1,27 @@
 """Chooses by difficulty (compute-optimal scaling, Snell et al. 2024), read off the agreement of a few first chains.
 
 What more chains are worth after four, on AIME with public reasoning models: unanimous, nothing; three to one, a
-verifier is worth more than votes, as the right answer is nearly always there; a wider split, many more votes.
+verifier is worth more than votes, as the right answer is nearly always there; a wider split, many more votes. A split
+that persists to the last goes to the verifier too.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from compute.run import Run
 from compute.text import Candidate
-from strategies.voting import settled
+from strategies.voting import elect, settled
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Auto:
     """Probes how hard the question is and spends accordingly: one chain, a vote, or a verifier."""
+
+    judged: ClassVar[bool] = True
 
     n: Annotated[int, Field(ge=4, le=256, description="Chains at most")] = 16
     probes: Annotated[int, Field(ge=2, le=16, description="Chains that tell how hard the question is")] = 4
@@ -27,15 +30,18 @@ class Auto:
     ] = 0.9
 
     async def __call__(self, run: Run) -> Candidate:
-        if run.lengths.chains(self.probes, run.free) < 2:
+        probes = min(self.probes, self.n)
+        if run.chains(probes) < 2:
             return await run.speak()
-        candidates = await run.sample(self.probes)
+        candidates = await run.sample(probes)
         vote = await run.vote(candidates)
         if vote.unanimous:
             return vote.leader
-        if len(vote.counts) == 2 and vote.counts[1] == 1 and run.reward_model is not None:
-            return (await run.vote(candidates, await run.score(candidates))).leader
-        while len(candidates) < self.n and not settled(vote, self.n - len(candidates), self.confidence):
+        if len(vote.counts) == 2 and vote.counts[1] == 1:
+            return await elect(run, candidates, await run.score(candidates))
+        while len(candidates) < self.n:
             candidates += await run.sample(min(len(candidates), self.n - len(candidates)))
             vote = await run.vote(candidates)
-        return vote.leader
+            if settled(vote, self.n - len(candidates), self.confidence):
+                return vote.leader
+        return await elect(run, candidates, await run.score(candidates))

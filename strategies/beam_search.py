@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, model_validator
@@ -9,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from compute.run import Run
 from compute.text import Candidate
-from strategies.steps import Scored, distinct, elect, grow
+from strategies.steps import Scored, child, elect, ranked
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -31,21 +32,41 @@ class BeamSearch:
         return self
 
     async def __call__(self, run: Run) -> Candidate:
-        keep = self.beams // self.width
-        race = await grow(run, [run.blank], self.beams, self.step_tokens, self.lookahead)
+        beams = run.chains(self.beams)
+        if beams == 1:
+            return await run.speak()
         finished: list[Scored] = []
-        for _ in range(self.steps):
-            finished += [beam for beam in race if beam.candidate.over]
-            half = distinct([beam for beam in race if not beam.candidate.over])
-            kept = sorted(half, key=lambda beam: -beam.value)[:keep]
-            if finished:
-                await elect(run, finished)
-            elif kept:
-                run.offer(kept[0].candidate)
-            if not kept or len(finished) >= self.beams:
-                break
-            branches = max(1, (self.beams - len(finished)) // len(kept))
-            race = await grow(
-                run, [b.candidate for b in kept], min(self.width, branches), self.step_tokens, self.lookahead
-            )
-        return await elect(run, finished or race)
+        latest: list[Scored] = []
+        async with asyncio.TaskGroup() as group:
+
+            def branch(beam: Scored, n: int) -> list[asyncio.Task[Scored | None]]:
+                children = [child(run, beam, i, self.step_tokens, self.lookahead) for i in range(n)]
+                return [group.create_task(growing) for growing in children]
+
+            race = branch(Scored(run.blank), beams)
+            for left in reversed(range(self.steps)):
+                scored: list[Scored] = []
+                branches: dict[tuple[int, ...], list[asyncio.Task[Scored | None]]] = {}
+                for awaited, arriving in zip(reversed(range(len(race))), asyncio.as_completed(race), strict=True):
+                    if (beam := await arriving) is not None:
+                        scored.append(beam)
+                    room = beams - len(finished) - sum(beam.candidate.over for beam in scored)
+                    # Whoever stays kept, however good those still awaited are, goes on before they have come.
+                    for certain in ranked(scored)[: max(0, room // self.width - awaited)]:
+                        if left and awaited and certain.place not in branches:
+                            branches[certain.place] = branch(certain, self.width)
+                latest = scored or latest
+                finished += [beam for beam in scored if beam.candidate.over]
+                half = ranked(scored)
+                if finished:
+                    await elect(run, finished)
+                elif half:
+                    run.offer(half[0].candidate)
+                room = beams - len(finished)
+                kept = half[: max(1, room // self.width)] if left and room else []
+                race = [
+                    task for beam in kept for task in branches.get(beam.place) or branch(beam, min(self.width, room))
+                ]
+                if not race:
+                    break
+        return await elect(run, finished or latest)

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from compute.run import Run
 from compute.text import Candidate
+from strategies.voting import elect
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -19,14 +20,21 @@ class BestOfN:
 
     n: Annotated[int, Field(ge=1, le=256, description="Chains at most")] = 8
     select: Annotated[
-        Literal["weighted", "argmax"],
-        Field(description="Add up the scores of equal answers, or take the single best (for exact verifiers)"),
-    ] = "weighted"
+        Literal["auto", "weighted", "argmax"],
+        Field(
+            description="Add up the scores of equal answers, or take the single best. auto: the sum, but only over the "
+            "best where the verifier runs or checks the answer"
+        ),
+    ] = "auto"
 
     async def __call__(self, run: Run) -> Candidate:
         candidates = await run.sample(self.n)
         run.offer(candidates[0])
         scores = await run.score(candidates)
-        if self.select == "weighted":
-            return (await run.vote(candidates, scores)).leader
-        return max(zip(candidates, scores, strict=True), key=lambda pair: pair[1].value)[0]
+        match self.select:
+            case "auto":
+                return await elect(run, candidates, scores)
+            case "weighted":
+                return (await run.vote(candidates, scores)).leader
+            case "argmax":
+                return max(zip(candidates, scores, strict=True), key=lambda pair: pair[1].value)[0]

@@ -31,20 +31,28 @@ class Dvts:
         return self
 
     async def __call__(self, run: Run) -> Candidate:
+        beams = run.chains(self.beams)
+        if beams == 1:
+            return await run.speak()
+        trees = max(1, beams // self.width)
         leaves: list[Scored] = []
 
-        async def subtree() -> None:
-            best = Scored(run.blank, 0.0)
+        async def subtree(tree: int) -> None:
+            best = Scored(run.blank, place=(tree,))
             for _ in range(self.steps):
-                best = max(await grow(run, [best.candidate], self.width, self.step_tokens), key=lambda beam: beam.value)
+                children = await grow(run, [best], min(self.width, beams), self.step_tokens)
+                if not children:
+                    break
+                best = max(children, key=lambda beam: beam.value)
                 if best.candidate.over:
                     break
                 if not leaves:
                     run.offer(best.candidate)
-            leaves.append(best)
-            await elect(run, leaves)
+            if best.candidate.number >= 0:
+                leaves.append(best)
+                await elect(run, leaves)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(self.beams // self.width):
-                group.create_task(subtree())
+            for tree in range(trees):
+                group.create_task(subtree(tree))
         return await elect(run, leaves)

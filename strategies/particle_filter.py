@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from compute.run import Run
 from compute.text import Candidate
-from strategies.steps import elect, grow
+from strategies.steps import Scored, elect, grow
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -29,7 +29,10 @@ class ParticleFilter:
 
     async def __call__(self, run: Run) -> Candidate:
         chance = random.Random(run.seed)  # noqa: S311 (sampling, not secrets)
-        cloud = await grow(run, [run.blank], self.particles, self.step_tokens)
+        particles = run.chains(self.particles)
+        if particles == 1:
+            return await run.speak()
+        cloud = await grow(run, [Scored(run.blank)], particles, self.step_tokens)
         for _ in range(self.steps):
             finished = [p for p in cloud if p.candidate.over]
             if finished:
@@ -41,7 +44,9 @@ class ParticleFilter:
             weights = softmax([logit(p.value) for p in cloud])
             if 1 / sum(w * w for w in weights) < self.threshold * len(cloud):
                 cloud = chance.choices(cloud, weights, k=len(cloud))
-            grown = await grow(run, [p.candidate for p in cloud if not p.candidate.over], 1, self.step_tokens)
+            grown = await grow(run, [p for p in cloud if not p.candidate.over], 1, self.step_tokens)
+            if not grown:
+                break
             cloud = [p for p in cloud if p.candidate.over] + grown
         return await elect(run, [p for p in cloud if p.candidate.over] or cloud)
 

@@ -1,6 +1,7 @@
 """Revision: draft, check, rewrite (Self-Refine, Madaan et al. 2023; selection over all versions: Snell et al. 2024).
 
-A revision can turn a right answer wrong, so every version is kept and the choice is made over all of them.
+A revision can turn a right answer wrong, so every version is kept and the choice is made over all of them, after each
+round anew. A chain ends when its answer has stood through two checks, all of them when an exact verifier passes one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from compute.answers import group
 from compute.run import Run
 from compute.text import Candidate, Message, Prompt
+from strategies.voting import elect
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -30,9 +32,12 @@ class Revision:
     async def __call__(self, run: Run) -> Candidate:
         latest = await run.sample(self.chains)
         versions = list(latest)
-        run.offer(versions[0])
+        scores = list(await run.score(versions))
+        chosen = await elect(run, versions, scores)
         settled: dict[int, int] = {}
         for _ in range(self.rounds):
+            if run.exact and max(score.value for score in scores) == 1:
+                break
             asked = [(self.revise(run, draft), draft) for draft in latest]
             revised = await run.sample(len(asked), [prompt for prompt, _ in asked])
             for revision in revised:
@@ -40,10 +45,12 @@ class Revision:
                 same = len(set(await group([draft.text, revision.text]))) == 1
                 settled[revision.number] = settled.get(draft.number, 0) + 1 if same else 0
             versions += revised
+            scores += await run.score(revised)
+            chosen = await elect(run, versions, scores)
             latest = [revision for revision in revised if settled.get(revision.number, 0) < 2]
             if not latest:
                 break
-        return (await run.vote(versions, await run.score(versions))).leader
+        return chosen
 
     def revise(self, run: Run, draft: Candidate) -> Prompt:
         """The question, the draft as the model's own turn, and the wish to check it."""

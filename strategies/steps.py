@@ -15,35 +15,42 @@ class Scored:
     """A chain, finished or half-written, and what the verifier thinks of it so far."""
 
     candidate: Candidate
-    value: float
+    value: float = 0.0
+    place: tuple[int, ...] = ()
+    """Which child it is of which of which: its place in the tree, whenever it came."""
 
 
-async def grow(run: Run, beams: Sequence[Candidate], n: int, tokens: int, lookahead: int = 0) -> list[Scored]:
-    """`n` children of each beam, one step of at most `tokens` longer, scored. Each beam's children are scored as soon
-    as they are written, while others still are. With `lookahead` a child is judged by how it looks that many steps
-    on."""
+async def child(run: Run, beam: Scored, number: int, tokens: int, lookahead: int = 0) -> Scored | None:
+    """The beam's child of this number: one step of at most `tokens` longer, and scored. With `lookahead` it is judged
+    by how it looks that many steps on. None where the budget has no step left while others are still being written."""
+    written = await run.extend([beam.candidate], until=tokens)
+    if not written:
+        return None
+    ahead = written
+    for _ in range(lookahead):
+        ahead = await run.extend(ahead, until=tokens) or ahead
+    (score,) = await run.score(ahead)
+    return Scored(written[0], score.value, (*beam.place, number))
 
-    async def children(beam: Candidate) -> list[Scored]:
-        written = await run.extend([beam], n, until=tokens)
-        ahead = written
-        for _ in range(lookahead):
-            ahead = await run.extend(ahead, until=tokens)
-        scores = await run.score(ahead)
-        return [Scored(candidate, score.value) for candidate, score in zip(written, scores, strict=True)]
 
+async def grow(run: Run, beams: Sequence[Scored], n: int, tokens: int) -> list[Scored]:
+    """`n` children of each beam, each scored as soon as it is written, while others still are."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(children(beam)) for beam in beams]
-    return [child for task in tasks for child in task.result()]
+        tasks = [group.create_task(child(run, beam, i, tokens)) for beam in beams for i in range(n)]
+    return [scored for task in tasks if (scored := task.result()) is not None]
 
 
-def distinct(beams: Sequence[Scored]) -> list[Scored]:
-    """The beams without those that stand at the same tokens as an earlier one: they would be explored twice."""
-    seen: dict[object, Scored] = {}
-    for beam in beams:
-        seen.setdefault((beam.candidate.same_place, beam.candidate.over), beam)
+def ranked(beams: Sequence[Scored]) -> list[Scored]:
+    """The half-written beams, best first, without those that stand at the same tokens as another: they would be
+    explored twice."""
+    seen: dict[int, Scored] = {}
+    for beam in sorted(beams, key=lambda beam: (-beam.value, beam.place)):
+        if not beam.candidate.over:
+            seen.setdefault(beam.candidate.same_place, beam)
     return list(seen.values())
 
 
 async def elect(run: Run, finished: Sequence[Scored]) -> Candidate:
     """The weighted vote over finished chains; the verifier's single favourite would trust it too far."""
-    return (await run.vote([b.candidate for b in finished], [Score(b.value) for b in finished])).leader
+    in_order = sorted(finished, key=lambda beam: beam.place)
+    return (await run.vote([b.candidate for b in in_order], [Score(b.value) for b in in_order])).leader

@@ -1,4 +1,4 @@
-"""When a vote is settled: what the voting strategies share.
+"""Choosing among finished chains: what the voting and the judged strategies share.
 
 The Beta rule is Adaptive-Consistency's (Aggarwal et al. 2023, "Let's Sample Step by Step"): with a uniform prior and
 only the two leading answers in the race, a leader with `a` votes against `b` stays ahead with probability
@@ -7,9 +7,11 @@ only the two leading answers in the race, a leader with `a` votes against `b` st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import comb
 
-from compute.run import Vote
+from compute.run import Run, Vote
+from compute.text import Candidate, Score
 
 
 def lead_probability(leader: int, runner_up: int) -> float:
@@ -24,3 +26,12 @@ def settled(vote: Vote, outstanding: int, confidence: float) -> bool:
         return False
     first, second = (*vote.counts, 0)[:2]
     return first - second > outstanding or lead_probability(first, second) >= confidence
+
+
+async def elect(run: Run, candidates: Sequence[Candidate], scores: Sequence[Score]) -> Candidate:
+    """The leader of the weighted vote, offered. Where the verifier is exact, only the best scored vote: a program that
+    fails some tests is no better for being written three times."""
+    if not run.exact:
+        return (await run.vote(candidates, scores)).leader
+    highest = max(score.value for score in scores)
+    return (await run.vote([c for c, score in zip(candidates, scores, strict=True) if score.value == highest])).leader

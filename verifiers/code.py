@@ -64,6 +64,7 @@ class Code:
     """The share of tests the candidate's last Python code block passes, run in a sandbox."""
 
     needs_likelihood: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
 
     tests: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=20_000)] | Case, ...],

@@ -30,6 +30,7 @@ class Rules:
     """1 where every rule given holds, else 0: a pattern, a JSON schema, a number."""
 
     needs_likelihood: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
 
     pattern: Annotated[
         str | None, Field(min_length=1, max_length=500, description="A regular expression found in the text")

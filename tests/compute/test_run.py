@@ -175,3 +175,69 @@ def test_a_hidden_value_has_no_form_in_which_it_could_leak() -> None:
         json.dumps(hidden)
     assert Hidden("secret") != hidden
     assert not hasattr(hidden, "__dict__")
+
+
+def test_chains_without_a_thought_or_closed_by_force_say_nothing_about_how_long_chains_are() -> None:
+    lengths = Lengths(60, 110)
+
+    def asked(budget: Budget, chain: Chain) -> None:
+        plan = Plan(PROMPT, Named("speak", Speaks()), budget, Sampling(0, 0))
+        means = Means(ScriptedEngine(always(chain)), lengths)
+        asyncio.run(execute(plan, means, Ledger(budget), deaf))
+
+    for _ in range(100):
+        asked(Budget(0, 100), Chain("so", "7"))
+        asked(Budget(5, 100), Chain("so " * 20, "7"))
+    assert (lengths.p50, lengths.p90) == (60, 110)
+    for _ in range(100):
+        asked(Budget(1000, 100), Chain("so " * 100, "7"))
+    assert lengths.p50 == 302
+
+
+def test_chains_stopped_early_do_not_make_the_others_look_typical() -> None:
+    lengths = Lengths(20, 40)
+    for _ in range(200):
+        lengths.saw(10, 1)
+        lengths.left_at(500)
+        lengths.left_at(3)
+    assert lengths.p90 == 500
+
+
+class Speaks:
+    async def __call__(self, run: Run) -> Candidate:
+        return await run.speak()
+
+
+async def deaf(_: Delta) -> None:
+    return
+
+
+def test_a_question_too_long_for_the_context_is_an_error_of_whoever_asks_it() -> None:
+    async def judges(run: Run) -> Candidate:
+        candidate = (await run.sample(2))[0]
+        with pytest.raises(EngineError, match="does not fit"):
+            await run.ask(run.prompt.then(Message("user", "long " * 400)), "judge")
+        return candidate
+
+    assert ask(judges, ScriptedEngine(always(Chain("so", "7")), replace(CARD, context=1000))).outcome.complete
+
+
+def test_seeds_of_continuations_follow_from_the_chain_they_go_on_from() -> None:
+    def seeds(order: tuple[int, ...]) -> dict[str, set[int | None]]:
+        async def searches(run: Run) -> Candidate:
+            beams = await run.extend([run.blank], 2, until=20)
+            for i in order:
+                await run.extend([beams[i]], 2, until=20)
+            return beams[0]
+
+        chains = [Chain(f"{name}\n{name} goes on\n", "7") for name in "ab"]
+        engine = ScriptedEngine(always(*chains))
+        ask(searches, engine, seed=5)
+        found: dict[str, set[int | None]] = {}
+        for call, sampling in enumerate(engine.samplings[2:6]):
+            found.setdefault("ab"[order[call // 2]], set()).add(sampling.seed)
+        return found
+
+    assert seeds((0, 1)) == seeds((1, 0))
+    first, second = seeds((0, 1)).values()
+    assert len(first | second) == 4

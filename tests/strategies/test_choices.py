@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isclose
+from typing import ClassVar
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -55,6 +57,32 @@ class ByRewards:
         return [Score(min(r.steps, default=0.0), r.steps) for r in await run.reward(candidates)]
 
 
+@dataclass(frozen=True)
+class Runs(Likes):
+    """The same, as a verifier that runs or checks the answer."""
+
+    exact: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Hangs:
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        await asyncio.sleep(3600)
+        return []
+
+
+@dataclass(frozen=True)
+class Breaks:
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        raise ValueError("a defect of a plug-in")
+
+
+@dataclass(frozen=True)
+class Miscounts:
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        return [Score(1.0)]
+
+
 EVEN = Likes({"": 0.5})
 
 
@@ -70,12 +98,15 @@ def outcome(
     budget: int = 100_000,
     judge: Callable[[str], float] | None = None,
     delay: float = 0.0,
+    timeout: float | None = None,
+    seed: int | None = None,
 ) -> Outcome:
     plan = Plan(
         prompt=Prompt((Message("user", "How many?"),)),
         strategy=Named("it", strategy),
         budget=Budget(budget, 100),
-        sampling=Sampling(thinking=0, answer=0),
+        sampling=Sampling(thinking=0, answer=0, seed=seed),
+        timeout=timeout,
         verifier=Named("given", verifier),  # pyright: ignore[reportArgumentType]
         fallback=Named("even", EVEN),
     )
@@ -158,6 +189,37 @@ def test_a_verifier_that_dies_gives_way_to_agreement_and_it_is_said() -> None:
     assert out.verifier == "even"
 
 
+@pytest.mark.parametrize("verifier", [Breaks(), Miscounts()])
+def test_a_verifier_with_a_defect_gives_way_to_agreement_too(verifier: object) -> None:
+    out = outcome(BestOfN(n=3), ScriptedEngine(says("9", "7", "7")), verifier=verifier)
+    assert "7" in out.answer.text
+    assert out.degraded
+
+
+def test_a_verifier_that_hangs_gives_way_to_agreement_while_there_is_time() -> None:
+    out = outcome(BestOfN(n=3), ScriptedEngine(says("9", "7", "7")), verifier=Hangs(), timeout=1.0)
+    assert "7" in out.answer.text
+    assert (out.degraded, out.stopped_by) == (True, "finished")
+
+
+def test_where_the_verifier_runs_the_answer_a_failing_one_gains_nothing_by_being_written_often() -> None:
+    engine = ScriptedEngine(says("9", "9", "9", "7"))
+    assert "7" in outcome(BestOfN(n=4), engine, verifier=Runs({"9": 0.5, "7": 1.0})).answer.text
+    several = ScriptedEngine(says("9", "8", "7", "7"))
+    assert "7" in outcome(BestOfN(n=4), several, verifier=Runs({"9": 0.5, "8": 1.0, "7": 1.0})).answer.text
+
+
+def test_answers_that_cannot_be_compared_are_said_to_be_and_the_best_scored_stands() -> None:
+    engine = ScriptedEngine(
+        always(Chain("a\n", "Roses are red in the garden"), Chain("b\n", "Violets are blue in the garden"))
+    )
+    out = outcome(BestOfN(n=2), engine, verifier=Likes({"Violets": 0.9, "Roses": 0.1}))
+    assert out.ungrouped
+    assert out.agreement is None
+    assert "Violets" in out.answer.text
+    assert not outcome(BestOfN(n=3), ScriptedEngine(says("7"))).ungrouped
+
+
 def test_a_verifier_that_lies_about_one_chain_is_outvoted() -> None:
     engine = ScriptedEngine(says("7", "7", "9", "7"))
     assert "7" in outcome(BestOfN(n=4), engine, verifier=Likes({"7": 0.4, "9": 1.0})).answer.text
@@ -213,6 +275,21 @@ def test_drafts_side_by_side_are_each_revised() -> None:
     assert engine.calls == 6
 
 
+@pytest.mark.parametrize("budget", [90, 130, 200])
+def test_a_revision_cut_by_its_budget_keeps_what_the_verifier_preferred(budget: int) -> None:
+    out = outcome(
+        Revision(rounds=9), ScriptedEngine(revising("9", "7", *"8654321")), verifier=Likes({"7": 1}), budget=budget
+    )
+    assert out.stopped_by == "budget"
+    assert "7" in out.answer.text
+
+
+def test_a_version_that_an_exact_verifier_passes_is_not_revised() -> None:
+    engine = ScriptedEngine(revising("9", "7", "8"))
+    assert "7" in outcome(Revision(rounds=5), engine, verifier=Runs({"7": 1.0, "9": 0.3})).answer.text
+    assert engine.calls == 2
+
+
 # -- searches over steps ----------------------------------------------------------------------------------------------
 
 GOOD = Chain("good start\ngood middle\ngood end\n", "The answer is 7.")
@@ -240,6 +317,45 @@ def test_identical_beams_are_explored_once() -> None:
     outcome(BeamSearch(beams=4, width=2), engine, verifier=ByRewards(), judge=good)
     starts, rest = 4, 3 * 2
     assert engine.calls <= starts + rest
+
+
+def test_a_beam_that_is_sure_to_be_kept_does_not_wait_for_the_slow_ones() -> None:
+    """Beams in lockstep would end with the slowest of every step; here the best is two steps on by then."""
+    order: list[str] = []
+
+    def script(prompt: Prompt, thought: str, call: int) -> Chain:
+        order.append(thought)
+        return SLOW if call == 3 else FAST if thought in ("", FAST.thought[: len(thought)]) else SLOW
+
+    outcome(BeamSearch(beams=4, width=2), ScriptedEngine(script, delay=0.001), verifier=ByRewards(), judge=good)
+    assert order.index("good start\n") < len(order) - 1
+    begun = [thought for thought in order if thought]
+    assert begun[0] == "good start\n"
+
+
+SLOW = Chain("bad " * 60 + "\nbad end\n", "The answer is 9.")
+FAST = Chain("good start\ngood middle\ngood end\n", "The answer is 7.")
+
+
+@pytest.mark.parametrize("strategy", [BeamSearch(beams=8, width=2), Dvts(beams=8, width=2), ParticleFilter()])
+@pytest.mark.parametrize("budget", [4, 40, 64, 100])
+def test_a_search_does_not_split_a_small_budget_into_starving_beams(strategy: Strategy, budget: int) -> None:
+    """Nor does it go on asking for steps that nothing is left for."""
+    engine = ScriptedEngine(always(BAD, GOOD))
+    out = outcome(strategy, engine, verifier=ByRewards(), judge=good, budget=budget)
+    assert out.stopped_by == "budget"
+    assert out.samples < out.samples_requested == 8
+    assert engine.calls <= 12
+    assert all(s.thinking >= min(8, budget - 8) for s in engine.samplings[:2])
+
+
+def test_a_reward_model_that_lies_does_not_keep_a_search_from_answering() -> None:
+    for strategy in (BeamSearch(), Dvts(), ParticleFilter()):
+        out = outcome(
+            strategy, ScriptedEngine(always(BAD, GOOD)), verifier=ByRewards(), judge=lambda line: 1 - good(line)
+        )
+        assert "9" in out.answer.text
+        assert out.complete
 
 
 def test_pruned_beams_are_paid() -> None:
@@ -271,6 +387,12 @@ def test_auto_asks_the_verifier_when_three_stand_against_one() -> None:
     assert engine.calls == 4
 
 
+def test_auto_does_not_take_one_voice_among_the_silent_for_agreement() -> None:
+    engine = ScriptedEngine(always(*[Chain(f"{i}\n", "Hm" if i % 4 else "The answer is 7.") for i in range(16)]))
+    outcome(Auto(), engine)
+    assert engine.calls > 4
+
+
 def test_auto_votes_on_when_its_probes_are_split() -> None:
     engine = ScriptedEngine(says("7", "9", "7", "9", "7", "7", "7", "7"))
     out = outcome(Auto(), engine)
@@ -283,3 +405,22 @@ def test_auto_thinks_once_where_the_budget_is_too_small_for_probes() -> None:
     out = outcome(Auto(), engine, budget=30)
     assert engine.calls == 1
     assert out.samples == 1
+
+
+# -- the same again ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_the_same_seed_gives_the_same_answer_however_the_engine_is_hurried(name: str) -> None:
+    """The order in which chains end changes from run to run; what is chosen does not."""
+
+    def script(prompt: Prompt, thought: str, seed: int) -> Chain:
+        chance = random.Random(f"{seed}{thought}")
+        steps = thought or f"{'good' if chance.random() < 0.5 else 'bad'} {chance.random():.3f}\n"
+        return Chain(steps + f"{'so ' * chance.randrange(20)}\nend\n", f"The answer is {chance.randrange(4)}.")
+
+    def once(delay: float) -> str:
+        engine = ScriptedEngine(script, seeded=True, delay=delay)
+        return outcome(STRATEGIES[name](), engine, verifier=ByRewards(), judge=good, seed=5).answer.text
+
+    assert {once(0.0), once(0.0003), once(0.001)} == {once(0.0)}
