@@ -88,6 +88,15 @@ class ModelCard:
     modalities: frozenset[str] = frozenset({"text"})
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The tokens it took to find out that a model answers: read (of which `cached` from the cache), and written."""
+
+    prompt: int
+    cached: int = 0
+    written: int = 0
+
+
 class Engine(Protocol):
     """A way to reach one model."""
 
@@ -103,8 +112,9 @@ class Engine(Protocol):
         the model works on it no more. Raises `EngineError`; the page is complete then too."""
         ...
 
-    async def check(self) -> None:
-        """Returns when the model answers; raises `EngineError` or `Unavailable` when it does not."""
+    async def check(self) -> Checked | None:
+        """Returns when the model answers, with the tokens that took, None for none; raises `EngineError` or
+        `Unavailable` when it does not."""
         ...
 
     async def close(self) -> None:
@@ -124,6 +134,11 @@ class RewardModel(Protocol):
 
     def aggregate(self, steps: Sequence[float]) -> float:
         """One score of many, in this model's own way (last, min, product, mean). 0.0 for no steps."""
+        ...
+
+    async def check(self) -> Checked | None:
+        """Returns when the model answers, with the tokens that took, None for none; raises `EngineError` when it does
+        not."""
         ...
 
     async def close(self) -> None:

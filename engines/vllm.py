@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from compute.engine import Delta, ModelCard, Sampling
+from compute.engine import Checked, Delta, ModelCard, Sampling
 from compute.errors import EngineError, RequestError, Unavailable
 from compute.page import Page
 from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
@@ -291,7 +291,7 @@ class VllmEngine:
             await self.llm.abort(number)
             raise
 
-    async def check(self) -> None:
+    async def check(self) -> Checked | None:
         """Returns when the model makes tokens: it has just made some, or makes one now."""
         if self._closed:
             raise Unavailable(f"model {self._card.name} is closed", code="engine_unavailable")
@@ -299,17 +299,16 @@ class VllmEngine:
             raise EngineError(f"model {self._card.name}: the engine is dead")
         begun = time.monotonic()
         if begun - self._progress < 5:
-            return
+            return None
         kind = self.sampling_params.RequestOutputKind.FINAL_ONLY
         params = self.sampling_params.SamplingParams(max_tokens=1, detokenize=False, output_kind=kind)
         ids = list(self.prompts.marked("\n") or (0,))
         stream: Any = None
-        done = False
+        out: Any = None
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 stream = await self._submit(ids, params, Sampling(0, 1))
-                await stream.get()
-                done = True
+                out = await stream.get()
                 self._progress = time.monotonic()
         except TimeoutError:
             if self._progress < begun:
@@ -319,8 +318,11 @@ class VllmEngine:
         except dead() as error:
             raise EngineError(f"model {self._card.name}: the engine is dead") from error
         finally:
-            if stream is not None and not done:
+            if stream is not None and out is None:
                 await self.llm.abort(stream.request_id, internal=True)
+        if out is None:
+            return None
+        return Checked(len(ids), out.num_cached_tokens or 0, len(out.outputs[0].token_ids))
 
     async def close(self) -> None:
         """Lets go of the model. Idempotent."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, repeat
 from operator import mul
+from typing import Literal
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -26,6 +27,7 @@ from prometheus_client import (
 )
 
 from compute.budget import Ledger
+from compute.engine import Checked
 from compute.run import Outcome
 
 OWNERS = 200
@@ -33,6 +35,10 @@ OWNERS = 200
 NAMES = 64
 """The same for every other label: models, strategies, outcomes, reasons, phases."""
 OTHER = "other"
+
+Role = Literal["generator", "verifier"]
+CHECKS: dict[Role, str] = {"generator": "check", "verifier": "verifier_check"}
+"""The roles under which the tokens are counted by which a model shows that it answers."""
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 TOKENS = (0, *accumulate(repeat(4, 9), mul, initial=16))
@@ -100,7 +106,8 @@ class Metrics:
         self._disconnects = counter("client_disconnects_total", "Callers who hung up early.", "phase")
         self._tokens = counter(
             "engine_tokens_total",
-            "Tokens the models read (prompt: computed, cached: from the prefix cache) and wrote (thinking, visible).",
+            "Tokens the models read (prompt: computed, cached: from the prefix cache) and wrote (thinking, visible). "
+            "Roles: generator and verifier; check and verifier_check: to see whether these two answer.",
             "model",
             "role",
             "kind",
@@ -132,8 +139,12 @@ class Metrics:
             "vote_agreement_ratio", "Share of the vote behind the answer given.", RATIO, "strategy"
         )
         self._score = histogram("verifier_score", "Score of the answer given, from 0 to 1.", RATIO, "verifier")
-        self._degraded = counter("verifier_degraded_total", "Answers judged by the fallback verifier.", "verifier")
-        self._up = gauge("engine_up", "1 where the model answered when last asked, else 0.", "model")
+        self._degraded = counter(
+            "verifier_degraded_total", "Answers judged by a fallback because this verifier failed.", "verifier"
+        )
+        self._up = gauge(
+            "engine_up", "1 where the model (role: generator, or verifier) answers, else 0.", "model", "role"
+        )
         self._lag = gauge(
             "event_loop_lag_seconds", "Worst delay of the server's event loop over the last measurements."
         )
@@ -160,10 +171,11 @@ class Metrics:
         ledgers: Sequence[Ledger] = (),
         outcomes: Sequence[Outcome] = (),
         prompt: int = 0,
+        verifier: str | None = None,
     ) -> None:
         """A request is over. `outcome` is a word such as answered, failed or disconnected; `ledgers` are all it had,
         `outcomes` those of its choices that came to an answer, `prompt` its `usage.prompt_tokens`, `budget` its
-        thinking budget (left out: the ledgers')."""
+        thinking budget (left out: the ledgers'), `verifier` the one that was to judge."""
         self._inflight.dec()
         owner, model, strategy = self._owner(owner), self._model(model), self._strategy(strategy)
         self._requests.labels(owner, model, strategy, self._outcome(outcome)).inc()
@@ -173,7 +185,7 @@ class Metrics:
         if ledgers:
             self._count(owner, model, strategy, budget, ledgers, prompt)
         for one in outcomes:
-            self._judge(strategy, one)
+            self._judge(strategy, one, verifier)
 
     def _count(
         self, owner: str, model: str, strategy: str, budget: int | None, ledgers: Sequence[Ledger], prompt: int
@@ -211,18 +223,16 @@ class Metrics:
             self._violations.inc()
         self._overhead.labels(strategy).observe(max(ledger.idle_seconds for ledger in ledgers))
 
-    def _judge(self, strategy: str, outcome: Outcome) -> None:
+    def _judge(self, strategy: str, outcome: Outcome, verifier: str | None) -> None:
         self._samples.labels(strategy, "finished").inc(outcome.samples)
         if (missing := outcome.samples_requested - outcome.samples) > 0:
             self._samples.labels(strategy, "unfinished").inc(missing)
         if outcome.agreement is not None:
             self._agreement.labels(strategy).observe(outcome.agreement)
-        if outcome.verifier is not None:
-            verifier = self._verifier(outcome.verifier)
-            if outcome.score is not None:
-                self._score.labels(verifier).observe(outcome.score)
-            if outcome.degraded:
-                self._degraded.labels(verifier).inc()
+        if outcome.verifier is not None and outcome.score is not None:
+            self._score.labels(self._verifier(outcome.verifier)).observe(outcome.score)
+        if outcome.degraded and verifier is not None:
+            self._degraded.labels(self._verifier(verifier)).inc()
 
     def disconnected(self, phase: str) -> None:
         """A caller hung up while the request was in `phase`: queued, thinking, answering, ..."""
@@ -240,8 +250,18 @@ class Metrics:
         """A request has left the queue."""
         self._wait.observe(seconds)
 
-    def engine_up(self, model: str, up: bool) -> None:
-        self._up.labels(self._model(model)).set(int(up))
+    def engine_up(self, model: str, role: Role, up: bool) -> None:
+        self._up.labels(self._model(model), role).set(int(up))
+
+    def checked(self, model: str, role: Role, took: Checked) -> None:
+        """A model was asked whether it answers, which nobody is billed for."""
+        for kind, tokens in (
+            ("prompt", took.prompt - took.cached),
+            ("cached", took.cached),
+            ("visible", took.written),
+        ):
+            if tokens > 0:
+                self._tokens.labels(self._model(model), CHECKS[role], kind).inc(tokens)
 
     def lag(self, seconds: float) -> None:
         """The event loop came `seconds` late."""

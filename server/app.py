@@ -137,8 +137,6 @@ def create_app(
     status = Status(models, menu, admission, metrics, engine_metrics)
     traces = Traces(settings.traces)
     chat = Chat(settings, models, menu, admission, metrics, traces)
-    for name in models:
-        metrics.engine_up(name, True)
     app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     async def schema(request: Request, key: Key) -> Response:

@@ -295,4 +295,5 @@ class Answering:
             ledgers=self._ledgers,
             outcomes=[outcome for outcome in self._outcomes if outcome is not None],
             prompt=order.prompt_tokens if any(ledger.holds for ledger in self._ledgers) else 0,
+            verifier=judge.name if (judge := order.plans[0].verifier) else None,
         )

@@ -6,14 +6,17 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from compute.engine import Engine, RewardModel
 from compute.errors import NotFound, PonderError, Unavailable
-from metering.metrics import Metrics
+from metering.metrics import Metrics, Role
+from server import errors
 from server.admission import Admission
 from server.keys import Key
 from server.plan import Dish, Menu, Served
@@ -22,11 +25,20 @@ CHECK_SECONDS = 5.0
 """An engine that has not answered by then is away."""
 FRESH_SECONDS = 1.0
 """So long the finding of a check is good for all who ask: health probes need no key."""
+RETRY_SECONDS = 5
 
 
-def answer(value: Mapping[str, Any], status: int = 200) -> Response:
+def answer(value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """JSON out."""
-    return Response(json.dumps(value).encode(), status, media_type="application/json")
+    return Response(json.dumps(value).encode(), status, headers, media_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Which of the models answer, and which of their reward models, where they have one."""
+
+    models: Mapping[str, bool]
+    reward_models: Mapping[str, bool]
 
 
 class Status:
@@ -44,7 +56,7 @@ class Status:
         self._metrics, self._engine_metrics = metrics, engine_metrics
         self._since = time.monotonic()
         self._lock = asyncio.Lock()
-        self._found: dict[str, bool] = {}
+        self._found = Answering({}, {})
         self._checked = float("-inf")
 
     # -- models -------------------------------------------------------------------------------------------------------
@@ -87,47 +99,78 @@ class Status:
         return answer({"status": "ok"})
 
     async def ready(self, request: Request, key: Key) -> Response:
-        """`GET /readyz`: every engine answers and the server is not going down."""
-        if self._admission.draining:
-            raise Unavailable("the server is going down", code="draining", retry_after=5)
-        if not all((await self._check()).values()):
-            raise Unavailable("a model does not answer", code="engine_unavailable", retry_after=5)
+        """`GET /readyz`: every model answers and the server is not going down. A reward model that is away makes
+        answers worse, not impossible, so it does not count here."""
+        if (fault := await self._fault()) is not None:
+            raise fault
         return answer({"status": "ok"})
 
     async def health(self, request: Request, key: Key) -> Response:
         """`GET /healthz`: the same with details, for those who run the server."""
-        found = await self._check()
-        well = all(found.values()) and not self._admission.draining
+        fault, found = await self._fault(), await self._check()
+        status = "ok" if all(found.reward_models.values()) else "degraded"
+        if fault is not None:
+            status = "draining" if self._admission.draining else "unavailable"
         details: dict[str, Any] = {
-            "status": "ok" if well else "draining" if self._admission.draining else "unavailable",
+            "status": status,
             "version": _version(),
             "uptime_seconds": round(time.monotonic() - self._since, 3),
             "inflight": self._admission.inside,
             "queued": self._admission.queued,
             "draining": self._admission.draining,
-            "models": {
-                name: {"answers": found[name], "context": served.engine.card.context, "chain_p50": served.lengths.p50}
-                for name, served in self._models.items()
-            },
+            "models": {name: _details(name, served, found) for name, served in self._models.items()},
         }
-        return answer(details, 200 if well else 503)
+        if fault is None:
+            return answer(details)
+        error = errors.body(fault, request.state.request_id)
+        return answer(error | details, 503, {"retry-after": str(RETRY_SECONDS)})
 
-    async def _check(self) -> dict[str, bool]:
-        """Which engines answer; asked once for all who want to know at the same time."""
+    async def _fault(self) -> Unavailable | None:
+        """Why no request should come here now."""
+        if self._admission.draining:
+            return Unavailable("the server is going down", code="draining", retry_after=RETRY_SECONDS)
+        if not all((await self._check()).models.values()):
+            return Unavailable("a model does not answer", code="engine_unavailable", retry_after=RETRY_SECONDS)
+        return None
+
+    async def _check(self) -> Answering:
+        """Which models answer; asked once for all who want to know at the same time."""
         async with self._lock:
             if time.monotonic() - self._checked > FRESH_SECONDS:
                 async with asyncio.TaskGroup() as group:
-                    asking = {name: group.create_task(_answers(served)) for name, served in self._models.items()}
-                self._found = {name: task.result() for name, task in asking.items()}
+                    models = {
+                        name: group.create_task(self._answers(name, "generator", served.engine))
+                        for name, served in self._models.items()
+                    }
+                    reward_models = {
+                        name: group.create_task(self._answers(name, "verifier", served.reward_model))
+                        for name, served in self._models.items()
+                        if served.reward_model is not None
+                    }
+                self._found = Answering(
+                    {name: task.result() for name, task in models.items()},
+                    {name: task.result() for name, task in reward_models.items()},
+                )
                 self._checked = time.monotonic()
-                for name, up in self._found.items():
-                    self._metrics.engine_up(name, up)
             return self._found
+
+    async def _answers(self, name: str, role: Role, model: Engine | RewardModel) -> bool:
+        up = True
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                took = await model.check()
+            if took is not None:
+                self._metrics.checked(name, role, took)
+        except (PonderError, TimeoutError):
+            up = False
+        self._metrics.engine_up(name, role, up)
+        return up
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
     async def metrics(self, request: Request, key: Key) -> Response:
-        """`GET /metrics`: the server's series for Prometheus."""
+        """`GET /metrics`: the server's series for Prometheus. Whether the models answer is found out on the way."""
+        await self._check()
         content, media = self._metrics.render()
         return Response(content, headers={"content-type": media})
 
@@ -137,13 +180,15 @@ class Status:
         return Response(content, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-async def _answers(served: Served) -> bool:
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await served.engine.check()
-    except (PonderError, TimeoutError):
-        return False
-    return True
+def _details(name: str, served: Served, found: Answering) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "answers": found.models[name],
+        "context": served.engine.card.context,
+        "chain_p50": served.lengths.p50,
+    }
+    if served.reward_model is not None:
+        told["reward_model"] = {"name": served.reward_model.name, "answers": found.reward_models[name]}
+    return told
 
 
 def _model(name: str, served: Served) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from compute.engine import Delta, ModelCard, Reward, Sampling
+from compute.engine import Checked, Delta, ModelCard, Reward, Sampling
 from compute.errors import EngineError
 from compute.page import Page
 from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
@@ -76,7 +76,7 @@ class ScriptedEngine:
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         return sum(len(question(Prompt((m,)))) + 4 for m in prompt.messages)
 
-    async def check(self) -> None:
+    async def check(self) -> Checked | None:
         if self.closed:
             raise EngineError("the scripted engine is closed")
 
@@ -214,6 +214,10 @@ class ScriptedRewards:
 
     def aggregate(self, steps: Sequence[float]) -> float:
         return min(steps, default=0.0)
+
+    async def check(self) -> None:
+        if self.fails:
+            raise EngineError("the reward model is away")
 
     async def close(self) -> None:
         self.fails = True

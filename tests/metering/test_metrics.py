@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 from compute.budget import Budget, Ledger
+from compute.engine import Checked
 from compute.run import Outcome
 from compute.text import Answer
 from metering.metrics import NAMES, OWNERS, Capped, Metrics
@@ -36,7 +37,7 @@ def outcome(ledger: Ledger) -> Outcome:
         samples_requested=4,
         agreement=0.5,
         score=0.75,
-        verifier="prm",
+        verifier="agreement",
         degraded=True,
     )
 
@@ -55,6 +56,7 @@ def end(metrics: Metrics, owner: str = "alice", model: str = "m", ledger: Ledger
         ledgers=ledgers,
         outcomes=[outcome(ledgers[0])],
         prompt=12,
+        verifier="prm",
     )
 
 
@@ -96,8 +98,8 @@ def test_a_request_leaves_its_marks() -> None:
     assert value(metrics, "samples_total", strategy="direct", result="finished") == 2
     assert value(metrics, "samples_total", strategy="direct", result="unfinished") == 2
     assert value(metrics, "vote_agreement_ratio_sum", strategy="direct") == 0.5
-    assert value(metrics, "verifier_score_sum", verifier="prm") == 0.75
-    assert value(metrics, "verifier_degraded_total", verifier="prm") == 1
+    assert value(metrics, "verifier_score_sum", verifier="agreement") == 0.75
+    assert value(metrics, "verifier_degraded_total", verifier="prm") == 1  # the one that failed
     assert value(metrics, "budget_violations_total") == 0
 
 
@@ -107,17 +109,28 @@ def test_the_other_events_are_counted() -> None:
     metrics.rejected("busy")
     metrics.queued(3)
     metrics.waited(0.25)
-    metrics.engine_up("m", True)
+    metrics.engine_up("m", "generator", True)
+    metrics.engine_up("m", "verifier", False)
+    metrics.checked("m", "generator", Checked(prompt=7, cached=4, written=1))
+    metrics.checked("m", "verifier", Checked(prompt=20))
     metrics.lag(0.5)
     metrics.lag(-0.001)
     assert value(metrics, "client_disconnects_total", phase="thinking") == 1
     assert value(metrics, "admission_rejections_total", reason="busy") == 1
     assert value(metrics, "queue_depth") == 3
     assert value(metrics, "queue_wait_seconds_sum") == 0.25
-    assert value(metrics, "engine_up", model="m") == 1
+    assert value(metrics, "engine_up", model="m", role="generator") == 1
+    assert value(metrics, "engine_up", model="m", role="verifier") == 0
+    for role, kind, tokens in (
+        ("check", "prompt", 3),
+        ("check", "cached", 4),
+        ("check", "visible", 1),
+        ("verifier_check", "prompt", 20),
+    ):
+        assert value(metrics, "engine_tokens_total", model="m", role=role, kind=kind) == tokens
     assert value(metrics, "event_loop_lag_seconds") == 0.5
-    metrics.engine_up("m", False)
-    assert value(metrics, "engine_up", model="m") == 0
+    metrics.engine_up("m", "generator", False)
+    assert value(metrics, "engine_up", model="m", role="generator") == 0
 
 
 def test_more_than_was_held_is_a_violation() -> None:
@@ -160,7 +173,7 @@ def test_prometheus_finds_nothing_to_lint_and_there_are_no_created_series() -> N
     end(metrics)
     metrics.disconnected("thinking")
     metrics.rejected("busy")
-    metrics.engine_up("m", True)
+    metrics.engine_up("m", "generator", True)
     body, kind = metrics.render()
     assert kind.startswith("text/plain")
     assert b"_created" not in body

@@ -11,11 +11,12 @@ from openai.types import Model
 from starlette.routing import Route
 
 from compute.budget import Lengths
+from compute.engine import Checked
 from server.app import Guarded, Served, create_app
 from server.keys import digest
 from server.settings import KeySettings, ModelSettings, Settings
-from tests.fakes import Chain, ScriptedEngine
-from tests.server.serving import answered, ask, chat, counted, door, its_door, refused, scripted
+from tests.fakes import Chain, ScriptedEngine, ScriptedRewards, always
+from tests.server.serving import answered, ask, chat, counted, door, its_door, refused, scripted, written
 from tests.server.test_hangups import Line
 
 SLOW = Chain("t" * 50, "a" * 50)
@@ -103,8 +104,55 @@ def test_health_is_told() -> None:
     response = ask(app, "GET", "/readyz")
     refused(response, 503, "engine_unavailable")
     assert int(response.headers["retry-after"]) > 0
-    assert ask(app, "GET", "/healthz").status_code == 503
+    response = ask(app, "GET", "/healthz")
+    refused(response, 503, "engine_unavailable")
+    assert int(response.headers["retry-after"]) > 0
+    assert (response.json()["status"], response.json()["models"]["demo"]["answers"]) == ("unavailable", False)
     assert counted(app, "ponder_engine_up") == 0
+
+
+def test_a_reward_model_that_is_away_is_told_and_the_server_stays_ready() -> None:
+    app = door(scripted(), reward_model=ScriptedRewards(lambda line: 0.5, fails=True))
+    assert ask(app, "GET", "/readyz").status_code == 200
+    told = ask(app, "GET", "/healthz").json()
+    assert (told["status"], told["models"]["demo"]["answers"]) == ("degraded", True)
+    assert told["models"]["demo"]["reward_model"] == {"name": "scripted-prm", "answers": False}
+    assert counted(app, 'ponder_engine_up{model="demo",role="verifier"}') == 0
+    assert counted(app, 'ponder_engine_up{model="demo",role="generator"}') == 1
+    answered(app, strategy="best_of_n", thinking_budget=2000)
+    assert counted(app, 'ponder_verifier_degraded_total{verifier="prm"}') == 1
+
+
+def test_prometheus_learns_that_a_model_is_away_without_another_asking() -> None:
+    engine, rewards = scripted(), ScriptedRewards(lambda line: 0.5)
+    served = {"demo": Served(engine, Lengths(20, 40), ModelSettings(path="x"), rewards)}
+    up = 'ponder_engine_up{model="demo",role="%s"} %d.0'
+    text = ask(create_app(Settings(), served), "GET", "/metrics").text
+    assert up % ("generator", 1) in text
+    assert up % ("verifier", 1) in text
+    engine.closed = rewards.fails = True
+    text = ask(create_app(Settings(), served), "GET", "/metrics").text
+    assert up % ("generator", 0) in text
+    assert up % ("verifier", 0) in text
+
+
+def test_what_a_model_writes_to_show_that_it_answers_is_metered_and_billed_to_nobody() -> None:
+    class Drawing(ScriptedEngine):
+        async def check(self) -> Checked:
+            self.produced += 1
+            return Checked(prompt=3, cached=2, written=1)
+
+    engine = Drawing(always(Chain("t", "a")))
+    app = door(engine)
+    for url in ("/readyz", "/healthz", "/metrics"):
+        assert ask(app, "GET", url).status_code == 200
+    assert engine.produced == 1  # they asked within a second
+    assert written(app) == engine.produced
+    assert counted(app, 'ponder_engine_tokens_total{kind="prompt",model="demo",role="check"}') == 1
+    answered(app)
+    assert written(app) == engine.produced
+    billed = [counted(app, f'ponder_billed_tokens_total{{kind="{kind}"}}') for kind in ("reasoning", "visible")]
+    assert sum(billed) == engine.produced - 1
 
 
 def test_metrics_are_told_apart_from_those_of_the_engine() -> None:
