@@ -19,10 +19,14 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
+from weakref import WeakKeyDictionary
+
+from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from compute.engine import Checked, Delta, ModelCard, Sampling
 from compute.errors import EngineError, RequestError, Unavailable
@@ -147,7 +151,7 @@ async def start(path: str, *, name: str, profile: Profile | None, options: Engin
     """Loads a model, from a folder or by its hub id. Raises `EngineError` in plain words where it cannot."""
     settle_environment()
     config = await asyncio.to_thread(read_config, path)
-    llm = launch(arguments(path, options))
+    llm = launch(arguments(path, options) | {"served_model_name": name})
     try:
         tokenizer: Any = llm.get_tokenizer()
         template = str(getattr(tokenizer, "chat_template", "") or "")
@@ -162,25 +166,45 @@ def launch(given: dict[str, Any]) -> Any:
     args: Any = importlib.import_module("vllm.engine.arg_utils").AsyncEngineArgs
     async_llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
     try:
-        return async_llm.from_engine_args(args(**given))
+        llm = async_llm.from_engine_args(args(**given))
     except Exception as error:
         raise EngineError(f"vLLM cannot start {given['model']!r}: {type(error).__name__}: {error}") from error
+    if not given.get("disable_log_stats"):
+        _SERIES[llm] = _registered()
+    return llm
+
+
+_SERIES: WeakKeyDictionary[Any, list[Collector]] = WeakKeyDictionary()
+"""Each engine's metrics. The next engine takes them off vLLM's registry, one for the whole process, not from here."""
+
+
+def _registered() -> list[Collector]:
+    """vLLM's metrics that are on the registry now: those of the engine started last."""
+    registered: Any = REGISTRY._collector_to_names  # pyright: ignore[reportPrivateUsage]
+    return [one for one in list(registered) if getattr(one, "_name", "").startswith("vllm:")]
 
 
 def metrics_text() -> bytes:
-    """vLLM's own metrics in Prometheus's text format; empty before an engine has started."""
-    from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
-    from prometheus_client.core import Metric
-
-    families = [family for family in REGISTRY.collect() if family.name.startswith("vllm:")]
-
-    class Collected:
-        def collect(self) -> list[Metric]:
-            return families
-
+    """vLLM's own metrics in Prometheus's text format, of all engines of this process, told apart by the label
+    `model_name`; empty before one has started."""
+    families: dict[str, Metric] = {}
+    for series in list(_SERIES.values()):
+        for family in (family for one in series for family in one.collect()):
+            families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            families[family.name].samples += family.samples
     registry = CollectorRegistry()
-    registry.register(Collected())  # pyright: ignore[reportArgumentType]
+    registry.register(_Collected(families.values()))
     return generate_latest(registry) if families else b""
+
+
+class _Collected(Collector):
+    """Families that are there already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class VllmEngine:

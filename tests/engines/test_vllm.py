@@ -426,6 +426,47 @@ def test_the_engine_tells_that_it_makes_tokens(stage: Stage) -> None:
     assert b"vllm:generation_tokens_total" in vllm.metrics_text()
 
 
+def test_what_is_written_to_show_that_the_engine_answers_is_told(stage: Stage) -> None:
+    """An engine that was silent for long, over the same model."""
+    idle = VllmEngine(stage.engine.llm, stage.engine.llm.get_tokenizer(), stage.engine.profile, "idle")
+    assert stage.settled()
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    before = [stage.counter(name) for name in names]
+    took = stage.do(idle.check())
+    assert stage.do(idle.check()) is None  # it has just shown it
+    assert stage.settled()
+    assert took is not None
+    assert took.written == 1
+    assert [stage.counter(name) for name in names] == [before[0] + took.prompt, before[1] + took.written]
+
+
+def test_two_models_in_a_process_both_have_their_series(stage: Stage) -> None:
+    def written(name: str) -> float:
+        lines = vllm.metrics_text().decode().splitlines()
+        series = f'vllm:generation_tokens_total{{engine="0",model_name="{name}"}} '
+        return next(float(line.removeprefix(series)) for line in lines if line.startswith(series))
+
+    stage.do(stage.write(0, 4))
+    assert stage.settled()
+    before = written("demo")
+    options = EngineOptions(kv_cache_memory_bytes=1 << 26, max_model_len=256)
+    other = stage.do(vllm.start(str(DEMO), name="org/other", profile=None, options=options))
+    try:
+        assert written("demo") == before
+        stage.do(stage.write(0, 3))
+        drawn = stage.do(stage.write(0, 5, engine=other)).hold.tokens
+        stage.holds.pop()
+        assert stage.settled()
+        assert written("demo") == before + 3
+        assert written("org/other") == drawn
+        text = vllm.metrics_text().decode()
+        assert text.count("# TYPE vllm:generation_tokens_total ") == 1
+    finally:
+        stage.do(other.close())
+    del other
+    assert "org/other" not in vllm.metrics_text().decode()
+
+
 def test_a_model_that_does_not_think_is_asked_to_reason_first(stage: Stage) -> None:
     """The same weights with a marker that is ordinary text; the model knows nothing of it, so it is closed by force."""
     profile = Profile(
