@@ -21,7 +21,7 @@ from openai.types.chat import ChatCompletion
 
 from engines.vllm import EngineOptions
 from server.serve import options_of
-from server.settings import ModelSettings, WrongSettings
+from server.settings import EngineSettings, ModelSettings, RewardEngineSettings, WrongSettings
 
 ROOT = Path(__file__).parent.parent.parent
 QUESTION = "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"
@@ -61,16 +61,19 @@ def test_a_gpu_is_shared_between_a_model_and_a_reward_model_beside_it() -> None:
         return own.gpu_memory_utilization, beside.gpu_memory_utilization
 
     assert shares() == (0.7, 0.22)
-    assert shares(prm_engine={"gpu_memory_utilization": 0.4}) == (0.52, 0.4)
-    assert shares(engine={"gpu_memory_utilization": 0.6}) == (0.6, 0.22)
+    assert shares(prm_engine=RewardEngineSettings(gpu_memory_utilization=0.4)) == (0.52, 0.4)
+    assert shares(engine=EngineSettings(gpu_memory_utilization=0.6)) == (0.6, 0.22)
     assert shares(prm="http://judge:8001") == (None, None)
     assert shares(cpu=True) == (None, None)
     with pytest.raises(WrongSettings, match=r"0\.3 for the reward model p does not leave 0\.8 for m"):
-        shares(engine={"gpu_memory_utilization": 0.8}, prm_engine={"gpu_memory_utilization": 0.3})
+        shares(
+            engine=EngineSettings(gpu_memory_utilization=0.8),
+            prm_engine=RewardEngineSettings(gpu_memory_utilization=0.3),
+        )
     with pytest.raises(WrongSettings, match="does not leave anything for m"):
-        shares(prm_engine={"gpu_memory_utilization": 0.95})
-    engine = {"dtype": "float16", "seed": 3, "trust_remote_code": True, "max_num_seqs": 8}
-    judge = {"trust_remote_code": False, "kv_cache_memory_bytes": 1 << 28}
+        shares(prm_engine=RewardEngineSettings(gpu_memory_utilization=0.95))
+    engine = EngineSettings(dtype="float16", seed=3, trust_remote_code=True, max_num_seqs=8)
+    judge = RewardEngineSettings(trust_remote_code=False, kv_cache_memory_bytes=1 << 28)
     _, beside = options_of(ModelSettings(path="m", prm="p", engine=engine, prm_engine=judge), cpu=True)
     assert beside == EngineOptions(dtype="float16", seed=3, kv_cache_memory_bytes=1 << 28)
 
