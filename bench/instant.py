@@ -33,6 +33,9 @@ class Instant:
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         return 8 * len(prompt.messages)
 
+    async def accept(self, sampling: Sampling) -> None:
+        pass
+
     async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
         page.read(self.length(prompt), 0)
         thought = THOUGHT[: sampling.thinking]

@@ -15,6 +15,8 @@ class Grammar:
     """A constraint on the visible answer. `schema` is a JSON schema as text; None is any JSON object."""
 
     schema: str | None = None
+    param: str = "response_format"
+    """The field of the request that wants it, for a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,11 @@ class Engine(Protocol):
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         """Tokens of the prompt as the model will read it. Raises `RequestError` where the template refuses it."""
+        ...
+
+    async def accept(self, sampling: Sampling) -> None:
+        """Returns where the model can fulfil these wishes; raises `RequestError` where it cannot: a token id outside of
+        its vocabulary, a grammar it cannot hold an answer to. Asked before anything is generated."""
         ...
 
     def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:

@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 
-from compute.engine import Checked, Delta, ModelCard, Sampling
+from compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
 from compute.errors import EngineError, RequestError, Unavailable
 from compute.page import Page
 from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
@@ -260,6 +260,32 @@ class VllmEngine:
         """Tokens of the prompt as the model will read it. Raises `RequestError` where the template refuses it."""
         return len(self.prompts.render(prompt, thinking=thinking).ids)
 
+    async def accept(self, sampling: Sampling) -> None:
+        """Raises `RequestError` for wishes that vLLM would refuse when the answer begins; see the contract."""
+        if any(not 0 <= token < self.vocabulary_size for token, _ in sampling.logit_bias):
+            raise RequestError(
+                f"logit_bias names a token id outside of 0 .. {self.vocabulary_size - 1}", param="logit_bias"
+            )
+        if sampling.grammar is not None:
+            params = self.sampling_params.SamplingParams(structured_outputs=self.held_to(sampling.grammar))
+            config = self.llm.vllm_config
+            try:
+                # A large schema takes long.
+                await asyncio.to_thread(
+                    params.verify,
+                    config.model_config,
+                    config.speculative_config,
+                    config.structured_outputs_config,
+                    self.llm.get_tokenizer(),
+                )
+            except (ValueError, self._refusal):
+                raise unenforceable(sampling.grammar) from None
+
+    def held_to(self, grammar: Grammar) -> Any:
+        """The grammar as vLLM takes it."""
+        wanted = self.sampling_params.StructuredOutputsParams
+        return wanted(json_object=True) if grammar.schema is None else wanted(json=grammar.schema)
+
     async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
         """One chain; see the contract."""
         writing = _Writing(self, prompt, sampling, page)
@@ -305,11 +331,7 @@ class VllmEngine:
         except (ValueError, self._refusal):
             # vLLM's words quote the request.
             if sampling.grammar is not None:
-                raise RequestError(
-                    "this JSON schema cannot be enforced: the engine does not support a keyword in it",
-                    param="response_format",
-                    code="invalid_json_schema",
-                ) from None
+                raise unenforceable(sampling.grammar) from None
             raise RequestError("the engine refuses the sampling parameters of this request") from None
         except BaseException:
             await self.llm.abort(number)
@@ -356,6 +378,14 @@ class VllmEngine:
             # Its finalizer, at the exit of the interpreter, would find vLLM half gone.
             del self.llm
             gc.collect()
+
+
+def unenforceable(grammar: Grammar) -> RequestError:
+    return RequestError(
+        "this JSON schema cannot be enforced: it is no valid schema, or the engine does not support a keyword in it",
+        param=grammar.param,
+        code="invalid_json_schema",
+    )
 
 
 def dead() -> tuple[type[Exception], ...]:
@@ -492,12 +522,7 @@ class _Writing:
         else:
             if sampling.until is not None and not engine.profile.thinks:
                 stops += self._steps(sampling.until)
-            bias = dict(sampling.logit_bias)
-            if any(not 0 <= token < engine.vocabulary_size for token in bias):
-                raise RequestError(
-                    f"logit_bias names a token id outside of 0 .. {engine.vocabulary_size - 1}", param="logit_bias"
-                )
-            bias |= engine.logit_bans
+            bias = dict(sampling.logit_bias) | engine.logit_bans
             logprobs = sampling.logprobs if sampling.logprobs is not None else logprobs
             wishes["logit_bias"] = bias or None
             if engine.word_bans:
@@ -505,12 +530,7 @@ class _Writing:
             if sampling.stop:
                 wishes |= {"stop": list(sampling.stop), "detokenize": True}
             if sampling.grammar is not None:
-                schema = sampling.grammar.schema
-                wishes["structured_outputs"] = (
-                    vllm.StructuredOutputsParams(json_object=True)
-                    if schema is None
-                    else vllm.StructuredOutputsParams(json=schema)
-                )
+                wishes["structured_outputs"] = engine.held_to(sampling.grammar)
         seed = None if sampling.seed is None else (sampling.seed + self.calls) % 2**63
         self.calls += 1
         params = vllm.SamplingParams(

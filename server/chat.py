@@ -234,7 +234,7 @@ class Chat:
         settings = self._settings
         self._admission.check()
         wanted = wire.chat_request(await read(request, settings.limits), settings.limits)
-        order = make(wanted, self._models, self._menu, settings, key, header_timeout(request))
+        order = await make(wanted, self._models, self._menu, settings, key, header_timeout(request))
         headers: dict[str, str] = {}
         if ignored := wire.ignored(wanted):
             headers["x-ignored-parameters"] = ignored

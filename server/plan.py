@@ -143,7 +143,7 @@ class Order:
         return self.plans[0].strategy.name
 
 
-def make(
+async def make(
     request: ChatRequest,
     models: Mapping[str, Served],
     menu: Menu,
@@ -178,6 +178,7 @@ def make(
     limit = settings.stream_timeout if request.stream else settings.timeout
     timeout = min(t for t in (request.timeout, header_timeout, limit) if t is not None)
     sampling = _sampling(request, card, key, grammar)
+    await served.engine.accept(sampling)
     if getattr(verifier and verifier.call, "needs_likelihood", False):
         sampling = replace(sampling, likelihood=True)
     plans = tuple(
@@ -439,7 +440,7 @@ def _tools(request: ChatRequest) -> tuple[tuple[Tool, ...], Offered, Grammar | N
             raise RequestError("tool_choice names a tool that is not among tools", param="tool_choice.function.name")
     required = choice == "required" or isinstance(choice, ToolChoice)
     offered = Offered(frozenset(t.name for t in usable), required, request.parallel_tool_calls is not False)
-    return tools, offered, Grammar(call_schema(usable)) if required else None
+    return tools, offered, Grammar(call_schema(usable), "tools") if required else None
 
 
 def message(given: WireMessage, param: str) -> Message:

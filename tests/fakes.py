@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from compute.engine import Checked, Delta, ModelCard, Reward, Sampling
-from compute.errors import EngineError
+from compute.errors import EngineError, RequestError
 from compute.page import Page
 from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 
@@ -72,9 +72,18 @@ class ScriptedEngine:
     prompts: list[Prompt] = field(default_factory=list[Prompt])
     samplings: list[Sampling] = field(default_factory=list[Sampling])
     closed: bool = False
+    unsupported: str | None = None
+    """A word that no schema may hold."""
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         return sum(len(question(Prompt((m,)))) + 4 for m in prompt.messages)
+
+    async def accept(self, sampling: Sampling) -> None:
+        if any(token > CLOSE for token, _ in sampling.logit_bias):
+            raise RequestError("logit_bias names a token id outside of the vocabulary", param="logit_bias")
+        grammar = sampling.grammar
+        if grammar and self.unsupported and self.unsupported in (grammar.schema or ""):
+            raise RequestError("no such grammar", param=grammar.param, code="invalid_json_schema")
 
     async def check(self) -> Checked | None:
         if self.closed:

@@ -250,10 +250,15 @@ def test_a_grammar_binds_the_answer_and_leaves_the_thought_alone(stage: Stage) -
 
 
 def test_a_schema_the_engine_cannot_enforce_is_refused_without_being_quoted(stage: Stage) -> None:
-    with pytest.raises(RequestError) as caught:
-        stage.do(stage.write(0, grammar=Grammar('{"type": "no-such-secret"}')))
-    assert caught.value.param == "response_format"
-    assert "secret" not in caught.value.message
+    wrong = Grammar('{"type": "no-such-secret"}', param="tools")
+    for refusing in (stage.engine.accept(Sampling(0, 1, grammar=wrong)), stage.write(0, grammar=wrong)):
+        with pytest.raises(RequestError) as caught:
+            stage.do(refusing)
+        assert caught.value.param == "tools"
+        assert caught.value.code == "invalid_json_schema"
+        assert "secret" not in caught.value.message
+    stage.do(stage.engine.accept(Sampling(0, 1, grammar=Grammar('{"type": "string"}'))))
+    stage.do(stage.engine.accept(Sampling(0, 1, grammar=Grammar())))
     assert stage.settled()
 
 
@@ -263,8 +268,10 @@ def test_logit_bias_bends_the_answer_and_not_the_thought(stage: Stage) -> None:
     candidate = stage.do(stage.write(512, temperature=0.0, logit_bias=((banned, -100.0),))).candidate
     assert candidate.thought.reveal() == whole.thought.reveal()
     assert banned not in candidate.ids.reveal()[candidate.hidden :]
+    most = stage.engine.vocabulary_size - 1
+    stage.do(stage.engine.accept(Sampling(0, 1, logit_bias=((0, 1.0), (most, 1.0)))))
     with pytest.raises(RequestError) as caught:
-        stage.do(stage.write(0, logit_bias=((10**7, 1.0),)))
+        stage.do(stage.engine.accept(Sampling(0, 1, logit_bias=((most + 1, 1.0),))))
     assert caught.value.param == "logit_bias"
 
 

@@ -334,3 +334,32 @@ def test_random_bytes_never_make_a_500() -> None:
         if response.status_code != 200:
             refused(response, response.status_code)
     answered(app)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({"logit_bias": {"1114113": 5}}, "invalid_value", "logit_bias"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "odd"}}}},
+            "invalid_json_schema",
+            "response_format",
+        ),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "odd"}}}],
+                "tool_choice": "required",
+            },
+            "invalid_json_schema",
+            "tools",
+        ),
+    ],
+    ids=["token id", "schema", "tool"],
+)
+def test_what_the_model_cannot_fulfil_is_refused_before_anything_is_thought(
+    body: dict[str, Any], code: str, param: str, stream: bool
+) -> None:
+    engine = scripted(unsupported="odd")
+    refused(chat(door(engine), **body, stream=stream), code=code, param=param)
+    assert engine.calls == 0
