@@ -10,6 +10,14 @@
 #   docker run --rm -p 8000:8000 -v "$PWD/ponder.toml:/app/ponder.toml:ro" --gpus all --ipc=host \
 #       -v ponder-models:/home/ponder/.cache/huggingface ponder:gpu serve Qwen/Qwen3-8B --host 0.0.0.0
 #
+# The verifier `code` runs programs in bubblewrap, which makes user namespaces; Docker's default profiles refuse them.
+# They are allowed by a seccomp profile with clone, unshare, mount, umount2 and pivot_root in it, or without one by
+#
+#   docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined ...
+#
+# and on a host that restricts them (Ubuntu since 23.10) by `sysctl kernel.apparmor_restrict_unprivileged_userns=0`.
+# Where they are not allowed no program is run, and the verifier's fallback judges. --privileged is not needed.
+#
 # No weights are downloaded while an image is built; the cpu image serves the small reasoner that is in this repository.
 
 FROM python:3.12-slim-bookworm AS base
@@ -43,6 +51,10 @@ RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/in
 
 
 FROM base AS runtime
+# The sandbox of the verifier `code`.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends bubblewrap \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home ponder \
     && mkdir -p /home/ponder/.cache/huggingface \
     && chown -R ponder /home/ponder/.cache
