@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from server.calls import Offered, call_schema
 from server.keys import Key
 from server.reveal import permitted
 from server.settings import ModelSettings, Settings
-from server.wire import ChatRequest, Choice, ToolChoice, WireMessage, stops, wrong
+from server.wire import ChatRequest, Choice, ThinkingConfig, ToolChoice, WireMessage, stops, wrong
 from strategies import strategies
 from verifiers import verifiers
 
@@ -230,8 +230,8 @@ class Wish:
 def wished(request: ChatRequest, settings: Settings) -> Wish:
     """All spellings of a thinking budget as one wish. Raises `RequestError` where two disagree."""
     thinking_budget = AUTO if request.thinking_budget == "auto" else request.thinking_budget
-    reasoning, thinking, google = request.reasoning, request.thinking, request.extra_body and request.extra_body.google
-    config = google and google.thinking_config
+    reasoning, thinking = request.reasoning, request.thinking
+    configs = [(name, config) for name, config in _thinking_configs(request) if config is not None]
     given: list[tuple[str, int]] = [
         (name, tokens)
         for name, tokens in (
@@ -240,7 +240,7 @@ def wished(request: ChatRequest, settings: Settings) -> Wish:
             ("thinking_budget_tokens", request.thinking_budget_tokens),
             ("reasoning.max_tokens", reasoning and reasoning.max_tokens),
             ("thinking.budget_tokens", thinking and thinking.budget_tokens),
-            ("extra_body.google.thinking_config.thinking_budget", config and config.thinking_budget),
+            *((f"{name}.thinking_budget", config.thinking_budget) for name, config in configs),
         )
         if tokens is not None
     ]
@@ -251,6 +251,7 @@ def wished(request: ChatRequest, settings: Settings) -> Wish:
         for name, on in (
             ("enable_thinking", request.enable_thinking),
             ("chat_template_kwargs.enable_thinking", template and template.enable_thinking),
+            ("chat_template_kwargs.thinking", template and template.thinking),
             ("reasoning.enabled", reasoning and reasoning.enabled),
             ("thinking.type", None if kind is None else kind != "disabled"),
         )
@@ -261,6 +262,7 @@ def wished(request: ChatRequest, settings: Settings) -> Wish:
         for name, effort in (
             ("reasoning.effort", reasoning and reasoning.effort),
             ("reasoning_effort", request.reasoning_effort),
+            *((f"{name}.thinking_level", config.thinking_level) for name, config in configs),
         )
         if effort is not None
     ]
@@ -280,6 +282,16 @@ def wished(request: ChatRequest, settings: Settings) -> Wish:
         name, effort = efforts[0]
         return Wish(settings.effort[effort], name)
     return Wish(None, "default", on=bool(switches))
+
+
+def _thinking_configs(request: ChatRequest) -> Iterator[tuple[str, ThinkingConfig | None]]:
+    """Gemini's field, where its documents put it and where OpenAI's client puts what is in its `extra_body`."""
+    for name, google in (
+        ("extra_body.google", request.extra_body and request.extra_body.google),
+        ("google", request.google),
+    ):
+        yield f"{name}.thinking_config", google and google.thinking_config
+    yield "thinking_config", request.thinking_config
 
 
 def _conflict(one: str, other: str) -> RequestError:

@@ -11,7 +11,8 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -121,9 +122,9 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 class _Wire(BaseModel):
-    """Strict types (no "5" for 5, no true for 1); keys nobody knows are let through."""
+    """Strict types (no "5" for 5, no true for 1); keys nobody knows are let through, and told of by `ignored`."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, protected_namespaces=())
 
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
@@ -203,6 +204,7 @@ class Thinking(_Wire):
 
 class ThinkingConfig(_Wire):
     thinking_budget: WishedTokens | None = None
+    thinking_level: Effort | None = None
 
 
 class Google(_Wire):
@@ -215,12 +217,11 @@ class ExtraBody(_Wire):
 
 class TemplateArguments(_Wire):
     enable_thinking: bool | None = None
+    thinking: bool | None = None
 
 
 class Choice(_Wire):
     """A strategy or verifier by name, with parameters beside it that its own schema checks."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
     name: Name
 
@@ -228,7 +229,7 @@ class Choice(_Wire):
 class ChatRequest(_Wire):
     """`POST /v1/chat/completions`."""
 
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True, title="ChatCompletionRequest")
+    model_config = ConfigDict(title="ChatCompletionRequest")
 
     model: str = Field(description="A model of /v1/models, or MODEL:STRATEGY")
     messages: list[WireMessage] = Field(min_length=1)
@@ -251,6 +252,8 @@ class ChatRequest(_Wire):
     reasoning: Reasoning | None = None
     thinking: Thinking | None = None
     extra_body: ExtraBody | None = None
+    google: Google | None = None
+    thinking_config: ThinkingConfig | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: TemplateArguments | None = None
     reasoning_effort: Effort | None = None
@@ -295,11 +298,23 @@ OURS = (
     "verifier",
     "reasoning",
     "thinking",
+    "thinking_config",
 )
 """Names that matter for the budget: what nearly is one of them is a slip, not somebody else's field."""
 UNMISTAKABLE = OURS[:7]
 """Those that in another place (`metadata`, say) can only have been meant for the top level."""
-NO_SLIP = frozenset({"reasoning_format", "reasoning_split", "reasoning_content", "thinking_config", "verbosity"})
+OTHER_WORDS = frozenset(
+    {"budget_tokens", "thinking_tokens", "max_thinking_tokens"}
+    | {"reasoning_budget", "reasoning_tokens", "max_reasoning_tokens"}
+)
+"""Names nobody sends for anything but a budget."""
+OWN_WORDS: dict[type[BaseModel], tuple[str, ...]] = {
+    Reasoning: ("max_tokens", "effort", "enabled"),
+    Thinking: ("budget_tokens", "type"),
+    ThinkingConfig: ("thinking_budget", "thinking_level"),
+}
+"""Objects that say how much to think, and how: first the budget."""
+NO_SLIP = frozenset({"reasoning_format", "reasoning_split", "reasoning_content", "verbosity"})
 """Fields of others that look like ours."""
 NOT_SUPPORTED = {
     "functions": "use tools instead",
@@ -309,6 +324,8 @@ NOT_SUPPORTED = {
 FIELDS = frozenset(ChatRequest.model_fields)
 UNKNOWN = 64
 """Unknown keys at most."""
+LISTED, LONGEST_NAME = 32, 64
+"""Names that are told in a header at most, and the length of one: proxies bound what all headers may have."""
 
 
 def chat_request(raw: bytes, limits: Limits) -> ChatRequest:
@@ -319,6 +336,7 @@ def chat_request(raw: bytes, limits: Limits) -> ChatRequest:
     body = cast("dict[str, Any]", value)
     _slips(body)
     request = checked(ChatRequest, body)
+    _misplaced(request)
     _bounds(request, limits)
     return request
 
@@ -396,36 +414,72 @@ def _slips(body: dict[str, Any]) -> None:
     for key in unknown:
         if key in NOT_SUPPORTED and body[key] is not None:
             raise RequestError(f"{key} is not supported: {NOT_SUPPORTED[key]}", param=key, code="unsupported_parameter")
-        if key not in NO_SLIP and (meant := nearest(key, OURS)):
+        if key not in NO_SLIP and (meant := "thinking_budget" if key in OTHER_WORDS else nearest(key, OURS)):
             raise RequestError(
                 f"there is no such field; did you mean {meant}?",
                 param=key if _SAFE.fullmatch(key) else None,
                 code="unknown_parameter",
             )
-    for holder, known in HOLDERS.items():
-        inside = body.get(holder)
-        if not isinstance(inside, dict):
-            continue
-        keys = [key for key in cast("dict[str, Any]", inside) if key not in known]
-        for key in keys[:UNKNOWN]:
-            if meant := nearest(key, UNMISTAKABLE):
-                raise RequestError(
-                    f"this has no effect inside {holder}; {meant} belongs at the top level of the body",
-                    param=f"{holder}.{key}" if _SAFE.fullmatch(key) else holder,
-                    code="unknown_parameter",
-                )
 
 
-HOLDERS = {
-    "metadata": frozenset[str](),
-    "extra_body": frozenset(ExtraBody.model_fields),
-    "chat_template_kwargs": frozenset(TemplateArguments.model_fields),
-    "stream_options": frozenset(StreamOptions.model_fields),
-    "reasoning": frozenset(Reasoning.model_fields),
-    "thinking": frozenset(Thinking.model_fields),
-    "response_format": frozenset(ResponseFormat.model_fields),
-}
-"""Objects of a body in which one of our names may have got lost, and what they hold themselves."""
+@dataclass(frozen=True, slots=True)
+class _Stray:
+    """A key that has no effect where it stands."""
+
+    place: tuple[str, ...]
+    """The objects and lists it is in; () is the top level."""
+    key: str
+    holder: type[BaseModel]
+
+    @property
+    def param(self) -> str:
+        """Its path, as far as it can be repeated."""
+        return ".".join((*self.place, self.key) if _SAFE.fullmatch(self.key) else self.place)
+
+    @property
+    def name(self) -> str:
+        """Its path without the numbers of list items, or `?` where that cannot stand in a header."""
+        parts = [part for part in self.place if not part.isdecimal()]
+        name = ".".join([*parts, self.key])
+        return name if _SAFE.fullmatch(self.key) and len(name) <= LONGEST_NAME else "?"
+
+
+def _strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[_Stray]:
+    """Keys nobody knows, in all that is not a caller's own (metadata, schemas, parameters of a strategy)."""
+    if isinstance(value, list):
+        for i, inner in enumerate(cast("list[Any]", value)):
+            yield from _strays(inner, (*place, str(i)))
+    if not isinstance(value, BaseModel) or isinstance(value, Choice):
+        return
+    for key, inner in (value.model_extra or {}).items():
+        if inner is not None:
+            yield _Stray(place, key, type(value))
+    for field, inner in vars(value).items():
+        yield from _strays(inner, (*place, field))
+    if isinstance(value, WireMessage) and isinstance(value.content, list):
+        for i, part in enumerate(value.content):
+            for key in (key for key in part if key not in ("type", part.get("type"))):
+                yield _Stray((*place, "content", str(i)), key, WireMessage)
+
+
+def _misplaced(request: ChatRequest) -> None:
+    """Raises `RequestError` for a key inside an object of the body that can only have been meant for a budget."""
+    lost = [_Stray(("metadata",), key, ChatRequest) for key in request.metadata or () if key not in OTHER_WORDS]
+    inner = {(stray.holder, stray.key): stray for stray in _strays(request) if stray.place}
+    for stray in [*lost[:UNKNOWN], *list(inner.values())[:UNKNOWN]]:
+        if stray.key not in NO_SLIP and (words := _meant(stray)):
+            raise RequestError(words, param=stray.param, code="unknown_parameter")
+
+
+def _meant(stray: _Stray) -> str | None:
+    """What to say of a key inside an object, if it was meant for a budget."""
+    place, near = ".".join(stray.place), None
+    if own := OWN_WORDS.get(stray.holder):
+        near = own[0] if stray.key in OTHER_WORDS or stray.key in ("budget", "max_tokens") else nearest(stray.key, own)
+    if near:
+        return f"there is no such field; did you mean {place}.{near}?"
+    top = "thinking_budget" if stray.key in OTHER_WORDS else nearest(stray.key, UNMISTAKABLE)
+    return top and f"this has no effect inside {place}; {top} belongs at the top level of the body"
 
 
 def _too_many(field: str, found: int, most: int) -> None:
@@ -514,10 +568,10 @@ def stops(request: ChatRequest) -> tuple[str, ...]:
     return (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
 
 
-def ignored(request: ChatRequest) -> str:
-    """The value of `x-ignored-parameters`: keys that had no effect, those that can stand in a header by name."""
-    unknown = [key for key, value in (request.model_extra or {}).items() if value is not None]
+def ignored(request: ChatRequest, more: Sequence[str] = ()) -> str:
+    """The value of `x-ignored-parameters`: the paths of keys that had no effect, a bounded number of them. `more` are
+    fields the plan has found to be without effect."""
+    names = [stray.name for stray in _strays(request)]
     if request.store:
-        unknown.append("store")
-    names = [key if _SAFE.fullmatch(key) else "?" for key in unknown]
-    return ", ".join(dict.fromkeys(names[:32]))
+        names.insert(0, "store")
+    return ", ".join(list(dict.fromkeys([*more, *names]))[:LISTED])

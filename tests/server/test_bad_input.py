@@ -292,15 +292,37 @@ def test_a_wrong_timeout_header_is_refused(header: str) -> None:
         ({"extra_body": {"thinking_budget": 5}}, "thinking_budget"),
         ({"chat_template_kwargs": {"thinking_budget": 5}}, "thinking_budget"),
         ({"reasoning": {"thinking_budget": 5}}, "thinking_budget"),
+        ({"budget_tokens": 5}, "thinking_budget"),
+        ({"max_thinking_tokens": 5}, "thinking_budget"),
+        ({"thinkingConfig": {"thinkingBudget": 5}}, "thinking_config"),
+        ({"thinking_config": {"thinkingBudget": 5}}, "thinking_config.thinking_budget"),
+        ({"google": {"thinking_config": {"budget": 5}}}, "google.thinking_config.thinking_budget"),
+        ({"google": {"thinking_budget": 5}}, "thinking_budget"),
+        ({"reasoning": {"budget_tokens": 5}}, "reasoning.max_tokens"),
+        ({"reasoning": {"max_token": 5}}, "reasoning.max_tokens"),
+        ({"thinking": {"max_tokens": 5}}, "thinking.budget_tokens"),
+        ({"chat_template_kwargs": {"enable_thinkng": False}}, "enable_thinking"),
+        ({"stream": True, "stream_options": {"thinking_budget": 5}}, "thinking_budget"),
+        ({"messages": [{"role": "user", "content": "x", "thinking_budget": 0}]}, "thinking_budget"),
     ],
 )
 def test_a_near_miss_is_refused_and_the_right_name_told(body: dict[str, Any], meant: str) -> None:
     assert meant in refused(chat(door(scripted()), **body), code="unknown_parameter")
 
 
+def test_a_misplaced_budget_is_found_where_it_stands() -> None:
+    messages = [{"role": "user", "content": "x"}, {"role": "user", "content": "x", "thinking_budget": 0}]
+    refused(chat(door(scripted()), messages=messages), param="messages.1.thinking_budget")
+    refused(chat(door(scripted()), google={"thinking_budget": 0}), param="google.thinking_budget")
+
+
 def test_what_only_looks_alike_is_let_through() -> None:
     answered(
-        door(scripted()), reasoning_format="hidden", metadata={"strategy": "growth", "topic": "thinking"}, best_of=2
+        door(scripted()),
+        reasoning_format="hidden",
+        metadata={"strategy": "growth", "topic": "thinking", "reasoning_tokens": "many"},
+        best_of=2,
+        google={"safety": "low"},
     )
 
 

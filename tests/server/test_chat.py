@@ -308,6 +308,48 @@ def test_what_is_not_known_is_named_in_a_header() -> None:
     assert "x-ignored-parameters" not in chat(door(scripted()), store=False, user="me").headers
 
 
+def test_what_is_not_known_inside_of_objects_is_named_by_its_path() -> None:
+    earlier: dict[str, Any] = {
+        "role": "assistant",
+        "content": "x",
+        "refusal": None,
+        "annotations": [],
+        "reasoning_content": "y",
+    }
+    part = {"type": "text", "text": "again", "cache_control": {"type": "ephemeral"}}
+    response = chat(
+        door(scripted()),
+        messages=[{"role": "user", "content": "x"}, earlier, earlier, {"role": "user", "content": [part, part]}],
+        reasoning={"effort": "low", "summary": "auto"},
+        chat_template_kwargs={"add_vision_id": True},
+        thinking_config={"include_thoughts": False},
+        response_format={"type": "text", "odd one": 1},
+        strategy={"name": "majority_vote", "n": 2},
+        metadata={"mine": "own"},
+        verbosity="low",
+    )
+    assert response.status_code == 200
+    assert set(response.headers["x-ignored-parameters"].split(", ")) == {
+        "verbosity",
+        "messages.annotations",
+        "messages.reasoning_content",
+        "messages.content.cache_control",
+        "reasoning.summary",
+        "chat_template_kwargs.add_vision_id",
+        "thinking_config.include_thoughts",
+        "?",
+    }
+
+
+def test_the_header_of_what_is_not_known_has_an_end() -> None:
+    many = {f"{'k' * 50}{i}": 1 for i in range(1000)}
+    response = chat(door(scripted()), chat_template_kwargs=many, verbosity="low")
+    names = response.headers["x-ignored-parameters"].split(", ")
+    assert names[0] == "verbosity"
+    assert len(names) <= 32
+    assert max(map(len, names)) <= 64
+
+
 def test_a_judged_strategy_has_a_verifier_and_what_it_needs() -> None:
     engine = scripted()
     told = answered(door(engine), strategy="best_of_n", thinking_budget=600)["thinking"]
