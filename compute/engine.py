@@ -106,7 +106,8 @@ class Engine(Protocol):
     def card(self) -> ModelCard: ...
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
-        """Tokens of the prompt as the model will read it. Raises `RequestError` where the template refuses it."""
+        """Tokens of the prompt as the model will read it; of one that is beyond the context, some number that is too.
+        Raises `RequestError` where the template refuses it. May be called from any thread."""
         ...
 
     async def accept(self, sampling: Sampling) -> None:

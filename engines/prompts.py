@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, Protocol, cast
 
 from jinja2.exceptions import TemplateError
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from compute.errors import EngineError, RequestError
 from compute.text import Message, Prompt
@@ -29,6 +31,8 @@ _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 # The letters show a template that changes case, the quote how often it has escaped a text as JSON.
 _PLACEHOLDER = re.compile(f'{_OPEN}aA([0-9]+)(\\\\*)"{_CLOSE}')
 _KEPT = 128
+_LONG = 1 << 14
+"""Characters from which tokenising lets other threads go on: it costs more for short texts."""
 
 
 class ChatTokenizer(Protocol):
@@ -61,9 +65,9 @@ class _Span:
 
 
 class Prompts:
-    """Renders and tokenises the prompts of one model."""
+    """Renders and tokenises the prompts of one model; from any thread."""
 
-    def __init__(self, tokenizer: ChatTokenizer, profile: Profile) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, profile: Profile, context: int | None = None) -> None:
         if not tokenizer.chat_template:
             raise EngineError("the model's tokenizer has no chat template: serve a chat or reasoning model")
         self._tokenizer = tokenizer
@@ -75,29 +79,52 @@ class Prompts:
         by_length = sorted(self._markers, key=len, reverse=True)
         self._marker = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
         self._plain = _without(self._whole, self._markers)
+        self._context = context
+        self._longest = _longest(self._whole)
         self._kept: OrderedDict[tuple[Prompt, bool], Rendered] = OrderedDict()
+        self._lock = threading.Lock()
         self._exact = True
         self._probe()
 
-    # -- the two things asked of it -----------------------------------------------------------------------------------
+    # -- what is asked of it ------------------------------------------------------------------------------------------
+
+    def length(self, prompt: Prompt, *, thinking: bool) -> int:
+        """Tokens of a prompt; of one whose size alone shows that the context cannot hold it, the fewest it can have.
+        Raises `RequestError` where the template refuses the conversation."""
+        thinking = thinking and self._profile.thinks
+        rendered = self._remembered(prompt, thinking)
+        if rendered is None:
+            spans = self._spans(prompt, thinking)
+            if spans is not None and self._context is not None and (least := self._least(spans)) > self._context:
+                return least
+            rendered = self._made(prompt, thinking, spans)
+        return len(rendered.ids)
 
     def render(self, prompt: Prompt, *, thinking: bool) -> Rendered:
         """The ids of a prompt that lets the model think, or of one that does not. Raises `RequestError` where the
         template refuses the conversation."""
         thinking = thinking and self._profile.thinks
+        rendered = self._remembered(prompt, thinking)
+        return self._made(prompt, thinking, self._spans(prompt, thinking)) if rendered is None else rendered
+
+    def _remembered(self, prompt: Prompt, thinking: bool) -> Rendered | None:
         key = (prompt, thinking)
-        if (rendered := self._kept.get(key)) is not None:
-            self._kept.move_to_end(key)
+        with self._lock:
+            if (rendered := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
             return rendered
-        spans = self._spans(prompt, thinking)
+
+    def _made(self, prompt: Prompt, thinking: bool, spans: list[_Span] | None) -> Rendered:
         if spans is None:
             ids, tail = self._broken_up(prompt, thinking)
         else:
             ids, tail = self._ids(spans), _tail(spans)
         added, inside = self._ending(tail, thinking)
-        rendered = self._kept[key] = Rendered((*ids, *self.marked(added)), inside)
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        rendered = Rendered((*ids, *self.marked(added)), inside)
+        with self._lock:
+            self._kept[prompt, thinking] = rendered
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
         return rendered
 
     def marked(self, text: str) -> tuple[int, ...]:
@@ -144,10 +171,8 @@ class Prompts:
         """For templates that work on what callers typed: their text itself, each marker in it taken apart."""
 
         def broken(text: str) -> str:
-            while found := self._marker.search(text):
-                text = f"{text[: found.start() + 1]}\u200b{text[found.start() + 1 :]}"
-                if len(found[0]) == 1:
-                    text = text[: found.start()] + text[found.start() + 2 :]
+            while self._marker.search(text):
+                text = self._marker.sub(lambda found: found[0][1:] and f"{found[0][0]}\u200b{found[0][1:]}", text)
             return text
 
         text = self._template(_conversation(prompt, self._profile, thinking, broken), prompt, thinking, broken)
@@ -227,8 +252,18 @@ class Prompts:
             text += span.text[start:]
         yield text.lstrip() if strip else text
 
+    def _least(self, spans: Sequence[_Span]) -> int:
+        """Tokens these cannot have fewer of; 0 where nothing can be said."""
+        if self._longest is None:
+            return 0
+        return sum(1 if isinstance(p, int) else -(-_least_bytes(p) // self._longest) for p in self._cut(spans))
+
     def _text_ids(self, text: str) -> list[int]:
-        ids = self._plain.encode(text, add_special_tokens=False).ids
+        if len(text) < _LONG:
+            ids = self._plain.encode(text, add_special_tokens=False).ids
+        else:
+            # Of the two, this one lets go of the interpreter's lock.
+            ids = self._plain.encode_batch([text], add_special_tokens=False)[0].ids
         if not self._marker_ids.isdisjoint(ids):
             # A vocabulary in which plain text can spell a marker: character by character it cannot.
             ids = [i for char in text for i in self._plain.encode(char, add_special_tokens=False).ids]
@@ -329,3 +364,27 @@ def _without(tokenizer: Tokenizer, markers: Collection[str]) -> Tokenizer:
     data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] not in markers]
     data["post_processor"] = data["truncation"] = data["padding"] = None
     return Tokenizer.from_str(json.dumps(data))
+
+
+def _least_bytes(text: str) -> int:
+    """Bytes a text has at least when it is composed (NFC): no character decomposes into more than four."""
+    return len(text) if text.isascii() else len(text) // 4
+
+
+def _longest(tokenizer: Tokenizer) -> int | None:
+    """Bytes of text one token stands for at most; None where that cannot be told: where text may go without a token, or
+    much of it into one (unknown words, white space beside a marker)."""
+    data: dict[str, Any] = json.loads(tokenizer.to_str())
+    vocabulary: dict[str, int] = data["model"]["vocab"] if data["model"]["type"] == "BPE" else {}
+    before: dict[str, Any] = data["pre_tokenizer"] or {}
+    steps: list[dict[str, Any]] = before.get("pretokenizers", [before])
+    added: list[dict[str, Any]] = data["added_tokens"]
+    if (
+        not set(ByteLevel.alphabet()) <= vocabulary.keys()
+        or not {"ByteLevel"} <= {step.get("type") for step in steps} <= {"ByteLevel", "Split", "Digits"}
+        or any(step.get("behavior") == "Removed" for step in steps)
+        or (data["normalizer"] or {"type": "NFC"})["type"] != "NFC"
+        or any(token["lstrip"] or token["rstrip"] for token in added)
+    ):
+        return None
+    return max(*map(len, vocabulary), *(len(token["content"].encode()) for token in added))

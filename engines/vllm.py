@@ -88,6 +88,8 @@ def on_cpu() -> bool:
 def settle_environment() -> None:
     """What vLLM reads from the environment when it is first imported. What a user has set stands."""
     settings = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    # Threads of the tokenizer's own would complain in every process that is forked off.
+    settings |= {"TOKENIZERS_PARALLELISM": "false"}
     if on_cpu():
         # One core in place of two for the same speed: the engine's threads otherwise wait for one another.
         settings |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -216,7 +218,7 @@ class VllmEngine:
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
         self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
         self.profile = profile
-        self.prompts = Prompts(tokenizer, profile)
+        self.prompts = Prompts(tokenizer, profile, int(llm.model_config.max_model_len))
         marks = (profile.start, profile.end) if profile.thinks else ("", "")
         self.vocabulary = Vocabulary(tokenizer.backend_tokenizer, *marks)
         self.step_stops = sorted(self.vocabulary.containing(profile.step))
@@ -258,7 +260,7 @@ class VllmEngine:
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         """Tokens of the prompt as the model will read it. Raises `RequestError` where the template refuses it."""
-        return len(self.prompts.render(prompt, thinking=thinking).ids)
+        return self.prompts.length(prompt, thinking=thinking)
 
     async def accept(self, sampling: Sampling) -> None:
         """Raises `RequestError` for wishes that vLLM would refuse when the answer begins; see the contract."""

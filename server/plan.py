@@ -6,6 +6,7 @@ agree, and become one number under one ceiling; nothing behind this file knows t
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ from strategies import strategies
 from verifiers import verifiers
 
 AUTO = -1
+LONG = 1 << 14
+"""Characters from which a prompt is tokenised beside the event loop, which other streams wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ async def make(
     tools, offered, grammar = _tools(request)
     prompt = Prompt(tuple(message(m, f"messages.{i}") for i, m in enumerate(request.messages)), tools)
     wish = wished(request, settings)
-    length, ceiling, budget = _budget(request, wish, served, prompt, key)
+    length, ceiling, budget = await _budget(request, wish, served, prompt, key)
     thinking, clamped = ceiling if budget is None else budget, None
     if thinking > ceiling:
         if wish.tokens is not None:
@@ -298,28 +301,43 @@ def _conflict(one: str, other: str) -> RequestError:
     return RequestError(f"{one} and {other} contradict each other", param=other, code="conflicting_parameters")
 
 
-def _budget(request: ChatRequest, wish: Wish, served: Served, prompt: Prompt, key: Key) -> tuple[int, int, int | None]:
+async def _budget(
+    request: ChatRequest, wish: Wish, served: Served, prompt: Prompt, key: Key
+) -> tuple[int, int, int | None]:
     """(tokens of the prompt, ceiling of hidden tokens, what is asked for before the ceiling; None is all of it)."""
     own, card = served.settings, served.engine.card
     default = own.thinking_budget
     asked = wish.tokens
     if asked is None:
         asked = AUTO if default in (None, "auto") or (wish.on and default == 0) else int(default)
-    length = served.engine.length(prompt, thinking=asked != 0)
+    length = await _length(served.engine, prompt, asked != 0)
     caps = [own.max_thinking_budget, key.max_thinking_budget]
     room = card.context - length - CLOSING
     most = request.max_completion_tokens or request.max_tokens
     space = room if most is None else min(room, most)
     ceiling = max(0, min([space - _kept(request, own, space), *(c for c in caps if c is not None)]))
     if ceiling == 0 and asked != 0:
-        length = max(length, served.engine.length(prompt, thinking=False))
-    if length + CLOSING >= card.context:
+        length = max(length, await _length(served.engine, prompt, False))
+    return length, ceiling, None if asked == AUTO else asked
+
+
+async def _length(engine: Engine, prompt: Prompt, thinking: bool) -> int:
+    """Tokens of a prompt. Raises `RequestError` where they leave the context no room for an answer."""
+    texts = [m.content for m in prompt.messages if isinstance(m.content, str)]
+    texts += [call.arguments for m in prompt.messages for call in m.tool_calls]
+    texts += [text for tool in prompt.tools for text in (tool.description, tool.parameters)]
+    if sum(map(len, texts)) < LONG:
+        length = engine.length(prompt, thinking=thinking)
+    else:
+        length = await asyncio.to_thread(engine.length, prompt, thinking=thinking)
+    if length + CLOSING >= engine.card.context:
         raise RequestError(
-            f"the prompt has {length} tokens; this model's context has {card.context}, of which the answer needs some",
+            f"the prompt has at least {length} tokens; this model's context has {engine.card.context}, "
+            "of which the answer needs some",
             param="messages",
             code="context_length_exceeded",
         )
-    return length, ceiling, None if asked == AUTO else asked
+    return length
 
 
 def _kept(request: ChatRequest, own: ModelSettings, space: int) -> int:

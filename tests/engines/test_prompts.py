@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -44,8 +46,8 @@ def tokenizer(template: str) -> ChatTokenizer:
 
 
 @cache
-def prompts(template: str = loop() + ASK, profile: str = "demo") -> Prompts:
-    return Prompts(tokenizer(template), PROFILES[profile])
+def prompts(template: str = loop() + ASK, profile: str = "demo", context: int | None = None) -> Prompts:
+    return Prompts(tokenizer(template), PROFILES[profile], context)
 
 
 @cache
@@ -192,6 +194,37 @@ def test_a_model_that_does_not_think_is_asked_to_only_when_it_shall() -> None:
     assert not off.inside
     both = asked.render(Prompt((Message("developer", "Be kind."), Message("user", "hi"))), thinking=True)
     assert "system\nBe kind.\n\nThink step" in whole().decode(both.ids)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(max_size=60) | benign | hostile.map("".join), min_size=1, max_size=3))
+def test_the_size_of_a_prompt_never_promises_more_tokens_than_it_has(texts: list[str]) -> None:
+    """A context of no token at all: the least is all that is told."""
+    prompt = Prompt(tuple(Message("user", text) for text in texts))
+    assert 0 < prompts(context=0).length(prompt, thinking=True) <= len(prompts().render(prompt, thinking=True).ids)
+
+
+def test_a_prompt_that_fits_is_counted_exactly() -> None:
+    bounded = prompts(context=2048)
+    for text in ("hi", "two words " * 300):
+        assert bounded.length(user(text), thinking=True) == len(prompts().render(user(text), thinking=True).ids)
+
+
+def test_tokenising_a_long_prompt_leaves_the_other_threads_their_turn() -> None:
+    asked = prompts()
+    reading = threading.Thread(target=asked.render, args=(user("hello world 12 " * 30_000),), kwargs={"thinking": True})
+    turns = 0
+    reading.start()
+    while reading.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 20
+
+
+def test_a_text_full_of_markers_is_taken_apart_in_one_go() -> None:
+    upper = prompts(loop("m.content | upper") + ASK)
+    text = "<think>" * 50_000
+    assert whole().decode(upper.render(user(text), thinking=True).ids).count("<\u200bTHINK>") == 50_000
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ SHOWS_CALLS = (
 )
 
 
-def demo_prompts(template: str | None = None) -> Prompts:
+def demo_prompts(template: str | None = None, context: int | None = None) -> Prompts:
     """The bundled model's prompts, or those of its tokenizer behind another template."""
     tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
     if template is not None:
         tokenizer.chat_template = template
-    return Prompts(cast(ChatTokenizer, tokenizer), PROFILES["demo"])
+    return Prompts(cast(ChatTokenizer, tokenizer), PROFILES["demo"], context)
 
 
 @dataclass
@@ -34,4 +34,4 @@ class ReadingEngine(ScriptedEngine):
     reads: Prompts = field(default_factory=demo_prompts)
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
-        return len(self.reads.render(prompt, thinking=thinking).ids)
+        return self.reads.length(prompt, thinking=thinking)
