@@ -165,15 +165,13 @@ async def make(
     length, ceiling, budget = await _budget(request, wish, served, prompt, key)
     thinking, clamped = ceiling if budget is None else budget, None
     if thinking > ceiling:
-        if wish.tokens is not None:
-            clamped = thinking
-            if request.on_overflow == "error":
-                raise RequestError(
-                    f"{wish.source} is above the ceiling of {ceiling} tokens for this request",
-                    param=wish.source,
-                    code="thinking_budget_too_large",
-                )
-        thinking = ceiling
+        if wish.tokens is not None and request.on_overflow == "error":
+            raise RequestError(
+                f"{wish.source} is above the ceiling of {ceiling} tokens for this request",
+                param=wish.source,
+                code="thinking_budget_too_large",
+            )
+        thinking, clamped = ceiling, thinking
     answer, total = _answer(request, own, card.context - length - CLOSING, thinking)
     strategy = _strategy(request, menu, own, settings, by_name, wish)
     verifier, fallback = _verifier(request, menu, served, settings, strategy)
@@ -342,10 +340,9 @@ async def _length(engine: Engine, prompt: Prompt, thinking: bool) -> int:
 
 def _kept(request: ChatRequest, own: ModelSettings, space: int) -> int:
     """Tokens kept back for the answer, of `space` for thoughts and answer: of `max_completion_tokens` a quarter at
-    most, of a small context a half, and what the caller says where they say it for the answer alone."""
-    if request.max_completion_tokens is None and request.max_tokens is None:
-        return request.max_answer_tokens or min(own.answer_tokens, max(1, space // 2))
-    return min(request.max_answer_tokens or own.answer_tokens, max(1, space // 4))
+    most, else a half, so that a generous limit of the answer's does not switch the thinking off."""
+    part = 2 if request.max_completion_tokens is None and request.max_tokens is None else 4
+    return min(request.max_answer_tokens or own.answer_tokens, max(1, space // part))
 
 
 def _answer(request: ChatRequest, own: ModelSettings, room: int, thinking: int) -> tuple[int, int | None]:

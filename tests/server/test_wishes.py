@@ -114,6 +114,27 @@ def test_too_much_is_cut_and_said_so() -> None:
     assert response.headers["x-thinking-budget-clamped"] == "100"
 
 
+def test_a_default_that_is_too_much_is_cut_and_said_so_and_is_no_error() -> None:
+    app = door(scripted(), thinking_budget=500, max_thinking_budget=100)
+    for overflow in ("clamp", "error"):
+        response = chat(app, on_overflow=overflow)
+        told = response.json()["thinking"]
+        assert (told["budget"], told["budget_clamped_from"], told["budget_source"]) == (100, 500, "default")
+        assert response.headers["x-thinking-budget-clamped"] == "100"
+
+
+def test_a_generous_limit_of_the_answer_leaves_half_of_the_room_to_the_thinking() -> None:
+    app = door(scripted(LONG))
+    told = answered(app, max_answer_tokens=200_000)["thinking"]
+    assert told["budget"] > 40_000
+    assert told["spent"] > 0
+    response = chat(app, max_answer_tokens=200_000, thinking_budget=60_000)
+    told = response.json()["thinking"]
+    assert 40_000 < told["budget"] < 60_000 == told["budget_clamped_from"]
+    assert response.headers["x-thinking-budget-clamped"] == str(told["budget"])
+    assert answered(app, max_answer_tokens=200_000, thinking_budget=40)["thinking"]["budget"] == 40
+
+
 def test_too_much_is_an_error_where_the_caller_wants_one() -> None:
     response = chat(door(scripted(), max_thinking_budget=100), thinking_budget=101, on_overflow="error")
     assert "100" in refused(response, code="thinking_budget_too_large", param="thinking_budget")
