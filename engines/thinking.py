@@ -71,6 +71,21 @@ class Vocabulary:
         size = self.tokenizer.get_vocab_size(with_added_tokens=False)
         return frozenset(i for i in range(size) if i not in self._added and wanted in self._spell(i))
 
+    def reopened(self, ids: Sequence[int]) -> bool:
+        """These tokens of a chain leave it within a thought that they have opened themselves."""
+        if self.by_ids:
+            last = next((i for i in reversed(ids) if i in (self.start_id, self.end_id)), self.end_id)
+            return last == self.start_id
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return bool(self.start) and text.rfind(self.start) > text.rfind(self.end)
+
+    def last_answer(self, ids: Sequence[int]) -> str:
+        """What these tokens of a chain spell behind its last thought."""
+        if self.by_ids:
+            behind = next((n for n in range(len(ids), 0, -1) if ids[n - 1] == self.end_id), 0)
+            return self.decode(ids[behind:]).lstrip("\r\n")
+        return self.decode(ids).rpartition(self.end)[2].lstrip()
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a thought, its markers left out."""
         marks = (self.start_id, self.end_id)
@@ -113,7 +128,7 @@ class Splitter:
         self._visible = DecodeStream(list(said[-8:]), True)
         self._hidden = DecodeStream(list(thought[-8:]), True)
         longest = max((len(s) for s in (*self._stop, self._start)), default=0)
-        self._context = text[len(text) - longest + 1 :] if longest > 1 else ""
+        self._context = text[max(0, len(text) - longest + 1) :] if longest > 1 else ""
         self._unread = unread
         self._begun = bool(text or unread)
         self._marker = vocabulary.decode(thought[-16:])[-len(vocabulary.end) :] if not self._by_ids and inside else ""
@@ -154,6 +169,7 @@ class Splitter:
     def force(self) -> None:
         """The thought was closed from outside."""
         self.inside = False
+        self._marker = ""
 
     # -- markers that are tokens --------------------------------------------------------------------------------------
 
@@ -178,7 +194,10 @@ class Splitter:
     def _step_in_text(self, token: int) -> tuple[bool, str]:
         if not self.inside:
             text = self._read(self._decoded(self._visible, token))
-            return False, text
+            if self._marker:
+                # The token that completes the opening marker spells the first of the thought too.
+                self._thought.append(token)
+            return bool(self._marker), text
         self._thought.append(token)
         end = self._vocabulary.end
         window = self._marker + self._decoded(self._hidden, token)

@@ -434,7 +434,10 @@ class _Writing:
             on = begun.thinking or begun.forced or bool(begun.thought.reveal()) or vocabulary.end_id in self.kept
         rendered = engine.prompts.render(prompt, thinking=on)
         self.prompt_ids = rendered.ids
-        self.inside = begun.thinking and engine.profile.thinks if begun else rendered.inside
+        if begun is None:
+            self.inside = rendered.inside
+        else:
+            self.inside = engine.profile.thinks and (begun.thinking or vocabulary.reopened(self.kept))
         self.earlier = "" if begun is None or begun.thinking else begun.thought.reveal()
         self.splitter = Splitter(
             vocabulary,
@@ -442,10 +445,10 @@ class _Writing:
             stop=sampling.stop,
             said=() if self.inside else self.kept,
             text=begun.text if begun else "",
-            unread=self._unread(begun) if begun and sampling.stop else "",
+            unread=self._unread(begun) if begun else "",
             thought=self.kept if self.inside else (),
         )
-        self.begun_thought = list(self.kept) if self.inside else []
+        self.begun_thought = list(self.kept) if begun and begun.thinking else []
         if not self.inside:
             page.shut()
         self.calls = 0
@@ -458,14 +461,16 @@ class _Writing:
             )
 
     def _unread(self, begun: Candidate) -> str:
-        """Visible text of a half-written answer that was kept back as the possible begin of a stop string."""
+        """Visible text of a half-written answer that was kept back as the possible begin of a stop string or marker."""
         vocabulary = self.engine.vocabulary
-        if self.inside or vocabulary.end_id is None:
+        held = [*self.sampling.stop, *([] if vocabulary.by_ids else [vocabulary.start])]
+        if self.inside or not any(held):
             return ""
-        marks = [i for i, token in enumerate(self.kept) if token == vocabulary.end_id]
-        answer = self.kept[marks[-1] + 1 :] if marks else self.kept
-        text = vocabulary.decode(answer).lstrip("\r\n")
-        return text[len(begun.text) :] if text.startswith(begun.text) else ""
+        text = vocabulary.last_answer(self.kept)
+        for size in range(min(len(text) + 1, max(map(len, held)))):
+            if begun.text.endswith(text[: len(text) - size]):
+                return text[len(text) - size :]
+        return ""
 
     # -- what to ask of the engine ------------------------------------------------------------------------------------
 
@@ -664,7 +669,7 @@ class _Writing:
             self._surplus((token,), call)
         elif self.splitter.inside:
             # It ended its turn in the middle of a thought: the thought is closed and the answer asked for.
-            self.page.waste(1)
+            self._surplus((token,), call)
         elif call.phase == "thought" and self.page.visible >= self.sampling.answer:
             self._rest("length")
             self.page.waste(1)

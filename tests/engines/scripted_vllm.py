@@ -1,0 +1,287 @@
+"""A vLLM without a model: what `VllmEngine` uses of `AsyncLLM`, writing token ids by a script in portions of any size.
+
+It reads off its prompt what was written before, as a model does, so chains that were closed by force, cut into steps or
+left in the middle go on from where they stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, cast
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from engines.profiles import PROFILES, Profile
+from engines.vllm import VllmEngine
+from tests.fakes import MARKER
+
+DEMO = Path(__file__).parents[2] / "models" / "demo"
+HEADER = "<|im_start|>assistant\n"
+END_OF_TURN = "<|im_end|>"
+JUDGE = "You are checking somebody's work."
+LINE = f"{MARKER}!\n"
+
+Fate = Literal["closed", "forgotten", "turn ended"]
+"""How a thought ends: with its marker, never, or with the end of the turn."""
+
+BY_TEXT = Profile(
+    name="spelt", start="<thought>", end="</thought>", opening="<thought>\n", closing="\n</thought>\n",
+    closed="<thought>\n</thought>\n", switch="", temperature=1.0, step="\n", typical_chain=(20, 40),
+)  # fmt: skip
+"""Markers that are no tokens of the vocabulary."""
+NO_START = PROFILES["plain"].model_copy(update={"step": "\n", "typical_chain": (20, 40)})
+FAMILIES = {"ids": PROFILES["demo"], "text": BY_TEXT, "no-start": NO_START}
+
+
+@cache
+def tokenizer() -> Any:
+    """The demo reasoner's, and two labels for a judge."""
+    found = cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
+    found.add_tokens(["Yes", "No"])
+    return found
+
+
+@dataclass(frozen=True)
+class Nature:
+    """What a model is like."""
+
+    fate: Fate = "closed"
+    second: Fate | None = None
+    """It opens a second thought in the middle of its answer, which ends so."""
+    letters: bool = False
+    """It spells letter by letter, markers that are no tokens too."""
+    obeys: bool = True
+    """Tokens that are banned are not written."""
+    lines: int = 3
+    """Of each thought."""
+    answer: tuple[str, str] = ("The answer", " is 7.")
+    """Before and behind the second thought."""
+
+
+@dataclass
+class ScriptedVllm:
+    """The few methods of `AsyncLLM` that are used."""
+
+    profile: Profile
+    nature: Nature = Nature()
+    portions: Sequence[int] = (1, 2, 3, 5)
+    stuck: str = ""
+    """Once, it stops making tokens where what it has written ends so."""
+    error: Exception | None = None
+    """Raised in the place of the third portion of a call."""
+    refusal: Exception | None = None
+    """Raised over every request."""
+    made: int = 0
+    hidden: str = ""
+    """All the thoughts it ever wrote, roughly."""
+    running: int = 0
+    errored: bool = False
+
+    def __post_init__(self) -> None:
+        self.model_config = SimpleNamespace(
+            max_model_len=2048, max_logprobs=-1, is_diffusion=False, get_vocab_size=lambda: 1154
+        )
+        self.vllm_config = SimpleNamespace(
+            model_config=self.model_config, speculative_config=None, structured_outputs_config=None
+        )
+        self.hangs = asyncio.Event()
+        self.sizes = itertools.cycle(self.portions)
+        self.tokenizer = cast(Tokenizer, tokenizer().backend_tokenizer)
+        self.end_of_turn = self.ids(END_OF_TURN)[0]
+        self.calls: dict[str, _Collector] = {}
+
+    def get_tokenizer(self) -> Any:
+        return tokenizer()
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        self.errored = True
+
+    async def add_request(self, number: str, inputs: Any, params: Any) -> _Collector:
+        if self.refusal is not None:
+            raise self.refusal
+        self.running += 1
+        self.calls[number] = call = _Collector(self, number, list(inputs["prompt_token_ids"]), params)
+        return call
+
+    async def abort(self, number: str, internal: bool = False) -> None:
+        if (call := self.calls.pop(number, None)) is not None:
+            call.abort()
+
+    # -- what it writes -----------------------------------------------------------------------------------------------
+
+    def ids(self, text: str) -> list[int]:
+        """Marker tokens are tokens; all else is spelt as the nature has it."""
+        if not self.nature.letters:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = re.split(r"(</?think>|<\|im_end\|>)", text)
+        spelt = [[piece] if i % 2 else list(piece) for i, piece in enumerate(pieces)]
+        return [i for units in spelt for unit in units for i in self.tokenizer.encode(unit).ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def goes_on(self, prompt: str, params: Any) -> Iterator[str]:
+        """The pieces of text that follow this prompt, without an end where a thought has none."""
+        profile, nature = self.profile, self.nature
+        written = prompt[prompt.rindex(HEADER) + len(HEADER) :]
+        start, end = profile.start, profile.end
+        if JUDGE in prompt:
+            yield "Yes"
+            return
+        first, last = nature.answer
+        if params.structured_outputs is not None:
+            first, last = '{"n":', " 7}"
+        if start:
+            inside = written.rfind(start) > written.rfind(end)
+        else:
+            inside = profile.instruction in prompt and end not in written
+        visible = re.sub(f"{re.escape(start)}.*?{re.escape(end)}", "", written, flags=re.DOTALL) if start else written
+        visible = visible.rpartition(end)[2].replace("\n", "").lstrip()
+        if inside:
+            again = first in written
+            begun = written[written.rfind(start) + len(start) :] if start else written
+            half = next((n for n in range(len(end) - 1, 1, -1) if begun.endswith(end[:n])), 0)
+            yield from self.thought(
+                begun.count(LINE.strip()), nature.second or "closed" if again else nature.fate, half
+            )
+            if not again:
+                yield "\n"
+                yield from self.speak(first, params, written)
+            yield last
+        else:
+            half = next((n for n in range(len(start) - 1, 0, -1) if visible.endswith(start[:n])), 0)
+            if half:
+                yield start[half:]
+                yield from self.thought(0, nature.second or "closed")
+                yield last
+            elif visible.endswith(first) and self.opens(params, written):
+                yield from self.speak("", params, written)
+                yield last
+            else:
+                whole = first + last
+                said = next((n for n in range(len(whole), 0, -1) if visible.endswith(whole[:n])), 0)
+                if said < len(first):
+                    yield from self.speak(first[said:], params, written)
+                    said = len(first)
+                yield whole[said:]
+        yield END_OF_TURN
+
+    def opens(self, params: Any, written: str) -> bool:
+        """A second thought is in its nature, and it may be opened here."""
+        nature, start = self.nature, self.profile.start
+        if nature.second is None or not start or written.count(start) > 1 or params.structured_outputs is not None:
+            return False
+        banned = params.logit_bias or (params.bad_words and not nature.letters)
+        return not (nature.obeys and banned)
+
+    def speak(self, text: str, params: Any, written: str) -> Iterator[str]:
+        yield text
+        if self.opens(params, written):
+            yield self.profile.start
+            yield from self.thought(0, self.nature.second or "closed")
+
+    def thought(self, before: int, fate: Fate, half: int = 0) -> Iterator[str]:
+        """The rest of a thought of which so many lines are written, and so much of its closing marker."""
+        if not half:
+            yield from itertools.repeat(LINE, max(0, self.nature.lines - before))
+        if fate == "forgotten":
+            yield from itertools.repeat(LINE)
+        yield self.profile.end[half:] if fate == "closed" else END_OF_TURN
+
+
+class _Collector:
+    """One request to the scripted vLLM: its outputs as `VllmEngine` reads them."""
+
+    def __init__(self, llm: ScriptedVllm, number: str, prompt: list[int], params: Any) -> None:
+        self.llm, self.request_id, self.params = llm, number, params
+        self.prompt = prompt
+        self.portion = 0
+        self.at = 0
+        self.stuck_at: int | None = None
+        self.aborted = self.over = False
+        self.reason: str = "length"
+        self.stop: int | str | None = None
+        self.ids = list(self._written())
+
+    def _written(self) -> Iterator[int]:
+        """The tokens of the call up to one of its ends."""
+        llm, params = self.llm, self.params
+        text = before = llm.text(self.prompt)
+        n = 0
+        for piece in llm.goes_on(before, params):
+            if LINE in piece:
+                llm.hidden += piece
+            for token in llm.ids(piece):
+                yield token
+                n += 1
+                text += llm.text([token])
+                if token == llm.end_of_turn or token in params.stop_token_ids:
+                    self.reason, self.stop = "stop", None if token == llm.end_of_turn else token
+                    return
+                if found := next((s for s in params.stop if s in text[len(before) :]), None):
+                    self.reason, self.stop = "stop", found
+                    return
+                if n >= params.max_tokens:
+                    return
+                if llm.stuck and text.endswith(llm.stuck):
+                    self.stuck_at = n
+                    return
+
+    def _output(self, size: int, reason: str | None) -> Any:
+        ids = self.ids[self.at : self.at + size]
+        self.at += len(ids)
+        self.llm.made += len(ids)
+        if reason is not None:
+            self.over = True
+            self.llm.running -= 1
+            self.llm.calls.pop(self.request_id, None)
+        stop = self.stop if reason == "stop" else None
+        completion = SimpleNamespace(
+            token_ids=ids, logprobs=self._logprobs(ids), finish_reason=reason, stop_reason=stop
+        )
+        return SimpleNamespace(outputs=[completion], finished=reason is not None, num_cached_tokens=0)
+
+    def _logprobs(self, ids: Sequence[int]) -> Any:
+        if self.params.logprobs is None:
+            return None
+        others = self.llm.tokenizer.encode("Yes").ids + self.llm.tokenizer.encode("No").ids
+        width = 1 + min(self.params.logprobs, len(others))
+        return SimpleNamespace(
+            start_indices=[i * width for i in range(len(ids))],
+            end_indices=[(i + 1) * width for i in range(len(ids))],
+            token_ids=[i for token in ids for i in (token, *others[: width - 1])],
+            logprobs=[-0.5, *[-1.0] * (width - 1)] * len(ids),
+        )
+
+    async def get(self) -> Any:
+        await asyncio.sleep(0)
+        self.portion += 1
+        if self.llm.error is not None and self.portion > 2:
+            raise self.llm.error
+        size = next(self.llm.sizes)
+        if self.stuck_at is not None and self.at >= self.stuck_at:
+            self.llm.stuck = ""
+            self.llm.hangs.set()
+            await asyncio.Event().wait()
+        last = self.at + size >= len(self.ids) and self.stuck_at is None
+        return self._output(size, self.reason if last else None)
+
+    def get_nowait(self) -> Any:
+        """What came in behind the reader's back: all that is still under way when a request is aborted."""
+        return self._output(2, "abort") if self.aborted and not self.over else None
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def engine(llm: ScriptedVllm) -> VllmEngine:
+    """The real engine over it."""
+    return VllmEngine(llm, llm.get_tokenizer(), llm.profile, "demo")
