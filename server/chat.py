@@ -236,7 +236,7 @@ class Chat:
         wanted = wire.chat_request(await read(request, settings.limits), settings.limits)
         order = await make(wanted, self._models, self._menu, settings, key, header_timeout(request))
         headers: dict[str, str] = {}
-        if ignored := wire.ignored(wanted):
+        if ignored := wire.ignored(wanted, order.ignored):
             headers["x-ignored-parameters"] = ignored
         if order.clamped_from is not None:
             headers["x-thinking-budget-clamped"] = str(order.budget)

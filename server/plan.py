@@ -58,28 +58,58 @@ class Dish:
         self._plain: Named[Any] | None = None
 
     def made(self, parameters: Mapping[str, Any], param: str, most: int) -> Named[Any]:
-        """With these parameters. Raises `RequestError` that names the one that is wrong, `param` before it."""
-        if parameters:
-            try:
-                call = self._adapter.validate_json(json.dumps(parameters), strict=True)
-            except ValidationError as error:
-                raise wrong(error, parameters, param) from None
-        elif self._plain is not None:
+        """With these parameters, and `most` chains at most. Raises `RequestError` that names the parameter that is
+        wrong, `param` before it."""
+        if not parameters and self._plain is not None:
             return self._plain
-        else:
-            try:
-                call = self._adapter.validate_python({})
-            except ValidationError as error:
-                raise wrong(error, {}, param) from None
-        chains = getattr(call, "n", 1)
-        if isinstance(chains, int) and chains > most and "n" in parameters:
-            raise RequestError(
-                f"{param}.n is above this server's limit of {most}", param=f"{param}.n", code="above_max_value"
-            )
+        try:
+            call = self._call(parameters)
+        except ValidationError as error:
+            raise wrong(error, parameters, param) from None
+        if chains(call) > most:
+            call = self._fewer(call, parameters, param, most)
         named = Named(self.name, call)
         if not parameters:
             self._plain = named
         return named
+
+    def _call(self, parameters: Mapping[str, Any]) -> Any:
+        return self._adapter.validate_json(json.dumps(parameters), strict=True)
+
+    def _fewer(self, call: Any, parameters: Mapping[str, Any], param: str, most: int) -> Any:
+        """The same with no more than `most` chains: what the request leaves to us is lowered. Raises `RequestError`
+        where that is not enough."""
+        wide = {name: most for name in WIDTHS if _number(call, name) > most}
+        drafts, rounds = _number(call, "chains"), _number(call, "rounds")
+        if drafts * (rounds + 1) > most:
+            wide |= {"rounds": most // drafts - 1} if "rounds" not in parameters else {"chains": most // (rounds + 1)}
+        try:
+            fewer = self._call({**wide, **parameters})
+            if chains(fewer) <= most:
+                return fewer
+        except ValidationError:
+            pass
+        asked = [f"{param}.{name}" for name in (*WIDTHS, "chains", "rounds") if name in parameters]
+        raise RequestError(
+            f"{param} {self.name} asks for {chains(call)} chains with these parameters, above this server's limit of "
+            f"{most}",
+            param=asked[0] if asked else param,
+            code="above_max_value",
+        )
+
+
+WIDTHS = ("n", "beams", "particles")
+"""Parameters that are a number of chains."""
+
+
+def chains(call: Any) -> int:
+    """Chains a strategy may ask for, from its parameters. Of a tree that is searched, those in the race at a time."""
+    return max(_number(call, "chains") * (_number(call, "rounds") + 1), *(_number(call, name) for name in WIDTHS))
+
+
+def _number(call: Any, name: str) -> int:
+    value = getattr(call, name, 0)
+    return value if isinstance(value, int) else 0
 
 
 class Menu:
@@ -139,6 +169,8 @@ class Order:
     logprobs: bool
     reasoning: bool
     """The thought is shown."""
+    ignored: tuple[str, ...]
+    """Fields that have no effect beside the others."""
     tools: Offered
 
     @property
@@ -211,6 +243,7 @@ async def make(
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         logprobs=bool(request.logprobs),
         reasoning=permitted(key, bool(request.include_reasoning)),
+        ignored=("verifier",) if request.verifier is not None and not _judged(strategy) else (),
         tools=offered,
     )
 
@@ -362,6 +395,7 @@ def _answer(request: ChatRequest, own: ModelSettings, room: int, thinking: int) 
 def _strategy(
     request: ChatRequest, menu: Menu, own: ModelSettings, settings: Settings, by_name: str | None, wish: Wish
 ) -> Named[Any]:
+    """What the request names, else what suits it: who sends a verifier wants many chains and the best of them."""
     asked = request.strategy
     if by_name is not None:
         name = asked if isinstance(asked, str) or asked is None else asked.name
@@ -373,7 +407,16 @@ def _strategy(
         asked = "auto"
     if asked is None:
         asked = own.strategy or "direct"
-    return menu.choose(menu.strategies, asked, "strategy", settings.limits.samples)
+    silent, most = request.strategy is None and by_name is None, settings.limits.samples
+    chosen = menu.choose(menu.strategies, asked, "strategy", most)
+    if silent and request.verifier is not None and not _judged(chosen):
+        return menu.choose(menu.strategies, "best_of_n", "strategy", most)
+    return chosen
+
+
+def _judged(strategy: Named[Any]) -> bool:
+    """It asks the verifier."""
+    return getattr(strategy.call, "judged", False)
 
 
 def _verifier(
@@ -387,7 +430,7 @@ def _verifier(
     if wish is None:
         if served.reward_model is not None:
             wish = "prm"
-        elif getattr(strategy.call, "judged", False):
+        elif _judged(strategy):
             wish = "confidence"
         else:
             return fallback, fallback

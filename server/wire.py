@@ -356,7 +356,12 @@ def wrong(error: ValidationError, body: Any, prefix: str = "") -> RequestError:
     """The first complaint of a pydantic model, with the path as the caller knows it and nothing of the value."""
     # Of a union every member complains; the one that got deepest into the value is about what was meant.
     complaints = [
-        (c["type"], c["msg"], path(c["loc"], body, missing=c["type"] in ("missing", "extra_forbidden")), c["loc"][:1])
+        (
+            c["type"],
+            c["msg"],
+            path(c["loc"], body, missing=c["type"] in ("missing", "extra_forbidden", "unexpected_keyword_argument")),
+            c["loc"][:1],
+        )
         for c in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     same = [c for c in complaints if c[3] == complaints[0][3]]
@@ -364,17 +369,23 @@ def wrong(error: ValidationError, body: Any, prefix: str = "") -> RequestError:
     param = ".".join([*([prefix] if prefix else []), *found]) or None
     if kind == "missing":
         return RequestError(f"{param} is required", param=param, code="missing_required_parameter")
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return RequestError(f"{param}: there is no such parameter", param=param, code="unknown_parameter")
     alike = [c[1] for c in same if c[2] == found and c[0] != kind]
-    words = " or ".join(dict.fromkeys(_plain(m) for m in (message, *alike)))
+    words = list(dict.fromkeys(_plain(m) for m in (message, *alike)))
+    if all(word.startswith("should be ") for word in words):
+        words[1:] = [word.removeprefix("should be ") for word in words[1:]]
+    verb = words[0].partition(" ")[0] in ("should", "must", "needs", "is", "has")
     mistyped = kind.endswith(("_type", "_from_float"))
     code = "invalid_type" if mistyped else "invalid_value"
-    return RequestError(f"{param or 'the body'} should be {words}", param=param, code=code)
+    return RequestError(f"{param or 'the body'}{' ' if verb else ': '}{' or '.join(words)}", param=param, code=code)
 
 
 def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("should be ")
+    """A complaint of pydantic's without its subject, which is named instead, and without the names of our classes."""
+    message = message.removeprefix("Value error, ").replace(" after validation", "")
+    message = re.sub(r"^[A-Z][a-z]+ (?=should )", "", message)
+    return re.sub(r"a valid dictionary( or instance of \w+)?", "an object", message)
 
 
 def path(loc: Sequence[int | str], body: Any, *, missing: bool = False) -> list[str]:

@@ -259,9 +259,81 @@ def test_a_wrong_strategy_or_verifier_is_named(body: dict[str, Any], param: str)
     refused(chat(door(scripted()), **body), param=param)
 
 
-def test_the_server_has_its_own_highest_number_of_chains() -> None:
-    settings = Settings(limits={"samples": 8})  # pyright: ignore[reportArgumentType]
-    refused(chat(door(scripted(), settings), strategy={"name": "majority_vote", "n": 9}), param="strategy.n")
+def at_most(samples: int) -> Settings:
+    return Settings(limits={"samples": samples})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "param", "number"),
+    [
+        ({"name": "majority_vote", "n": 9}, "strategy.n", 9),
+        ({"name": "auto", "n": 9}, "strategy.n", 9),
+        ({"name": "beam_search", "beams": 12}, "strategy.beams", 12),
+        ({"name": "dvts", "beams": 12, "width": 4}, "strategy.beams", 12),
+        ({"name": "particle_filter", "particles": 9}, "strategy.particles", 9),
+        ({"name": "revision", "chains": 4, "rounds": 2}, "strategy.chains", 12),
+        ({"name": "revision", "chains": 5}, "strategy.chains", 20),
+        ({"name": "revision", "rounds": 8}, "strategy.rounds", 9),
+    ],
+)
+def test_more_chains_than_the_server_allows_are_refused(strategy: Any, param: str, number: int) -> None:
+    message = refused(chat(door(scripted(), at_most(8)), strategy=strategy), code="above_max_value", param=param)
+    assert f"{strategy['name']} asks for {number} chains" in message
+    assert "limit of 8" in message
+
+
+@pytest.mark.parametrize(
+    ("strategy", "most"),
+    [
+        ("majority_vote", 8),
+        ("auto", 8),
+        ("best_of_n", 3),
+        ("revision", 2),
+        ({"name": "revision", "chains": 4}, 8),
+        ({"name": "revision", "rounds": 2}, 3),
+        ("beam_search", 2),
+        ("dvts", 2),
+        ("particle_filter", 3),
+    ],
+)
+def test_chains_nobody_named_are_lowered_to_what_the_server_allows(strategy: Any, most: int) -> None:
+    chains = [Chain(f"thought {i}", f"It is {i}.") for i in range(8)]
+    app = door(scripted(*chains), at_most(most), reward_model=ScriptedRewards(lambda line: 0.5))
+    for _ in range(2):
+        told = answered(app, strategy=strategy, thinking_budget=20_000)["thinking"]
+        assert 1 < told["samples"] <= most
+
+
+def test_a_strategy_that_cannot_do_with_so_few_chains_is_refused() -> None:
+    assert "auto" in refused(chat(door(scripted(), at_most(2)), strategy="auto"), param="strategy")
+    assert "revision" in refused(chat(door(scripted(), at_most(1)), strategy="revision"), param="strategy")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            {"strategy": {"name": "beam_search", "beams": 2, "width": 4}},
+            "strategy: beams (2) must be at least width (4): N/M chains are kept a step",
+        ),
+        (
+            {"strategy": {"name": "dvts", "beams": 2, "width": 4}},
+            "strategy: beams (2) must be at least width (4): there are N/M subtrees",
+        ),
+        ({"strategy": {"name": "best_of_n", "m": 4}}, "strategy.m: there is no such parameter"),
+        ({"verifier": "rules"}, "verifier needs at least one of `pattern`, `json_schema`, `number`"),
+        ({"verifier": {"name": "code", "tests": []}}, "verifier.tests should have at least 1 item, not 0"),
+        (
+            {"verifier": {"name": "rules", "pattern": "("}},
+            "verifier.pattern is not a regular expression of Python's `re`",
+        ),
+        ({"messages": []}, "messages should have at least 1 item, not 0"),
+        ({"messages": [5]}, "messages.0 should be an object"),
+        ({"thinking_budget": "5"}, "thinking_budget should be a valid integer or 'auto'"),
+    ],
+)
+def test_a_refusal_reads_well(body: dict[str, Any], message: str) -> None:
+    assert refused(chat(door(scripted()), **body)) == message
 
 
 def test_a_model_name_may_hold_slashes_and_a_wrong_one_is_404() -> None:
@@ -361,6 +433,30 @@ def test_a_judged_strategy_has_a_verifier_and_what_it_needs() -> None:
     assert (told["verifier"], told["score"], told["verifier_tokens"]) == ("prm", 0.75, rewards.read)
     told = answered(door(engine), strategy="best_of_n", verifier="agreement", thinking_budget=600)["thinking"]
     assert told["verifier"] == "agreement"
+
+
+def test_who_sends_a_verifier_and_no_strategy_gets_the_best_of_many() -> None:
+    rules = {"name": "rules", "number": 7}
+    chain = Chain("three and four", "The answer is \\boxed{7}.")
+    response = chat(door(scripted(chain)), verifier=rules, thinking_budget=600)
+    told = response.json()["thinking"]
+    assert (told["strategy"], told["verifier"], told["score"]) == ("best_of_n", "rules", 1.0)
+    assert told["samples"] > 1
+    assert "x-ignored-parameters" not in response.headers
+    told = answered(door(scripted(), strategy="majority_vote"), verifier=rules, thinking_budget=600)["thinking"]
+    assert told["strategy"] == "best_of_n"
+    told = answered(door(scripted(), strategy="revision"), verifier=rules, thinking_budget=600)["thinking"]
+    assert told["strategy"] == "revision"
+
+
+@pytest.mark.parametrize("body", [{"strategy": "direct"}, {"strategy": "majority_vote"}, {"model": "demo:direct"}])
+def test_a_verifier_for_a_strategy_that_asks_none_is_named_as_without_effect(body: dict[str, Any]) -> None:
+    app = door(scripted())
+    response = chat(app, **body, verifier={"name": "rules", "number": 7}, verbosity="low")
+    assert response.status_code == 200
+    assert response.headers["x-ignored-parameters"] == "verifier, verbosity"
+    refused(chat(app, **body, verifier={"name": "rules"}), param="verifier")
+    assert "x-ignored-parameters" not in chat(app, **body).headers
 
 
 def test_a_verifier_that_fails_is_stood_in_for_and_it_is_said() -> None:
