@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 from compute.budget import Budget, Ledger
@@ -10,6 +9,7 @@ from compute.engine import Checked
 from compute.run import Outcome
 from compute.text import Answer
 from metering.metrics import NAMES, OWNERS, Capped, Metrics
+from tests.needs import tool
 
 BY = {"model": "m", "strategy": "direct"}
 
@@ -178,7 +178,6 @@ def test_prometheus_finds_nothing_to_lint_and_there_are_no_created_series() -> N
     assert kind.startswith("text/plain")
     assert b"_created" not in body
     assert b"ponder_build_info{" in body
-    promtool = shutil.which("promtool")
-    assert promtool, "promtool is not here: apt-get install prometheus"
+    promtool = tool("promtool", "prometheus")
     done = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from tests.needs import tool
 from tests.verifiers.hand import values
 from verifiers.code import Case, Code, Sandbox, program
 
@@ -23,7 +23,7 @@ DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
 
 @pytest.fixture(autouse=True)
 def _bubblewrap() -> None:
-    assert shutil.which("bwrap"), "these tests run the real sandbox: apt-get install bubblewrap"
+    tool("bwrap", "bubblewrap")
 
 
 def sandboxed(source: str, seconds: float = 10.0, memory_mb: int = 256) -> tuple[int | None, str]:
