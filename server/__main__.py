@@ -80,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
     new = keys_.add_parser("new", help="make a key, show it once, and print its table for ponder.toml")
     new.add_argument("name", help="who it belongs to")
     new.add_argument("--scopes", default="infer,usage", help="of infer, usage, admin, reveal, trace (%(default)s)")
+    words = KeySettings.model_fields["max_thinking_budget"].description
+    new.add_argument("--max-thinking-budget", type=int, metavar="TOKENS", help=f"{words} (left out: the server's)")
     new.set_defaults(command=new_key)
 
     doctor_ = subcommands.add_parser("doctor", help="tell what is missing to serve, and the line that mends it")
@@ -147,16 +149,24 @@ def new_key(options: argparse.Namespace) -> int:
     key, digest = keys.make()
     scopes = [word.strip() for word in cast("str", options.scopes).split(",") if word.strip()]
     try:
-        KeySettings(name=options.name, hash=digest, scopes=frozenset(cast("list[Scope]", scopes)))
+        KeySettings(
+            name=options.name,
+            hash=digest,
+            scopes=frozenset(cast("list[Scope]", scopes)),
+            max_thinking_budget=options.max_thinking_budget,
+        )
     except ValidationError as error:
         wrong = error.errors()[0]
-        what = "--scopes" if wrong["loc"][0] == "scopes" else "NAME"
+        flags = {"scopes": "--scopes", "max_thinking_budget": "--max-thinking-budget"}
+        what = flags.get(str(wrong["loc"][0]), "NAME")
         raise WrongSettings(f"{what} {wrong['input']!r}: {wrong['msg'].removeprefix('Input ')}") from None
     listed = ", ".join(f'"{scope}"' for scope in scopes)
     sys.stdout.write(
         f"{key}\n\n# This key is shown once and kept nowhere. Put this into ponder.toml:\n"
         f'[[keys]]\nname = "{options.name}"\nhash = "{digest}"\nscopes = [{listed}]\n'
     )
+    if options.max_thinking_budget is not None:
+        sys.stdout.write(f"max_thinking_budget = {options.max_thinking_budget}\n")
     return 0
 
 

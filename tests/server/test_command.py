@@ -56,7 +56,15 @@ def test_a_new_key_is_shown_once_and_its_table_is_what_the_server_takes(tmp_path
     settings = [KeySettings(**key) for key in tomllib.loads(table)["keys"]]
     assert settings[0].hash == keys.digest(secret)
     key = Keyring(settings).who({"authorization": f"Bearer {secret}"})
-    assert (key.name, key.scopes) == ("alice", {"infer", "reveal"})
+    assert (key.name, key.scopes, key.max_thinking_budget) == ("alice", {"infer", "reveal"}, None)
+
+
+def test_a_new_key_may_have_a_highest_budget(tmp_path: Path) -> None:
+    done = ponder(tmp_path, "keys", "new", "alice", "--max-thinking-budget", "2048")
+    assert done.returncode == 0
+    secret, _, table = done.stdout.partition("\n")
+    settings = [KeySettings(**key) for key in tomllib.loads(table)["keys"]]
+    assert Keyring(settings).who({"authorization": f"Bearer {secret}"}).max_thinking_budget == 2048
 
 
 @pytest.mark.parametrize(
@@ -64,6 +72,7 @@ def test_a_new_key_is_shown_once_and_its_table_is_what_the_server_takes(tmp_path
     [
         (["keys", "new", "a", "--scopes", "infr"], "--scopes 'infr': should be 'infer', 'usage'"),
         (["keys", "new", "a b"], "NAME 'a b'"),
+        (["keys", "new", "a", "--max-thinking-budget", "-1"], "--max-thinking-budget -1: should be greater than"),
         (["serve", "--host", "0.0.0.0"], "Make a key with `ponder keys new NAME`"),
         (["serve", "--port", "http"], "command line: port 'http'"),
         (["serve", "--config", "nowhere.toml"], "nowhere.toml: there is no such file"),
