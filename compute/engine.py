@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -136,8 +136,12 @@ class RewardModel(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def reward(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Sequence[Reward]:
-        """For each candidate the scores of its steps. Cancelling it stops the model. Raises `EngineError`."""
+    async def reward(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+    ) -> Sequence[Reward]:
+        """For each candidate the scores of its steps. `read` is told of every call to the model, however it ends;
+        what is cached is shared only between calls of equal tenants. Cancelling it stops the model. Raises
+        `EngineError`."""
         ...
 
     def aggregate(self, steps: Sequence[float]) -> float:
@@ -156,9 +160,11 @@ class RewardModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Step scores in [0, 1], in order, and the tokens that were read for them (of which `cached` from the cache)."""
+    """Step scores in [0, 1], in order. `truncated`: only the end of an over-long chain was judged."""
 
     steps: tuple[float, ...]
-    tokens: int
-    cached: int = 0
     truncated: bool = False
+
+
+Read = Callable[[int, int], None]
+"""Told the tokens of one call to a reward model, and those of them that were in its cache."""

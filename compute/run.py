@@ -179,7 +179,7 @@ class Run:
         self._best: Candidate | None = None
         self._spoken: int | None = None
         self._finished = 0
-        self._requested = 0
+        self._requested = self._wanted = 0
         self._scores: dict[int, Score] = {}
         self._seeds: dict[int, int] = {}
         self._siblings: Counter[int | str] = Counter()
@@ -228,7 +228,7 @@ class Run:
     def chains(self, n: int) -> int:
         """How many of `n` chains to race with: as many as the budget feeds without starving any, at least one."""
         fed = max(1, self._means.lengths.chains(n, self.free))
-        self._requested += n if fed > 1 else n - 1  # a single chain is counted when it is spoken
+        self._wanted = max(self._wanted, n)
         self.short = self.short or fed < n
         return fed
 
@@ -438,9 +438,13 @@ class Run:
         rewards: dict[int, Reward] = {}
         for places in by_prompt.values():
             siblings = [candidates[i] for i in places]
-            for i, reward in zip(places, await model.reward(siblings[0].prompt, siblings), strict=True):
-                rewards[i] = reward
-                self._ledger.read_for_verifier(reward.tokens, reward.cached)
+            judged = await model.reward(
+                siblings[0].prompt,
+                siblings,
+                read=self._ledger.read_for_verifier,
+                tenant=self._plan.sampling.tenant,
+            )
+            rewards |= dict(zip(places, judged, strict=True))
         return [rewards[i] for i in range(len(candidates))]
 
     @property
@@ -623,7 +627,7 @@ class Run:
             stopped_by=stopped_by,
             spent=self._ledger.spent,
             samples=max(1, self._finished),
-            samples_requested=max(1, self._requested, self._finished),
+            samples_requested=max(1, self._requested, self._wanted, self._finished),
             agreement=self.agreement,
             score=score.value if score else None,
             verifier=verifier.name if verifier and score else None,

@@ -135,6 +135,10 @@ class Prompts:
         """The ids of pieces of text, (text, a caller's): markers are markers only in what is not a caller's."""
         return self._ids([_Span(text, typed) for text, typed in parts])
 
+    def is_marker(self, text: str) -> bool:
+        """A text of ours that is one control token, never merged with what stands beside it."""
+        return text in self._markers
+
     # -- rendering ----------------------------------------------------------------------------------------------------
 
     def _spans(self, prompt: Prompt, thinking: bool) -> list[_Span] | None:

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from compute.engine import Checked, Reward
+from compute.engine import Checked, Read, Reward
 from compute.errors import EngineError
 from compute.text import Candidate, Message, Prompt
 from engines.profiles import PROFILES, Profile
@@ -121,10 +121,10 @@ class Reader(Protocol):
         """Tokens the model reads and writes together, at most."""
         ...
 
-    async def read(self, ids: Sequence[int], labels: Sequence[int]) -> Reading:
-        """What the model's pooler gives for these tokens. With labels, for a model that writes its verdicts: one row,
-        the natural-log probabilities of the labels as the next token. Cancelling stops the model. Raises
-        `EngineError`."""
+    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
+        """What the model's pooler gives for these tokens; prefixes are cached for each tenant apart. With labels, for a
+        model that writes its verdicts: one row, the natural-log probabilities of the labels as the next token.
+        Cancelling stops the model. Raises `EngineError`."""
         ...
 
     async def close(self) -> None:
@@ -176,10 +176,10 @@ class VllmReader:
     def context(self) -> int:
         return self._context
 
-    async def read(self, ids: Sequence[int], labels: Sequence[int]) -> Reading:
+    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
         """One call to the engine; see the contract."""
         try:
-            out = await self._answer(ids, self._sampling() if labels else self._pooling())
+            out = await self._answer(ids, self._sampling() if labels else self._pooling(), tenant)
         except dead() as error:
             raise EngineError(f"reward model {self._name}: the engine is dead") from error
         hits = int(out.num_cached_tokens or 0)
@@ -190,8 +190,8 @@ class VllmReader:
         rows = out.outputs.data
         return Reading(rows.reshape(len(rows), -1).tolist(), hits)
 
-    async def _answer(self, ids: Sequence[int], params: Any) -> Any:
-        stream = await self._submit(ids, params)
+    async def _answer(self, ids: Sequence[int], params: Any, tenant: str | None) -> Any:
+        stream = await self._submit(ids, params, tenant)
         done = False
         try:
             out: Any = await stream.get()
@@ -201,12 +201,12 @@ class VllmReader:
                 await self._llm.abort(stream.request_id, internal=True)
         return out
 
-    async def _submit(self, ids: Sequence[int], params: Any) -> Any:
+    async def _submit(self, ids: Sequence[int], params: Any, tenant: str | None) -> Any:
         if self._closed:
             raise EngineError(f"reward model {self._name} is closed")
         number = f"reward-{next(self._numbers)}"
         try:
-            return await self._llm.add_request(number, self._inputs.tokens_input(list(ids)), params)
+            return await self._llm.add_request(number, self._inputs.tokens_input(list(ids), cache_salt=tenant), params)
         except (ValueError, self._refusal) as error:
             raise EngineError(f"reward model {self._name} refuses a chain: {type(error).__name__}") from None
 
@@ -261,11 +261,13 @@ class ProcessRewardModel:
     def name(self) -> str:
         return self._name
 
-    async def reward(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Sequence[Reward]:
+    async def reward(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+    ) -> Sequence[Reward]:
         """The scores of each candidate's steps; a step still half-written counts as one."""
         try:
             async with asyncio.TaskGroup() as judging:
-                tasks = [judging.create_task(self._judge(prompt, candidate)) for candidate in candidates]
+                tasks = [judging.create_task(self._judge(prompt, candidate, read, tenant)) for candidate in candidates]
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         return [task.result() for task in tasks]
@@ -290,8 +292,10 @@ class ProcessRewardModel:
         if time.monotonic() - self._judged < 5:
             return None
         ids = self.prefixes(Prompt((Message("user", "What is 1 + 1?"),)), ["1 + 1 = 2"])
-        _, read, cached = await self._verdicts(ids, 0)
-        return Checked(read, cached)
+        told: list[tuple[int, int]] = []
+        await self._verdicts(ids, 0, lambda tokens, cached: told.append((tokens, cached)), None)
+        ((tokens, cached),) = told
+        return Checked(tokens, cached)
 
     async def close(self) -> None:
         """Lets go of the model. Idempotent."""
@@ -328,7 +332,13 @@ class ProcessRewardModel:
         found: list[list[int]] = []
         for head, step in zip(heads, steps, strict=True):
             parts += [(head + step + profile.tail, True), (profile.tag, False)]
-            found.append([*base, *self._prompts.spelt(parts)])
+            if self._prompts.is_marker(profile.tag):
+                # Nothing is ever merged across a marker: what stands behind the last one is all that is new.
+                base += self._prompts.spelt(parts)
+                parts = []
+                found.append(list(base))
+            else:
+                found.append([*base, *self._prompts.spelt(parts)])
         return found
 
     def _turns(self, messages: Sequence[Message], steps: Sequence[str]) -> list[list[int]]:
@@ -343,10 +353,10 @@ class ProcessRewardModel:
 
     # -- judging ------------------------------------------------------------------------------------------------------
 
-    async def _judge(self, prompt: Prompt, candidate: Candidate) -> Reward:
+    async def _judge(self, prompt: Prompt, candidate: Candidate, read: Read, tenant: str | None) -> Reward:
         thought, answer = self._steps(candidate)
         if not thought and not answer:
-            return Reward((), 0)
+            return Reward(())
         prefixes = self.prefixes(prompt, thought + answer)
         truncated = len(prefixes[-1]) > self.reader.context - 1
         if truncated:
@@ -354,29 +364,34 @@ class ProcessRewardModel:
             prefixes = self.prefixes(prompt, answer) if answer else prefixes
             prefixes = [ids for ids in prefixes if len(ids) < self.reader.context]
         scores: dict[int, float] = {}
-        read = cached = 0
         for n in reversed(range(len(prefixes))):
             if n in scores:
                 continue
-            key = hash(tuple(prefixes[n]))
+            key = hash((tenant, *prefixes[n]))
             if (score := self._known.get(key)) is not None:
                 scores[n] = score
                 continue
-            found, tokens, hits = await self._verdicts(prefixes, n)
+            found = await self._verdicts(prefixes, n, read, tenant)
             scores |= found
-            read += tokens
-            cached += hits
             for at, score in found.items():
-                self._known[hash(tuple(prefixes[at]))] = score
+                self._known[hash((tenant, *prefixes[at]))] = score
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
-        return Reward(tuple(scores[n] for n in range(len(prefixes))), read, cached, truncated)
+        return Reward(tuple(scores[n] for n in range(len(prefixes))), truncated)
 
-    async def _verdicts(self, prefixes: Sequence[list[int]], last: int) -> tuple[dict[int, float], int, int]:
-        """One call: the verdict on step `last`, and on those before it whose tokens had to be read anyway; the tokens
-        of the prompt and those of them that were in the cache."""
+    async def _verdicts(
+        self, prefixes: Sequence[list[int]], last: int, read: Read, tenant: str | None
+    ) -> dict[int, float]:
+        """One call: the verdict on step `last`, and on those before it whose tokens had to be read anyway."""
         ids = prefixes[last]
-        reading = await self.reader.read(ids, self._labels)
+        written = 1 if self._labels else 0
+        try:
+            reading = await self.reader.read(ids, self._labels, tenant)
+        except asyncio.CancelledError:
+            # Under way, and perhaps done: nobody tells any more.
+            read(len(ids) + written, 0)
+            raise
+        read(len(ids) + written, reading.cached)
         self._judged = time.monotonic()
         first = len(ids) - len(reading.rows)
         verdicts: dict[int, float] = {}
@@ -384,7 +399,7 @@ class ProcessRewardModel:
             at = len(prefixes[n]) - 1
             if at >= first and prefixes[n] == ids[: at + 1]:
                 verdicts[n] = self._read(reading.rows[at - first])
-        return verdicts, len(ids), reading.cached
+        return verdicts
 
     def _read(self, row: Sequence[float]) -> float:
         """A verdict as a number in [0, 1]; vLLM has applied the softmax or sigmoid of the model's head."""

@@ -143,10 +143,10 @@ class RemoteReader:
     def profile(self) -> RewardProfile:
         return find_reward_profile(self.files)
 
-    async def read(self, ids: Sequence[int], labels: Sequence[int]) -> Reading:
-        """One request; see the contract."""
+    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
+        """One request; see the contract. Scores of single tokens are read without a cache there."""
         if labels:
-            return await self._likeliest(ids, labels)
+            return await self._likeliest(ids, labels, tenant)
         asked = {"model": self._card.id, "task": "token_classify", "input": list(ids), "encoding_format": "float"}
         pooled = await self._ask(POOL, asked, _Pooled)
         rows = pooled.data[0].data
@@ -154,8 +154,8 @@ class RemoteReader:
             raise EngineError(f"{self.who} gives {len(rows)} rows for {len(ids)} tokens: {WANTED[POOL]}")
         return Reading(rows, _cached(pooled.usage))
 
-    async def _likeliest(self, ids: Sequence[int], labels: Sequence[int]) -> Reading:
-        asked = {
+    async def _likeliest(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
+        asked: dict[str, Any] = {
             "model": self._card.id,
             "prompt": list(ids),
             "max_tokens": 1,
@@ -163,6 +163,8 @@ class RemoteReader:
             "logprobs": LIKELIEST,
             "return_tokens_as_token_ids": True,
         }
+        if tenant is not None:
+            asked["cache_salt"] = tenant
         completed = await self._ask(COMPLETE, asked, _Completed)
         told = completed.choices[0].logprobs.top_logprobs[0]
         numbers = {token.removeprefix("token_id:"): value for token, value in told.items()}
@@ -174,7 +176,7 @@ class RemoteReader:
     async def check(self) -> None:
         """Returns when the server reads in this model's way; raises `EngineError` when it does not. Any three tokens
         will do: no tokenizer is needed."""
-        await self.read((1, 2, 3), (1, 2) if self.profile.verdict == "labels" else ())
+        await self.read((1, 2, 3), (1, 2) if self.profile.verdict == "labels" else (), None)
 
     async def _ask(self, path: str, asked: dict[str, Any], shape: type[_Shape]) -> _Shape:
         if self._client.is_closed:

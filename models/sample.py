@@ -114,7 +114,7 @@ class Judge:
                 thought = Hidden("".join(line + "\n" for line in lines))
                 candidate = Candidate(0, question(text), Hidden(()), thought, "", 0, 0, True, "step")
                 async with gate:
-                    (reward,) = await self._model.reward(candidate.prompt, [candidate])
+                    (reward,) = await self._model.reward(candidate.prompt, [candidate], read=lambda *_: None)
                 bar.update()
                 return list(reward.steps)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from compute.engine import Checked, Delta, ModelCard, Reward, Sampling
+from compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
 from compute.errors import EngineError, RequestError
 from compute.page import Page
 from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
@@ -208,17 +208,20 @@ class ScriptedRewards:
     read: int = 0
     calls: int = 0
 
-    async def reward(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Sequence[Reward]:
+    async def reward(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+    ) -> Sequence[Reward]:
         self.calls += 1
         if self.fails:
             raise EngineError("the reward model is away")
-        await asyncio.sleep(self.delay)
         rewards: list[Reward] = []
         for candidate in candidates:
             lines = [line for line in candidate.thought.reveal().split("\n") if line]
             tokens = len(candidate.ids.reveal())
             self.read += tokens
-            rewards.append(Reward(tuple(self.judge(line) for line in lines), tokens))
+            read(tokens, 0)
+            rewards.append(Reward(tuple(self.judge(line) for line in lines)))
+            await asyncio.sleep(self.delay)
         return rewards
 
     def aggregate(self, steps: Sequence[float]) -> float:
@@ -230,3 +233,17 @@ class ScriptedRewards:
 
     async def close(self) -> None:
         self.fails = True
+
+
+@dataclass
+class Told:
+    """What a reward model says it has read."""
+
+    tokens: int = 0
+    cached: int = 0
+    calls: int = 0
+
+    def __call__(self, tokens: int, cached: int) -> None:
+        self.tokens += tokens
+        self.cached += cached
+        self.calls += 1

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from compute.budget import Budget, Ledger, Lengths
 from compute.engine import Delta, Sampling
 from compute.errors import EngineError
+from compute.page import Page
 from compute.run import Leash, Means, Named, Outcome, Plan, Run, execute
-from compute.text import Candidate, Message, Prompt, Score
+from compute.text import Candidate, Hidden, Message, Prompt, Score, TokenLogprob
 from strategies import strategies
-from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
+from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always, question
+from verifiers import verifiers
 
 ANSWERS = ("The answer is 7.", "The answer is 7.", "The answer is 9.", "I am not sure.", "The answer is 7.")
 CHAINS = [Chain(f"{MARKER} {i}\nthree and four\n{'and so on' * i}\n", a) for i, a in enumerate(ANSWERS)]
@@ -23,6 +27,36 @@ BUDGETS = [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 5000]
 
 
 STRATEGIES = strategies()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A strategy as a request names it."""
+
+    strategy: str
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    verifier: str = "by_length"
+
+
+SETTINGS = {
+    **{name: Setting(name) for name in STRATEGIES},
+    "majority_vote in rounds": Setting("majority_vote", {"mode": "rounds", "first": 2, "n": 9}),
+    "majority_vote, certain": Setting("majority_vote", {"confidence": 1, "n": 5}),
+    "best_of_n argmax": Setting("best_of_n", {"select": "argmax", "n": 5}),
+    "revision of three chains": Setting("revision", {"chains": 3, "rounds": 2}),
+    "beam_search ahead": Setting("beam_search", {"lookahead": 2, "beams": 6, "width": 3, "step_tokens": 9}),
+    "dvts of three": Setting("dvts", {"beams": 6, "width": 2, "step_tokens": 9}),
+    "particle_filter, always resampled": Setting("particle_filter", {"threshold": 1, "step_tokens": 9}),
+    "auto of many": Setting("auto", {"probes": 2, "n": 32, "confidence": 1}),
+    **{
+        f"{name} by {verifier}": Setting(name, {}, verifier)
+        for name in ("best_of_n", "beam_search")
+        for verifier in ("judge", "confidence", "agreement", "prm")
+    },
+    "revision by judge": Setting("revision", {"chains": 2}, "judge"),
+    "auto by prm": Setting("auto", {}, "prm"),
+    "particle_filter by confidence": Setting("particle_filter", {}, "confidence"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,12 +74,40 @@ class Even:
         return [Score(0.5) for _ in candidates]
 
 
+VERIFIERS: dict[str, Any] = {**verifiers(), "by_length": ByLength}
+
+
+class Opinionated(ScriptedEngine):
+    """Judges too: likes short answers, in the one token it is asked for."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+        if sampling.logprobs is None:
+            async with aclosing(super().generate(prompt, sampling, page)) as stream:
+                async for delta in stream:
+                    yield delta
+            return
+        call = self.calls
+        self.calls += 1
+        page.read(self.length(prompt), 0)
+        page.shut()
+        try:
+            await asyncio.sleep(self.delay)
+            if self.fail_at == call:
+                raise EngineError(f"the engine died over {MARKER}")
+            self.produced += 1
+            no = TokenLogprob("No", b"No", -len(question(prompt)) / 1000)
+            page.say([ord("y")], "Yes", tokens=[TokenLogprob("Yes", b"Yes", -0.5, (no,))])
+            yield Delta("Yes")
+        finally:
+            page.end("length", Hidden(""))
+
+
 class Case:
     """One request of one strategy on a scripted engine, and all that can be seen of it from outside."""
 
     def __init__(
         self,
-        strategy: str,
+        setting: Setting,
         budget: Budget,
         engine: ScriptedEngine,
         *,
@@ -59,10 +121,10 @@ class Case:
         self.rewards = rewards or ScriptedRewards(lambda line: min(1.0, len(line) / 30))
         self.plan = Plan(
             prompt=Prompt((Message("user", "What is three and four?"),)),
-            strategy=Named(strategy, STRATEGIES[strategy]()),
+            strategy=Named(setting.strategy, STRATEGIES[setting.strategy](**setting.parameters)),
             budget=budget,
-            sampling=Sampling(thinking=0, answer=0, seed=1),
-            verifier=Named("by_length", ByLength()),
+            sampling=Sampling(thinking=0, answer=0, seed=1, likelihood=setting.verifier == "confidence"),
+            verifier=Named(setting.verifier, VERIFIERS[setting.verifier]()),
             fallback=Named("even", Even()),
             timeout=timeout,
         )
@@ -95,31 +157,31 @@ class Case:
         assert MARKER not in f"{self.heard} {self.ledger.holds!r} {spent!r} {[vars(h) for h in self.ledger.holds]}"
 
 
-@pytest.fixture(params=sorted(STRATEGIES))
-def strategy(request: pytest.FixtureRequest) -> str:
-    return request.param
+@pytest.fixture(params=SETTINGS)
+def setting(request: pytest.FixtureRequest) -> Setting:
+    return SETTINGS[request.param]
 
 
 @pytest.mark.parametrize("thinking", BUDGETS)
-def test_the_budget_holds_and_there_is_an_answer(strategy: str, thinking: int) -> None:
+def test_the_budget_holds_and_there_is_an_answer(setting: Setting, thinking: int) -> None:
     for answer, total in ((100, None), (3, None), (100, thinking + 2)):
-        engine = ScriptedEngine(always(*CHAINS))
-        case = Case(strategy, Budget(thinking, answer, total), engine)
+        engine = Opinionated(always(*CHAINS))
+        case = Case(setting, Budget(thinking, answer, total), engine)
         case.check(asyncio.run(case.run()))
 
 
 @pytest.mark.parametrize("thinking", [0, 20, 200, 2000])
-def test_a_model_that_never_stops_is_held_too(strategy: str, thinking: int) -> None:
-    engine = ScriptedEngine(always(Chain(MARKER * 1000, "seven" * 1000), Chain("", "7" * 5000)))
-    case = Case(strategy, Budget(thinking, 50), engine)
+def test_a_model_that_never_stops_is_held_too(setting: Setting, thinking: int) -> None:
+    engine = Opinionated(always(Chain(MARKER * 1000, "seven" * 1000), Chain("", "7" * 5000)))
+    case = Case(setting, Budget(thinking, 50), engine)
     outcome = asyncio.run(case.run())
     case.check(outcome)
     assert not outcome.complete
 
 
-def test_cancelled_at_any_moment_nothing_runs_on_and_every_token_is_counted(strategy: str) -> None:
+def test_cancelled_at_any_moment_nothing_runs_on_and_every_token_is_counted(setting: Setting) -> None:
     async def cancelled_after(turns: int) -> bool:
-        case = Case(strategy, Budget(700, 50), ScriptedEngine(always(*CHAINS), tail=3))
+        case = Case(setting, Budget(700, 50), Opinionated(always(*CHAINS), tail=3))
         task = asyncio.create_task(case.run())
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -141,33 +203,37 @@ def test_cancelled_at_any_moment_nothing_runs_on_and_every_token_is_counted(stra
 
 
 @pytest.mark.parametrize("reason", ["deadline", "draining"])
-def test_cut_short_it_answers_with_its_best_so_far(strategy: str, reason: str) -> None:
+def test_cut_short_it_answers_with_its_best_so_far(setting: Setting, reason: str) -> None:
     slow = [Chain(chain.thought.replace("\n", " ") * 200, chain.answer) for chain in CHAINS]
 
     async def cut(script: list[Chain]) -> Outcome:
-        engine = ScriptedEngine(always(*script), delay=0.002, tail=2)
-        case = Case(strategy, Budget(500_000, 50), engine, timeout=2.5 if reason == "deadline" else 60)
+        engine = Opinionated(always(*script), delay=0.001, tail=2)
+        case = Case(setting, Budget(500_000, 50), engine, timeout=1.0 if reason == "deadline" else 60)
         if reason == "draining":
             asyncio.get_running_loop().call_later(0.2, case.leash.pull, "draining")
         outcome = await case.run()
         case.check(outcome)
         return outcome
 
-    nothing_yet = asyncio.run(cut(slow))
+    async def both() -> tuple[Outcome, Outcome]:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(cut(slow)), group.create_task(cut([CHAINS[0], *slow]))
+        return tasks[0].result(), tasks[1].result()
+
+    nothing_yet, one_so_far = asyncio.run(both())
     assert nothing_yet.stopped_by == reason
     assert nothing_yet.complete
-    one_so_far = asyncio.run(cut([CHAINS[0], *slow]))
     assert one_so_far.complete
 
 
 def test_an_engine_that_fails_at_any_call_ends_in_an_answer_or_one_error(
-    strategy: str, caplog: pytest.LogCaptureFixture
+    setting: Setting, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    whole = Case(strategy, Budget(700, 50), ScriptedEngine(always(*CHAINS)))
+    whole = Case(setting, Budget(700, 50), Opinionated(always(*CHAINS)))
     asyncio.run(whole.run())
     for call in range(whole.engine.calls):
-        case = Case(strategy, Budget(700, 50), ScriptedEngine(always(*CHAINS), fail_at=call, tail=1))
+        case = Case(setting, Budget(700, 50), Opinionated(always(*CHAINS), fail_at=call, tail=1))
         try:
             outcome = asyncio.run(case.run())
         except EngineError:
@@ -178,17 +244,18 @@ def test_an_engine_that_fails_at_any_call_ends_in_an_answer_or_one_error(
     assert MARKER not in caplog.text
 
 
-def test_a_reward_model_that_fails_is_replaced_and_said_so(strategy: str) -> None:
+def test_a_reward_model_that_fails_is_replaced_and_said_so(setting: Setting) -> None:
     rewards = ScriptedRewards(lambda line: 1.0, fails=True)
-    case = Case(strategy, Budget(700, 50), ScriptedEngine(always(*CHAINS)), rewards=rewards)
+    case = Case(setting, Budget(700, 50), Opinionated(always(*CHAINS)), rewards=rewards)
     outcome = asyncio.run(case.run())
     case.check(outcome)
-    assert outcome.degraded == (rewards.calls > 0)
+    if setting.verifier in ("by_length", "prm"):
+        assert outcome.degraded == (rewards.calls > 0)
 
 
-def test_the_same_seed_gives_the_same_outcome(strategy: str) -> None:
+def test_the_same_seed_gives_the_same_outcome(setting: Setting) -> None:
     def outcome() -> tuple[object, ...]:
-        case = Case(strategy, Budget(700, 50), ScriptedEngine(always(*CHAINS), seeded=True))
+        case = Case(setting, Budget(700, 50), Opinionated(always(*CHAINS), seeded=True))
         out = asyncio.run(case.run())
         return out.answer, out.spent, out.complete, out.stopped_by
 

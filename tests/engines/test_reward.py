@@ -20,6 +20,7 @@ from compute.errors import EngineError
 from compute.text import Candidate, Hidden, Message, Prompt
 from engines.reward import REWARD_PROFILES, ProcessRewardModel, RewardProfile, find_reward_profile, start_reward
 from engines.vllm import EngineOptions
+from tests.fakes import Told
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 PROMPT = Prompt((Message("user", "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"),))
@@ -85,8 +86,11 @@ def model(loop: asyncio.AbstractEventLoop, tmp_path_factory: pytest.TempPathFact
 def test_steps_are_scored_alike_at_once_and_as_they_come(
     loop: asyncio.AbstractEventLoop, model: ProcessRewardModel, tokenizer: Any
 ) -> None:
-    def reward(*candidates: Candidate) -> Any:
-        return asyncio.run_coroutine_threadsafe(model.reward(PROMPT, candidates), loop).result(120)
+    told = Told()
+
+    def reward(*candidates: Candidate, tenant: str | None = None) -> Any:
+        judging = model.reward(PROMPT, candidates, read=told, tenant=tenant)
+        return asyncio.run_coroutine_threadsafe(judging, loop).result(120)
 
     growing: list[Any] = [reward(chain(*LINES[:n]))[0] for n in range(1, len(LINES) + 1)]
     assert [len(found.steps) for found in growing] == [1, 2, 3, 4, 5]
@@ -94,12 +98,18 @@ def test_steps_are_scored_alike_at_once_and_as_they_come(
     assert len({round(score, 6) for score in growing[-1].steps}) > 1
     for shorter, longer in itertools.pairwise(growing):
         assert longer.steps[: len(shorter.steps)] == shorter.steps
-    assert growing[-1].cached >= 32
-    assert reward(chain(*LINES))[0].tokens == 0
+    assert told.cached >= 32
+    before = told.tokens
+    reward(chain(*LINES))
+    assert told.tokens == before
+    cached = told.cached
+    assert reward(chain(*LINES), tenant="another")[0].steps == pytest.approx(growing[-1].steps, abs=1e-3)
+    assert told.tokens > before, "what one tenant has asked is told to no other, not even by what it costs"
+    assert told.cached == cached
 
     other = PROMPT.then()
     whole = asyncio.run_coroutine_threadsafe(
-        ProcessRewardModel(model.reader, tokenizer, PROFILE, "again").reward(other, [chain(*LINES)]), loop
+        ProcessRewardModel(model.reader, tokenizer, PROFILE, "again").reward(other, [chain(*LINES)], read=told), loop
     ).result(120)[0]
     assert whole.steps == pytest.approx(growing[-1].steps, abs=1e-3)
 
@@ -111,7 +121,9 @@ def test_steps_are_scored_alike_at_once_and_as_they_come(
 def test_an_over_long_chain_is_judged_as_far_as_it_fits(
     loop: asyncio.AbstractEventLoop, model: ProcessRewardModel
 ) -> None:
-    found = asyncio.run_coroutine_threadsafe(model.reward(PROMPT, [chain(*LINES * 60)]), loop).result(120)[0]
+    found = asyncio.run_coroutine_threadsafe(model.reward(PROMPT, [chain(*LINES * 60)], read=Told()), loop).result(120)[
+        0
+    ]
     assert found.truncated
     assert 0 < len(found.steps) < 300
 

@@ -377,7 +377,7 @@ def test_fewer_beams_than_width_is_refused_with_the_numbers(strategy: type[objec
 def test_auto_stops_when_its_probes_agree() -> None:
     engine = ScriptedEngine(says("7"))
     out = outcome(Auto(), engine)
-    assert (engine.calls, out.samples, out.agreement) == (4, 4, 1.0)
+    assert (engine.calls, out.samples, out.samples_requested, out.agreement) == (4, 4, 4, 1.0)
 
 
 def test_auto_asks_the_verifier_when_three_stand_against_one() -> None:
