@@ -29,10 +29,10 @@ READY = re.compile(r"^ponder: serving demo at (http://127\.0\.0\.1:\d+) ", re.MU
 
 
 @contextmanager
-def ponder_serve(folder: Path) -> Generator[tuple[subprocess.Popen[bytes], str]]:
-    """The process and its address, once the ready line is out."""
+def ponder_serve(folder: Path, *more: str) -> Generator[tuple[subprocess.Popen[bytes], str]]:
+    """The process and its address, once the ready line is out. `more` on its command line."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PONDER_")} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "server", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "server", "serve", "--port", "0", *more]
     told, log = folder / "stdout", folder / "stderr"
     with (
         told.open("wb") as out,

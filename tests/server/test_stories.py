@@ -30,6 +30,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """A server with the bundled process reward model beside the reasoner."""
+    with ponder_serve(tmp_path_factory.mktemp("judged"), "demo", "--prm", "demo-prm") as (_, address):
+        yield address
+
+
 def stories(n: int, seed: int) -> list[Any]:
     chance = random.Random(seed)
     return [make(chance, "test", 1 + i % 5) for i in range(n)]
@@ -41,14 +48,22 @@ def series(url: str, path: str, pattern: str) -> float:
     return sum(float(v) for v in re.findall(rf"^{pattern}(?:{{[^}}]*}})? ([0-9.e+]+)$", page, re.MULTILINE))
 
 
-def by_engine(url: str) -> float:
-    return series(url, "/metrics/engine", "vllm:generation_tokens_total")
-
-
-def by_us(url: str) -> float:
+def by_us(url: str, role: str, kinds: str) -> float:
+    """Tokens by our own metrics. Asking for them may have the models checked."""
     page = httpx.get(f"{url}/metrics", timeout=60).text
     lines = re.findall(r"^ponder_engine_tokens_total{([^}]*)} ([0-9.e+]+)$", page, re.MULTILINE)
-    return sum(float(v) for labels, v in lines if "generator" in labels and re.search('"(thinking|visible)"', labels))
+    wanted = (f'role="{role}"', f'kind="({kinds})"')
+    return sum(float(v) for labels, v in lines if all(re.search(label, labels) for label in wanted))
+
+
+def written(url: str) -> float:
+    """Tokens the model has written for requests, by our metrics; the engine's own counter tells the same."""
+    ours, checks = by_us(url, "generator", "thinking|visible"), by_us(url, "check", "visible")
+    end = time.monotonic() + 5
+    while (engine := series(url, "/metrics/engine", "vllm:generation_tokens_total") - checks) != ours:
+        assert time.monotonic() < end, f"the engine has written {engine} tokens, of which we know {ours}"
+        time.sleep(0.05)
+    return ours
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class Asker:
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_twenty_stories_under_a_budget_streamed_and_not(url: str, budget: int | None) -> None:
     asker = Asker(url)
-    engine, ours = by_engine(url), by_us(url)
+    before = written(url)
     billed = right = 0
     for i, story in enumerate(stories(20, seed=4)):
         wishes: dict[str, Any] = {"seed": 1000 + i, "extra_body": {"strategy": "direct"}}
@@ -125,10 +140,60 @@ def test_twenty_stories_under_a_budget_streamed_and_not(url: str, budget: int | 
         assert streamed.finish == whole.finish
         assert streamed.usage.completion_tokens == whole.usage.completion_tokens
         assert streamed.reasoning == whole.reasoning
-    assert by_engine(url) - engine == billed
-    assert by_us(url) - ours == billed
+    assert written(url) - before == billed
     if budget in (256, -1, None):
         assert right >= 16, f"{right} of 40 right"
+
+
+def test_minus_one_alone_is_auto_within_the_servers_ceiling(url: str) -> None:
+    """What the README shows, as a caller sends it: `thinking_budget: -1` and no strategy."""
+    asker = Asker(url)
+    before = written(url)
+    billed = right = 0
+    for i, story in enumerate(stories(10, seed=6)):
+        wishes: dict[str, Any] = {"seed": 500 + i, "extra_body": {"thinking_budget": -1}}
+        for said in (asker.whole(story.question, **wishes), asker.streamed(story.question, **wishes)):
+            assert said.thinking["strategy"] == "auto"
+            assert said.thinking["budget_source"] == "thinking_budget"
+            assert 0 < said.reasoning == said.thinking["spent"] <= said.thinking["budget"] < DEFAULT_CEILING
+            assert said.reasoning < said.usage.completion_tokens
+            assert said.usage.total_tokens == said.usage.prompt_tokens + said.usage.completion_tokens
+            assert said.thinking["samples"] >= 4
+            assert "think>" not in said.text
+            billed += said.usage.completion_tokens
+            right += read_answer(said.text) == story.answer
+    assert written(url) - before == billed
+    assert right >= 16, f"{right} of 20 right"
+
+
+def test_auto_streamed_and_not_gives_the_same_for_a_seed(url: str) -> None:
+    asker = Asker(url)
+    for i, story in enumerate(stories(20, seed=7)):
+        wishes: dict[str, Any] = {"seed": 900 + i, "extra_body": {"thinking_budget": -1}}
+        whole, streamed = asker.whole(story.question, **wishes), asker.streamed(story.question, **wishes)
+        assert streamed.text == whole.text
+        assert streamed.finish == whole.finish
+        assert streamed.usage.completion_tokens == whole.usage.completion_tokens
+        assert streamed.reasoning == whole.reasoning
+
+
+@pytest.mark.parametrize("strategy", [{"name": "best_of_n", "n": 4}, "beam_search"], ids=["best_of_n", "beam_search"])
+def test_the_reward_model_judges_and_every_token_it_reads_is_told(judged: str, strategy: Any) -> None:
+    asker = Asker(judged)
+    right = 0
+    for i, story in enumerate(stories(4, seed=len(str(strategy)))):
+        before, read = written(judged), by_us(judged, "verifier", "prompt|cached")
+        wishes: dict[str, Any] = {"seed": i, "extra_body": {"strategy": strategy, "thinking_budget": 900}}
+        said = (asker.streamed if i % 2 else asker.whole)(story.question, **wishes)
+        assert said.thinking["verifier"] == "prm"
+        assert "verifier_degraded" not in said.thinking
+        assert 0 < said.thinking["score"] <= 1
+        assert said.thinking["verifier_tokens"] == by_us(judged, "verifier", "prompt|cached") - read > 0
+        assert said.reasoning <= 900
+        assert written(judged) - before == said.usage.completion_tokens
+        right += read_answer(said.text) == story.answer
+    assert by_us(judged, "verifier", "thinking|visible") == 0
+    assert right >= 2, f"{right} of 4 right"
 
 
 def test_every_strategy_is_bounded_and_billed_on_the_real_engine(url: str) -> None:
@@ -137,15 +202,15 @@ def test_every_strategy_is_bounded_and_billed_on_the_real_engine(url: str) -> No
     assert "majority_vote" in names
     for name in names:
         for budget in (40, 300, 900):
-            engine = by_engine(url)
+            before = written(url)
             said = asker.whole(stories(1, seed=9)[0].question, extra_body={"strategy": name, "thinking_budget": budget})
             assert said.reasoning <= budget, name
             assert said.text, name
-            assert by_engine(url) - engine == said.usage.completion_tokens, name
+            assert written(url) - before == said.usage.completion_tokens, name
 
 
 def test_hang_ups_at_random_moments_leave_nothing_running_and_nothing_uncounted(url: str) -> None:
-    engine, ours = by_engine(url), by_us(url)
+    before = written(url)
     chance = random.Random(3)
     questions = [story.question for story in stories(100, seed=5)]
 
@@ -181,4 +246,4 @@ def test_hang_ups_at_random_moments_leave_nothing_running_and_nothing_uncounted(
         assert time.monotonic() < end, "still in flight a second after the last hang-up"
         time.sleep(0.02)
     assert series(url, "/metrics/engine", "vllm:num_requests_running") == 0
-    assert by_us(url) - ours == by_engine(url) - engine > 0
+    assert written(url) > before
