@@ -45,9 +45,9 @@ SETTINGS = {
     "best_of_n argmax": Setting("best_of_n", {"select": "argmax", "n": 5}),
     "revision of three chains": Setting("revision", {"chains": 3, "rounds": 2}),
     "beam_search ahead": Setting("beam_search", {"lookahead": 2, "beams": 6, "width": 3, "step_tokens": 9}),
-    "dvts of three": Setting("dvts", {"beams": 6, "width": 2, "step_tokens": 9}),
-    "particle_filter, always resampled": Setting("particle_filter", {"threshold": 1, "step_tokens": 9}),
-    "auto of many": Setting("auto", {"probes": 2, "n": 32, "confidence": 1}),
+    "dvts of three": Setting("dvts", {"beams": 6, "width": 2, "step_tokens": 24}),
+    "particle_filter, always resampled": Setting("particle_filter", {"threshold": 1, "step_tokens": 24}),
+    "auto of two probes": Setting("auto", {"probes": 2, "n": 32, "confidence": 1}),
     **{
         f"{name} by {verifier}": Setting(name, {}, verifier)
         for name in ("best_of_n", "beam_search")
