@@ -104,6 +104,8 @@ class Outcome:
     verifier: str | None = None
     degraded: bool = False
     """The verifier failed and the fallback judged."""
+    truncated: bool = False
+    """The chosen chain was too long for the verifier, and only its end was judged."""
     ungrouped: bool = False
     """No answer could be compared with another, so that there was no vote."""
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
@@ -632,6 +634,7 @@ class Run:
             score=score.value if score else None,
             verifier=verifier.name if verifier and score else None,
             degraded=self.degraded,
+            truncated=bool(score and score.truncated),
             ungrouped=self.ungrouped,
             thought=chosen.thought,
         )

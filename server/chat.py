@@ -197,8 +197,13 @@ def thinking(order: Order, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def _judged(outcome: Outcome) -> dict[str, Any]:
     facts = {"agreement": outcome.agreement, "verifier": outcome.verifier, "score": outcome.score}
+    marks = {
+        "verifier_degraded": outcome.degraded,
+        "verifier_truncated": outcome.truncated,
+        "ungrouped": outcome.ungrouped,
+    }
     told: dict[str, Any] = {name: fact for name, fact in facts.items() if fact is not None}
-    return told | {"verifier_degraded": True} if outcome.degraded else told
+    return told | {name: True for name, marked in marks.items() if marked}
 
 
 def token_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -205,6 +205,7 @@ class ScriptedRewards:
     name: str = "scripted-prm"
     delay: float = 0.0
     fails: bool = False
+    truncates: bool = False
     read: int = 0
     calls: int = 0
 
@@ -220,7 +221,7 @@ class ScriptedRewards:
             tokens = len(candidate.ids.reveal())
             self.read += tokens
             read(tokens, 0)
-            rewards.append(Reward(tuple(self.judge(line) for line in lines)))
+            rewards.append(Reward(tuple(self.judge(line) for line in lines), self.truncates))
             await asyncio.sleep(self.delay)
         return rewards
 

@@ -463,3 +463,15 @@ def test_a_verifier_that_fails_is_stood_in_for_and_it_is_said() -> None:
     app = door(scripted(), reward_model=ScriptedRewards(lambda line: 0.75, fails=True))
     told = answered(app, strategy="best_of_n", thinking_budget=600)["thinking"]
     assert (told["verifier"], told["verifier_degraded"]) == ("agreement", True)
+
+
+def test_what_a_judgement_lacks_is_said() -> None:
+    whole = answered(door(scripted()), strategy="best_of_n", thinking_budget=600)["thinking"]
+    assert not {"verifier_degraded", "verifier_truncated", "ungrouped"} & set(whole)
+    rewards = ScriptedRewards(lambda line: 0.75, truncates=True)
+    told = answered(door(scripted(), reward_model=rewards), strategy="best_of_n", thinking_budget=600)["thinking"]
+    assert told["verifier_truncated"] is True
+    silent = scripted(Chain("I wonder\n", "Who knows?"))
+    told = answered(door(silent), strategy="majority_vote", thinking_budget=600)["thinking"]
+    assert told["ungrouped"] is True
+    assert "agreement" not in told
