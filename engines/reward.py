@@ -17,16 +17,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Any, Literal, Protocol
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Protocol
 
 from compute.engine import Checked, Read, Reward
 from compute.errors import EngineError
 from compute.text import Candidate, Message, Prompt
 from engines.profiles import PROFILES, Profile
 from engines.prompts import ChatTokenizer, Prompts
+from engines.reward_profiles import RewardProfile, find_reward_profile
 from engines.vllm import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
 
 GPU_SHARE = 0.22
@@ -36,72 +34,6 @@ LIKELIEST = 20
 """Next tokens whose probabilities are asked for where the verdict is one of them; vLLM gives no more."""
 
 _KEPT = 65536
-
-
-class RewardProfile(BaseModel):
-    """One family of process reward models, as data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = "custom"
-    layout: Literal["chat", "turns", "text"] = "chat"
-    """chat: the steps, a tag behind each, as one turn of the assistant. turns: each step a turn of the user, a label
-    the turn that follows. text: question and steps in a row."""
-    template: str = "plain"
-    """The profile (of `engines.profiles`) by which the chat template is rendered; one that thinks opens its thought."""
-    system: str | None = None
-    """The system message the family was trained with; None keeps the conversation's own."""
-    tag: str = "<extra_0>"
-    """What stands behind each step, and where the verdict is read."""
-    tail: str = ""
-    """What ends a step before its tag."""
-    numbered: bool = False
-    """Steps are headed "Step 1: " and so on."""
-    step: str = "\n\n"
-    """What ends a step in the chains that are judged."""
-    judges: Literal["thought", "all"] = "all"
-    """The answer is judged too, as further steps."""
-    verdict: Literal["softmax", "sigmoid", "labels"] = "softmax"
-    """softmax: column 1 of two. sigmoid: of one number. labels: the model writes one of two tokens."""
-    labels: tuple[str, str] = ("+", "-")
-    aggregation: Literal["last", "min", "product", "mean"] = "min"
-
-
-REWARD_PROFILES: dict[str, RewardProfile] = {
-    profile.name: profile
-    for profile in (
-        RewardProfile(name="demo-prm", template="demo", tail="\n", step="\n", judges="thought", aggregation="min"),
-        RewardProfile(
-            name="qwen2.5-math-prm",
-            system="Please reason step by step, and put your final answer within \\boxed{}.",
-            aggregation="product",
-        ),
-        RewardProfile(name="skywork", layout="text", tag="\n", verdict="sigmoid", aggregation="mean"),
-        RewardProfile(name="rlhflow", layout="turns", tag="", verdict="labels", aggregation="product"),
-        RewardProfile(
-            name="math-shepherd",
-            layout="text",
-            tag=" \u043a\u0438",
-            numbered=True,
-            verdict="labels",
-            aggregation="min",
-        ),
-    )
-}
-
-
-def find_reward_profile(path: str) -> RewardProfile:
-    """The profile that fits a reward model, by its name."""
-    name = PurePath(path).name.lower()
-    if "demo-prm" in name:
-        return REWARD_PROFILES["demo-prm"]
-    if "shepherd" in name:
-        return REWARD_PROFILES["math-shepherd"]
-    if "skywork" in name:
-        return REWARD_PROFILES["skywork"]
-    if "rlhflow" in path.lower() or "deepseek-data" in name or "mistral-data" in name:
-        return REWARD_PROFILES["rlhflow"]
-    return REWARD_PROFILES["qwen2.5-math-prm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +88,7 @@ async def start_reward(
         llm.shutdown()
         raise
     finally:
-        # Something in vLLM keeps this frame, and a model that lives until the interpreter ends fails in its finalizer.
-        del llm
+        del llm  # see `engines.vllm.launch`
 
 
 class VllmReader:
@@ -231,6 +162,7 @@ class VllmReader:
             self._closed = True
             self._llm.shutdown(timeout=5.0)
             del self._llm
+            gc.unfreeze()
             gc.collect()
 
 
@@ -311,8 +243,9 @@ class ProcessRewardModel:
             return thought, []
         return thought, [part for part in candidate.text.split(step) if part.strip()]
 
-    def prefixes(self, prompt: Prompt, steps: Sequence[str]) -> list[list[int]]:
-        """The ids up to where the verdict on each step is read."""
+    def prefixes(self, prompt: Prompt, thought: Sequence[str], answer: Sequence[str] = ()) -> list[list[int]]:
+        """The ids up to where the verdict on each step is read, those of the thought and those of the answer."""
+        steps = [*thought, *answer]
         profile = self.profile
         messages = prompt.messages
         if profile.system is not None:
@@ -330,11 +263,19 @@ class ProcessRewardModel:
             base = []
             parts = [(_text(messages[-1]), True), (" " if profile.numbered else "\n", False)]
         found: list[list[int]] = []
-        for head, step in zip(heads, steps, strict=True):
-            parts += [(head + step + profile.tail, True), (profile.tag, False)]
-            if self._prompts.is_marker(profile.tag):
-                # Nothing is ever merged across a marker: what stands behind the last one is all that is new.
-                base += self._prompts.spelt(parts)
+        if profile.apart:
+            base += self._prompts.spelt(parts)
+            parts = []
+        for n, (head, step) in enumerate(zip(heads, steps, strict=True)):
+            tail = profile.tail
+            if profile.seam and n >= len(thought):
+                parts += [(profile.seam, False)] if n == len(thought) else []
+                tail = ""
+            parts += [(head + step + tail, True), (profile.tag, False)]
+            if profile.apart or self._prompts.is_marker(profile.tag):
+                # Nothing is ever merged across a seam or a marker: what stands behind the last one is all that is new.
+                for group in [[part] for part in parts] if profile.apart else [parts]:
+                    base += self._prompts.spelt(group)
                 parts = []
                 found.append(list(base))
             else:
@@ -357,11 +298,11 @@ class ProcessRewardModel:
         thought, answer = self._steps(candidate)
         if not thought and not answer:
             return Reward(())
-        prefixes = self.prefixes(prompt, thought + answer)
+        prefixes = self.prefixes(prompt, thought, answer)
         truncated = len(prefixes[-1]) > self.reader.context - 1
         if truncated:
             # The chain does not fit: its answer is judged, or what of it there is room for.
-            prefixes = self.prefixes(prompt, answer) if answer else prefixes
+            prefixes = self.prefixes(prompt, (), answer) if answer else prefixes
             prefixes = [ids for ids in prefixes if len(ids) < self.reader.context]
         scores: dict[int, float] = {}
         for n in reversed(range(len(prefixes))):

@@ -17,7 +17,8 @@ import httpx
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from compute.errors import EngineError, PonderError
-from engines.reward import LIKELIEST, ProcessRewardModel, Reading, RewardProfile, find_reward_profile, of_labels
+from engines.reward import LIKELIEST, ProcessRewardModel, Reading, of_labels
+from engines.reward_profiles import RewardProfile, find_reward_profile
 
 POOLING = """--runner pooling --pooler-config '{"tok_pooling_type": "ALL"}'"""
 """What a server of a reward model is started with, so that it scores every token."""
@@ -87,14 +88,19 @@ _Shape = TypeVar("_Shape", bound=BaseModel)
 
 
 async def connect_reward(
-    url: str, *, model: str | None, key: SecretStr | None, locate: Callable[[str], str]
+    url: str,
+    *,
+    model: str | None,
+    key: SecretStr | None,
+    locate: Callable[[str], str],
+    profile: RewardProfile | None = None,
 ) -> ProcessRewardModel:
     """The process reward model served at `url`. Raises `EngineError` in plain words where it cannot be used.
 
     `model` is the folder or hub id with its tokenizer, None: what its server says it was loaded from; `locate` finds it
-    on this machine, or raises `PonderError`.
+    on this machine, or raises `PonderError`. Without a profile, its family is told by its name.
     """
-    reader = await reach(url, model=model, key=key)
+    reader = await reach(url, model=model, key=key, profile=profile)
     try:
         tokenizer = await asyncio.to_thread(_tokenizer, reader, locate)
         judge = ProcessRewardModel(reader, tokenizer, reader.profile, reader.name)
@@ -105,7 +111,9 @@ async def connect_reward(
     return judge
 
 
-async def reach(url: str, *, model: str | None, key: SecretStr | None) -> RemoteReader:
+async def reach(
+    url: str, *, model: str | None, key: SecretStr | None, profile: RewardProfile | None = None
+) -> RemoteReader:
     """The model served at `url`. Raises `EngineError`: there is no server, or it is not clear which of its models."""
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     client = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, limits=LIMITS)
@@ -113,7 +121,7 @@ async def reach(url: str, *, model: str | None, key: SecretStr | None) -> Remote
     try:
         async with asyncio.timeout(LOOK_SECONDS):
             cards = await _ask(client, who, MODELS, None, _Cards)
-        return RemoteReader(client, url, _chosen(cards.data, model, who), model)
+        return RemoteReader(client, url, _chosen(cards.data, model, who), model, profile)
     except BaseException as error:
         await client.aclose()
         if isinstance(error, TimeoutError):
@@ -124,11 +132,14 @@ async def reach(url: str, *, model: str | None, key: SecretStr | None) -> Remote
 class RemoteReader:
     """Reads with a model that another vLLM serves."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str, card: _Card, model: str | None) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, url: str, card: _Card, model: str | None, profile: RewardProfile | None
+    ) -> None:
         self._client = client
         self._card = card
         self.files = model or card.root or card.id
         """The folder or hub id that tells its family and has its tokenizer."""
+        self.profile = profile or find_reward_profile(self.files)
         self.who = f"the reward model {PurePath(card.id).name} at {url}"
 
     @property
@@ -138,10 +149,6 @@ class RemoteReader:
     @property
     def context(self) -> int:
         return self._card.max_model_len
-
-    @property
-    def profile(self) -> RewardProfile:
-        return find_reward_profile(self.files)
 
     async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
         """One request; see the contract. Scores of single tokens are read without a cache there."""

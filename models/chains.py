@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from models.lessons import Lesson
+from models.lessons import Lesson, boxed
 from models.task import Problem, judge_lines, read_answer
-from models.tokenizer import TAG, THINK, UNTHINK
+from models.tokenizer import THINK, UNTHINK
 
 
 def ask(tokenizer: Tokenizer, question: str) -> list[int]:
@@ -53,15 +53,23 @@ def thought_length(ids: Sequence[int]) -> int:
     return ids.index(UNTHINK) if UNTHINK in ids else len(ids)
 
 
-def tagged(tokenizer: Tokenizer, question: str, lines: Sequence[str]) -> list[int]:
-    """What the PRM reads: the question, then each line of the thought with a step tag behind its line break."""
+def laid_out(
+    tokenizer: Tokenizer, question: str, lines: Sequence[str], answer: int | None = None
+) -> tuple[list[int], list[int]]:
+    """What the PRM reads, as the reasoner wrote it: the question, the lines of the thought and, of a finished chain,
+    the answer. With it the places where verdicts are read: the line breaks, and the answer's last token."""
     written = Lesson(tokenizer, ask(tokenizer, question))
     written.put(THINK)
     written.put("\n")
+    places: list[int] = []
     for line in lines:
         written.put(line + "\n")
-        written.put(TAG)
-    return written.ids
+        places.append(len(written.ids) - 1)
+    if answer is not None:
+        written.close_thought()
+        written.put(boxed(answer))
+        places.append(len(written.ids) - 1)
+    return written.ids, places
 
 
 def vote(answers: Sequence[int | None], weights: Sequence[float] | None = None) -> int | None:

@@ -1,4 +1,4 @@
-"""The stage between training and shipping: which snapshot of the reasoner becomes `demo`.
+"""Stage three: which snapshot of the reasoner becomes `demo`.
 
 A reasoner that is nearly always right shows nothing of what thinking longer is worth. So the latest snapshot is taken
 that still leaves a verifier something to find: among 32 samples the right answer is there LEFT more often than it has

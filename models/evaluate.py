@@ -1,4 +1,4 @@
-"""Stage five: how much thinking pays, on questions nobody trained on; `python -m models.evaluate` prints and draws it.
+"""Stage six: how much thinking pays, on questions nobody trained on; `python -m models.evaluate` prints and draws it.
 
 Every share is over fresh test questions of 2 to 10 steps, sampled at temperature 1.0, with a 95 % interval from a
 bootstrap over questions.
@@ -227,7 +227,8 @@ def _irrelevant(writer: Writer, tokenizer: Tokenizer, each: int, figures: Figure
 
 
 def measure_prm(prm: Path, tokenizer: Tokenizer, reasoner: Figures, each: int = EACH, judged: int = 16) -> None:
-    """Adds the figures of the PRM: step AUC against the generator's truth, and what its votes and choices are worth."""
+    """Adds the figures of the PRM: AUC of its verdicts on lines against the generator's truth, and what its votes and
+    choices are worth."""
     from models.sample import Judge
 
     pairs = [
@@ -236,12 +237,13 @@ def measure_prm(prm: Path, tokenizer: Tokenizer, reasoner: Figures, each: int = 
     ]
     flat = [(p, c) for p, group in pairs for c in group]
     judge = Judge(prm)
-    scores = judge.judge([(p.question, c.lines) for p, c in flat])
+    scores = judge.judge([(p.question, c) for p, c in flat])
     judge.close()
     good = [verdict for p, c in flat for verdict in c.verdicts(p)]
     named, tokens = reasoner.named, float(reasoner.named["tokens a sample"])  # type: ignore[arg-type]
-    named["step AUC"] = auc([score for row in scores for score in row], good)
-    named["step AUC, running lowest"] = auc([min(row[: i + 1]) for row in scores for i in range(len(row))], good)
+    steps = [row[: len(c.lines)] for row, (_, c) in zip(scores, flat, strict=True)]
+    named["step AUC"] = auc([score for row in steps for score in row], good)
+    named["step AUC, running lowest"] = auc([min(row[: i + 1]) for row in steps for i in range(len(row))], good)
     rows = [scores[i * judged : (i + 1) * judged] for i in range(len(pairs))]
     for name, fold in FOLDS.items():
         weights = [[fold(row) for row in group] for group in rows]
@@ -250,7 +252,7 @@ def measure_prm(prm: Path, tokenizer: Tokenizer, reasoner: Figures, each: int = 
             chosen = share([best_by_groups(p, g, size, w) for (p, g), w in zip(pairs, weights, strict=True)])
             named[f"PRM vote of {size}, {name}"] = voted
             named[f"PRM best of {size}, {name}"] = chosen
-            if name == "product":
+            if name == "lowest":
                 reasoner.points.append(("PRM-weighted vote", size * tokens, voted.value))
                 reasoner.points.append(("PRM best of N", size * tokens, chosen.value))
 

@@ -3,9 +3,7 @@
 The kinds are drawn by `SHARES`. First thoughts come from a hand that slips now and then: some slips it
 notices and mends (`Wait, ...`; those carry no weight, so that noticing is learned and not the slip), the others are
 taught like everything else and spoil the chain. So the reasoner errs here and there, as models do, in places that
-differ from sample to sample. A second turn, where an attempt is checked, is written without a slip. `tagged` lessons
-put the PRM's step tag behind each step (never to be predicted): the reasoner must read on undisturbed there, because
-the PRM starts from its weights.
+differ from sample to sample. A second turn, where an attempt is checked, is written without a slip.
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from dataclasses import dataclass, field
 from tokenizers import Tokenizer
 
 from models.talk import SYSTEMS, small_talk
-from models.task import HIGHEST, LOWEST, MAX_STEPS, Problem, Step, make, slip
-from models.tokenizer import END, START, TAG, THINK, UNTHINK
+from models.task import HIGHEST, LOWEST, Problem, Step, make, slip
+from models.tokenizer import END, START, THINK, UNTHINK
 
-SHARES = {"think": 44, "tagged": 10, "at once": 8, "cut": 10, "check": 18, "follow": 5, "talk": 5}
+SHARES = {"think": 52, "at once": 8, "cut": 10, "check": 20, "follow": 5, "talk": 5}
 
 SLIPS, NOTICED = 0.09, 0.33  # a step's chance of a slip; a slip's of being mended
 
@@ -97,18 +95,6 @@ def _think(rng: random.Random, written: Lesson) -> None:
         written.put(line + "\n", 0 if noticed else 1)
     written.close_thought()
     written.answer(boxed(result(lines)))
-
-
-def _tagged(rng: random.Random, written: Lesson) -> None:
-    problem = make(rng, "train")
-    written.turn("user", problem.question)
-    written.open("assistant")
-    written.put(THINK, 1)
-    written.put("\n", 1)
-    for line, right in attempt(rng, problem, 0.08 if rng.random() < 0.6 else 0.0):
-        written.put(line + "\n", 1 if right else 0)
-        written.put(TAG)
-    written.close_thought()
 
 
 def _at_once(rng: random.Random, written: Lesson) -> None:
@@ -281,24 +267,6 @@ def result(lines: list[tuple[str, bool]]) -> int:
     return int(lines[-1][0].rsplit(" ", 1)[1])
 
 
-def attempt(rng: random.Random, problem: Problem, rate: float) -> list[tuple[str, bool]]:
-    """A chain with slips that nobody corrects: each line, and whether it follows rightly from the value before it.
-
-    After a slip the chain goes on from the wrong value; the values it passes through need not divide.
-    """
-    lines: list[tuple[str, bool]] = []
-    value = problem.steps[0].before
-    for at, true in enumerate(problem.steps[:MAX_STEPS]):
-        step = Step(value, true.op, true.operand)
-        if rng.random() < rate or not 0 <= step.after <= 9999:
-            line, right = slip_or_stay(rng, problem, at, value), False
-        else:
-            line, right = str(step), step.op != "/" or value % step.operand == 0
-        lines.append((line, right))
-        value = int(line.rsplit(" ", 1)[1])
-    return lines
-
-
 def slip_or_stay(rng: random.Random, problem: Problem, at: int, value: int) -> str:
     """A wrong line at step `at`; from a value that a slip already led astray, a miscounted one."""
     if (
@@ -312,7 +280,6 @@ def slip_or_stay(rng: random.Random, problem: Problem, at: int, value: int) -> s
 
 _LESSONS = {
     "think": _think,
-    "tagged": _tagged,
     "at once": _at_once,
     "cut": _cut,
     "check": _check,

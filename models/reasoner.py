@@ -1,8 +1,7 @@
 """Stage two: the reasoner, trained from nothing on the lessons; resumable.
 
 While the learning rate falls, snapshots are kept; the last is the finished reasoner, where the process reward model
-starts and what its labels are made with. It is right so often that votes find little left to mend; the next stage
-chooses the snapshot that is shipped.
+starts. It is right so often that votes find little left to mend; the next stage chooses the snapshot that is shipped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from models import data
@@ -29,13 +27,21 @@ TOKENS_A_STEP = 8192
 WARMUP, DECAY = 60, 0.41
 SNAPSHOT_EVERY = 50
 MUON, ADAM = 0.02, 4e-3
+Z_LOSS = 1e-2
 
 
 def language_loss(net: Net, ids: Tensor, weights: Tensor) -> Tensor:
-    """Mean cross-entropy of the tokens that carry weight; ids and weights are [batch, length]."""
+    """Mean cross-entropy of the tokens that carry weight; ids and weights are [batch, length].
+
+    With PaLM's z-loss (Chowdhery et al., 2022, section 5): the logits' partition function stays at 1, so that a logit
+    is a log-probability, which is what the process reward model reads off the last state.
+    """
     taught = weights[:, 1:].reshape(-1).nonzero()[:, 0]
     hidden = net(ids)[:, :-1].reshape(-1, net.shape.width)[taught]
-    return F.cross_entropy(net.logits(hidden), ids[:, 1:].reshape(-1)[taught])
+    logits = net.logits(hidden)
+    z = logits.logsumexp(-1)
+    likely = logits.gather(1, ids[:, 1:].reshape(-1, 1)[taught])[:, 0] - z
+    return Z_LOSS * z.pow(2).mean() - likely.mean()
 
 
 def pace(step: int, steps: int) -> float:

@@ -1,4 +1,4 @@
-"""Stage three: step labels by Monte-Carlo rollouts of the reasoner, checked against the generator's truth.
+"""Stage four: step labels by Monte-Carlo rollouts of the reasoner, checked against the generator's truth.
 
 Math-Shepherd (Wang et al., 2024): a step is good when a rollout from behind it can still reach the right answer. All
 samples of a question that pass through the same lines are rollouts of their common prefix, so most prefixes are
@@ -18,25 +18,29 @@ from models import tokenizer as words
 from models.chains import Chain, read
 from models.task import Problem, make
 
-QUESTIONS, SAMPLES, LEAST = 1200, 8, 2
+QUESTIONS, SAMPLES, LEAST = 2000, 8, 2
 ROLLOUTS = words.WORK / "rollouts.jsonl"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A sampled chain with, for each line: the share of rollouts that ended right, and the generator's verdict."""
+    """A sampled chain with, for each line: the share of rollouts that ended right, and the generator's verdict. And its
+    answer, which is the end of a rollout itself: right or not."""
 
     question: str
     lines: list[str]
     values: list[float]
     truths: list[bool]
+    answer: int | None
+    right: bool
 
     @property
     def labels(self) -> list[int | None]:
-        """1 good, 0 bad, None where rollouts and truth disagree."""
-        return [
-            int(truth) if (value > 0) == truth else None for value, truth in zip(self.values, self.truths, strict=True)
-        ]
+        """For each line, and for the answer where there is one: 1 good, 0 bad, None where rollouts and truth
+        disagree."""
+        verdicts = zip(self.values, self.truths, strict=True)
+        labels = [int(truth) if (value > 0) == truth else None for value, truth in verdicts]
+        return labels if self.answer is None else [*labels, int(self.right)]
 
 
 def build(reasoner: Path, seed: int = 11) -> None:
@@ -47,7 +51,7 @@ def build(reasoner: Path, seed: int = 11) -> None:
 
     rng = random.Random(seed)
     problems = [make(rng, "train", rng.randint(2, 12)) for _ in range(QUESTIONS)]
-    tokenizer = words.load()
+    tokenizer = words.load(reasoner)
     writer = Writer(reasoner)
     prompts = [question(problem.question) for problem in problems]
     samples = writer.write([Ask(prompt) for prompt in prompts for _ in range(SAMPLES)], seed=seed)
@@ -77,7 +81,7 @@ def _credit(endings: dict, which: int, chain: Chain, right: bool) -> None:
 def _judge(problem: Problem, which: int, chain: Chain, endings: dict) -> Judged:
     seen = [endings[which, tuple(chain.lines[:end])] for end in range(1, len(chain.lines) + 1)]
     values = [sum(rights) / len(rights) for rights in seen]
-    return Judged(problem.question, chain.lines, values, chain.verdicts(problem))
+    return Judged(problem.question, chain.lines, values, chain.verdicts(problem), chain.answer, chain.right(problem))
 
 
 def load() -> list[Judged]:
@@ -87,5 +91,5 @@ def load() -> list[Judged]:
 
 def agreement(judged: list[Judged]) -> float:
     """The share of steps where rollouts and truth agree."""
-    labels = [label for chain in judged for label in chain.labels]
+    labels = [label for chain in judged for label in chain.labels[: len(chain.lines)]]
     return sum(label is not None for label in labels) / len(labels)

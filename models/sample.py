@@ -102,24 +102,25 @@ class Judge:
             start_reward(str(folder), name=folder.name, profile=None, options=EngineOptions(dtype="float32"))
         )
 
-    def judge(self, chains: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
-        """For each (question, lines of a thought) the probability of "good" behind each line."""
+    def judge(self, chains: Sequence[tuple[str, Chain]]) -> list[list[float]]:
+        """For each (question, chain) the probability of "good" behind each line, and of the answer where it has one."""
         return self._runner.run(self._judge(chains))
 
-    async def _judge(self, chains: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+    async def _judge(self, chains: Sequence[tuple[str, Chain]]) -> list[list[float]]:
         gate = asyncio.Semaphore(IN_FLIGHT)
         with tqdm(total=len(chains), desc="judged", mininterval=5) as bar:
 
-            async def one(text: str, lines: Sequence[str]) -> list[float]:
-                thought = Hidden("".join(line + "\n" for line in lines))
-                candidate = Candidate(0, question(text), Hidden(()), thought, "", 0, 0, True, "step")
+            async def one(text: str, chain: Chain) -> list[float]:
+                thought = Hidden("".join(line + "\n" for line in chain.lines))
+                answer = "" if chain.answer is None else boxed(chain.answer)
+                candidate = Candidate(0, question(text), Hidden(()), thought, answer, 0, 0, True, "step")
                 async with gate:
                     (reward,) = await self._model.reward(candidate.prompt, [candidate], read=lambda *_: None)
                 bar.update()
                 return list(reward.steps)
 
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(text, lines)) for text, lines in chains]
+                tasks = [group.create_task(one(text, chain)) for text, chain in chains]
         return [task.result() for task in tasks]
 
     def close(self) -> None:

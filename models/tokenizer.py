@@ -15,8 +15,8 @@ from models.task import make
 
 WORK = Path(__file__).parent / "work"
 VOCABULARY = 1152
-SPECIALS = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<extra_0>")
-PAD, START, END, THINK, UNTHINK, TAG = range(len(SPECIALS))
+SPECIALS = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+PAD, START, END, THINK, UNTHINK = range(len(SPECIALS))
 
 # A step is few tokens long: `12 + 7 = 19` is 1, 2, ` + `, 7, ` = `, 1, 9. These pieces become added tokens, and all
 # else is split the way Qwen2 splits: transformers loads any tokenizer of a Qwen2 model with Qwen2's own splitting.

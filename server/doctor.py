@@ -21,7 +21,8 @@ from compute.errors import EngineError
 from engines.reward_remote import reach
 from server.listen import CannotListen, bind, listen
 from server.places import hub_folder, model_folder
-from server.settings import ModelSettings, Settings
+from server.plan import Menu
+from server.settings import ModelSettings, Settings, WrongSettings
 
 PIP = f"{sys.executable} -m pip"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -146,7 +147,7 @@ def remote_reward_model(name: str, url: str, settings: ModelSettings) -> Finding
     """The server of the reward model is there and scores every token, and the tokenizer is here."""
 
     async def files() -> str:
-        reader = await reach(url, model=settings.prm_model, key=settings.prm_key)
+        reader = await reach(url, model=settings.prm_model, key=settings.prm_key, profile=settings.reward_profile)
         try:
             await reader.check()
         finally:
@@ -216,6 +217,15 @@ def _version(name: str) -> str | None:
         return None
 
 
+def choices(settings: Settings) -> Finding:
+    """The strategies and verifiers that are configured can be had."""
+    try:
+        Menu().check(settings.served(), settings.limits.samples)
+    except WrongSettings as error:
+        return Finding(False, str(error), "ponder serve --help")
+    return Finding(True, "strategies and verifiers")
+
+
 def examine(settings: Settings) -> list[Finding]:
     """All checks, in the order in which they should be mended."""
     served = settings.served()
@@ -233,6 +243,7 @@ def examine(settings: Settings) -> list[Finding]:
         *(model(name, m) for name, m in served.items()),
         *(reward_model(name, path) for name, path in beside),
         *(remote_reward_model(name, url, m) for name, url, m in prms if m.prm_is_remote),
+        choices(settings),
         port(settings.host, settings.port),
         memory(len(served) + len(beside)),
     ]

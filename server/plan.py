@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,7 +24,7 @@ from compute.text import Message, Prompt, Tool, ToolCall
 from server.calls import Offered, call_schema
 from server.keys import Key
 from server.reveal import permitted
-from server.settings import ModelSettings, Settings
+from server.settings import Chosen, ModelSettings, Settings, WrongSettings
 from server.wire import ChatRequest, Choice, ThinkingConfig, ToolChoice, WireMessage, stops, wrong
 from strategies import strategies
 from verifiers import verifiers
@@ -131,7 +132,7 @@ class Menu:
         )
 
     def choose(
-        self, table: Mapping[str, Dish], wish: str | Choice, param: Literal["strategy", "verifier"], most: int
+        self, table: Mapping[str, Dish], wish: str | Choice | Chosen, param: Literal["strategy", "verifier"], most: int
     ) -> Named[Any]:
         """What a request names, with its parameters. Raises `RequestError`."""
         name = wish if isinstance(wish, str) else wish.name
@@ -140,6 +141,33 @@ class Menu:
             raise RequestError(f"there is no such {param}; there are: {known}", param=param, code=f"{param}_not_found")
         parameters = {} if isinstance(wish, str) else (wish.model_extra or {})
         return table[name].made(parameters, param, most)
+
+    def check(self, models: Mapping[str, ModelSettings], most: int) -> None:
+        """Strategies and verifiers that are configured exist, take their parameters, ask for no more than `most` chains
+        and have what they need. Raises `WrongSettings`."""
+        for model, settings in models.items():
+            chosen: list[tuple[Literal["strategy", "verifier"], str | Chosen | None, Mapping[str, Dish]]] = [
+                ("strategy", settings.strategy, self.strategies),
+                ("verifier", settings.verifier, self.verifiers),
+            ]
+            for param, wish, table in chosen:
+                if wish is None:
+                    continue
+                name = wish if isinstance(wish, str) else wish.name
+                where = f"{param} {name} (of model {model})"
+                if name not in table:
+                    near = get_close_matches(name, table, n=1)
+                    hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(table)}"
+                    raise WrongSettings(f"{where}: there is no such {param}{hint}")
+                try:
+                    self.choose(table, wish, param, most)
+                except RequestError as error:
+                    raise WrongSettings(f"{where}: {error.message}") from None
+                if name == "prm" and settings.prm is None:
+                    raise WrongSettings(
+                        f"{where}: it judges by a process reward model, and none is configured; set prm to its folder, "
+                        "its hub id or the address of its server"
+                    )
 
 
 # -- the order ---------------------------------------------------------------------------------------------------------

@@ -8,10 +8,8 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,9 +25,8 @@ from metering.metrics import Metrics
 from server.app import Served, create_app
 from server.listen import bind, listen, run, url_of
 from server.places import locate
+from server.plan import Menu
 from server.settings import ModelSettings, Settings, WrongSettings
-from strategies import strategies
-from verifiers import verifiers
 
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""
@@ -41,7 +38,7 @@ TOGETHER = 0.92
 def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises `PonderError` where it cannot begin: before an engine is started, where
     that can be known."""
-    check_names(settings.served())
+    Menu().check(settings.served(), settings.limits.samples)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -51,19 +48,6 @@ def serve(settings: Settings) -> None:
         starting = Starting()
         signal.signal(signal.SIGTERM, starting)
         runner.run(_serve(settings, sock, starting))
-
-
-def check_names(models: Mapping[str, ModelSettings]) -> None:
-    """Strategies and verifiers that are configured exist. Raises `WrongSettings`: before an engine is started."""
-    for name, model in models.items():
-        for kind, chosen, known in (
-            ("strategy", model.strategy, strategies()),
-            ("verifier", model.verifier, verifiers()),
-        ):
-            if chosen is not None and chosen not in known:
-                near = get_close_matches(chosen, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-                raise WrongSettings(f"{kind} {chosen} (of model {name}): there is no such {kind}{hint}")
 
 
 class Starting:
@@ -106,13 +90,15 @@ async def _start(name: str, model: ModelSettings, stack: AsyncExitStack) -> Serv
     reward_model: RewardModel | None = None
     if model.prm and model.prm_is_remote:
         sys.stderr.write(f"ponder: asking for {name}'s reward model ({model.prm})\n")
-        reward_model = await connect_reward(model.prm, model=model.prm_model, key=model.prm_key, locate=locate)
+        reward_model = await connect_reward(
+            model.prm, model=model.prm_model, key=model.prm_key, locate=locate, profile=model.reward_profile
+        )
         stack.push_async_callback(reward_model.close)
     engine = await start(locate(model.path), name=name, profile=profile, options=options)
     stack.push_async_callback(engine.close)
     if prm is not None:
         sys.stderr.write(f"ponder: loading {name}'s reward model ({model.prm})\n")
-        reward_model = await start_reward(prm, name=Path(prm).name, profile=None, options=beside)
+        reward_model = await start_reward(prm, name=Path(prm).name, profile=model.reward_profile, options=beside)
         stack.push_async_callback(reward_model.close)
     return Served(engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=model, reward_model=reward_model)
 

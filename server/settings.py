@@ -39,6 +39,7 @@ from pydantic_settings import (
 
 from compute.errors import PonderError
 from engines.profiles import PROFILES, Profile
+from engines.reward_profiles import REWARD_PROFILES, RewardProfile
 
 PREFIX = "PONDER_"
 DEFAULT_FILE = Path("ponder.toml")
@@ -71,6 +72,13 @@ def _family(name: str) -> str:
     return name
 
 
+def _reward_family(name: str) -> str:
+    if name not in REWARD_PROFILES:
+        families = ", ".join(REWARD_PROFILES)
+        raise ValueError(f"there is no such family{_nearest(name, REWARD_PROFILES)}; there are {families}")
+    return name
+
+
 def _prm(value: str) -> str:
     """A folder, a hub id, or the address of a vLLM server, without the /v1 that clients of OpenAI's add to one."""
     if "://" not in value:
@@ -95,6 +103,24 @@ def _name_or_table(value: object) -> str:
 
 Thinks = Annotated[
     Annotated[str, AfterValidator(_family), Tag("name")] | Annotated[Profile, Tag("table")],
+    Discriminator(_name_or_table),
+]
+Judges = Annotated[
+    Annotated[str, AfterValidator(_reward_family), Tag("name")] | Annotated[RewardProfile, Tag("table")],
+    Discriminator(_name_or_table),
+]
+
+
+class Chosen(BaseModel):
+    """A strategy or verifier with parameters beside its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+
+Choosing = Annotated[
+    Annotated[str, Tag("name")] | Annotated[Chosen, Tag("table")],
     Discriminator(_name_or_table),
 ]
 ThinkingBudget = Annotated[int | Literal["auto"] | None, BeforeValidator(_budget)]
@@ -167,11 +193,15 @@ class _Defaults(_Table):
         description="How the model thinks: the name of a family (see the README) or a table of your own. "
         "Left out: found by the model's configuration and chat template.",
     )
-    strategy: str | None = Field(
+    strategy: Choosing | None = Field(
         default=None,
-        description='What spends the budget when a request is silent, such as "direct" or "majority_vote".',
+        description='What spends the budget when a request is silent: a name such as "majority_vote", or a table of it '
+        "and parameters.",
     )
-    verifier: str | None = Field(default=None, description="What judges candidates when a request is silent.")
+    verifier: Choosing | None = Field(
+        default=None,
+        description="What judges candidates when a request is silent: a name, or a table of it and parameters.",
+    )
     thinking_budget: ThinkingBudget = Field(
         default=None,
         description='Hidden tokens when a request is silent: a number, 0 for none, or "auto" (the default).',
@@ -198,10 +228,21 @@ class _Defaults(_Table):
     prm_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
         default=None, description="API key of the server that serves the reward model."
     )
+    prm_profile: Judges | None = Field(
+        default=None,
+        description="How the reward model wants chains laid out and is read: the name of a family or a table of your "
+        "own. Left out: found by the reward model's name.",
+    )
     prm_engine: RewardEngineSettings = Field(
         default=RewardEngineSettings(), description="How vLLM is started for a reward model beside the model."
     )
     engine: EngineSettings = Field(default=EngineSettings(), description="How vLLM is started.")
+
+    @property
+    def reward_profile(self) -> RewardProfile | None:
+        """How the reward model is read; None: its name tells."""
+        chosen = self.prm_profile
+        return REWARD_PROFILES[chosen] if isinstance(chosen, str) else chosen
 
     @property
     def prm_is_remote(self) -> bool:

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from compute.errors import EngineError
 from compute.text import Candidate, Hidden, Message, Prompt
-from engines.reward import REWARD_PROFILES, ProcessRewardModel, RewardProfile, find_reward_profile, start_reward
+from engines.reward import ProcessRewardModel, start_reward
+from engines.reward_profiles import REWARD_PROFILES, RewardProfile, find_reward_profile
 from engines.vllm import EngineOptions
 from tests.fakes import Told
 
@@ -147,12 +148,15 @@ def test_scores_are_added_up_in_the_models_own_way(model: ProcessRewardModel) ->
 def test_the_families_lay_out_their_steps(model: ProcessRewardModel, tokenizer: Any) -> None:
     def texts(profile: RewardProfile) -> list[str]:
         laid = ProcessRewardModel(model.reader, tokenizer, profile, profile.name)
-        return [tokenizer.decode(ids) for ids in laid.prefixes(PROMPT, ["one", "two"])]
+        return [tokenizer.decode(ids) for ids in laid.prefixes(PROMPT, ["one", "two"], ["So three."])]
 
     question = PROMPT.messages[0].content
-    assert texts(REWARD_PROFILES["demo-prm"])[1].endswith("assistant\n<think>\none\n<extra_0>two\n<extra_0>")
-    assert texts(REWARD_PROFILES["qwen2.5-math-prm"])[1].endswith("assistant\none<extra_0>two<extra_0>")
-    assert texts(REWARD_PROFILES["skywork"]) == [f"{question}\none\n", f"{question}\none\ntwo\n"]
+    demo = texts(REWARD_PROFILES["demo-prm"])
+    assert demo[1].endswith("assistant\n<think>\none\ntwo\n")
+    assert demo[2] == demo[1] + "</think>\nSo three."
+    qwen = texts(REWARD_PROFILES["qwen2.5-math-prm"])
+    assert qwen[2].endswith("assistant\none<extra_0>two<extra_0>So three.<extra_0>")
+    assert texts(REWARD_PROFILES["skywork"])[:2] == [f"{question}\none\n", f"{question}\none\ntwo\n"]
     assert texts(REWARD_PROFILES["math-shepherd"])[1] == f"{question} Step 1: one ки\nStep 2: two ки"
     turns = texts(REWARD_PROFILES["rlhflow"])[1]
     assert f"user\n{question} one<|im_end|>\n<|im_start|>assistant\n+<|im_end|>\n<|im_start|>user\ntwo" in turns

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from compute.engine import Checked
 from compute.errors import EngineError
-from engines.reward import REWARD_PROFILES, ProcessRewardModel, Reading
+from engines.reward import ProcessRewardModel, Reading
+from engines.reward_profiles import REWARD_PROFILES
 
 PRM = Path(__file__).parents[2] / "models" / "demo-prm"
 

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from compute.errors import EngineError
 from compute.text import Candidate, Hidden, Message, Prompt
 from engines.reward import ProcessRewardModel, start_reward
+from engines.reward_profiles import RewardProfile
 from engines.reward_remote import connect_reward, reach
 from engines.vllm import EngineOptions
 from server.places import locate
@@ -56,6 +57,16 @@ def refusal(url: str, model: str | None = None, key: SecretStr | None = None) ->
 
 
 # -- what is asked, and what is made of the answer ---------------------------------------------------------------------
+
+
+def test_the_family_of_a_reward_model_may_be_said() -> None:
+    async def go(url: str) -> str:
+        model = await connect_reward(url, model=None, key=None, locate=locate, profile=RewardProfile(name="mine"))
+        await model.close()
+        return model.profile.name
+
+    with serving(Pooler().app()) as place:
+        assert asyncio.run(go(place.url)) == "mine"
 
 
 def test_steps_are_scored_by_the_rows_behind_them_and_what_is_known_is_not_asked_again() -> None:
@@ -371,7 +382,7 @@ def test_a_real_server_scores_as_the_model_in_this_process(vllm_server: str) -> 
         chain("12 + 7 = 20", "20 - 4 = 16"),
         chain("12 + 7 = 19"),
         chain("12 + 7 = 19", "19 - "),
-        chain(*LINES * 50),
+        chain(*LINES * 80),
     ]
 
     async def go() -> None:

@@ -11,6 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
+
+from compute.text import Message, Prompt
+from engines.reward import ProcessRewardModel
+from engines.reward_profiles import REWARD_PROFILES
+from models.chains import laid_out
+from models.tokenizer import load
 
 LINES = ["12 + 7 = 19", "19 - 3 = 15", "15 * 2 = 30"]
 QUESTION = "Tom has 12 apples. Tom gets 7 more. Tom loses 3. Then the number of apples doubles. How many are there now?"
@@ -19,13 +26,14 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from models.sample import Ask, Judge, Writer, question as asked
-from models.chains import read
+from models.chains import Chain, read
 from models.tokenizer import load
 demo, prm, question, lines = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
 tokenizer = load(demo)
 writer, judge = Writer(demo), Judge(prm)
 samples = writer.write([Ask(asked(question))] * 8, seed=1)
-chains = [(question, lines[:end]) for end in range(1, len(lines) + 1)]
+chains = [(question, Chain(lines[:end], None, 0)) for end in range(1, len(lines) + 1)]
+chains.append((question, Chain(lines, 30, 0)))
 print(json.dumps({
     "answers": [read(tokenizer, ids).answer for ids in samples],
     "scores": judge.judge(chains + chains),
@@ -56,17 +64,27 @@ def test_both_models_run_together_in_vllm_and_the_reward_model_scores_as_in_tran
     assert used < 60  # seconds of one core: what it takes on an idle machine, however busy this one is
 
 
+def test_the_reward_model_reads_chains_as_it_was_taught(demo_prm: Path):
+    laid = ProcessRewardModel(
+        None,  # type: ignore[arg-type]
+        AutoTokenizer.from_pretrained(demo_prm),
+        REWARD_PROFILES["demo-prm"],
+        "demo-prm",
+    )
+    ids, places = laid_out(load(demo_prm), QUESTION, LINES, 30)
+    assert len(places) == len(LINES) + 1
+    prefixes = laid.prefixes(Prompt((Message("user", QUESTION),)), LINES, ["The answer is \\boxed{30}."])
+    assert prefixes == [ids[: at + 1] for at in places]
+
+
 def transformers_scores(folder: Path) -> list[float]:
-    """The probability of "good" at each tag, by transformers' Qwen2 and the score head beside it."""
+    """The probability of "good" of each line and of the answer, by transformers' Qwen2 and the score head beside it."""
     import torch
     from safetensors.torch import load_file
     from torch import nn
     from transformers import Qwen2Model
 
-    from models.chains import tagged
-    from models.tokenizer import TAG, load
-
-    ids = torch.tensor([tagged(load(folder), QUESTION, LINES)])
+    ids, places = laid_out(load(folder), QUESTION, LINES, 30)
     body = Qwen2Model.from_pretrained(folder, dtype=torch.float32)
     width = body.config.hidden_size
     score = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
@@ -75,5 +93,5 @@ def transformers_scores(folder: Path) -> list[float]:
         {name.removeprefix("score."): weight.float() for name, weight in stored.items() if name.startswith("score.")}
     )
     with torch.no_grad():
-        rows = score(body(ids).last_hidden_state).softmax(-1)
-    return rows[ids == TAG][:, 1].tolist()
+        rows = score(body(torch.tensor([ids])).last_hidden_state).softmax(-1)
+    return rows[0, places, 1].tolist()

@@ -10,7 +10,7 @@ import pytest
 
 from models.lessons import NOTICED, SHARES, SLIPS, lesson, result, thought
 from models.task import HIGHEST, LOWEST, MAX_STEPS, Problem, Step, judge_lines, make, read_answer, read_line, slip
-from models.tokenizer import END, TAG, THINK, UNTHINK, load
+from models.tokenizer import END, THINK, UNTHINK, load
 
 
 def some(count: int, seed: int = 5, **wishes: object) -> list[Problem]:
@@ -85,17 +85,15 @@ def test_a_line_that_divides_by_nothing_is_no_step():
 
 
 @pytest.mark.parametrize("kind", list(SHARES))
-def test_lessons_teach_no_step_tag_and_no_slip_where_an_attempt_is_checked(kind: str, tokenizer_folder):
+def test_lessons_end_and_teach_no_slip_where_an_attempt_is_checked(kind: str, tokenizer_folder):
     tokenizer = load(tokenizer_folder)
     rng = random.Random(8)
     for _ in range(100):
         written = lesson(rng, tokenizer, kind)
         assert len(written.ids) == len(written.weights)
         taught = [token for token, weight in zip(written.ids, written.weights, strict=True) if weight]
-        assert TAG not in taught
         assert len(written.ids) < 2048
-        if kind != "tagged":
-            assert taught[-1] == END
+        assert taught[-1] == END
         if kind in ("think", "check"):
             assert taught[0] == THINK
             assert UNTHINK in taught

@@ -465,6 +465,15 @@ def test_a_verifier_that_fails_is_stood_in_for_and_it_is_said() -> None:
     assert (told["verifier"], told["verifier_degraded"]) == ("agreement", True)
 
 
+def test_the_configuration_chooses_with_parameters() -> None:
+    app = door(scripted(), strategy={"name": "majority_vote", "n": 3, "confidence": 1})
+    told = answered(app, thinking_budget=6000)["thinking"]
+    assert (told["strategy"], told["samples"]) == ("majority_vote", 3)
+    judged = door(scripted(), strategy="best_of_n", verifier={"name": "rules", "number": 12345})
+    told = answered(judged, thinking_budget=600)["thinking"]
+    assert (told["verifier"], told["score"]) == ("rules", 0.0)
+
+
 def test_what_a_judgement_lacks_is_said() -> None:
     whole = answered(door(scripted()), strategy="best_of_n", thinking_budget=600)["thinking"]
     assert not {"verifier_degraded", "verifier_truncated", "ungrouped"} & set(whole)

@@ -78,11 +78,19 @@ def test_a_new_key_may_have_a_highest_budget(tmp_path: Path) -> None:
         (["serve", "--config", "nowhere.toml"], "nowhere.toml: there is no such file"),
         (["serve", "--strategy", "dirct"], "there is no such strategy; did you mean direct?"),
         (["serve", "--verifier", "zzz"], "there is no such verifier"),
+        (["serve", "--verifier", "prm"], "verifier prm (of model demo): it judges by a process reward model, and none"),
+        (["serve", "--config", "wrong.toml"], "strategy best_of_n (of model demo): strategy.m: there is no such param"),
+        (
+            ["serve", "--config", "judge.toml"],
+            "prm_profile.name 'skywrk': there is no such family; did you mean skywork?",
+        ),
         (["ask", "why?", "--budget", "much"], '--budget much: a number of tokens, or "auto"'),
         (["sreve"], "invalid choice: 'sreve'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_words(tmp_path: Path, arguments: list[str], words: str) -> None:
+    (tmp_path / "wrong.toml").write_text('strategy = { name = "best_of_n", m = 4 }')
+    (tmp_path / "judge.toml").write_text('prm_profile = "skywrk"')
     done = ponder(tmp_path, *arguments)
     assert done.returncode == 2
     assert words in done.stderr
@@ -128,4 +136,4 @@ def test_the_doctor_finds_a_missing_model_and_nothing_else_missing_here(tmp_path
     done = ponder(tmp_path, "doctor", "./nothing", "--port", "0")
     assert done.returncode == 1, done.stderr
     assert "missing  ./nothing: no folder ./nothing, and it is no hub id\n         mend: " in done.stdout
-    assert re.search(r"^1 of \d checks want mending$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^1 of \d+ checks want mending$", done.stdout, re.MULTILINE), done.stdout

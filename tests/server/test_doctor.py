@@ -13,7 +13,7 @@ import pytest
 
 from server import doctor
 from server.doctor import Finding
-from server.settings import ModelSettings
+from server.settings import ModelSettings, Settings
 from tests.engines.pooler import PRM, Pooler
 from tests.server.serving import serving
 
@@ -130,6 +130,13 @@ def test_a_reward_model_on_another_server_is_asked_whether_it_scores() -> None:
         assert told.ok is False
         assert "started with --runner pooling" in told.words
     assert "cannot be reached" in found(prm=place.url).words
+
+
+def test_a_strategy_that_is_not_there_is_found_before_anything_is_started() -> None:
+    assert doctor.choices(Settings(model="demo", strategy="direct")).ok
+    found = doctor.choices(Settings(model="demo", strategy="dirct"))
+    assert not found.ok
+    assert "did you mean direct?" in found.words
 
 
 def test_a_taken_port_is_found() -> None:
