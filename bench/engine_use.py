@@ -44,7 +44,7 @@ class Case:
 
 CASES = [
     Case(Setup("best_of_n(16)", "best_of_n", {"n": 16}), 1, 16, 0.97),
-    Case(Setup("majority_vote(16), full", "majority_vote", {"n": 16, "confidence": 1}), 1, 16, 0.97),
+    Case(Setup("majority_vote(16), full", "majority_vote", {"n": 16, "first": 16, "confidence": 1}), 1, 16, 0.97),
     Case(Setup("beam_search(8x2, prm), alone", "beam_search", {"beams": 8, "width": 2}, "prm"), 1, 8, 0.60),
     Case(Setup("beam_search(8x2, prm), 8 at a time", "beam_search", {"beams": 8, "width": 2}, "prm"), 8, 64, 0.80),
 ]
@@ -133,7 +133,7 @@ async def growth(strategy: Callable[[Setup, int], Awaitable[int]], questions: in
     rows: list[dict[str, float]] = []
     print(f"\n{'n':>4} {'tokens':>8} {'cpu s':>8} {'cpu ms/token':>13} {'seconds':>8} {'memory MB':>10}")
     for n in (1, 4, 16, 64):
-        setup = Setup(f"majority_vote({n})", "majority_vote", {"n": n, "confidence": 1})
+        setup = Setup(f"majority_vote({n})", "majority_vote", {"n": n, "first": n, "confidence": 1})
         used, begun = process.cpu_times(), time.perf_counter()
         tokens = sum([await strategy(setup, i) for i in range(questions)]) / questions
         now, seconds = process.cpu_times(), (time.perf_counter() - begun) / questions

@@ -48,11 +48,11 @@ class Setup:
 
 SETUPS = [
     Setup("direct", "direct", {}),
-    Setup("majority_vote(4)", "majority_vote", {"n": 4, "confidence": 1}),
-    Setup("majority_vote(8)", "majority_vote", {"n": 8, "confidence": 1}),
-    Setup("majority_vote(16), full", "majority_vote", {"n": 16, "confidence": 1}),
-    Setup("majority_vote(16), 0.95", "majority_vote", {"n": 16, "confidence": 0.95}),
-    Setup("majority_vote(16), rounds 0.90", "majority_vote", {"n": 16, "mode": "rounds", "confidence": 0.9}),
+    Setup("majority_vote(4)", "majority_vote", {"n": 4, "first": 4, "confidence": 1}),
+    Setup("majority_vote(8)", "majority_vote", {"n": 8, "first": 8, "confidence": 1}),
+    Setup("majority_vote(16), full", "majority_vote", {"n": 16, "first": 16, "confidence": 1}),
+    Setup("majority_vote(16)", "majority_vote", {"n": 16}),
+    Setup("majority_vote(16), rounds", "majority_vote", {"n": 16, "mode": "rounds"}),
     Setup("best_of_n(4, prm)", "best_of_n", {"n": 4}, "prm"),
     Setup("best_of_n(8, prm)", "best_of_n", {"n": 8}, "prm"),
     Setup("best_of_n(4, confidence)", "best_of_n", {"n": 4}, "confidence"),
@@ -145,8 +145,8 @@ def targets(table: dict[str, list[Answered]]) -> list[tuple[str, float, float, b
     """(what, measured, wanted, met). Differences in accuracy points, tokens as ratios."""
     acc = {name: right(answers) for name, answers in table.items()}
     tokens = {name: mean(answers, lambda a: a.generated) for name, answers in table.items()}
-    full, early = "majority_vote(16), full", "majority_vote(16), 0.95"
-    rows = [("majority_vote(16) over direct", acc[full] - acc["direct"], 10.0, 1)]
+    full, early = "majority_vote(16), full", "majority_vote(16)"
+    rows = [("majority_vote(16), full, over direct", acc[full] - acc["direct"], 10.0, 1)]
     for n, points in ((4, 6.0), (8, 1.0)):
         for verifier in ("prm", "confidence"):
             gain = acc[f"best_of_n({n}, {verifier})"] - acc[f"majority_vote({n})"]

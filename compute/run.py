@@ -244,13 +244,16 @@ class Run:
 
     @asynccontextmanager
     async def sampling(
-        self, n: int, prompt: Prompt | Sequence[Prompt] | None = None
+        self,
+        n: int,
+        prompt: Prompt | Sequence[Prompt] | None = None,
+        at_once: Callable[[], int] | None = None,
     ) -> AsyncGenerator[AsyncIterator[Candidate]]:
         """Up to `n` candidates as they finish (with a seed: in the order they were begun, so that the same come again).
         Leaving the block stops the rest at the engine.
 
         As many chains start at once as the budget can feed without starving any; the next starts when one settles for
-        less than its share.
+        less than its share. `at_once` may want fewer under way: it is asked at the begin and after each candidate.
         """
         prompts = [prompt or self.prompt] if prompt is None or isinstance(prompt, Prompt) else list(prompt)
         self._requested += n
@@ -281,17 +284,18 @@ class Run:
                 tasks.append(task)
 
             def fill() -> None:
-                """Starts what the budget can feed now."""
-                wanted, free = n - started, self.free
-                if not wanted:
+                """Starts what is wanted now and the budget can feed."""
+                free, left = self.free, n - started
+                wanted = left if at_once is None else min(left, at_once() - (started - given))
+                if wanted < 1:
                     return
-                chains = self._means.lengths.chains(wanted, free)
+                chains = self._means.lengths.chains(left, free)
                 if not self._ledger.holds and chains <= 1:
                     start(free, self._ledger.allowance, bound=True)
                 elif free >= self._means.lengths.p50:
                     self._ledger.unbind()
                     share = self.free // chains
-                    for _ in range(chains):
+                    for _ in range(min(chains, wanted)):
                         start(*self._shares(share))
                 elif not started:
                     raise Exhausted(f"{n} samples asked for, {free} thinking tokens left")

@@ -184,6 +184,8 @@ class ProcessRewardModel:
             template = Profile(name=profile.template, thinks=False, switch="")
         self._prompts = Prompts(tokenizer, template)
         self._known: OrderedDict[int, float] = OrderedDict()
+        self._pending: dict[int, asyncio.Future[None]] = {}
+        """Prefixes that are being judged: whoever wants to know the same waits."""
         self._labels: list[int] = []
         self._judged = float("-inf")
         if profile.verdict == "labels":
@@ -309,13 +311,20 @@ class ProcessRewardModel:
             if n in scores:
                 continue
             key = hash((tenant, *prefixes[n]))
-            if (score := self._known.get(key)) is not None:
+            while (score := self._known.get(key)) is None and (judging := self._pending.get(key)) is not None:
+                await asyncio.wait([judging])
+            if score is not None:
                 scores[n] = score
                 continue
-            found = await self._verdicts(prefixes, n, read, tenant)
+            judging = self._pending[key] = asyncio.get_running_loop().create_future()
+            try:
+                found = await self._verdicts(prefixes, n, read, tenant)
+                for at, score in found.items():
+                    self._known[hash((tenant, *prefixes[at]))] = score
+            finally:
+                del self._pending[key]
+                judging.set_result(None)
             scores |= found
-            for at, score in found.items():
-                self._known[hash((tenant, *prefixes[at]))] = score
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         return Reward(tuple(scores[n] for n in range(len(prefixes))), truncated)

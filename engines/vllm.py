@@ -389,6 +389,19 @@ class VllmEngine:
             gc.collect()
 
 
+def top(logprobs: FlatLogprobs, position: int, wanted: int) -> list[tuple[int, float]]:
+    """The likeliest tokens at a position and their log-probabilities, best first.
+
+    vLLM lists the token that was drawn and then the likeliest, itself perhaps among them; where it has put two outputs
+    into one, each token is listed once.
+    """
+    here = slice(logprobs.start_indices[position], logprobs.end_indices[position])
+    (drawn, *likeliest) = zip(logprobs.token_ids[here], logprobs.logprobs[here], strict=True)
+    if len(likeliest) < wanted and drawn not in likeliest:
+        likeliest = sorted((drawn, *likeliest), key=lambda one: -one[1])
+    return likeliest[:wanted]
+
+
 def unenforceable(grammar: Grammar) -> RequestError:
     return RequestError(
         "this JSON schema cannot be enforced: it is no valid schema, or the engine does not support a keyword in it",
@@ -730,12 +743,8 @@ class _Writing:
             return ()
         tokens: list[TokenLogprob] = []
         for i, token in enumerate(ids, offset):
-            begin, end = logprobs.start_indices[i], logprobs.end_indices[i]
-            top = tuple(
-                self._logprob(logprobs.token_ids[k], logprobs.logprobs[k])
-                for k in range(begin + 1, min(end, begin + 1 + wanted))
-            )
-            tokens.append(self._logprob(token, logprobs.logprobs[begin], top))
+            likeliest = tuple(self._logprob(*one) for one in top(logprobs, i, wanted))
+            tokens.append(self._logprob(token, logprobs.logprobs[logprobs.start_indices[i]], likeliest))
         return tuple(tokens)
 
     def _logprob(self, token: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:

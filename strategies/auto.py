@@ -1,8 +1,8 @@
 """Chooses by difficulty (compute-optimal scaling, Snell et al. 2024), read off the agreement of a few first chains.
 
 What more chains are worth after four, on AIME with public reasoning models: unanimous, nothing; three to one, a
-verifier is worth more than votes, as the right answer is nearly always there; a wider split, many more votes. A split
-that persists to the last goes to the verifier too.
+verifier is worth more than votes, as the right answer is nearly always there; a wider split, many more votes, in rounds
+of as many as could settle it. A split that persists to the last goes to the verifier too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from compute.run import Run
 from compute.text import Candidate
-from strategies.voting import elect, settled
+from strategies.voting import elect, settled, votes_to_settle
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -27,7 +27,7 @@ class Auto:
     probes: Annotated[int, Field(ge=2, le=16, description="Chains that tell how hard the question is")] = 4
     confidence: Annotated[
         float, Field(ge=0.5, le=1, description="Stop voting when the leader is ahead with this probability")
-    ] = 0.9
+    ] = 0.85
 
     async def __call__(self, run: Run) -> Candidate:
         probes = min(self.probes, self.n)
@@ -40,7 +40,7 @@ class Auto:
         if len(vote.counts) == 2 and vote.counts[1] == 1:
             return await elect(run, candidates, await run.score(candidates))
         while len(candidates) < self.n:
-            candidates += await run.sample(min(len(candidates), self.n - len(candidates)))
+            candidates += await run.sample(votes_to_settle(vote, self.n - len(candidates), self.confidence))
             vote = await run.vote(candidates)
             if settled(vote, self.n - len(candidates), self.confidence):
                 return vote.leader

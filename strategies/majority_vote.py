@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.run import Run
+from compute.run import Run, Vote
 from compute.text import Candidate
-from strategies.voting import settled
+from strategies.voting import settled, votes_to_settle
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -19,28 +19,42 @@ class MajorityVote:
     n: Annotated[int, Field(ge=1, le=256, description="Chains at most")] = 16
     mode: Annotated[
         Literal["parallel", "rounds"],
-        Field(description="All chains at once (fastest), or rounds that double in size (cheapest)"),
+        Field(
+            description="Chains side by side, a new one when those under way cannot settle the vote any more (faster), "
+            "or rounds that double in size"
+        ),
     ] = "parallel"
-    first: Annotated[int, Field(ge=1, le=64, description="Size of the first round")] = 4
+    first: Annotated[
+        int | None,
+        Field(ge=1, le=256, description="Chains to start with; left out: half of n side by side, 4 in rounds"),
+    ] = None
     confidence: Annotated[
         float,
         Field(ge=0.5, le=1, description="Stop when the leader is ahead with this probability; 1: when it is certain"),
-    ] = 0.95
+    ] = 0.9
 
     async def __call__(self, run: Run) -> Candidate:
         return await (self.in_parallel(run) if self.mode == "parallel" else self.in_rounds(run))
 
     async def in_parallel(self, run: Run) -> Candidate:
         candidates: list[Candidate] = []
-        async with run.sampling(self.n) as arriving:
+        vote: Vote | None = None
+
+        def at_once() -> int:
+            if not candidates:
+                return self.first or (self.n + 1) // 2
+            return max(1, votes_to_settle(vote, self.n - len(candidates), self.confidence))
+
+        async with run.sampling(self.n, at_once=at_once) as arriving:
             async for candidate in arriving:
                 candidates.append(candidate)
-                if settled(await run.vote(candidates), self.n - len(candidates), self.confidence):
+                vote = await run.vote(candidates)
+                if settled(vote, self.n - len(candidates), self.confidence):
                     break
         return (await run.vote(candidates)).leader
 
     async def in_rounds(self, run: Run) -> Candidate:
-        candidates = await run.sample(min(self.first, self.n))
+        candidates = await run.sample(min(self.first or 4, self.n))
         while True:
             vote = await run.vote(candidates)
             if len(candidates) >= self.n or settled(vote, self.n - len(candidates), self.confidence):

@@ -22,10 +22,17 @@ def lead_probability(leader: int, runner_up: int) -> float:
 
 def settled(vote: Vote, outstanding: int, confidence: float) -> bool:
     """Nobody can catch up with `outstanding` more votes, or the leader is ahead with this confidence."""
-    if not vote.counts:
-        return False
-    first, second = (*vote.counts, 0)[:2]
-    return first - second > outstanding or lead_probability(first, second) >= confidence
+    return bool(vote.counts) and votes_to_settle(vote, outstanding, confidence) == 0
+
+
+def votes_to_settle(vote: Vote | None, outstanding: int, confidence: float) -> int:
+    """How many of the `outstanding` votes it takes at least, all of them for the leader."""
+    first, second = (*(vote.counts if vote else ()), 0, 0)[:2]
+    for more in range(outstanding):
+        ahead = first + more
+        if ahead - second > outstanding - more or lead_probability(ahead, second) >= confidence:
+            return more
+    return outstanding
 
 
 async def elect(run: Run, candidates: Sequence[Candidate], scores: Sequence[Score]) -> Candidate:

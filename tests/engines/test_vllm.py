@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import threading
@@ -11,9 +12,10 @@ from collections.abc import Coroutine, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
+from vllm.logprobs import FlatLogprobs
 
 from compute.budget import Budget, Hold, Ledger
 from compute.engine import Delta, Grammar, Sampling
@@ -22,7 +24,7 @@ from compute.page import Page
 from compute.text import Candidate, Message, Prompt
 from engines import vllm
 from engines.profiles import Profile
-from engines.vllm import EngineOptions, VllmEngine
+from engines.vllm import EngineOptions, VllmEngine, top
 
 T = TypeVar("T")
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -229,6 +231,19 @@ def test_logprobs_come_with_each_visible_token_and_no_hidden_one(stage: Stage) -
         assert token.top[0].logprob == max(other.logprob for other in token.top)
         assert token.top[0].bytes == token.bytes
     assert [token for delta in written.deltas for token in delta.logprobs] == list(candidate.logprobs)
+
+
+def test_the_likeliest_tokens_are_the_same_in_outputs_that_vllm_put_together() -> None:
+    first, second = (FlatLogprobs(), FlatLogprobs())
+    for one, drawn in ((first, 5), (second, 7)):
+        ids, values = [drawn, 5, 6, 7], [{5: -0.1, 6: -2.0, 7: -4.0}[drawn], -0.1, -2.0, -4.0]
+        one.append_fast(ids, values, itertools.chain((drawn - 4,), (1, 2, 3)), [None] * 4)
+    best = [(5, -0.1), (6, -2.0), (7, -4.0)]
+    assert top(first, 0, 3) == top(second, 0, 3) == best
+    cast(Any, first).extend(second)
+    assert len(first.token_ids) < 8, "vLLM lists each token once by now"
+    assert [top(first, at, 3) for at in (0, 1)] == [best, best]
+    assert top(first, 1, 2) == best[:2]
 
 
 @pytest.mark.parametrize("budget", [0, 6, 512])
