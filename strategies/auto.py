@@ -27,7 +27,7 @@ class Auto:
     probes: Annotated[int, Field(ge=2, le=16, description="Chains that tell how hard the question is")] = 4
     confidence: Annotated[
         float, Field(ge=0.5, le=1, description="Stop voting when the leader is ahead with this probability")
-    ] = 0.85
+    ] = 0.8
 
     async def __call__(self, run: Run) -> Candidate:
         probes = min(self.probes, self.n)
