@@ -1,4 +1,4 @@
-"""Both models in vLLM at once, with prefix caching and chunked prefill: up in a minute, scoring as in transformers."""
+"""Both models in vLLM at once, with prefix caching: up in a minute, scoring as in transformers."""
 
 from __future__ import annotations
 
