@@ -26,7 +26,7 @@ import uvloop
 
 from bench.engines import pair
 from bench.machine import describe, keep
-from bench.strategies import Setup, answer
+from bench.strategies import Setup, answer, wanted
 from compute.text import Message, Prompt
 from engines import vllm
 from models.task import Problem, make
@@ -102,7 +102,7 @@ async def measure(args: argparse.Namespace) -> None:
 
         print(f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'lowest-highest':>15} {'target':>7}")
         for case in CASES:
-            if args.only and not any(case.setup.name.startswith(only) for only in args.only):
+            if not wanted(case.setup, args.only):
                 continue
             ours, theirs = partial(strategy, case.setup), partial(straight, case.streams // case.requests)
             pairs: list[tuple[float, float]] = []

@@ -30,7 +30,7 @@ def describe() -> dict[str, object]:
     """The machine, the versions, the time and the command line, for the head of a result."""
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
+        "command": _command(),
         "commit": _line(["git", "rev-parse", "--short", "HEAD"]),
         "machine": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -43,6 +43,13 @@ def describe() -> dict[str, object]:
         },
         "versions": {"python": platform.python_version(), **{name: v for name in PACKAGES if (v := _version(name))}},
     }
+
+
+def _command() -> str:
+    """The line that was typed, as from the repository's root."""
+    module = getattr(sys.modules["__main__"].__spec__, "name", None)
+    program = ["-m", module] if module else [os.path.relpath(sys.argv[0], ROOT)]
+    return " ".join(["python", *program, *sys.argv[1:]])
 
 
 def on_gpu() -> bool:

@@ -46,6 +46,11 @@ class Setup:
     budget: int = AMPLE
 
 
+def wanted(setup: Setup, only: Sequence[str] | None) -> bool:
+    """Its name begins with one of these, where there are any."""
+    return not only or setup.name.startswith(tuple(only))
+
+
 SETUPS = [
     Setup("direct", "direct", {}),
     Setup("majority_vote(4)", "majority_vote", {"n": 4, "first": 4, "confidence": 1}),
@@ -213,7 +218,7 @@ async def measure(args: argparse.Namespace) -> None:
         print(f"{head['machine']}\n{head['versions']}\n")
         print(f"{'':32} {'right %':>8} {'95 %':>13} {'tokens':>8} {'verifier':>9} {'seconds':>8}")
         for setup in SETUPS:
-            if args.only and not any(setup.name.startswith(only) for only in args.only):
+            if not wanted(setup, args.only):
                 continue
             answers = await row(problems, setup, means, args.parallel)
             table[setup.name] = answers

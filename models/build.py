@@ -1,7 +1,7 @@
 """The recipe: `python -m models.build` makes both demo models from nothing; `--only STAGE` runs one stage.
 
 Every stage picks up where it was stopped; what it has finished is under `models/work/`, and removing that folder starts
-anew. On two CPU cores the whole takes about an hour and a half; a GPU is used where there is one.
+anew. On two CPU cores the whole takes about an hour; a GPU is used where there is one.
 """
 
 from __future__ import annotations

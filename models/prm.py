@@ -35,7 +35,7 @@ from models import rollouts
 from models import tokenizer as words
 from models.chains import laid_out
 from models.evaluate import auc
-from models.lessons import thought
+from models.lessons import result, thought
 from models.net import Attention, Layer, Net, config, export, restore
 from models.reasoner import DEVICE, pace
 from models.task import MAX_STEPS, judge_lines, make
@@ -244,12 +244,8 @@ def learnable(model: RewardNet) -> list[nn.Parameter]:
     built.input_layernorm.requires_grad_(False)
     built.post_attention_layernorm.requires_grad_(False)
     used = model.net.shape.width
-    built.mlp.gate_proj.weight.register_hook(
-        lambda slope: slope.index_fill(0, torch.arange(used, device=slope.device), 0.0)
-    )
-    built.mlp.up_proj.weight.register_hook(
-        lambda slope: slope.index_fill(0, torch.arange(used, device=slope.device), 0.0)
-    )
+    for matrix in (built.mlp.gate_proj, built.mlp.up_proj):
+        matrix.weight.register_hook(lambda slope: slope.index_fill(0, torch.arange(used, device=slope.device), 0.0))
     return [weight for weight in model.parameters() if weight.requires_grad]
 
 
@@ -277,10 +273,10 @@ class Chains:
 def made(tokenizer: Tokenizer, rng: random.Random) -> Row:
     """A chain of the generator's, with its verdicts; CUT of them end too soon."""
     problem = make(rng, "train", rng.randint(1, MAX_STEPS))
-    lines = [line for line, _ in thought(rng, problem, rng.choice((0.0, 0.06, 0.15)))]
+    written = thought(rng, problem, rng.choice((0.0, 0.06, 0.15)))
     if rng.random() < CUT:
-        lines = lines[: rng.randint(1, len(lines))]
-    answer = int(lines[-1].rsplit(" ", 1)[1])
+        written = written[: rng.randint(1, len(written))]
+    lines, answer = [line for line, _ in written], result(written)
     ids, places = laid_out(tokenizer, problem.question, lines, answer)
     goods = [*judge_lines(problem, lines), answer == problem.answer]
     return Row(ids, places, [int(good) for good in goods])
@@ -289,11 +285,6 @@ def made(tokenizer: Tokenizer, rng: random.Random) -> Row:
 def labelled(tokenizer: Tokenizer, chain: rollouts.Judged) -> Row:
     ids, places = laid_out(tokenizer, chain.question, chain.lines, chain.answer)
     return Row(ids, places, [UNKNOWN if label is None else label for label in chain.labels])
-
-
-def verdicts(chain: rollouts.Judged) -> list[bool]:
-    """The truth about each line, and about the answer where there is one."""
-    return chain.truths if chain.answer is None else [*chain.truths, chain.right]
 
 
 def pad(rows: list[Row], device: str = DEVICE) -> Batch:
@@ -351,7 +342,7 @@ def held_out(model: RewardNet, tokenizer: Tokenizer, judged: list[rollouts.Judge
         batch = pad([labelled(tokenizer, chain) for chain in group])
         _, top = model(batch.ids)
         scores += model.score(top[batch.at]).softmax(-1)[:, 1].tolist()
-        truths += [bool(truth) for chain in group for truth in verdicts(chain)]
+        truths += [verdict for chain in group for verdict in chain.verdicts]
     return auc(scores, truths)
 
 

@@ -35,6 +35,11 @@ class Judged:
     right: bool
 
     @property
+    def verdicts(self) -> list[bool]:
+        """The truth about each line, and about the answer where there is one."""
+        return self.truths if self.answer is None else [*self.truths, self.right]
+
+    @property
     def labels(self) -> list[int | None]:
         """For each line, and for the answer where there is one: 1 good, 0 bad, None where rollouts and truth
         disagree."""

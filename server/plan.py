@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,7 +23,7 @@ from compute.text import Message, Prompt, Tool, ToolCall
 from server.calls import Offered, call_schema
 from server.keys import Key
 from server.reveal import permitted
-from server.settings import Chosen, ModelSettings, Settings, WrongSettings
+from server.settings import Chosen, ModelSettings, Settings, WrongSettings, nearest
 from server.wire import ChatRequest, Choice, ThinkingConfig, ToolChoice, WireMessage, stops, wrong
 from strategies import strategies
 from verifiers import verifiers
@@ -156,8 +155,7 @@ class Menu:
                 name = wish if isinstance(wish, str) else wish.name
                 where = f"{param} {name} (of model {model})"
                 if name not in table:
-                    near = get_close_matches(name, table, n=1)
-                    hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(table)}"
+                    hint = nearest(name, table) or f"; there are {', '.join(table)}"
                     raise WrongSettings(f"{where}: there is no such {param}{hint}")
                 try:
                     self.choose(table, wish, param, most)

@@ -17,7 +17,6 @@ import uvloop
 
 from compute.budget import Lengths
 from compute.engine import RewardModel
-from engines.profiles import PROFILES, Profile
 from engines.reward import GPU_SHARE, start_reward
 from engines.reward_remote import connect_reward
 from engines.vllm import EngineOptions, metrics_text, on_cpu, start
@@ -68,7 +67,7 @@ async def _serve(settings: Settings, sock: socket.socket, starting: Starting) ->
     async with AsyncExitStack() as stack:
         for name, model in settings.served().items():
             sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
-            models[name] = await _start(name, model, stack)
+            models[name] = await start_served(name, model, stack)
         if starting.ended:
             sys.exit(128 + signal.SIGTERM)
         # A million objects of the libraries are here to stay: no collection need look at them again.
@@ -81,10 +80,8 @@ async def _serve(settings: Settings, sock: socket.socket, starting: Starting) ->
         await run(app, settings, sock, app.state.door.drain, metrics.lag)
 
 
-async def _start(name: str, model: ModelSettings, stack: AsyncExitStack) -> Served:
+async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> Served:
     """One model and its reward model, where it has one; engines here are started one after the other."""
-    chosen = model.profile
-    profile = chosen if isinstance(chosen, Profile | None) else PROFILES[chosen]
     options, beside = options_of(model, cpu=on_cpu())
     prm = locate(model.prm) if model.prm and not model.prm_is_remote else None
     reward_model: RewardModel | None = None
@@ -94,7 +91,7 @@ async def _start(name: str, model: ModelSettings, stack: AsyncExitStack) -> Serv
             model.prm, model=model.prm_model, key=model.prm_key, locate=locate, profile=model.reward_profile
         )
         stack.push_async_callback(reward_model.close)
-    engine = await start(locate(model.path), name=name, profile=profile, options=options)
+    engine = await start(locate(model.path), name=name, profile=model.model_profile, options=options)
     stack.push_async_callback(engine.close)
     if prm is not None:
         sys.stderr.write(f"ponder: loading {name}'s reward model ({model.prm})\n")

@@ -66,17 +66,15 @@ def _budget(value: object) -> object:
     return value
 
 
-def _family(name: str) -> str:
-    if name not in PROFILES:
-        raise ValueError(f"there is no such family{_nearest(name, PROFILES)}; there are {', '.join(PROFILES)}")
-    return name
+def _family(families: Mapping[str, BaseModel]) -> AfterValidator:
+    """A name of one of them."""
 
+    def known(name: str) -> str:
+        if name not in families:
+            raise ValueError(f"there is no such family{nearest(name, families)}; there are {', '.join(families)}")
+        return name
 
-def _reward_family(name: str) -> str:
-    if name not in REWARD_PROFILES:
-        families = ", ".join(REWARD_PROFILES)
-        raise ValueError(f"there is no such family{_nearest(name, REWARD_PROFILES)}; there are {families}")
-    return name
+    return AfterValidator(known)
 
 
 def _prm(value: str) -> str:
@@ -102,11 +100,11 @@ def _name_or_table(value: object) -> str:
 
 
 Thinks = Annotated[
-    Annotated[str, AfterValidator(_family), Tag("name")] | Annotated[Profile, Tag("table")],
+    Annotated[str, _family(PROFILES), Tag("name")] | Annotated[Profile, Tag("table")],
     Discriminator(_name_or_table),
 ]
 Judges = Annotated[
-    Annotated[str, AfterValidator(_reward_family), Tag("name")] | Annotated[RewardProfile, Tag("table")],
+    Annotated[str, _family(REWARD_PROFILES), Tag("name")] | Annotated[RewardProfile, Tag("table")],
     Discriminator(_name_or_table),
 ]
 
@@ -239,6 +237,12 @@ class _Defaults(_Table):
     engine: EngineSettings = Field(default=EngineSettings(), description="How vLLM is started.")
 
     @property
+    def model_profile(self) -> Profile | None:
+        """How the model thinks; None: its files tell."""
+        chosen = self.profile
+        return PROFILES[chosen] if isinstance(chosen, str) else chosen
+
+    @property
     def reward_profile(self) -> RewardProfile | None:
         """How the reward model is read; None: its name tells."""
         chosen = self.prm_profile
@@ -360,7 +364,7 @@ class Settings(BaseSettings, _Defaults):  # pyright: ignore[reportIncompatibleVa
     def _whole_effort(cls, given: dict[str, int]) -> dict[str, int]:
         for name, tokens in given.items():
             if name not in EFFORT:
-                raise ValueError(f"{name} is no effort{_nearest(name, EFFORT)}; there are {', '.join(EFFORT)}")
+                raise ValueError(f"{name} is no effort{nearest(name, EFFORT)}; there are {', '.join(EFFORT)}")
             if tokens < 0:
                 raise ValueError(f"{name} is {tokens} tokens: at least 0")
         return EFFORT | given
@@ -373,7 +377,7 @@ class Settings(BaseSettings, _Defaults):  # pyright: ignore[reportIncompatibleVa
         if self.models and "model" in self.model_fields_set and self.model not in self.models:
             raise ValueError(
                 f"model: {self.model} is not among the models configured ({', '.join(self.models)})"
-                f"{_nearest(self.model, self.models)}; name none to serve them all"
+                f"{nearest(self.model, self.models)}; name none to serve them all"
             )
         names = [key.name for key in self.keys]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -382,7 +386,7 @@ class Settings(BaseSettings, _Defaults):  # pyright: ignore[reportIncompatibleVa
         for key in self.keys:
             for model in sorted(key.models or ()):
                 if model not in served:
-                    raise ValueError(f"keys: {key.name} may ask {model}, which is not served{_nearest(model, served)}")
+                    raise ValueError(f"keys: {key.name} may ask {model}, which is not served{nearest(model, served)}")
         if not self.keys and not loopback(self.host):
             raise ValueError(
                 f"host: without an API key the server listens on loopback only, not on {self.host}. "
@@ -454,11 +458,11 @@ def _check_environment() -> None:
         name = variable.removeprefix(PREFIX).split("__")[0]
         if not variable.startswith(PREFIX) or name in NO_SETTINGS or name.lower() in Settings.model_fields:
             continue
-        if near := _nearest(name.lower(), Settings.model_fields, cutoff=0.7):
+        if near := nearest(name.lower(), Settings.model_fields, cutoff=0.7):
             raise WrongSettings(f"{variable}: there is no such setting{near}")
 
 
-def _nearest(word: str, words: Sequence[str] | Mapping[str, Any], cutoff: float = 0.6) -> str:
+def nearest(word: str, words: Sequence[str] | Mapping[str, Any], cutoff: float = 0.6) -> str:
     """`; did you mean ...?`, or nothing."""
     found = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
     return f"; did you mean {found[0]}?" if found else ""
@@ -498,7 +502,7 @@ def _words(
     else:
         source = str(file) if file else "settings"
     if kind == "extra_forbidden":
-        return f"{source}: {place}: there is no such setting{_nearest(str(path[-1]), _names_at(path[:-1]))}"
+        return f"{source}: {place}: there is no such setting{nearest(str(path[-1]), _names_at(path[:-1]))}"
     if kind == "missing":
         return f"{source}: {place} is missing"
     simple = (

@@ -41,9 +41,9 @@ class MajorityVote:
         vote: Vote | None = None
 
         def at_once() -> int:
-            if not candidates:
+            if vote is None:
                 return self.first or (self.n + 1) // 2
-            return max(1, votes_to_settle(vote, self.n - len(candidates), self.confidence))
+            return votes_to_settle(vote, self.n - len(candidates), self.confidence)
 
         async with run.sampling(self.n, at_once=at_once) as arriving:
             async for candidate in arriving:

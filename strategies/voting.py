@@ -7,6 +7,7 @@ only the two leading answers in the race, a leader with `a` votes against `b` st
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from math import comb
 
@@ -22,17 +23,24 @@ def lead_probability(leader: int, runner_up: int) -> float:
 
 def settled(vote: Vote, outstanding: int, confidence: float) -> bool:
     """Nobody can catch up with `outstanding` more votes, or the leader is ahead with this confidence."""
-    return bool(vote.counts) and votes_to_settle(vote, outstanding, confidence) == 0
+    return bool(vote.counts) and _decided(*_leading(vote), outstanding, confidence)
 
 
-def votes_to_settle(vote: Vote | None, outstanding: int, confidence: float) -> int:
-    """How many of the `outstanding` votes it takes at least, all of them for the leader."""
-    first, second = (*(vote.counts if vote else ()), 0, 0)[:2]
-    for more in range(outstanding):
-        ahead = first + more
-        if ahead - second > outstanding - more or lead_probability(ahead, second) >= confidence:
-            return more
-    return outstanding
+def votes_to_settle(vote: Vote, outstanding: int, confidence: float) -> int:
+    """How many of the `outstanding` votes it takes at least, all of them for the leader; at least one."""
+    first, second = _leading(vote)
+    short = range(1, outstanding)
+    return 1 + bisect_left(short, True, key=lambda n: _decided(first + n, second, outstanding - n, confidence))
+
+
+def _leading(vote: Vote) -> tuple[int, int]:
+    """The votes for the leader and for the runner-up."""
+    first, second = (*vote.counts, 0, 0)[:2]
+    return first, second
+
+
+def _decided(first: int, second: int, outstanding: int, confidence: float) -> bool:
+    return first - second > outstanding or lead_probability(first, second) >= confidence
 
 
 async def elect(run: Run, candidates: Sequence[Candidate], scores: Sequence[Score]) -> Candidate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from compute.budget import Budget, Ledger, Lengths
 from compute.engine import Delta, Sampling
 from compute.errors import EngineError
-from compute.run import Means, Named, Outcome, Plan, Run, Strategy, execute
-from compute.text import Candidate, Message, Prompt, Score
+from compute.run import Means, Named, Outcome, Plan, Run, Strategy, Vote, execute
+from compute.text import Candidate, Hidden, Message, Prompt, Score
 from strategies import STRATEGIES
 from strategies.auto import Auto
 from strategies.beam_search import BeamSearch
@@ -25,7 +26,7 @@ from strategies.dvts import Dvts
 from strategies.majority_vote import MajorityVote
 from strategies.particle_filter import ParticleFilter
 from strategies.revision import Revision
-from strategies.voting import lead_probability
+from strategies.voting import lead_probability, settled, votes_to_settle
 from tests.fakes import Chain, Script, ScriptedEngine, ScriptedRewards, always, question
 
 
@@ -371,6 +372,23 @@ def test_fewer_beams_than_width_is_refused_with_the_numbers(strategy: type[objec
         TypeAdapter(strategy).validate_python({"beams": 2, "width": 4})
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 1])
+def test_a_vote_wants_as_many_more_votes_as_would_settle_it(confidence: float) -> None:
+    leader = Candidate(0, Prompt((Message("user", "?"),)), Hidden(()), Hidden(""), "7", 0, 1, False, "finished")
+    for first, second, outstanding in itertools.product(range(1, 9), range(9), range(1, 12)):
+        if second <= first:
+            counts = tuple(votes for votes in (first, second) if votes)
+
+            def after(more: int, counts: tuple[int, ...] = counts) -> Vote:
+                told = (counts[0] + more, *counts[1:])
+                return Vote(leader, told, tuple(map(float, told)), sum(told))
+
+            wanted = votes_to_settle(after(0), outstanding, confidence)
+            enough = [n for n in range(1, outstanding) if settled(after(n), outstanding - n, confidence)]
+            assert wanted == (enough[0] if enough else outstanding)
+    assert not settled(Vote(leader, (4, 4), (4.0, 4.0), 8), 0, 0.8), "a tie is not settled when all have voted"
+
+
 # -- auto -------------------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +416,13 @@ def test_auto_votes_on_when_its_probes_are_split() -> None:
     out = outcome(Auto(), engine)
     assert "7" in out.answer.text
     assert engine.calls > 4
+
+
+def test_auto_takes_a_tie_that_persists_to_the_last_to_the_verifier() -> None:
+    for n in (4, 8, 16):
+        out = outcome(Auto(n=n), ScriptedEngine(says("7", "9")), verifier=Likes({"9": 1.0, "7": 0.1}), judge=good)
+        assert "9" in out.answer.text
+        assert out.samples == n
 
 
 def test_auto_thinks_once_where_the_budget_is_too_small_for_probes() -> None:
