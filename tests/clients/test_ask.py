@@ -60,7 +60,7 @@ def test_an_error_is_told_in_the_servers_words_with_a_status() -> None:
 
 
 def test_text_is_printed_as_it_is_written_and_ctrl_c_hangs_up() -> None:
-    engine = ScriptedEngine(always(Chain("x" * 20, "y" * 100_000)), delay=0.001)
+    engine = ScriptedEngine(always(Chain("x" * 20, "y" * 100_000)), delay=0.02)
     with serving(engine) as url, start(url, "?", "--budget", "100") as asked:
         assert asked.stdout is not None
         assert asked.stdout.read(5) == "yyyyy"

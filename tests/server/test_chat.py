@@ -466,7 +466,7 @@ def test_a_verifier_that_fails_is_stood_in_for_and_it_is_said() -> None:
 
 
 def test_the_configuration_chooses_with_parameters() -> None:
-    app = door(scripted(), strategy={"name": "majority_vote", "n": 3, "confidence": 1})
+    app = door(scripted(), strategy={"name": "majority_vote", "n": 3, "mode": "rounds", "first": 3})
     told = answered(app, thinking_budget=6000)["thinking"]
     assert (told["strategy"], told["samples"]) == ("majority_vote", 3)
     judged = door(scripted(), strategy="best_of_n", verifier={"name": "rules", "number": 12345})

@@ -49,7 +49,7 @@ def trace(app: FastAPI, request_id: str, key: str) -> tuple[int, Any]:
 
 def test_a_trace_tells_every_call_of_a_request_in_numbers() -> None:
     app = locked()
-    wishes = {"strategy": {"name": "majority_vote", "n": 4, "confidence": 1}, "thinking_budget": 2000}
+    wishes = {"strategy": {"name": "majority_vote", "n": 4, "first": 4, "confidence": 1}, "thinking_budget": 2000}
     request_id = asked(app, **wishes)
     status, told = trace(app, request_id, "mine")
     assert status == 200
