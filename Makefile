@@ -46,7 +46,7 @@ format: ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: ## Ponder beside vLLM's own server, then its front end alone (about 10 minutes)
+bench: ## Ponder beside vLLM's own server, then its front end alone (about 12 minutes)
 	@$(INSTALL) $(EXTRA) dev
 	@$(BIN)/python bench/door.py $(ARGS)
 	@$(BIN)/python bench/overhead.py $(ARGS)

@@ -7,6 +7,9 @@ request). Raw: as many concurrent `AsyncLLM.generate` calls as the strategy
 has chains, on the same prompts, with nothing of ours between. Beam search also runs its process reward model in
 between, in the same process, and its tokens do not count as drawn. A second table shows that cost grows linearly with
 n.
+
+The demo models are tiny: what is fixed about a call weighs more than the tokens. `--layers 48 --prm-layers 48` lays
+layers on top that change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -27,6 +33,7 @@ import uvloop
 from bench.engines import pair
 from bench.machine import describe, keep
 from bench.strategies import Setup, answer, wanted
+from bench.thicker import thicker
 from compute.text import Message, Prompt
 from engines import vllm
 from models.task import Problem, make
@@ -88,11 +95,19 @@ async def rate(draw: Callable[[int], Awaitable[int]], questions: int, at_a_time:
 async def measure(args: argparse.Namespace) -> None:
     head = describe()
     print(f"{args.questions} questions of 2 to 10 steps, {args.rounds} rounds\n{head['machine']}\n{head['versions']}\n")
-    record: dict[str, Any] = {**head, "questions": args.questions, "rounds": args.rounds, "cases": [], "growth": []}
+    record: dict[str, Any] = {**head, "questions": args.questions, "rounds": args.rounds}
+    record |= {"layers": args.layers, "prm_layers": args.prm_layers, "cases": [], "growth": []}
     chance = random.Random(args.seed)
     problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
     numbers = iter(range(1_000_000))
-    async with pair(args.model, args.prm) as (engine, means):
+    async with AsyncExitStack() as stack:
+        model, prm = [
+            thicker(Path(folder), layers, Path(stack.enter_context(TemporaryDirectory())) / Path(folder).name)
+            if layers
+            else folder
+            for folder, layers in ((args.model, args.layers), (args.prm, args.prm_layers))
+        ]
+        engine, means = await stack.enter_async_context(pair(str(model), str(prm)))
 
         async def strategy(setup: Setup, i: int) -> int:
             return (await answer(problems[i], None, setup, means)).generated
@@ -152,6 +167,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--model", default="models/demo")
     parser.add_argument("--prm", default="models/demo-prm")
+    parser.add_argument("--layers", type=int, default=0, help="laid on the model, changing nothing but its cost")
+    parser.add_argument("--prm-layers", type=int, default=0, help="the same of the reward model")
     parser.add_argument("--only", action="append", help="cases whose names begin so")
     parser.add_argument("--json")
     uvloop.run(measure(parser.parse_args()))

@@ -5,13 +5,15 @@
 Both servers are up at the same time and are asked in turns (A B A B), so that whatever else the machine does falls on
 both alike. Ponder runs `direct` with a budget no chain reaches, so both let the model write the same. vLLM splits
 thought from answer with its own reasoning parser and keeps the thought to itself too. The figures are the medians over
-rounds; a ratio is the median over rounds of ours / theirs.
+rounds; a ratio is the median over rounds of ours / theirs, with its 95 % interval (bootstrap over rounds). A machine's
+speed drifts within seconds: many short rounds tell more than few long ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import statistics
 import sys
 import tempfile
@@ -57,7 +59,8 @@ class Entry:
     medians: dict[str, Figures]
     ratio: Figures
     """Median over rounds of ours / theirs."""
-    ratio_range: dict[str, tuple[float, float]]
+    ratio_interval: dict[str, tuple[float, float]]
+    """95 % of it."""
 
 
 def figures(server: Server, shots: Volley, cpu: float | None) -> Figures:
@@ -171,20 +174,27 @@ def compare(each: Mapping[str, Sequence[Figures]], streamed: bool, concurrency: 
         requests=requests,
         medians={s: {n: round(v, 2) for n, v in m.items()} for s, m in medians.items()},
         ratio={n: round(statistics.median(r), 3) for n, r in ratios.items() if r},
-        ratio_range={n: (round(min(r), 3), round(max(r), 3)) for n, r in ratios.items() if r},
+        ratio_interval={n: interval(r) for n, r in ratios.items() if r},
     )
+
+
+def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    chance = random.Random(0)
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
+    return round(medians[draws // 40], 3), round(medians[-draws // 40], 3)
 
 
 def show(entry: Entry) -> None:
     mode = "streamed" if entry.streamed else "not streamed"
     print(f"\nconcurrency {entry.concurrency}, {mode}, {entry.requests} requests a round")
-    print(f"  {'':30}{'vLLM':>10}{'Ponder':>10}{'ratio':>9}   over rounds      target")
+    print(f"  {'':30}{'vLLM':>10}{'Ponder':>10}{'ratio':>9}   95 %             target")
     for name, ratio in entry.ratio.items():
         title, target = ROWS[name]
         more = name in MORE_IS_BETTER
         met = ratio >= target if more else ratio <= target
         wanted = "" if name in NO_TARGET else f"{'>=' if more else '<='} {target:.2f} {'met' if met else 'MISSED'}"
-        low, high = entry.ratio_range[name]
+        low, high = entry.ratio_interval[name]
         ours, theirs = entry.medians["ponder"][name], entry.medians["vllm"][name]
         print(f"  {title:30}{theirs:10.1f}{ours:10.1f}{ratio:9.3f}   {low:.3f} .. {high:.3f}   {wanted}", flush=True)
 
@@ -194,7 +204,7 @@ def main() -> None:
     parser.add_argument("--model", default="models/demo", help="folder or hub id")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--modes", nargs="+", choices=["streamed", "whole"], default=["streamed", "whole"])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--requests", type=int, default=32, help="of a round at concurrency 1; more at higher ones")
     parser.add_argument("--max-tokens", type=int, default=512, help="hidden and visible, of one answer")
     parser.add_argument("--max-num-seqs", type=int, default=128)

@@ -71,6 +71,9 @@ class EngineOptions:
     gpu_memory_utilization: float | None = None
     max_num_seqs: int | None = None
     enforce_eager: bool | None = None
+    enable_chunked_prefill: bool | None = None
+    """On a CPU for work without seeds only: a prompt read in two parts kills the engine when its request has a seed (a
+    CPU's random generator has no offset to go back to)."""
     seed: int = 0
     tensor_parallel_size: int = 1
     trust_remote_code: bool = False
@@ -115,11 +118,11 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "max_num_seqs": options.max_num_seqs,
         "enforce_eager": options.enforce_eager,
+        "enable_chunked_prefill": options.enable_chunked_prefill,
     }
     device: dict[str, Any] = {}
     if on_cpu():
-        # The default block of 128 tokens wastes the prefix cache. A prompt read in two parts kills the engine when its
-        # request has a seed (a CPU's random generator has no offset to go back to), so prompts are read whole.
+        # The default block of 128 tokens wastes the prefix cache. Callers may give seeds, so prompts are read whole.
         device = {
             "enforce_eager": True,
             "block_size": 32,

@@ -50,23 +50,24 @@ class Ask:
 class Writer:
     """The reasoner, loaded once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: EngineOptions = OPTIONS) -> None:
         self._runner = asyncio.Runner()
-        self._engine = self._runner.run(start(str(folder), name=folder.name, profile=None, options=OPTIONS))
+        self._engine = self._runner.run(start(str(folder), name=folder.name, profile=None, options=options))
 
-    def write(self, asks: Sequence[Ask], *, seed: int) -> list[list[int]]:
+    def write(self, asks: Sequence[Ask], *, seed: int | None) -> list[list[int]]:
         """One sample for each, in order; repeat an ask for more. The ids of a sample are all behind the opened
         `<think>` (or behind the prompt, without thinking), those begun, put in by force and the end of turn included.
+        Without a seed other samples come each time.
         """
         return self._runner.run(self._write(asks, seed))
 
-    async def _write(self, asks: Sequence[Ask], seed: int) -> list[list[int]]:
+    async def _write(self, asks: Sequence[Ask], seed: int | None) -> list[list[int]]:
         gate = asyncio.Semaphore(IN_FLIGHT)
         with tqdm(total=len(asks), desc="samples", mininterval=5) as bar:
 
             async def one(at: int, ask: Ask) -> list[int]:
                 async with gate:
-                    candidate = await self._one(ask, seed * 1_000_003 + at)
+                    candidate = await self._one(ask, None if seed is None else seed * 1_000_003 + at)
                 bar.update()
                 return list(candidate.ids.reveal())
 
@@ -74,7 +75,7 @@ class Writer:
                 tasks = [group.create_task(one(at, ask)) for at, ask in enumerate(asks)]
         return [task.result() for task in tasks]
 
-    async def _one(self, ask: Ask, seed: int) -> Candidate:
+    async def _one(self, ask: Ask, seed: int | None) -> Candidate:
         begun = None
         if ask.begun:
             blank = Hidden("")
@@ -96,11 +97,9 @@ class Writer:
 class Judge:
     """The process reward model, loaded once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: EngineOptions = OPTIONS) -> None:
         self._runner = asyncio.Runner()
-        self._model = self._runner.run(
-            start_reward(str(folder), name=folder.name, profile=None, options=EngineOptions(dtype="float32"))
-        )
+        self._model = self._runner.run(start_reward(str(folder), name=folder.name, profile=None, options=options))
 
     def judge(self, chains: Sequence[tuple[str, Chain]]) -> list[list[float]]:
         """For each (question, chain) the probability of "good" behind each line, and of the answer where it has one."""
