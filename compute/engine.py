@@ -28,6 +28,9 @@ class Sampling:
     the thought is closed by force and the answer begins."""
     answer: int
     """Visible tokens at most; 0 only together with `until` (a step of a thought)."""
+    tight: bool = False
+    """Answers are likely to reach that limit. Else it is a limit for the odd one, which may cost some tokens more, out
+    of those for thinking, before it is cut."""
     total: int | None = None
     """Hidden and visible tokens together, where that binds before the two limits above do."""
     temperature: float = 1.0

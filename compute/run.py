@@ -32,6 +32,9 @@ T = TypeVar("T")
 CLOSING = 16
 """Tokens of the context kept free for a closing phrase."""
 
+SHORT_ANSWER = 64
+"""Visible tokens: a caller who allows an answer fewer wants answers cut."""
+
 LEAST_STEP = 8
 """Hidden tokens without which a continuation is not begun, as long as there is another use for them."""
 
@@ -534,6 +537,7 @@ class Run:
             wishes,
             thinking=min(hold.thinking, room - answer),
             answer=answer,
+            tight=self._ledger.budget.answer < SHORT_ANSWER,
             total=self._ledger.total_left if hold.bound else None,
             seed=self._seed(hold, begun, aside),
             until=until,

@@ -39,10 +39,10 @@ from engines.thinking import Splitter, Vocabulary
 log = logging.getLogger(__name__)
 
 UNHEARD = 64
-"""Tokens between two looks at a chain nobody listens to."""
+"""Tokens between two looks at a chain nobody listens to, at most."""
 
-LONG_ANSWER = 256
-"""An answer that may be this long is written in the same call as its thought, and cut there if it grows longer."""
+LOOK = 16
+"""The same at least, however short its answer is to be."""
 
 CHECK_SECONDS = 20.0
 """A model that makes no token for so long, though asked, does not answer."""
@@ -538,7 +538,7 @@ class _Writing:
         stops: list[int] = []
         wishes: dict[str, Any] = {}
         logprobs = 0 if sampling.likelihood else None
-        every = 1 if sampling.heard else UNHEARD
+        every = 1 if sampling.heard else min(UNHEARD, max(LOOK, sampling.answer))
         apart = False
         if phase == "thought":
             if sampling.until is not None:
@@ -597,7 +597,7 @@ class _Writing:
             or bool(wishes.logit_bias)
             or bool(wishes.stop)
             or wishes.until is not None
-            or wishes.answer < min(limit, LONG_ANSWER)
+            or (wishes.tight and wishes.answer < limit)
         )
 
     # -- what came of it ----------------------------------------------------------------------------------------------

@@ -179,11 +179,27 @@ def test_every_budget_binds_exactly_and_is_answered(stage: Stage) -> None:
 def test_answers_stop_at_their_limit(stage: Stage, heard: bool) -> None:
     whole = stage.do(stage.write(512, temperature=0.0)).candidate
     for answer in range(1, whole.visible + 2):
-        candidate = stage.do(stage.write(512, answer, temperature=0.0, heard=heard)).candidate
+        candidate = stage.do(stage.write(512, answer, temperature=0.0, heard=heard, tight=True)).candidate
         assert candidate.visible == min(answer, whole.visible)
         assert candidate.hidden == whole.hidden
         assert whole.text.startswith(candidate.text)
         assert candidate.ending == ("finished" if answer >= whole.visible else "length")
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_answer_that_is_not_tight_is_written_with_its_thought_and_cut_out_of_the_thinking_tokens(
+    stage: Stage, heard: bool
+) -> None:
+    whole = stage.do(stage.write(512, temperature=0.0)).candidate
+    for answer in range(1, whole.visible + 2):
+        written = stage.do(stage.write(64, answer, temperature=0.0, heard=heard))
+        candidate = written.candidate
+        assert written.hold.calls == 1
+        assert candidate.visible == min(answer, whole.visible)
+        assert whole.hidden <= candidate.hidden <= 64
+        assert whole.text.startswith(candidate.text)
+        assert candidate.ending == ("finished" if answer >= whole.visible else "length")
+        assert not written.hold.overdrawn
 
 
 def test_the_total_bounds_hidden_and_visible_together(stage: Stage) -> None:
