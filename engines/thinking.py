@@ -143,6 +143,12 @@ class Splitter:
         """The hidden tokens fed so far."""
         return self._thought
 
+    def ahead(self, ids: Sequence[int]) -> int:
+        """Of these tokens, how many from the first on are of the thought for certain, its end included; at least 1."""
+        if not self._by_ids:
+            return 1
+        return ids.index(self._vocabulary.end_id) + 1 if self._vocabulary.end_id in ids else len(ids)
+
     def feed(self, ids: Sequence[int]) -> list[Part]:
         """Tells the sides of these tokens. Behind a stop string it tells no more: the parts end where it is met."""
         if self._by_ids and self.inside and self._vocabulary.end_id not in ids:

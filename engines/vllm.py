@@ -632,12 +632,14 @@ class _Writing:
         if self.cut:
             pass
         elif call.phase == "thought" and self.page.visible + len(ids) > self.sampling.answer:
-            # The answer may be full within these tokens: one at a time.
+            # The answer may be full within these tokens: no more of them at a time than fit.
             while done < len(ids) and not self.cut:
-                if not self.splitter.inside and self.page.visible >= self.sampling.answer:
-                    self._rest("length")
+                room = self.sampling.answer - self.page.visible
+                size = self.splitter.ahead(ids[done:]) if self.splitter.inside else room
+                if size > 0:
+                    done += self._split(ids[done : done + size], logprobs, done, call)
                 else:
-                    done += self._split(ids[done : done + 1], logprobs, done, call)
+                    self._rest("length")
         else:
             done = self._split(ids, logprobs, 0, call)
         if done < len(ids):

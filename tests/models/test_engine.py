@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_both_models_run_together_in_vllm_and_the_reward_model_scores_as_in_tran
     assert found["chunked"] == found["cached"] == [True, True]
     assert found["tokens"] > 2 * max(found["at_a_time"])
     assert any(answer is not None for answer in found["answers"][:4])
-    whole = {question: transformers_scores(demo_prm, question) for question in questions}
+    whole = dict(zip(questions, transformers_scores(demo_prm, questions), strict=True))
     asked = 2 * [*[QUESTION] * len(LINES), *questions]
     assert len(found["scores"]) == len(asked)
     for question, scores in zip(asked, found["scores"], strict=True):
@@ -95,14 +96,13 @@ def test_the_reward_model_reads_chains_as_it_was_taught(demo_prm: Path):
     assert prefixes == [ids[: at + 1] for at in places]
 
 
-def transformers_scores(folder: Path, question: str) -> list[float]:
+def transformers_scores(folder: Path, questions: Sequence[str]) -> list[list[float]]:
     """The probability of "good" of each line and of the answer, by transformers' Qwen2 and the score head beside it."""
     import torch
     from safetensors.torch import load_file
     from torch import nn
     from transformers import Qwen2Model
 
-    ids, places = laid_out(load(folder), question, LINES, 30)
     body = Qwen2Model.from_pretrained(folder, dtype=torch.float32)
     width = body.config.hidden_size
     score = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
@@ -110,6 +110,10 @@ def transformers_scores(folder: Path, question: str) -> list[float]:
     score.load_state_dict(
         {name.removeprefix("score."): weight.float() for name, weight in stored.items() if name.startswith("score.")}
     )
-    with torch.no_grad():
-        rows = score(body(torch.tensor([ids])).last_hidden_state).softmax(-1)
-    return rows[0, places, 1].tolist()
+    scores: list[list[float]] = []
+    for question in questions:
+        ids, places = laid_out(load(folder), question, LINES, 30)
+        with torch.no_grad():
+            rows = score(body(torch.tensor([ids])).last_hidden_state).softmax(-1)
+        scores.append(rows[0, places, 1].tolist())
+    return scores
