@@ -2,11 +2,12 @@
 
     python -m bench.engine_use --json bench/results/engine_use.json
 
-Both draw from one engine in one process, by turns, unseeded (as requests come; on a CPU a seed of its own slows every
-request). Raw: as many concurrent `AsyncLLM.generate` calls as the strategy
-has chains, on the same prompts, with nothing of ours between. Beam search also runs its process reward model in
-between, in the same process, and its tokens do not count as drawn. A second table shows that cost grows linearly with
-n.
+Both draw from one engine in one process, by turns in many short rounds (a machine's speed drifts within seconds),
+unseeded (as requests come; on a CPU a seed of its own slows every request). Raw: as many concurrent
+`AsyncLLM.generate` calls as the strategy has chains, on the same prompts, with nothing of ours between. Beam search
+also runs its process reward model in between, and its tokens do not count as drawn. "read again" is how many tokens of
+chains the model had to read once more for each it drew, because a step goes on from what the prefix cache holds in
+whole blocks only. A second table shows that cost grows linearly with n.
 
 The demo models are tiny: what is fixed about a call weighs more than the tokens. `--layers 48 --prm-layers 48` lays
 layers on top that change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes.
@@ -31,7 +32,7 @@ import psutil
 import uvloop
 
 from bench.engines import pair
-from bench.machine import describe, keep
+from bench.machine import describe, interval, keep
 from bench.strategies import Setup, answer, wanted
 from bench.thicker import thicker
 from compute.text import Message, Prompt
@@ -100,6 +101,7 @@ async def measure(args: argparse.Namespace) -> None:
     chance = random.Random(args.seed)
     problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
     numbers = iter(range(1_000_000))
+    read_again: list[float] = []
     async with AsyncExitStack() as stack:
         model, prm = [
             thicker(Path(folder), layers, Path(stack.enter_context(TemporaryDirectory())) / Path(folder).name)
@@ -110,33 +112,37 @@ async def measure(args: argparse.Namespace) -> None:
         engine, means = await stack.enter_async_context(pair(str(model), str(prm)))
 
         async def strategy(setup: Setup, i: int) -> int:
-            return (await answer(problems[i], None, setup, means)).generated
+            answered = await answer(problems[i], None, setup, means)
+            read_again.append(answered.read_again / answered.generated)
+            return answered.generated
 
         async def straight(streams: int, i: int) -> int:
             return await raw(engine, problems[i], next(numbers), streams)
 
-        print(f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'lowest-highest':>15} {'target':>7}")
+        print(f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'95 %':>15} {'read again':>11} {'target':>7}")
         for case in CASES:
             if not wanted(case.setup, args.only):
                 continue
             ours, theirs = partial(strategy, case.setup), partial(straight, case.streams // case.requests)
             pairs: list[tuple[float, float]] = []
+            await rate(ours, args.questions, case.requests)  # to warm up
+            read_again.clear()
             for number in range(args.rounds):
                 turns = (ours, theirs) if number % 2 == 0 else (theirs, ours)
                 rates = [await rate(draw, args.questions, case.requests) for draw in turns]
                 pairs.append((rates[number % 2], rates[1 - number % 2]))
-            ratios = sorted(a / b for a, b in pairs)
-            ratio = statistics.median(ratios)
+            ratios = [a / b for a, b in pairs]
+            ratio, (low, high) = statistics.median(ratios), interval(ratios)
+            again = statistics.mean(read_again)
             strategic, straightly = (statistics.median(column) for column in zip(*pairs, strict=True))
             verdict = "met" if ratio >= case.target else "MISSED"
             print(
                 f"{case.setup.name:36} {strategic:7.0f} {straightly:7.0f} {ratio:6.3f}",
-                f"{ratios[0]:7.3f}-{ratios[-1]:7.3f} {case.target:7.2f} {verdict}",
+                f"{low:7.3f}-{high:7.3f} {again:11.2f} {case.target:7.2f} {verdict}",
                 flush=True,
             )
-            record["cases"].append(
-                {"name": case.setup.name, "pairs": pairs, "ratio": ratio, "target": case.target, "verdict": verdict}
-            )
+            figures = {"ratio": ratio, "interval": (low, high), "read_again": again, "target": case.target}
+            record["cases"].append({"name": case.setup.name, "pairs": pairs, **figures, "verdict": verdict})
         if not args.only:
             record["growth"] = await growth(strategy, args.questions)
     keep(record, args.json)
@@ -163,7 +169,7 @@ async def growth(strategy: Callable[[Setup, int], Awaitable[int]], questions: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--model", default="models/demo")
     parser.add_argument("--prm", default="models/demo-prm")

@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import platform
+import random
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -170,3 +172,10 @@ def _answers(url: str) -> bool:
             return answer.status == 200
     except (OSError, urllib.error.HTTPError):
         return False
+
+
+def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the median."""
+    chance = random.Random(0)
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
+    return round(medians[draws // 40], 3), round(medians[-draws // 40], 3)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import statistics
 import sys
 import tempfile
@@ -174,15 +173,8 @@ def compare(each: Mapping[str, Sequence[Figures]], streamed: bool, concurrency: 
         requests=requests,
         medians={s: {n: round(v, 2) for n, v in m.items()} for s, m in medians.items()},
         ratio={n: round(statistics.median(r), 3) for n, r in ratios.items() if r},
-        ratio_interval={n: interval(r) for n, r in ratios.items() if r},
+        ratio_interval={n: machine.interval(r) for n, r in ratios.items() if r},
     )
-
-
-def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
-    chance = random.Random(0)
-    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
-    return round(medians[draws // 40], 3), round(medians[-draws // 40], 3)
 
 
 def show(entry: Entry) -> None:

@@ -81,6 +81,8 @@ class Answered:
     generated: int
     verifier: int
     seconds: float
+    read_again: int
+    """Tokens read that were not in the prefix cache, by calls that went on from a chain."""
 
 
 async def deaf(_: Delta) -> None:
@@ -107,7 +109,9 @@ async def answer(problem: Problem, seed: int | None, setup: Setup, means: Means)
         raise SystemExit(f"{setup.name}: the verifier failed; the row would not be what it says")
     spent = outcome.spent
     right = read_answer(outcome.answer.text) == problem.answer
-    return Answered(len(problem.steps), right, spent.generated, spent.verifier, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    read_again = sum(hold.prompt - hold.cached for hold in ledger.holds if hold.parent is not None)
+    return Answered(len(problem.steps), right, spent.generated, spent.verifier, seconds, read_again)
 
 
 async def row(problems: Sequence[Problem], setup: Setup, means: Means, parallel: int) -> list[Answered]:

@@ -10,10 +10,12 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
-from safetensors.torch import load_file, save_file
+import safetensors.torch
 
 ENDS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+FILES = cast("Any", safetensors.torch)
 _LAYER = re.compile(r"model\.layers\.0\.(.*)")
 
 
@@ -24,11 +26,11 @@ def thicker(folder: Path, layers: int, into: Path) -> Path:
     held: int = config["num_hidden_layers"]
     config["num_hidden_layers"] = config["max_window_layers"] = held + layers
     (into / "config.json").write_text(json.dumps(config))
-    weights = load_file(into / "model.safetensors")
+    weights: dict[str, Any] = FILES.load_file(into / "model.safetensors")
     parts = {found[1]: weight for name, weight in weights.items() if (found := _LAYER.fullmatch(name))}
     for layer in range(held, held + layers):
         for part, weight in parts.items():
             empty = part in ENDS
             weights[f"model.layers.{layer}.{part}"] = weight.new_zeros(weight.shape) if empty else weight.clone()
-    save_file(weights, into / "model.safetensors", metadata={"format": "pt"})
+    FILES.save_file(weights, into / "model.safetensors", metadata={"format": "pt"})
     return into
