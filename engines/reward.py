@@ -22,10 +22,10 @@ from typing import Any, Protocol
 from compute.engine import Checked, Read, Reward
 from compute.errors import EngineError
 from compute.text import Candidate, Message, Prompt
+from engines.launch import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
 from engines.profiles import PROFILES, Profile
 from engines.prompts import ChatTokenizer, Prompts
 from engines.reward_profiles import RewardProfile, find_reward_profile
-from engines.vllm import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
 
 GPU_SHARE = 0.22
 """Share of a GPU for a reward model in this process, where none is given."""
@@ -88,7 +88,7 @@ async def start_reward(
         llm.shutdown()
         raise
     finally:
-        del llm  # see `engines.vllm.launch`
+        del llm  # see `engines.launch.launch`
 
 
 class VllmReader:

@@ -14,8 +14,9 @@ from compute.budget import Budget, Ledger
 from compute.engine import Sampling
 from compute.page import Page
 from compute.text import Candidate, Hidden, Message, Prompt
+from engines.launch import EngineOptions
 from engines.reward import start_reward
-from engines.vllm import EngineOptions, start
+from engines.vllm import start
 from models.chains import Chain
 from models.lessons import CHECKS, boxed
 

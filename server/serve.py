@@ -17,9 +17,10 @@ import uvloop
 
 from compute.budget import Lengths
 from compute.engine import RewardModel
+from engines.launch import EngineOptions, metrics_text, on_cpu
 from engines.reward import GPU_SHARE, start_reward
 from engines.reward_remote import connect_reward
-from engines.vllm import EngineOptions, metrics_text, on_cpu, start
+from engines.vllm import start
 from metering.metrics import Metrics
 from server.app import Served, create_app
 from server.listen import bind, listen, run, url_of

@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from compute.errors import EngineError
 from compute.text import Candidate, Hidden, Message, Prompt
+from engines.launch import EngineOptions
 from engines.reward import ProcessRewardModel, start_reward
 from engines.reward_profiles import REWARD_PROFILES, RewardProfile, find_reward_profile
-from engines.vllm import EngineOptions
 from tests.fakes import Told
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"

@@ -25,10 +25,10 @@ from pydantic import SecretStr
 
 from compute.errors import EngineError
 from compute.text import Candidate, Hidden, Message, Prompt
+from engines.launch import EngineOptions
 from engines.reward import ProcessRewardModel, start_reward
 from engines.reward_profiles import RewardProfile
 from engines.reward_remote import connect_reward, reach
-from engines.vllm import EngineOptions
 from server.places import locate
 from tests.engines.pooler import PRM, Answer, Pooler, rows, score
 from tests.fakes import Told

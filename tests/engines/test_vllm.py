@@ -23,8 +23,10 @@ from compute.errors import EngineError, RequestError
 from compute.page import Page
 from compute.text import Candidate, Message, Prompt
 from engines import vllm
+from engines.launch import EngineOptions, metrics_text
 from engines.profiles import Profile
-from engines.vllm import EngineOptions, VllmEngine, top
+from engines.vllm import VllmEngine
+from engines.writing import top
 
 T = TypeVar("T")
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -88,7 +90,7 @@ class Stage:
         return sum(hold.tokens for hold in self.holds)
 
     def counter(self, name: str = "vllm:generation_tokens_total") -> int:
-        lines = vllm.metrics_text().decode().splitlines()
+        lines = metrics_text().decode().splitlines()
         return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{")))
 
     def settled(self) -> bool:
@@ -461,7 +463,7 @@ def test_tenants_do_not_share_a_prefix_cache(stage: Stage) -> None:
 def test_the_engine_tells_that_it_makes_tokens(stage: Stage) -> None:
     stage.do(stage.engine.check())
     assert stage.settled()
-    assert b"vllm:generation_tokens_total" in vllm.metrics_text()
+    assert b"vllm:generation_tokens_total" in metrics_text()
 
 
 def test_what_is_written_to_show_that_the_engine_answers_is_told(stage: Stage) -> None:
@@ -480,7 +482,7 @@ def test_what_is_written_to_show_that_the_engine_answers_is_told(stage: Stage) -
 
 def test_two_models_in_a_process_both_have_their_series(stage: Stage) -> None:
     def written(name: str) -> float:
-        lines = vllm.metrics_text().decode().splitlines()
+        lines = metrics_text().decode().splitlines()
         series = f'vllm:generation_tokens_total{{engine="0",model_name="{name}"}} '
         return next(float(line.removeprefix(series)) for line in lines if line.startswith(series))
 
@@ -497,12 +499,12 @@ def test_two_models_in_a_process_both_have_their_series(stage: Stage) -> None:
         assert stage.settled()
         assert written("demo") == before + 3
         assert written("org/other") == drawn
-        text = vllm.metrics_text().decode()
+        text = metrics_text().decode()
         assert text.count("# TYPE vllm:generation_tokens_total ") == 1
     finally:
         stage.do(other.close())
     del other
-    assert "org/other" not in vllm.metrics_text().decode()
+    assert "org/other" not in metrics_text().decode()
 
 
 def test_a_model_that_does_not_think_is_asked_to_reason_first(stage: Stage) -> None:

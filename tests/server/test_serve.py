@@ -19,7 +19,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from engines.vllm import EngineOptions
+from engines.launch import EngineOptions
 from server.serve import options_of
 from server.settings import EngineSettings, ModelSettings, RewardEngineSettings, WrongSettings
 

@@ -1,0 +1,395 @@
+"""One chain, drawn by vLLM: which calls it takes, and what becomes of every token.
+
+The common chain is one call to the engine: thought and answer within the thinking limit. Where that limit is reached
+inside the thought, the thought is closed by force and a second call over the cached prefix writes the answer. So every
+bound is the `max_tokens` of a call, and none is kept by stopping in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from compute.engine import Delta, Sampling
+from compute.errors import EngineError, RequestError
+from compute.page import Page
+from compute.text import Candidate, Ending, Prompt, TokenLogprob
+from engines.thinking import Splitter
+
+if TYPE_CHECKING:
+    from engines.vllm import VllmEngine
+
+UNHEARD = 64
+"""Tokens between two looks at a chain nobody listens to, at most."""
+
+LOOK = 16
+"""The same at least, however short its answer is to be."""
+
+
+class FlatLogprobs(Protocol):
+    """vLLM's log-probabilities of many tokens in few lists: place `i` has those from `start_indices[i]` on, the drawn
+    token's first, then the likeliest."""
+
+    start_indices: list[int]
+    end_indices: list[int]
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+Phase = Literal["thought", "answer"]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call to the engine."""
+
+    phase: Phase
+    ids: list[int]
+    params: Any
+    stops: frozenset[int]
+    apart: bool
+    """It writes a thought only: the answer is drawn by a call of its own."""
+    read: bool = False
+    reason: str | None = None
+    stop: int | str | None = None
+
+
+class Writing:
+    """One chain: decides on its calls and tells its page every token."""
+
+    def __init__(self, engine: VllmEngine, prompt: Prompt, sampling: Sampling, page: Page) -> None:
+        self.engine, self.sampling, self.page = engine, sampling, page
+        self.ending: Ending = "aborted"
+        self.over: Ending | None = None
+        self.cut = False
+        """What the call still makes is of no use."""
+        self.text = ""
+        self.tokens: list[TokenLogprob] = []
+        vocabulary = engine.vocabulary
+        begun = page.begun
+        self.kept = list(begun.ids.reveal()) if begun else []
+        if begun is None:
+            on = sampling.thinking > 0
+        else:
+            on = begun.thinking or begun.forced or bool(begun.thought.reveal()) or vocabulary.end_id in self.kept
+        rendered = engine.prompts.render(prompt, thinking=on)
+        self.prompt_ids = rendered.ids
+        if begun is None:
+            self.inside = rendered.inside
+        else:
+            self.inside = engine.profile.thinks and (begun.thinking or vocabulary.reopened(self.kept))
+        self.earlier = "" if begun is None or begun.thinking else begun.thought.reveal()
+        self.splitter = Splitter(
+            vocabulary,
+            inside=self.inside,
+            stop=sampling.stop,
+            said=() if self.inside else self.kept,
+            text=begun.text if begun else "",
+            unread=self._unread(begun) if begun else "",
+            thought=self.kept if self.inside else (),
+        )
+        self.begun_thought = list(self.kept) if begun and begun.thinking else []
+        if not self.inside:
+            page.shut()
+        self.calls = 0
+        if engine.card.context - len(self.prompt_ids) - len(self.kept) < 1:
+            raise RequestError(
+                f"the prompt has {len(self.prompt_ids) + len(self.kept)} tokens and this model's context holds "
+                f"{engine.card.context}",
+                param="messages",
+                code="context_length_exceeded",
+            )
+
+    def _unread(self, begun: Candidate) -> str:
+        """Visible text of a half-written answer that was kept back as the possible begin of a stop string or marker."""
+        vocabulary = self.engine.vocabulary
+        held = [*self.sampling.stop, *([] if vocabulary.by_ids else [vocabulary.start])]
+        if self.inside or not any(held):
+            return ""
+        text = vocabulary.last_answer(self.kept)
+        for size in range(min(len(text) + 1, max(map(len, held)))):
+            if begun.text.endswith(text[: len(text) - size]):
+                return text[len(text) - size :]
+        return ""
+
+    # -- what to ask of the engine ------------------------------------------------------------------------------------
+
+    def next_call(self) -> Call | None:
+        """The next call, or None when the chain has come to rest; `ending` says how."""
+        if self.over is not None:
+            self.ending = self.over
+            return None
+        room = self.engine.card.context - len(self.prompt_ids) - len(self.kept)
+        if self.sampling.total is not None:
+            room = min(room, self.sampling.total - self.page.hidden - self.page.visible)
+        if self.splitter.inside:
+            # Room in the context for the closing phrase and an answer; no limit of the caller's is touched by this.
+            spare = self.engine.card.context - len(self.prompt_ids) - len(self.kept) - len(self.engine.closing)
+            limit = min(room, self.sampling.thinking - self.page.hidden, spare - min(self.sampling.answer, spare // 2))
+            if limit > 0:
+                return self._call("thought", limit)
+            if self.sampling.until is not None:
+                self.ending = "length"
+                return None
+            self._close()
+            return self.next_call()
+        limit = min(room, self.sampling.answer - self.page.visible)
+        if limit > 0:
+            return self._call("answer", limit)
+        self.ending = "length"
+        return None
+
+    def _close(self) -> None:
+        """Ends the thought by force."""
+        engine = self.engine
+        behind = bool(self.kept) and engine.vocabulary.bytes(self.kept[-1]).endswith(b"\n")
+        closing = engine.closing_behind_newline if behind else engine.closing
+        self.kept.extend(closing)
+        self.page.force(closing)
+        self.splitter.force()
+
+    def _call(self, phase: Phase, limit: int) -> Call:
+        sampling, engine = self.sampling, self.engine
+        vllm = engine.sampling_params
+        by_ids = engine.vocabulary.by_ids
+        stops: list[int] = []
+        wishes: dict[str, Any] = {}
+        logprobs = 0 if sampling.likelihood else None
+        every = 1 if sampling.heard else min(UNHEARD, max(LOOK, sampling.answer))
+        apart = False
+        if phase == "thought":
+            if sampling.until is not None:
+                stops += self._steps(sampling.until)
+            apart = self._apart(limit)
+            if apart:
+                if by_ids and engine.vocabulary.end_id is not None:
+                    stops.append(engine.vocabulary.end_id)
+                else:
+                    every = 1
+        else:
+            if sampling.until is not None and not engine.profile.thinks:
+                stops += self._steps(sampling.until)
+            bias = dict(sampling.logit_bias) | engine.logit_bans
+            logprobs = sampling.logprobs if sampling.logprobs is not None else logprobs
+            wishes["logit_bias"] = bias or None
+            if engine.word_bans:
+                wishes["bad_words"] = engine.word_bans
+            if sampling.stop:
+                wishes |= {"stop": list(sampling.stop), "detokenize": True}
+            if sampling.grammar is not None:
+                wishes["structured_outputs"] = engine.held_to(sampling.grammar)
+        seed = None if sampling.seed is None else (sampling.seed + self.calls) % 2**63
+        self.calls += 1
+        params = vllm.SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            seed=seed,
+            max_tokens=limit,
+            stop_token_ids=stops,
+            logprobs=logprobs,
+            flat_logprobs=logprobs is not None,
+            output_kind=vllm.RequestOutputKind.DELTA,
+            stream_interval=every,
+            skip_clone=True,
+            **{"detokenize": False, **wishes},
+        )
+        self.cut = False
+        return Call(phase, [*self.prompt_ids, *self.kept], params, frozenset(stops), apart)
+
+    def _steps(self, until: str) -> list[int]:
+        if until == self.engine.profile.step:
+            return list(self.engine.step_stops)
+        return sorted(self.engine.vocabulary.containing(until))
+
+    def _apart(self, limit: int) -> bool:
+        """The answer needs a call of its own: it is drawn in another way than the thought, or may be cut short."""
+        wishes = self.sampling
+        return (
+            wishes.grammar is not None
+            or wishes.logprobs is not None
+            or bool(wishes.logit_bias)
+            or bool(wishes.stop)
+            or wishes.until is not None
+            or (wishes.tight and wishes.answer < limit)
+        )
+
+    # -- what came of it ----------------------------------------------------------------------------------------------
+
+    def take(self, out: Any, call: Call) -> Delta | None:
+        """Tells the page the tokens of an output."""
+        if not call.read:
+            call.read = True
+            self.page.read(len(call.ids), out.num_cached_tokens or 0)
+        completion = out.outputs[0]
+        ids: Sequence[int] = completion.token_ids
+        logprobs: FlatLogprobs | None = completion.logprobs
+        if out.finished:
+            call.reason, call.stop = completion.finish_reason, completion.stop_reason
+        before = len(self.text)
+        tokens_before = len(self.tokens)
+        if ids:
+            # A stop that was not asked for is the model's own end of turn, of which some have several.
+            ended = call.reason == "stop" and (
+                call.stop is None or (isinstance(call.stop, int) and call.stop not in call.stops)
+            )
+            self._told(ids[:-1] if ended else ids, logprobs, call)
+            if ended:
+                self._told_end(ids[-1], _likelihood(logprobs, len(ids) - 1, len(ids)), call)
+        if len(self.text) == before and len(self.tokens) == tokens_before:
+            return None
+        return Delta(self.text[before:], tuple(self.tokens[tokens_before:]))
+
+    def _told(self, ids: Sequence[int], logprobs: FlatLogprobs | None, call: Call) -> None:
+        """Tokens of a thought or an answer."""
+        done = 0
+        if self.cut:
+            pass
+        elif call.phase == "thought" and self.page.visible + len(ids) > self.sampling.answer:
+            # The answer may be full within these tokens: no more of them at a time than fit.
+            while done < len(ids) and not self.cut:
+                room = self.sampling.answer - self.page.visible
+                size = self.splitter.ahead(ids[done:]) if self.splitter.inside else room
+                if size > 0:
+                    done += self._split(ids[done : done + size], logprobs, done, call)
+                else:
+                    self._rest("length")
+        else:
+            done = self._split(ids, logprobs, 0, call)
+        if done < len(ids):
+            self._surplus(ids[done:], call)
+
+    def _rest(self, ending: Ending) -> None:
+        self.over = ending
+        self.cut = True
+
+    def _split(self, ids: Sequence[int], logprobs: FlatLogprobs | None, offset: int, call: Call) -> int:
+        """Tells the page the sides of these tokens; returns how many it told."""
+        page, splitter = self.page, self.splitter
+        was_inside = splitter.inside
+        done = 0
+        for part in splitter.feed(ids):
+            run = ids[part.first : part.last]
+            likely = _likelihood(logprobs, offset + part.first, offset + part.last) if self.sampling.likelihood else ()
+            self.kept.extend(run)
+            done = part.last
+            if part.hidden and call.phase == "thought":
+                page.think(run, likely)
+                if part.text:
+                    page.shut()
+                    page.say((), part.text)
+            else:
+                if was_inside:
+                    page.shut()
+                    was_inside = False
+                tokens = () if part.hidden else self._token_logprobs(logprobs, run, offset + part.first)
+                page.say(run, part.text, likely, tokens)
+                self.tokens.extend(tokens)
+            self.text += part.text
+        if was_inside and not splitter.inside:
+            page.shut()
+        if splitter.stopped:
+            self._rest("stop")
+        elif call.phase == "thought" and not splitter.inside and call.apart and not self.engine.vocabulary.by_ids:
+            # A marker that is text cannot stop the engine by itself: here the answer's own call begins.
+            self.cut = True
+        return done
+
+    def _surplus(self, ids: Sequence[int], call: Call) -> None:
+        """Tokens made behind a stop string or past the answer's limit. Behind a thought they are within its limit."""
+        if call.phase == "thought":
+            self.page.waste(len(ids))
+        else:
+            self.page.say(ids, "", (0.0,) * len(ids) if self.sampling.likelihood else ())
+
+    def _told_end(self, token: int, likely: Sequence[float], call: Call) -> None:
+        """The model's end of turn."""
+        if self.cut:
+            self._surplus((token,), call)
+        elif self.splitter.inside:
+            # It ended its turn in the middle of a thought: the thought is closed and the answer asked for.
+            self._surplus((token,), call)
+        elif call.phase == "thought" and self.page.visible >= self.sampling.answer:
+            self._rest("length")
+            self.page.waste(1)
+        else:
+            self.kept.append(token)
+            self.page.say((token,), "", likely if self.sampling.likelihood else ())
+            self.over = "finished"
+
+    def settle(self, call: Call) -> None:
+        """A call is over, by itself or aborted."""
+        if not call.read:
+            self.page.read(len(call.ids), 0)
+        if self.over is not None or call.reason in (None, "abort"):
+            return
+        if call.reason == "error":
+            raise EngineError(f"model {self.engine.card.name}: the engine gave up on a request")
+        if self.cut:
+            return
+        if call.reason == "length":
+            if call.phase == "answer":
+                self.over = "length"
+            elif self.splitter.inside:
+                if self.sampling.until is not None:
+                    self.over = "length"
+                else:
+                    self._close()
+        elif self.sampling.until is not None and (self.splitter.inside or not self.engine.profile.thinks):
+            if self.kept and call.stop == self.kept[-1]:
+                self.over = "step"
+            else:
+                self._close()
+        elif self.splitter.inside:
+            self._close()
+
+    def finish(self) -> str:
+        """The chain has come to rest: the visible text that was kept back."""
+        rest = self.splitter.finish()
+        if rest:
+            self.page.say((), rest)
+            self.text += rest
+        return rest
+
+    def thought(self) -> str:
+        return self.earlier + self.engine.vocabulary.decode([*self.begun_thought, *self.splitter.thought])
+
+    def _token_logprobs(
+        self, logprobs: FlatLogprobs | None, ids: Sequence[int], offset: int
+    ) -> tuple[TokenLogprob, ...]:
+        wanted = self.sampling.logprobs
+        if wanted is None or logprobs is None:
+            return ()
+        tokens: list[TokenLogprob] = []
+        for i, token in enumerate(ids, offset):
+            likeliest = tuple(self._logprob(*one) for one in top(logprobs, i, wanted))
+            tokens.append(self._logprob(token, logprobs.logprobs[logprobs.start_indices[i]], likeliest))
+        return tuple(tokens)
+
+    def _logprob(self, token: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        spelt = self.engine.vocabulary.bytes(token)
+        return TokenLogprob(spelt.decode(errors="replace"), spelt, max(value, -9999.0), top)
+
+
+def _likelihood(logprobs: FlatLogprobs | None, first: int, last: int) -> Sequence[float]:
+    """The log-probabilities of the drawn tokens; vLLM puts the drawn one first at each place."""
+    if logprobs is None:
+        return ()
+    return [logprobs.logprobs[k] for k in logprobs.start_indices[first:last]]
+
+
+def top(logprobs: FlatLogprobs, position: int, wanted: int) -> list[tuple[int, float]]:
+    """The likeliest tokens at a position and their log-probabilities, best first.
+
+    vLLM lists the token that was drawn and then the likeliest, itself perhaps among them; where it has put two outputs
+    into one, each token is listed once.
+    """
+    here = slice(logprobs.start_indices[position], logprobs.end_indices[position])
+    (drawn, *likeliest) = zip(logprobs.token_ids[here], logprobs.logprobs[here], strict=True)
+    if len(likeliest) < wanted and drawn not in likeliest:
+        likeliest = sorted((drawn, *likeliest), key=lambda one: -one[1])
+    return likeliest[:wanted]
