@@ -18,7 +18,8 @@ from starlette.types import Message, Receive, Scope, Send
 from compute.budget import Ledger
 from compute.engine import Delta
 from compute.errors import DeadlinePassed, NotNow, PonderError, RequestError
-from compute.run import Leash, Outcome, execute
+from compute.plan import Outcome
+from compute.run import Leash, execute
 from metering.metrics import Metrics
 from server import errors
 from server.admission import Admission, Turn

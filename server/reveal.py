@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compute.budget import Ledger
 from compute.errors import NotPermitted
-from compute.run import Outcome
+from compute.plan import Outcome
 from server.keys import Key
 
 

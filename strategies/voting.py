@@ -11,7 +11,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from math import comb
 
-from compute.run import Run, Vote
+from compute.plan import Vote
+from compute.run import Run
 from compute.text import Candidate, Score
 
 

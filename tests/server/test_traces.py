@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from compute.engine import Delta, Sampling
 from compute.page import Page
-from compute.run import Outcome
+from compute.plan import Outcome
 from compute.text import Hidden, Prompt
 from server.keys import digest
 from server.plan import Order
