@@ -63,7 +63,7 @@ async def raw(engine: vllm.VllmEngine, problem: Problem, seed: int, n: int) -> i
     from vllm.inputs import TokensPrompt
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-    ids = engine.prompts.render(Prompt((Message("user", problem.question),)), thinking=True).ids
+    ids = engine.model.prompts.render(Prompt((Message("user", problem.question),)), thinking=True).ids
 
     async def one(i: int) -> int:
         params = SamplingParams(

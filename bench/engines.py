@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from compute.plan import Means
+from compute.run import Means
 from engines.vllm import VllmEngine
 from server.serve import start_served
 from server.settings import ModelSettings

@@ -26,8 +26,7 @@ from bench.engines import pair
 from bench.machine import describe, keep
 from compute.budget import Budget, Ledger
 from compute.engine import Delta, Sampling
-from compute.plan import Means, Named, Plan, Strategy, Verifier
-from compute.run import execute
+from compute.run import Means, Named, Plan, Strategy, Verifier, execute
 from compute.text import Message, Prompt
 from models.task import Problem, make, read_answer
 from strategies import STRATEGIES

@@ -11,16 +11,16 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from compute.answers import group
-from compute.budget import Hold, Ledger
-from compute.engine import Delta, Reward, RewardModel
+from compute.budget import Budget, Hold, Ledger, Lengths
+from compute.engine import Delta, Engine, Reward, RewardModel, Sampling
 from compute.errors import DeadlinePassed, EngineError, Exhausted
+from compute.outcome import Outcome, StoppedBy, Vote
 from compute.page import Page
-from compute.plan import Means, Outcome, Plan, StoppedBy, Vote
 from compute.text import Answer, Candidate, Hidden, Prompt, Score
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,55 @@ LEAST_STEP = 8
 
 GRACE = 10.0
 """Seconds before a deadline (or a tenth of the time allowed, if that is less) kept for closing and answering."""
+
+
+class Strategy(Protocol):
+    """A way to spend a thinking budget: is given a run, returns the candidate that is the answer."""
+
+    async def __call__(self, run: Run) -> Candidate: ...
+
+
+class Verifier(Protocol):
+    """A way of judging: one score in [0, 1] for each candidate, in order."""
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Named(Generic[T]):
+    """A strategy or verifier and the name it is listed under."""
+
+    name: str
+    call: T
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that was decided about a request before it runs. Made in `server/plan.py` and never changed."""
+
+    prompt: Prompt
+    strategy: Named[Strategy]
+    budget: Budget
+    sampling: Sampling
+    """The caller's wishes; its token limits are set anew for each call from what is held for it."""
+    verifier: Named[Verifier] | None = None
+    fallback: Named[Verifier] | None = None
+    """Judges where `verifier` fails."""
+    timeout: float | None = None
+    """Seconds from the start of the run."""
+    keep_text: bool = False
+    """The operator wants the text of every call in the trace."""
+    listens: bool = True
+    """The caller hears the answer as it is written; else it is told in one piece at the end, which costs less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a run works with: the model, what is known of its chains, and a reward model where there is one."""
+
+    engine: Engine
+    lengths: Lengths
+    reward_model: RewardModel | None = None
 
 
 class Leash:

@@ -18,16 +18,14 @@ from compute.errors import EngineError, RequestError, Unavailable
 from compute.page import Page
 from compute.text import Hidden, Prompt
 from engines.launch import EngineOptions, arguments, dead, launch, read_config, settle_environment
+from engines.model import Model
 from engines.profiles import Profile, find
-from engines.prompts import Prompts
-from engines.thinking import Vocabulary
 from engines.writing import Writing
 
 CHECK_SECONDS = 20.0
 """A model that makes no token for so long, though asked, does not answer."""
 
 SHUTDOWN_SECONDS = 5.0
-BANNED = -1e9
 
 
 async def start(path: str, *, name: str, profile: Profile | None, options: EngineOptions) -> VllmEngine:
@@ -51,41 +49,14 @@ class VllmEngine:
 
     def __init__(self, llm: Any, tokenizer: Any, profile: Profile, name: str) -> None:
         self.llm = llm
-        self.sampling_params: Any = importlib.import_module("vllm.sampling_params")
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
         self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
-        self.profile = profile
-        self.prompts = Prompts(tokenizer, profile, int(llm.model_config.max_model_len))
-        marks = (profile.start, profile.end) if profile.thinks else ("", "")
-        self.vocabulary = Vocabulary(tokenizer.backend_tokenizer, *marks)
-        self.step_stops = sorted(self.vocabulary.containing(profile.step))
-        self.step_set = frozenset(self.step_stops)
-        self.vocabulary_size = int(llm.model_config.get_vocab_size())
-        closing = profile.closing if profile.thinks else ""
-        self.closing = self.prompts.marked(closing)
-        self.closing_behind_newline = self.prompts.marked(closing.lstrip("\n"))
-        self.logit_bans: dict[int, float] = {}
-        self.word_bans: list[str] = []
-        if profile.thinks and profile.start:
-            if self.vocabulary.by_ids:
-                numbers = (self.vocabulary.start_id, self.vocabulary.end_id)
-                self.logit_bans = {i: BANNED for i in numbers if i is not None and i < self.vocabulary_size}
-            else:
-                self.word_bans = [profile.start]
-        step = profile.step.encode()
-        self._card = ModelCard(
-            name=name,
+        self.model = Model(
+            tokenizer,
+            profile,
+            name,
             context=int(llm.model_config.max_model_len),
-            thinks=profile.thinks,
-            typical_chain=profile.typical_chain,
-            temperature=profile.temperature,
-            top_p=profile.top_p,
-            top_k=profile.top_k,
-            min_p=profile.min_p,
-            step=profile.step,
-            step_ids=frozenset(i for i in self.step_stops if self.vocabulary.bytes(i).endswith(step)),
-            shows_thoughts=profile.shows_thoughts,
-            created=int(time.time()),
+            vocabulary_size=int(llm.model_config.get_vocab_size()),
         )
         self._numbers = itertools.count()
         self._progress = float("-inf")
@@ -93,20 +64,20 @@ class VllmEngine:
 
     @property
     def card(self) -> ModelCard:
-        return self._card
+        return self.model.card
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         """Tokens of the prompt as the model will read it. Raises `RequestError` where the template refuses it."""
-        return self.prompts.length(prompt, thinking=thinking)
+        return self.model.prompts.length(prompt, thinking=thinking)
 
     async def accept(self, sampling: Sampling) -> None:
         """Raises `RequestError` for wishes that vLLM would refuse when the answer begins; see the contract."""
-        if any(not 0 <= token < self.vocabulary_size for token, _ in sampling.logit_bias):
+        if any(not 0 <= token < self.model.vocabulary_size for token, _ in sampling.logit_bias):
             raise RequestError(
-                f"logit_bias names a token id outside of 0 .. {self.vocabulary_size - 1}", param="logit_bias"
+                f"logit_bias names a token id outside of 0 .. {self.model.vocabulary_size - 1}", param="logit_bias"
             )
         if sampling.grammar is not None:
-            params = self.sampling_params.SamplingParams(structured_outputs=self.held_to(sampling.grammar))
+            params = self.model.sampling_params.SamplingParams(structured_outputs=self.model.held_to(sampling.grammar))
             config = self.llm.vllm_config
             try:
                 # A large schema takes long.
@@ -120,14 +91,9 @@ class VllmEngine:
             except (ValueError, self._refusal):
                 raise unenforceable(sampling.grammar) from None
 
-    def held_to(self, grammar: Grammar) -> Any:
-        """The grammar as vLLM takes it."""
-        wanted = self.sampling_params.StructuredOutputsParams
-        return wanted(json_object=True) if grammar.schema is None else wanted(json=grammar.schema)
-
     async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
         """One chain; see the contract."""
-        writing = Writing(self, prompt, sampling, page)
+        writing = Writing(self.model, prompt, sampling, page)
         try:
             while (call := writing.next_call()) is not None:
                 stream = await self._submit(call.ids, call.params, sampling)
@@ -154,14 +120,14 @@ class VllmEngine:
             if not sampling.heard and (writing.text or writing.tokens):
                 yield Delta(writing.text, tuple(writing.tokens))
         except dead() as error:
-            raise EngineError(f"model {self._card.name}: the engine is dead") from error
+            raise EngineError(f"model {self.card.name}: the engine is dead") from error
         finally:
             page.end(writing.ending, Hidden(writing.thought()))
 
     async def _submit(self, ids: list[int], params: Any, sampling: Sampling) -> Any:
         """Begins a call; returns vLLM's collector of its outputs."""
         if self._closed:
-            raise Unavailable(f"model {self._card.name} is closed", code="engine_unavailable")
+            raise Unavailable(f"model {self.card.name} is closed", code="engine_unavailable")
         number = f"ponder-{next(self._numbers)}"
         try:
             return await self.llm.add_request(
@@ -179,15 +145,15 @@ class VllmEngine:
     async def check(self) -> Checked | None:
         """Returns when the model makes tokens: it has just made some, or makes one now."""
         if self._closed:
-            raise Unavailable(f"model {self._card.name} is closed", code="engine_unavailable")
+            raise Unavailable(f"model {self.card.name} is closed", code="engine_unavailable")
         if self.llm.errored:
-            raise EngineError(f"model {self._card.name}: the engine is dead")
+            raise EngineError(f"model {self.card.name}: the engine is dead")
         begun = time.monotonic()
         if begun - self._progress < 5:
             return None
-        kind = self.sampling_params.RequestOutputKind.FINAL_ONLY
-        params = self.sampling_params.SamplingParams(max_tokens=1, detokenize=False, output_kind=kind)
-        ids = list(self.prompts.marked("\n") or (0,))
+        kind = self.model.sampling_params.RequestOutputKind.FINAL_ONLY
+        params = self.model.sampling_params.SamplingParams(max_tokens=1, detokenize=False, output_kind=kind)
+        ids = list(self.model.prompts.marked("\n") or (0,))
         stream: Any = None
         out: Any = None
         try:
@@ -198,10 +164,11 @@ class VllmEngine:
         except TimeoutError:
             if self._progress < begun:
                 raise Unavailable(
-                    f"model {self._card.name} has made no token for {CHECK_SECONDS:.0f} s", code="engine_unavailable"
+                    f"model {self.card.name} has made no token for {CHECK_SECONDS:.0f} s",
+                    code="engine_unavailable",
                 ) from None
         except dead() as error:
-            raise EngineError(f"model {self._card.name}: the engine is dead") from error
+            raise EngineError(f"model {self.card.name}: the engine is dead") from error
         finally:
             if stream is not None and out is None:
                 await self.llm.abort(stream.request_id, internal=True)

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from compute.engine import Delta, Sampling
 from compute.errors import EngineError, RequestError
 from compute.page import Page
 from compute.text import Candidate, Ending, Prompt, TokenLogprob
+from engines.model import Model
 from engines.thinking import Splitter
-
-if TYPE_CHECKING:
-    from engines.vllm import VllmEngine
 
 UNHEARD = 64
 """Tokens between two looks at a chain nobody listens to, at most."""
@@ -58,27 +56,27 @@ class Call:
 class Writing:
     """One chain: decides on its calls and tells its page every token."""
 
-    def __init__(self, engine: VllmEngine, prompt: Prompt, sampling: Sampling, page: Page) -> None:
-        self.engine, self.sampling, self.page = engine, sampling, page
+    def __init__(self, model: Model, prompt: Prompt, sampling: Sampling, page: Page) -> None:
+        self.model, self.sampling, self.page = model, sampling, page
         self.ending: Ending = "aborted"
         self.over: Ending | None = None
         self.cut = False
         """What the call still makes is of no use."""
         self.text = ""
         self.tokens: list[TokenLogprob] = []
-        vocabulary = engine.vocabulary
+        vocabulary = model.vocabulary
         begun = page.begun
         self.kept = list(begun.ids.reveal()) if begun else []
         if begun is None:
             on = sampling.thinking > 0
         else:
             on = begun.thinking or begun.forced or bool(begun.thought.reveal()) or vocabulary.end_id in self.kept
-        rendered = engine.prompts.render(prompt, thinking=on)
+        rendered = model.prompts.render(prompt, thinking=on)
         self.prompt_ids = rendered.ids
         if begun is None:
             self.inside = rendered.inside
         else:
-            self.inside = engine.profile.thinks and (begun.thinking or vocabulary.reopened(self.kept))
+            self.inside = model.profile.thinks and (begun.thinking or vocabulary.reopened(self.kept))
         self.earlier = "" if begun is None or begun.thinking else begun.thought.reveal()
         self.splitter = Splitter(
             vocabulary,
@@ -93,17 +91,17 @@ class Writing:
         if not self.inside:
             page.shut()
         self.calls = 0
-        if engine.card.context - len(self.prompt_ids) - len(self.kept) < 1:
+        if model.card.context - len(self.prompt_ids) - len(self.kept) < 1:
             raise RequestError(
                 f"the prompt has {len(self.prompt_ids) + len(self.kept)} tokens and this model's context holds "
-                f"{engine.card.context}",
+                f"{model.card.context}",
                 param="messages",
                 code="context_length_exceeded",
             )
 
     def _unread(self, begun: Candidate) -> str:
         """Visible text of a half-written answer that was kept back as the possible begin of a stop string or marker."""
-        vocabulary = self.engine.vocabulary
+        vocabulary = self.model.vocabulary
         held = [*self.sampling.stop, *([] if vocabulary.by_ids else [vocabulary.start])]
         if self.inside or not any(held):
             return ""
@@ -120,12 +118,12 @@ class Writing:
         if self.over is not None:
             self.ending = self.over
             return None
-        room = self.engine.card.context - len(self.prompt_ids) - len(self.kept)
+        room = self.model.card.context - len(self.prompt_ids) - len(self.kept)
         if self.sampling.total is not None:
             room = min(room, self.sampling.total - self.page.hidden - self.page.visible)
         if self.splitter.inside:
             # Room in the context for the closing phrase and an answer; no limit of the caller's is touched by this.
-            spare = self.engine.card.context - len(self.prompt_ids) - len(self.kept) - len(self.engine.closing)
+            spare = self.model.card.context - len(self.prompt_ids) - len(self.kept) - len(self.model.closing)
             limit = min(room, self.sampling.thinking - self.page.hidden, spare - min(self.sampling.answer, spare // 2))
             if limit > 0:
                 return self._call("thought", limit)
@@ -142,17 +140,17 @@ class Writing:
 
     def _close(self) -> None:
         """Ends the thought by force."""
-        engine = self.engine
-        behind = bool(self.kept) and engine.vocabulary.bytes(self.kept[-1]).endswith(b"\n")
-        closing = engine.closing_behind_newline if behind else engine.closing
+        model = self.model
+        behind = bool(self.kept) and model.vocabulary.bytes(self.kept[-1]).endswith(b"\n")
+        closing = model.closing_behind_newline if behind else model.closing
         self.kept.extend(closing)
         self.page.force(closing)
         self.splitter.force()
 
     def _call(self, phase: Phase, limit: int) -> Call:
-        sampling, engine = self.sampling, self.engine
-        vllm = engine.sampling_params
-        by_ids = engine.vocabulary.by_ids
+        sampling, model = self.sampling, self.model
+        vllm = model.sampling_params
+        by_ids = model.vocabulary.by_ids
         stops: list[int] = []
         wishes: dict[str, Any] = {}
         logprobs = 0 if sampling.likelihood else None
@@ -163,22 +161,22 @@ class Writing:
                 stops += self._steps(sampling.until)
             apart = self._apart(limit)
             if apart:
-                if by_ids and engine.vocabulary.end_id is not None:
-                    stops.append(engine.vocabulary.end_id)
+                if by_ids and model.vocabulary.end_id is not None:
+                    stops.append(model.vocabulary.end_id)
                 else:
                     every = 1
         else:
-            if sampling.until is not None and not engine.profile.thinks:
+            if sampling.until is not None and not model.profile.thinks:
                 stops += self._steps(sampling.until)
-            bias = dict(sampling.logit_bias) | engine.logit_bans
+            bias = dict(sampling.logit_bias) | model.logit_bans
             logprobs = sampling.logprobs if sampling.logprobs is not None else logprobs
             wishes["logit_bias"] = bias or None
-            if engine.word_bans:
-                wishes["bad_words"] = engine.word_bans
+            if model.word_bans:
+                wishes["bad_words"] = model.word_bans
             if sampling.stop:
                 wishes |= {"stop": list(sampling.stop), "detokenize": True}
             if sampling.grammar is not None:
-                wishes["structured_outputs"] = engine.held_to(sampling.grammar)
+                wishes["structured_outputs"] = model.held_to(sampling.grammar)
         seed = None if sampling.seed is None else (sampling.seed + self.calls) % 2**63
         self.calls += 1
         params = vllm.SamplingParams(
@@ -202,9 +200,9 @@ class Writing:
         return Call(phase, [*self.prompt_ids, *self.kept], params, frozenset(stops), apart)
 
     def _steps(self, until: str) -> list[int]:
-        if until == self.engine.profile.step:
-            return list(self.engine.step_stops)
-        return sorted(self.engine.vocabulary.containing(until))
+        if until == self.model.profile.step:
+            return list(self.model.step_stops)
+        return sorted(self.model.vocabulary.containing(until))
 
     def _apart(self, limit: int) -> bool:
         """The answer needs a call of its own: it is drawn in another way than the thought, or may be cut short."""
@@ -294,7 +292,7 @@ class Writing:
             page.shut()
         if splitter.stopped:
             self._rest("stop")
-        elif call.phase == "thought" and not splitter.inside and call.apart and not self.engine.vocabulary.by_ids:
+        elif call.phase == "thought" and not splitter.inside and call.apart and not self.model.vocabulary.by_ids:
             # A marker that is text cannot stop the engine by itself: here the answer's own call begins.
             self.cut = True
         return done
@@ -328,7 +326,7 @@ class Writing:
         if self.over is not None or call.reason in (None, "abort"):
             return
         if call.reason == "error":
-            raise EngineError(f"model {self.engine.card.name}: the engine gave up on a request")
+            raise EngineError(f"model {self.model.card.name}: the engine gave up on a request")
         if self.cut:
             return
         if call.reason == "length":
@@ -339,7 +337,7 @@ class Writing:
                     self.over = "length"
                 else:
                     self._close()
-        elif self.sampling.until is not None and (self.splitter.inside or not self.engine.profile.thinks):
+        elif self.sampling.until is not None and (self.splitter.inside or not self.model.profile.thinks):
             if self.kept and call.stop == self.kept[-1]:
                 self.over = "step"
             else:
@@ -356,7 +354,7 @@ class Writing:
         return rest
 
     def thought(self) -> str:
-        return self.earlier + self.engine.vocabulary.decode([*self.begun_thought, *self.splitter.thought])
+        return self.earlier + self.model.vocabulary.decode([*self.begun_thought, *self.splitter.thought])
 
     def _token_logprobs(
         self, logprobs: FlatLogprobs | None, ids: Sequence[int], offset: int
@@ -371,7 +369,7 @@ class Writing:
         return tuple(tokens)
 
     def _logprob(self, token: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        spelt = self.engine.vocabulary.bytes(token)
+        spelt = self.model.vocabulary.bytes(token)
         return TokenLogprob(spelt.decode(errors="replace"), spelt, max(value, -9999.0), top)
 
 

@@ -28,7 +28,7 @@ from prometheus_client import (
 
 from compute.budget import Ledger
 from compute.engine import Checked
-from compute.plan import Outcome
+from compute.outcome import Outcome
 
 OWNERS = 200
 """Key owners with series of their own; the rest share `other`."""

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from compute.budget import Ledger
 from compute.engine import Delta
 from compute.errors import RequestError
-from compute.plan import Outcome
+from compute.outcome import Outcome
 from compute.text import TokenLogprob, ToolCall
 from metering.metrics import Metrics
 from server import reveal, wire

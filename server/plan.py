@@ -18,8 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from compute.budget import Budget, Lengths
 from compute.engine import Engine, Grammar, ModelCard, RewardModel, Sampling
 from compute.errors import NotFound, NotPermitted, RequestError
-from compute.plan import Means, Named, Plan
-from compute.run import CLOSING
+from compute.run import CLOSING, Means, Named, Plan
 from compute.text import Message, Prompt, Tool, ToolCall
 from server.calls import Offered, call_schema
 from server.keys import Key

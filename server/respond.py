@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from compute.budget import Ledger
 from compute.engine import Delta
 from compute.errors import DeadlinePassed, NotNow, PonderError, RequestError
-from compute.plan import Outcome
+from compute.outcome import Outcome
 from compute.run import Leash, execute
 from metering.metrics import Metrics
 from server import errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compute.budget import Ledger
 from compute.errors import NotPermitted
-from compute.plan import Outcome
+from compute.outcome import Outcome
 from server.keys import Key
 
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from compute.budget import Ledger
 from compute.errors import NotFound
-from compute.plan import Outcome
+from compute.outcome import Outcome
 from server import reveal
 from server.keys import Key
 from server.plan import Order

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.plan import Vote
+from compute.outcome import Vote
 from compute.run import Run
 from compute.text import Candidate
 from strategies.voting import settled, votes_to_settle

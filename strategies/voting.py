@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from math import comb
 
-from compute.plan import Vote
+from compute.outcome import Vote
 from compute.run import Run
 from compute.text import Candidate, Score
 

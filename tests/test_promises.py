@@ -14,9 +14,9 @@ import pytest
 from compute.budget import Budget, Ledger, Lengths
 from compute.engine import Delta, Sampling
 from compute.errors import EngineError
+from compute.outcome import Outcome
 from compute.page import Page
-from compute.plan import Means, Named, Outcome, Plan
-from compute.run import Leash, Run, execute
+from compute.run import Leash, Means, Named, Plan, Run, execute
 from compute.text import Candidate, Hidden, Message, Prompt, Score, TokenLogprob
 from strategies import strategies
 from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always, question

@@ -14,8 +14,8 @@ import pytest
 from compute.budget import Budget, Ledger, Lengths
 from compute.engine import Delta, Grammar, Sampling
 from compute.errors import DeadlinePassed, EngineError, RequestError
-from compute.plan import Means, Named, Outcome, Plan
-from compute.run import Run, execute
+from compute.outcome import Outcome
+from compute.run import Means, Named, Plan, Run, execute
 from compute.text import Candidate, Hidden, Message, Prompt
 from tests.fakes import CARD, Chain, ScriptedEngine, always
 

@@ -6,7 +6,7 @@ import subprocess
 
 from compute.budget import Budget, Ledger
 from compute.engine import Checked
-from compute.plan import Outcome
+from compute.outcome import Outcome
 from compute.text import Answer
 from metering.metrics import NAMES, OWNERS, Capped, Metrics
 from tests.needs import tool

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from compute.engine import Delta, Sampling
+from compute.outcome import Outcome
 from compute.page import Page
-from compute.plan import Outcome
 from compute.text import Hidden, Prompt
 from server.keys import digest
 from server.plan import Order

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from compute.budget import Budget, Ledger, Lengths
 from compute.engine import Delta, Sampling
 from compute.errors import EngineError
-from compute.plan import Means, Named, Outcome, Plan, Strategy, Vote
-from compute.run import Run, execute
+from compute.outcome import Outcome, Vote
+from compute.run import Means, Named, Plan, Run, Strategy, execute
 from compute.text import Candidate, Hidden, Message, Prompt, Score
 from strategies import STRATEGIES
 from strategies.auto import Auto

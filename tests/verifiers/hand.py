@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from compute.budget import Budget, Ledger, Lengths
 from compute.engine import Delta, Engine, RewardModel, Sampling
-from compute.plan import Means, Named, Plan, Verifier
-from compute.run import Run
+from compute.run import Means, Named, Plan, Run, Verifier
 from compute.text import Candidate, Ending, Hidden, Message, Prompt, Score
 from strategies.direct import Direct
 from tests.fakes import Chain, ScriptedEngine, always

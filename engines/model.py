@@ -1,0 +1,59 @@
+"""What has to be known of a model to write with it: how prompts are spelt, its control tokens, its limits."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from typing import Any
+
+from compute.engine import Grammar, ModelCard
+from engines.profiles import Profile
+from engines.prompts import Prompts
+from engines.thinking import Vocabulary
+
+BANNED = -1e9
+
+
+class Model:
+    """A model as it is written with, apart from the engine it runs in."""
+
+    def __init__(self, tokenizer: Any, profile: Profile, name: str, *, context: int, vocabulary_size: int) -> None:
+        """`context` in tokens, prompt and output together; `vocabulary_size` of the logits."""
+        self.sampling_params: Any = importlib.import_module("vllm.sampling_params")
+        self.profile = profile
+        self.prompts = Prompts(tokenizer, profile, context)
+        marks = (profile.start, profile.end) if profile.thinks else ("", "")
+        self.vocabulary = Vocabulary(tokenizer.backend_tokenizer, *marks)
+        self.step_stops = sorted(self.vocabulary.containing(profile.step))
+        self.vocabulary_size = vocabulary_size
+        closing = profile.closing if profile.thinks else ""
+        self.closing = self.prompts.marked(closing)
+        self.closing_behind_newline = self.prompts.marked(closing.lstrip("\n"))
+        self.logit_bans: dict[int, float] = {}
+        self.word_bans: list[str] = []
+        if profile.thinks and profile.start:
+            if self.vocabulary.by_ids:
+                numbers = (self.vocabulary.start_id, self.vocabulary.end_id)
+                self.logit_bans = {i: BANNED for i in numbers if i is not None and i < self.vocabulary_size}
+            else:
+                self.word_bans = [profile.start]
+        step = profile.step.encode()
+        self.card = ModelCard(
+            name=name,
+            context=context,
+            thinks=profile.thinks,
+            typical_chain=profile.typical_chain,
+            temperature=profile.temperature,
+            top_p=profile.top_p,
+            top_k=profile.top_k,
+            min_p=profile.min_p,
+            step=profile.step,
+            step_ids=frozenset(i for i in self.step_stops if self.vocabulary.bytes(i).endswith(step)),
+            shows_thoughts=profile.shows_thoughts,
+            created=int(time.time()),
+        )
+
+    def held_to(self, grammar: Grammar) -> Any:
+        """The grammar as vLLM takes it."""
+        wanted = self.sampling_params.StructuredOutputsParams
+        return wanted(json_object=True) if grammar.schema is None else wanted(json=grammar.schema)
