@@ -17,6 +17,9 @@ ANSWER = "The answer is 19."
 
 
 def start(url: str, *arguments: str) -> subprocess.Popen[str]:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As for what a shell has begun in the background; children would ignore it too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PONDER_")}
     return subprocess.Popen(
         [sys.executable, "-m", "server", "ask", *arguments],

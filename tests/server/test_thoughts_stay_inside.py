@@ -186,7 +186,10 @@ def test_whatever_a_model_does_and_a_caller_asks(family: str, nature: Nature, st
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("strategy", ["direct", "best_of_n", "beam_search", "auto"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["direct", pytest.param({"name": "best_of_n", "n": 4}, id="best_of_n"), "beam_search", "auto"],
+)
 @pytest.mark.parametrize(
     ("family", "second", "stuck"),
     [
@@ -200,7 +203,7 @@ def test_whatever_a_model_does_and_a_caller_asks(family: str, nature: Nature, st
     ],
 )
 def test_cut_short_at_any_place_it_goes_on_behind_the_thought(
-    family: str, second: Fate, stuck: str, strategy: str, stream: bool
+    family: str, second: Fate, stuck: str, strategy: str | dict[str, Any], stream: bool
 ) -> None:
     """The model hangs within a thought or a marker until the server goes down; it is asked to answer from there."""
     nature = Nature(second=second, letters=True, obeys=False, lines=1)
