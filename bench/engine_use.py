@@ -9,8 +9,8 @@ also runs its process reward model in between, and its tokens do not count as dr
 chains the model had to read once more for each it drew, because a step goes on from what the prefix cache holds in
 whole blocks only. A second table shows that cost grows linearly with n.
 
-The demo models are tiny: what is fixed about a call weighs more than the tokens. `--layers 48 --prm-layers 48` lays
-layers on top that change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes.
+The demo models are tiny: what is fixed about a call weighs more than the tokens. `--layers 44` lays layers on top that
+change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from compute.errors import EngineError
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What an operator may set. None: the default of the device, in `_arguments`."""
+    """What an operator may set. None: the default of the device, in `arguments`."""
 
     dtype: str = "auto"
     max_model_len: int | None = None

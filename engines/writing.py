@@ -1,8 +1,9 @@
 """One chain, drawn by vLLM: which calls it takes, and what becomes of every token.
 
 The common chain is one call to the engine: thought and answer within the thinking limit. Where that limit is reached
-inside the thought, the thought is closed by force and a second call over the cached prefix writes the answer. So every
-bound is the `max_tokens` of a call, and none is kept by stopping in time.
+inside the thought, the thought is closed by force and a second call over the cached prefix writes the answer. So what a
+chain costs is bounded by the `max_tokens` of its calls, never by stopping in time: an answer that outgrows its own
+limit within the first call is cut there, and what was made behind the cut is within the thinking limit.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ class Writing:
         return sorted(self.model.vocabulary.containing(until))
 
     def _apart(self, limit: int) -> bool:
-        """The answer needs a call of its own: it is drawn in another way than the thought, or may be cut short."""
+        """The answer needs a call of its own: it is drawn in another way than the thought, or likely cut short."""
         wishes = self.sampling
         return (
             wishes.grammar is not None

@@ -1,4 +1,4 @@
-"""Both models in vLLM at once, with prefix caching: up in a minute, scoring as in transformers."""
+"""Both models in vLLM at once, with prefix caching and chunked prefill: up in a minute, scoring as in transformers."""
 
 from __future__ import annotations
 
@@ -110,9 +110,10 @@ def transformers_scores(folder: Path, questions: Sequence[str]) -> list[list[flo
     score.load_state_dict(
         {name.removeprefix("score."): weight.float() for name, weight in stored.items() if name.startswith("score.")}
     )
+    tokenizer = load(folder)
     scores: list[list[float]] = []
     for question in questions:
-        ids, places = laid_out(load(folder), question, LINES, 30)
+        ids, places = laid_out(tokenizer, question, LINES, 30)
         with torch.no_grad():
             rows = score(body(torch.tensor([ids])).last_hidden_state).softmax(-1)
         scores.append(rows[0, places, 1].tolist())
