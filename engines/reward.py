@@ -184,6 +184,8 @@ class ProcessRewardModel:
             template = Profile(name=profile.template, thinks=False, switch="")
         self._prompts = Prompts(tokenizer, template)
         self._known: OrderedDict[int, float] = OrderedDict()
+        self._spelt: OrderedDict[tuple[tuple[str, bool], ...], list[int]] = OrderedDict()
+        """The ids of steps: a chain comes again with each step it grows by."""
         self._pending: dict[int, asyncio.Future[None]] = {}
         """Prefixes that are being judged: whoever wants to know the same waits."""
         self._labels: list[int] = []
@@ -277,12 +279,20 @@ class ProcessRewardModel:
             if profile.apart or self._prompts.is_marker(profile.tag):
                 # Nothing is ever merged across a seam or a marker: what stands behind the last one is all that is new.
                 for group in [[part] for part in parts] if profile.apart else [parts]:
-                    base += self._prompts.spelt(group)
+                    base += self._step_ids(tuple(group))
                 parts = []
                 found.append(list(base))
             else:
                 found.append([*base, *self._prompts.spelt(parts)])
         return found
+
+    def _step_ids(self, parts: tuple[tuple[str, bool], ...]) -> list[int]:
+        ids = self._spelt.get(parts)
+        if ids is None:
+            ids = self._spelt[parts] = self._prompts.spelt(parts)
+            if len(self._spelt) > _KEPT:
+                self._spelt.popitem(last=False)
+        return ids
 
     def _turns(self, messages: Sequence[Message], steps: Sequence[str]) -> list[list[int]]:
         turns: list[Message] = []

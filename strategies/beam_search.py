@@ -20,7 +20,7 @@ class BeamSearch:
     judged: ClassVar[bool] = True
 
     beams: Annotated[int, Field(ge=1, le=32, description="Chains in the race at a time (N)")] = 4
-    width: Annotated[int, Field(ge=1, le=32, description="Branches of each chain kept (M); N/M are kept a step")] = 2
+    width: Annotated[int, Field(ge=1, le=32, description="Branches of each chain kept, at least (M); at most N/M are kept a step")] = 2
     lookahead: Annotated[int, Field(ge=0, le=8, description="Steps written ahead before a chain is judged")] = 0
     step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
     steps: Annotated[int, Field(ge=1, le=512, description="Steps at most")] = 64
@@ -39,8 +39,8 @@ class BeamSearch:
         latest: list[Scored] = []
         async with asyncio.TaskGroup() as group:
 
-            def branch(beam: Scored, n: int) -> list[asyncio.Task[Scored | None]]:
-                children = [child(run, beam, i, self.step_tokens, self.lookahead) for i in range(n)]
+            def branch(beam: Scored, n: int, first: int = 0) -> list[asyncio.Task[Scored | None]]:
+                children = [child(run, beam, i, self.step_tokens, self.lookahead) for i in range(first, n)]
                 return [group.create_task(growing) for growing in children]
 
             race = branch(Scored(run.blank), beams)
@@ -64,9 +64,11 @@ class BeamSearch:
                     run.offer(half[0].candidate)
                 room = beams - len(finished)
                 kept = half[: max(1, room // self.width)] if left and room else []
-                race = [
-                    task for beam in kept for task in branches.get(beam.place) or branch(beam, min(self.width, room))
-                ]
+                race = []
+                for i, beam in enumerate(kept):
+                    # Where beams are alike, fewer than N/M are kept, and each of them branches the more.
+                    begun = branches.get(beam.place, [])
+                    race += begun + branch(beam, room // len(kept) + (i < room % len(kept)), len(begun))
                 if not race:
                     break
         return await elect(run, finished or latest)

@@ -314,11 +314,23 @@ def test_a_search_follows_the_steps_its_reward_model_likes(strategy: Strategy, d
     assert out.spent.generated == engine.produced
 
 
-def test_identical_beams_are_explored_once() -> None:
+def test_identical_beams_count_once_and_the_next_best_takes_their_place() -> None:
+    """Kept twice, the favourite would crowd out the one that is right."""
+    late = Chain("fair start\ngood middle\ngood end\n", "The answer is 7.")
+    early = Chain("good start\nbad middle\nbad end\n", "The answer is 9.")
+    engine = ScriptedEngine(always(early, early, early, late))
+    scores = {"good start": 0.8, "fair start": 0.5}
+    out = outcome(
+        BeamSearch(beams=4, width=2), engine, verifier=ByRewards(), judge=lambda line: scores.get(line, good(line))
+    )
+    assert "7" in out.answer.text
+
+
+def test_the_race_stays_as_wide_as_asked_when_beams_are_alike() -> None:
     engine = ScriptedEngine(always(GOOD))
     outcome(BeamSearch(beams=4, width=2), engine, verifier=ByRewards(), judge=good)
-    starts, rest = 4, 3 * 2
-    assert engine.calls <= starts + rest
+    steps = 4
+    assert engine.calls == 4 * steps
 
 
 def test_a_beam_that_is_sure_to_be_kept_does_not_wait_for_the_slow_ones() -> None:
