@@ -20,7 +20,9 @@ class BeamSearch:
     judged: ClassVar[bool] = True
 
     beams: Annotated[int, Field(ge=1, le=32, description="Chains in the race at a time (N)")] = 4
-    width: Annotated[int, Field(ge=1, le=32, description="Branches of each chain kept, at least (M); at most N/M are kept a step")] = 2
+    width: Annotated[
+        int, Field(ge=1, le=32, description="Branches of a chain kept, at least (M); N/M are kept at most")
+    ] = 2
     lookahead: Annotated[int, Field(ge=0, le=8, description="Steps written ahead before a chain is judged")] = 0
     step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
     steps: Annotated[int, Field(ge=1, le=512, description="Steps at most")] = 64
