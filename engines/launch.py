@@ -34,6 +34,9 @@ class EngineOptions:
     enable_chunked_prefill: bool | None = None
     """On a CPU for work without seeds only: a prompt read in two parts kills the engine when its request has a seed (a
     CPU's random generator has no offset to go back to)."""
+    tail_cache: bool | None = None
+    """Keep the half-full last block of a chain too, for whoever goes on from it (`engines.tails`). On a CPU by default:
+    there blocks are large and reading is dear."""
     seed: int = 0
     tensor_parallel_size: int = 1
     trust_remote_code: bool = False
@@ -81,6 +84,13 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
         "enable_chunked_prefill": options.enable_chunked_prefill,
     }
     device: dict[str, Any] = {}
+    tails = on_cpu() if options.tail_cache is None else options.tail_cache
+    if tails:
+        given["kv_transfer_config"] = {
+            "kv_connector": "TailCache",
+            "kv_connector_module_path": "engines.tails",
+            "kv_role": "kv_both",
+        }
     if on_cpu():
         # The default block of 128 tokens wastes the prefix cache. Callers may give seeds, so prompts are read whole.
         device = {

@@ -151,6 +151,11 @@ class _Engine(_Table):
     max_num_seqs: int | None = Field(
         default=None, ge=1, le=4096, description="Chains that are written at the same time."
     )
+    tail_cache: bool | None = Field(
+        default=None,
+        description="Keep the half-full last block of a chain too: of one that is continued nothing is read twice. "
+        "Left out: true on a CPU, false on a GPU.",
+    )
     tensor_parallel_size: int = Field(default=1, ge=1, le=64, description="GPUs one model is spread over.")
 
     def over(self, more: Self) -> Self:

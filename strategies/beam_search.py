@@ -45,7 +45,7 @@ class BeamSearch:
                 children = [child(run, beam, i, self.step_tokens, self.lookahead) for i in range(first, n)]
                 return [group.create_task(growing) for growing in children]
 
-            race = branch(Scored(run.blank), beams)
+            race: list[asyncio.Task[Scored | None]] = branch(Scored(run.blank), beams)
             for left in reversed(range(self.steps)):
                 scored: list[Scored] = []
                 branches: dict[tuple[int, ...], list[asyncio.Task[Scored | None]]] = {}
