@@ -6,8 +6,9 @@ Both draw from one engine in one process, by turns in many short rounds (a machi
 unseeded (as requests come; on a CPU a seed of its own slows every request). Raw: as many concurrent
 `AsyncLLM.generate` calls as the strategy has chains, on the same prompts, with nothing of ours between. Beam search
 also runs its process reward model in between, and its tokens do not count as drawn. "read again" is how many tokens of
-chains the model had to read once more for each it drew, because a step goes on from what the prefix cache holds in
-whole blocks only. A second table shows that cost grows linearly with n.
+chains the model had to read once more for each it drew. "in a step" is how many tokens the engine draws in one of its
+steps, and when raw: much of what a step costs is the same for one chain as for many. A second table shows that cost
+grows linearly with n.
 
 The demo models are tiny: what is fixed about a call weighs more than the tokens. `--layers 44` lays layers on top that
 change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes.
@@ -30,6 +31,7 @@ from typing import Any
 
 import psutil
 import uvloop
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.engines import pair
 from bench.machine import describe, interval, keep
@@ -37,6 +39,7 @@ from bench.strategies import Setup, answer, wanted
 from bench.thicker import thicker
 from compute.text import Message, Prompt
 from engines import vllm
+from engines.launch import metrics_text
 from models.task import Problem, make
 
 
@@ -93,6 +96,19 @@ async def rate(draw: Callable[[int], Awaitable[int]], questions: int, at_a_time:
     return sum(task.result() for task in tasks) / (time.perf_counter() - begun)
 
 
+def drawn_and_steps(model: str) -> tuple[float, float]:
+    """What the engine has counted so far: tokens drawn, and steps taken."""
+    samples = [
+        sample
+        for family in text_string_to_metric_families(metrics_text().decode())
+        for sample in family.samples
+        if sample.labels.get("model_name") == model
+    ]
+    names = ("vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
+    tokens, steps = (sum(sample.value for sample in samples if sample.name == name) for name in names)
+    return tokens, steps
+
+
 async def measure(args: argparse.Namespace) -> None:
     head = describe()
     print(f"{args.questions} questions of 2 to 10 steps, {args.rounds} rounds\n{head['machine']}\n{head['versions']}\n")
@@ -111,6 +127,8 @@ async def measure(args: argparse.Namespace) -> None:
         ]
         engine, means = await stack.enter_async_context(pair(str(model), str(prm)))
 
+        name = Path(model).name
+
         async def strategy(setup: Setup, i: int) -> int:
             answered = await answer(problems[i], None, setup, means)
             read_again.append(answered.read_again / answered.generated)
@@ -119,7 +137,10 @@ async def measure(args: argparse.Namespace) -> None:
         async def straight(streams: int, i: int) -> int:
             return await raw(engine, problems[i], next(numbers), streams)
 
-        print(f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'95 %':>15} {'read again':>11} {'target':>7}")
+        print(
+            f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'95 %':>15}",
+            f"{'read again':>11} {'in a step':>11} {'target':>7}",
+        )
         for case in CASES:
             if not wanted(case.setup, args.only):
                 continue
@@ -127,21 +148,29 @@ async def measure(args: argparse.Namespace) -> None:
             pairs: list[tuple[float, float]] = []
             await rate(ours, args.questions, case.requests)  # to warm up
             read_again.clear()
+            counted = [[0.0, 0.0], [0.0, 0.0]]
             for number in range(args.rounds):
                 turns = (ours, theirs) if number % 2 == 0 else (theirs, ours)
-                rates = [await rate(draw, args.questions, case.requests) for draw in turns]
+                rates: list[float] = []
+                for draw in turns:
+                    before = drawn_and_steps(name)
+                    rates.append(await rate(draw, args.questions, case.requests))
+                    for i, (was, now) in enumerate(zip(before, drawn_and_steps(name), strict=True)):
+                        counted[draw is theirs][i] += now - was
                 pairs.append((rates[number % 2], rates[1 - number % 2]))
             ratios = [a / b for a, b in pairs]
             ratio, (low, high) = statistics.median(ratios), interval(ratios)
             again = statistics.mean(read_again)
             strategic, straightly = (statistics.median(column) for column in zip(*pairs, strict=True))
+            at_once, at_once_raw = (tokens / steps for tokens, steps in counted)
             verdict = "met" if ratio >= case.target else "MISSED"
             print(
                 f"{case.setup.name:36} {strategic:7.0f} {straightly:7.0f} {ratio:6.3f}",
-                f"{low:7.3f}-{high:7.3f} {again:11.2f} {case.target:7.2f} {verdict}",
+                f"{low:7.3f}-{high:7.3f} {again:11.2f} {at_once:5.1f}/{at_once_raw:5.1f} {case.target:7.2f} {verdict}",
                 flush=True,
             )
             figures = {"ratio": ratio, "interval": (low, high), "read_again": again, "target": case.target}
+            figures |= {"tokens_in_a_step": at_once, "tokens_in_a_step_raw": at_once_raw}
             record["cases"].append({"name": case.setup.name, "pairs": pairs, **figures, "verdict": verdict})
         if not args.only:
             record["growth"] = await growth(strategy, args.questions)
