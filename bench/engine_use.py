@@ -7,8 +7,8 @@ unseeded (as requests come; on a CPU a seed of its own slows every request). Raw
 `AsyncLLM.generate` calls as the strategy has chains, on the same prompts, with nothing of ours between. Beam search
 also runs its process reward model in between, and its tokens do not count as drawn. "read again" is how many tokens of
 chains the model had to read once more for each it drew. "in a step" is how many tokens the engine draws in one of its
-steps, and when raw: much of what a step costs is the same for one chain as for many. A second table shows that cost
-grows linearly with n.
+steps, and when raw: much of what a step costs is the same for one chain as for many. "cores" is how many are kept busy
+by all processes together, and when raw. A second table shows that cost grows linearly with n.
 
 The demo models are tiny: what is fixed about a call weighs more than the tokens. `--layers 44` lays layers on top that
 change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes.
@@ -109,6 +109,12 @@ def drawn_and_steps(model: str) -> tuple[float, float]:
     return tokens, steps
 
 
+def processor_seconds() -> float:
+    """Of this process and its children."""
+    me = psutil.Process()
+    return sum(times.user + times.system for times in (one.cpu_times() for one in [me, *me.children(recursive=True)]))
+
+
 async def measure(args: argparse.Namespace) -> None:
     head = describe()
     print(f"{args.questions} questions of 2 to 10 steps, {args.rounds} rounds\n{head['machine']}\n{head['versions']}\n")
@@ -139,7 +145,7 @@ async def measure(args: argparse.Namespace) -> None:
 
         print(
             f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'95 %':>15}",
-            f"{'read again':>11} {'in a step':>11} {'target':>7}",
+            f"{'read again':>11} {'in a step':>11} {'cores':>7} {'target':>7}",
         )
         for case in CASES:
             if not wanted(case.setup, args.only):
@@ -148,29 +154,33 @@ async def measure(args: argparse.Namespace) -> None:
             pairs: list[tuple[float, float]] = []
             await rate(ours, args.questions, case.requests)  # to warm up
             read_again.clear()
-            counted = [[0.0, 0.0], [0.0, 0.0]]
+            counted = [[0.0] * 4, [0.0] * 4]
             for number in range(args.rounds):
                 turns = (ours, theirs) if number % 2 == 0 else (theirs, ours)
                 rates: list[float] = []
                 for draw in turns:
-                    before = drawn_and_steps(name)
+                    before = [*drawn_and_steps(name), processor_seconds(), time.perf_counter()]
                     rates.append(await rate(draw, args.questions, case.requests))
-                    for i, (was, now) in enumerate(zip(before, drawn_and_steps(name), strict=True)):
+                    after = [time.perf_counter(), processor_seconds(), *reversed(drawn_and_steps(name))]
+                    for i, (was, now) in enumerate(zip(before, reversed(after), strict=True)):
                         counted[draw is theirs][i] += now - was
                 pairs.append((rates[number % 2], rates[1 - number % 2]))
             ratios = [a / b for a, b in pairs]
             ratio, (low, high) = statistics.median(ratios), interval(ratios)
             again = statistics.mean(read_again)
             strategic, straightly = (statistics.median(column) for column in zip(*pairs, strict=True))
-            at_once, at_once_raw = (tokens / steps for tokens, steps in counted)
+            at_once, at_once_raw = (tokens / steps for tokens, steps, _, _ in counted)
+            cores, cores_raw = (busy / seconds for _, _, busy, seconds in counted)
             verdict = "met" if ratio >= case.target else "MISSED"
             print(
                 f"{case.setup.name:36} {strategic:7.0f} {straightly:7.0f} {ratio:6.3f}",
-                f"{low:7.3f}-{high:7.3f} {again:11.2f} {at_once:5.1f}/{at_once_raw:5.1f} {case.target:7.2f} {verdict}",
+                f"{low:7.3f}-{high:7.3f} {again:11.2f} {at_once:5.1f}/{at_once_raw:5.1f} {cores:3.1f}/{cores_raw:3.1f}",
+                f"{case.target:7.2f} {verdict}",
                 flush=True,
             )
             figures = {"ratio": ratio, "interval": (low, high), "read_again": again, "target": case.target}
             figures |= {"tokens_in_a_step": at_once, "tokens_in_a_step_raw": at_once_raw}
+            figures |= {"cores": cores, "cores_raw": cores_raw}
             record["cases"].append({"name": case.setup.name, "pairs": pairs, **figures, "verdict": verdict})
         if not args.only:
             record["growth"] = await growth(strategy, args.questions)
