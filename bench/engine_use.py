@@ -119,7 +119,13 @@ async def measure(args: argparse.Namespace) -> None:
     head = describe()
     print(f"{args.questions} questions of 2 to 10 steps, {args.rounds} rounds\n{head['machine']}\n{head['versions']}\n")
     record: dict[str, Any] = {**head, "questions": args.questions, "rounds": args.rounds}
-    record |= {"layers": args.layers, "prm_layers": args.prm_layers, "cases": [], "growth": []}
+    record |= {
+        "layers": args.layers,
+        "prm_layers": args.prm_layers,
+        "tail_cache": args.tail_cache,
+        "cases": [],
+        "growth": [],
+    }
     chance = random.Random(args.seed)
     problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
     numbers = iter(range(1_000_000))
@@ -131,7 +137,7 @@ async def measure(args: argparse.Namespace) -> None:
             else folder
             for folder, layers in ((args.model, args.layers), (args.prm, args.prm_layers))
         ]
-        engine, means = await stack.enter_async_context(pair(str(model), str(prm)))
+        engine, means = await stack.enter_async_context(pair(str(model), str(prm), args.tail_cache))
 
         name = Path(model).name
 
@@ -214,6 +220,7 @@ def main() -> None:
     parser.add_argument("--prm", default="models/demo-prm")
     parser.add_argument("--layers", type=int, default=0, help="laid on the model, changing nothing but its cost")
     parser.add_argument("--prm-layers", type=int, default=0, help="the same of the reward model")
+    parser.add_argument("--tail-cache", action=argparse.BooleanOptionalAction, help="keep half-full blocks, or do not")
     parser.add_argument("--only", action="append", help="cases whose names begin so")
     parser.add_argument("--json")
     uvloop.run(measure(parser.parse_args()))

@@ -11,14 +11,20 @@ from typing import cast
 from compute.run import Means
 from engines.vllm import VllmEngine
 from server.serve import start_served
-from server.settings import ModelSettings
+from server.settings import EngineSettings, ModelSettings, RewardEngineSettings
 
 
 @asynccontextmanager
-async def pair(model: str, prm: str) -> AsyncGenerator[tuple[VllmEngine, Means]]:
+async def pair(model: str, prm: str, tail_cache: bool | None = None) -> AsyncGenerator[tuple[VllmEngine, Means]]:
     """Starts both, a GPU's memory shared between them, and closes them."""
+    settings = ModelSettings(
+        path=model,
+        prm=prm,
+        engine=EngineSettings(tail_cache=tail_cache),
+        prm_engine=RewardEngineSettings(tail_cache=tail_cache),
+    )
     async with AsyncExitStack() as stack:
-        served = await start_served(Path(model).name, ModelSettings(path=model, prm=prm), stack)
+        served = await start_served(Path(model).name, settings, stack)
         gc.collect()
         gc.freeze()
         yield cast("VllmEngine", served.engine), Means(served.engine, served.lengths, served.reward_model)
