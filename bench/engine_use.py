@@ -96,8 +96,8 @@ async def rate(draw: Callable[[int], Awaitable[int]], questions: int, at_a_time:
     return sum(task.result() for task in tasks) / (time.perf_counter() - begun)
 
 
-def drawn_and_steps(model: str) -> tuple[float, float]:
-    """What the engine has counted so far: tokens drawn, and steps taken."""
+def standing(model: str) -> tuple[float, float, float, float]:
+    """So far: tokens the engine has drawn, its steps, processor seconds of this process and its children, the clock."""
     samples = [
         sample
         for family in text_string_to_metric_families(metrics_text().decode())
@@ -106,13 +106,9 @@ def drawn_and_steps(model: str) -> tuple[float, float]:
     ]
     names = ("vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
     tokens, steps = (sum(sample.value for sample in samples if sample.name == name) for name in names)
-    return tokens, steps
-
-
-def processor_seconds() -> float:
-    """Of this process and its children."""
     me = psutil.Process()
-    return sum(times.user + times.system for times in (one.cpu_times() for one in [me, *me.children(recursive=True)]))
+    busy = sum(times.user + times.system for times in (one.cpu_times() for one in [me, *me.children(recursive=True)]))
+    return tokens, steps, busy, time.perf_counter()
 
 
 async def measure(args: argparse.Namespace) -> None:
@@ -139,8 +135,6 @@ async def measure(args: argparse.Namespace) -> None:
         ]
         engine, means = await stack.enter_async_context(pair(str(model), str(prm), args.tail_cache))
 
-        name = Path(model).name
-
         async def strategy(setup: Setup, i: int) -> int:
             answered = await answer(problems[i], None, setup, means)
             read_again.append(answered.read_again / answered.generated)
@@ -165,10 +159,9 @@ async def measure(args: argparse.Namespace) -> None:
                 turns = (ours, theirs) if number % 2 == 0 else (theirs, ours)
                 rates: list[float] = []
                 for draw in turns:
-                    before = [*drawn_and_steps(name), processor_seconds(), time.perf_counter()]
+                    before = standing(engine.card.name)
                     rates.append(await rate(draw, args.questions, case.requests))
-                    after = [time.perf_counter(), processor_seconds(), *reversed(drawn_and_steps(name))]
-                    for i, (was, now) in enumerate(zip(before, reversed(after), strict=True)):
+                    for i, (was, now) in enumerate(zip(before, standing(engine.card.name), strict=True)):
                         counted[draw is theirs][i] += now - was
                 pairs.append((rates[number % 2], rates[1 - number % 2]))
             ratios = [a / b for a, b in pairs]

@@ -75,9 +75,11 @@ class TailCache(KVConnectorBase_V1, SupportsHMA):
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
         """Tokens after the first `num_computed_tokens` (whole blocks) that a tail holds; the last token of a prompt is
         always read."""
+        if not self._tails or _special(request):
+            return 0, False
         whole = num_computed_tokens // self._block_size
         head = _head(request, whole)
-        if self._heads[head] and not _special(request):
+        if self._heads[head]:
             end = min(num_computed_tokens + self._block_size, request.num_tokens) - 1
             wanted = tuple(request.all_token_ids[num_computed_tokens:end])
             for n in range(len(wanted), 0, -1):
@@ -97,8 +99,9 @@ class TailCache(KVConnectorBase_V1, SupportsHMA):
         copies, self._copies = self._copies, Copies()
         self._found.clear()
         # Not before: until the step that is planned here has run, one of them may be copied from.
-        self._pool.free_blocks(self._given_up)
-        self._given_up = []
+        if self._given_up:
+            self._pool.free_blocks(self._given_up)
+            self._given_up = []
         return copies
 
     def request_finished_all_groups(self, request: Any, block_ids: tuple[list[int], ...]) -> tuple[bool, None]:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -59,17 +58,6 @@ def tiny(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    yield loop
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from compute.text import Message, Prompt
 from engines import vllm
 from engines.launch import EngineOptions, metrics_text
-from engines.tails import SHARE
+from engines.tails import SHARE, TailCache
 from engines.vllm import VllmEngine
 
 T = TypeVar("T")
@@ -33,17 +34,6 @@ async def started(options: EngineOptions) -> AsyncGenerator[VllmEngine]:
         yield engine
     finally:
         await engine.close()
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    yield loop
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
 
 
 def do(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
@@ -158,6 +148,18 @@ def test_a_chain_that_its_own_end_of_turn_has_ended_is_not_kept(
         return (await draw(engine, ids, 1))[2]
 
     assert do(loop, story()) % BLOCK == 0
+
+
+def test_it_stands_aside_where_not_all_layers_attend_to_everything() -> None:
+    """Such a model's cache is in several groups, and its blocks are not named one by one."""
+    config: Any = SimpleNamespace(kv_transfer_config=object(), scheduler_config=SimpleNamespace(max_num_seqs=8))
+    cache: Any = SimpleNamespace(kv_cache_groups=[SimpleNamespace(kv_cache_spec=None)] * 2, num_blocks=1000)
+    tails = TailCache(config, KVConnectorRole.SCHEDULER, cache)
+    request: Any = SimpleNamespace(block_hashes=[], num_tokens=90, num_computed_tokens=80, mm_features=[])
+    request.lora_request = request.prompt_embeds = request.pooling_params = None
+    assert tails.request_finished_all_groups(request, ([1, 2, 3], [4, 5, 6])) == (False, None)
+    assert tails.get_num_new_matched_tokens(request, 64) == (0, False)
+    assert not tails.build_connector_meta(None).pairs
 
 
 def test_kept_tails_give_way_and_hold_a_small_part_of_the_cache(loop: asyncio.AbstractEventLoop) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import random
-import threading
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import aclosing
@@ -104,19 +103,13 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
+def stage(loop: asyncio.AbstractEventLoop) -> Iterator[Stage]:
     started = asyncio.run_coroutine_threadsafe(
         vllm.start(str(DEMO), name="demo", profile=None, options=EngineOptions(kv_cache_memory_bytes=1 << 28)), loop
     )
     stage = Stage(loop, started.result(timeout=300))
     yield stage
     stage.do(stage.engine.close())
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
 
 
 def test_a_story_is_thought_over_and_answered(stage: Stage) -> None:
