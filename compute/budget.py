@@ -312,6 +312,7 @@ class Lengths:
     """
 
     def __init__(self, p50: int, p90: int, answer: int = 64, *, window: int = 512, weight: int = 16) -> None:
+        self._prior = p50, p90, answer
         prior = [p50] * (weight * 8 // 10) + [p90] * (weight - weight * 8 // 10)
         self._chains: deque[int] = deque(prior, maxlen=window)
         self._answers: deque[int] = deque([answer] * weight, maxlen=window)
@@ -323,12 +324,24 @@ class Lengths:
         self._answers.append(answer)
         self._cache = None
 
-    def left_at(self, chain: int) -> None:
-        """A chain was stopped from outside after so many tokens. Those that are stopped are the long ones; left out,
-        they would make chains look shorter than they are."""
+    def saw_answer(self, answer: int) -> None:
+        """A chain whose thought was closed by force gave a whole answer of so many tokens."""
+        self._answers.append(answer)
+        self._cache = None
+
+    def censored(self, chain: int, answer: int | None = None) -> None:
+        """A chain was stopped from outside after so many tokens, `answer` of them visible where it was cut within its
+        answer. Those that are stopped are the long ones; left out, they would make chains look shorter than they
+        are."""
         if chain > self.p50:
             self._chains.append(chain)
-            self._cache = None
+        if answer is not None and answer > self.answer:
+            self._answers.append(answer)
+        self._cache = None
+
+    def prior(self) -> Lengths:
+        """The model's typical chain alone, whatever was seen since."""
+        return Lengths(*self._prior)
 
     def _quantiles(self) -> tuple[int, int, int]:
         if self._cache is None:

@@ -8,7 +8,7 @@ from typing import Literal
 from compute.budget import Spent
 from compute.text import Answer, Candidate, Hidden
 
-StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error"]
+StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)

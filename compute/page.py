@@ -28,6 +28,7 @@ class Page:
         self._thought: Hidden[str] = begun.thought if begun else Hidden("")
         self._thinking = begun.thinking if begun else True
         self._forced = begun.forced if begun else False
+        self._circled = begun.circled if begun else False
         self._ending: Ending = "aborted"
 
     @property
@@ -83,6 +84,10 @@ class Page:
         self._thinking = False
         self._forced = True
 
+    def circled(self) -> None:
+        """The engine ended the thought or the answer because the model went in circles."""
+        self._circled = True
+
     def end(self, ending: Ending, thought: Hidden[str]) -> None:
         """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it
         once, with "aborted" when the stream is closed from outside."""
@@ -102,6 +107,7 @@ class Page:
             thinking=self._thinking,
             ending=self._ending,
             forced=self._forced,
+            circled=self._circled,
             parent=self.begun.number if self.begun else None,
             logprobs=tuple(self._logprobs),
             likelihood=Hidden(tuple(self._likelihood) if len(self._likelihood) == len(self._ids) else ()),

@@ -224,7 +224,7 @@ class Run:
                     with hold:
                         candidate = await self._write(hold, prompt)
                 except asyncio.CancelledError:
-                    self._means.lengths.left_at(hold.tokens)
+                    self._means.lengths.censored(hold.tokens)
                     raise
                 self._learn(candidate)
                 arrived.put_nowait(candidate)

@@ -117,6 +117,8 @@ class Candidate:
     ending: Ending
     forced: bool = False
     """The thought was closed by force at the end of its share."""
+    circled: bool = False
+    """The engine ended it because it went in circles: its answer may join others' in a vote and stands for none."""
     parent: int | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     likelihood: Hidden[tuple[float, ...]] = field(default_factory=lambda: Hidden(()))

@@ -199,8 +199,8 @@ def test_chains_stopped_early_do_not_make_the_others_look_typical() -> None:
     lengths = Lengths(20, 40)
     for _ in range(200):
         lengths.saw(10, 1)
-        lengths.left_at(500)
-        lengths.left_at(3)
+        lengths.censored(500)
+        lengths.censored(3)
     assert lengths.p90 == 500
 
 
