@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from compute.errors import Exhausted
@@ -77,6 +78,11 @@ class Hold:
         """Which of the answers in a vote its own was, numbered as they came."""
         self.bound = bound
         """Its visible tokens are the answer's for certain: they are on the allowance."""
+        self.most = answer if bound else thinking + answer
+        """Visible tokens at most. Of a chain that may lose, all come from one pot: what its thought leaves is its
+        answer's."""
+        self.forfeited = 0
+        """Tokens it left that nobody else may have."""
 
     def __enter__(self) -> Hold:
         return self
@@ -84,9 +90,11 @@ class Hold:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Gives back what was not used. Idempotent."""
+    def close(self, *, forfeit: bool = False) -> None:
+        """Gives back what was not used, or lets it be lost. Idempotent."""
         if self.seconds is None:
+            if forfeit:
+                self.forfeited = self.outstanding
             self.seconds = time.monotonic() - self.started
             self._ledger.closed(self)
 
@@ -112,7 +120,7 @@ class Hold:
     @property
     def overdrawn(self) -> bool:
         """More was made than was held: a defect of an engine."""
-        return self.tokens > self.thinking + self.answer or self.visible > self.answer
+        return self.tokens > self.thinking + self.answer or self.visible > self.most
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,9 @@ class Ledger:
         self._open: list[Hold] = []
         self._bound: list[Hold] = []
         self._settled = 0
+        self._forfeited = 0
+        self.on_close: Callable[[], None] | None = None
+        """Called whenever a hold was closed."""
         self._since = time.monotonic()
 
     # -- what is left -------------------------------------------------------------------------------------------------
@@ -159,10 +170,16 @@ class Ledger:
     def free(self) -> int:
         """Tokens of the thinking budget neither spent nor held. What a chain that is not bound to be the answer holds
         for its visible part counts too: it may lose."""
-        used = self.generated - sum(h.visible for h in self._bound)
+        used = self.generated + self._forfeited - sum(h.visible for h in self._bound)
         for hold in self._open:
             used += max(0, hold.thinking - hold.hidden) if hold.bound else hold.outstanding
         return max(0, self.budget.thinking - used)
+
+    @property
+    def contested(self) -> int:
+        """What would be free if one more chain entered the race, so that no answer were certain any more; negative
+        where the budget cannot pay for the answers so far."""
+        return self.budget.thinking - self.generated - self._forfeited - self.held
 
     @property
     def allowance(self) -> int:
@@ -208,10 +225,26 @@ class Ledger:
         """A hold tells that it is closed."""
         self._open.remove(hold)
         self._settled += hold.tokens
+        self._forfeited += hold.forfeited
         self._since = time.monotonic()
+        if self.on_close is not None:
+            self.on_close()
+
+    def grow(self, hold: Hold, answer: int) -> None:
+        """Sets `answer` more visible tokens aside for a call that is open and may lose. Raises `Exhausted`."""
+        if answer > self.free:
+            raise Exhausted(f"{hold.purpose} asks for {answer} tokens more and {self.free} are left")
+        hold.answer += answer
+        hold.most += answer
 
     def unbind(self) -> None:
-        """A second chain enters the race: answers so far may lose, so they move from the allowance to the budget."""
+        """A second chain enters the race: answers so far may lose, so they move from the allowance to the budget.
+        Raises `Exhausted` where the budget cannot pay for them."""
+        if self._bound and self.contested < 0:
+            raise Exhausted(f"the answer so far does not fit into a budget of {self.budget.thinking} tokens")
+        self._release()
+
+    def _release(self) -> None:
         for hold in self._bound:
             hold.bound = False
         self._bound.clear()
@@ -219,7 +252,7 @@ class Ledger:
     def bind(self, number: int) -> None:
         """Chain `number` is going to be the answer: its visible tokens, and those it inherited, move to the
         allowance."""
-        self.unbind()
+        self._release()
         self._bound = [self.holds[i] for i in self.line(number)]
         for hold in self._bound:
             hold.bound = True
@@ -274,6 +307,11 @@ class Ledger:
     def busy(self) -> bool:
         """Calls are still open."""
         return bool(self._open)
+
+    @property
+    def open(self) -> int:
+        """How many calls are open."""
+        return len(self._open)
 
     @property
     def held(self) -> int:

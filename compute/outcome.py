@@ -31,6 +31,8 @@ class Outcome:
     """The chosen chain was too long for the verifier, and only its end was judged."""
     ungrouped: bool = False
     """No answer could be compared with another, so that there was no vote."""
+    alike: bool = False
+    """Many chains were asked for and one was drawn: at temperature 0 all would have been the same."""
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
 
 

@@ -16,11 +16,13 @@ class Page:
     what it has counted is what the model produced: the counts go to the hold that pays for them as they come.
     """
 
-    def __init__(self, hold: Hold, prompt: Prompt, begun: Candidate | None = None) -> None:
+    def __init__(self, hold: Hold, prompt: Prompt, begun: Candidate | None = None, *, own: bool = False) -> None:
+        """`own`: what is begun was written within this very hold."""
         self._hold = hold
         self._prompt = prompt
         self.begun = begun
         """A half-written chain to go on from, of the same prompt."""
+        self._parent = None if begun is None else begun.parent if own else begun.number
         self._ids: list[int] = list(begun.ids.reveal()) if begun else []
         self._likelihood: list[float] = list(begun.likelihood.reveal()) if begun else []
         self._text: list[str] = [begun.text] if begun else []
@@ -108,7 +110,7 @@ class Page:
             ending=self._ending,
             forced=self._forced,
             circled=self._circled,
-            parent=self.begun.number if self.begun else None,
+            parent=self._parent,
             logprobs=tuple(self._logprobs),
             likelihood=Hidden(tuple(self._likelihood) if len(self._likelihood) == len(self._ids) else ()),
         )

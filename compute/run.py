@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -96,25 +96,60 @@ class Leash:
 
     def __init__(self) -> None:
         self.reason: StoppedBy | None = None
+        self.expired = False
+        """The time was up or the leash was pulled; a `TimeoutError` of somebody else's does not say so."""
         self._timeout: asyncio.Timeout | None = None
 
     def pull(self, reason: StoppedBy = "draining") -> None:
         """End the run now. The first reason stands."""
         if self.reason is None:
             self.reason = reason
-        if self._timeout is not None:
+        if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(0)
 
     @asynccontextmanager
     async def tied(self, deadline: float | None) -> AsyncGenerator[None]:
         """Work inside ends with `TimeoutError` at `deadline` (loop time) or when the leash is pulled."""
-        async with asyncio.timeout_at(deadline) as self._timeout:
+        async with asyncio.timeout_at(deadline) as timeout:
+            self._timeout = timeout
             try:
                 if self.reason is not None:
-                    self._timeout.reschedule(0)
+                    timeout.reschedule(0)
                 yield
             finally:
                 self._timeout = None
+                self.expired = timeout.expired()
+
+
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """One chain of a sampling whose chains settle in the order they were begun."""
+
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    """It may settle, or try again."""
+    stands: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has settled, or the budget could not pay for the rest of its answer."""
+    last: bool = False
+    """Nothing more will be given back: it settles as it is."""
+    candidate: Candidate | None = None
+
+    async def go(self) -> None:
+        """Lets it settle as far as it can."""
+        self.turn.set()
+        await self.stands.wait()
+        self.stands.clear()
+
+
+class Arriving:
+    """The candidates of `Run.sampling`, as they come."""
+
+    def __init__(self, stream: AsyncGenerator[Candidate], begun: Sequence[int]) -> None:
+        self._stream = stream
+        self.begun = begun
+        """Numbers of the chains in the order they were begun, those still being written included."""
+
+    def __aiter__(self) -> AsyncGenerator[Candidate]:
+        return self._stream
 
 
 class Run:
@@ -129,15 +164,21 @@ class Run:
         self._means = means
         self._ledger = ledger
         self._hear = hear
-        self._drafts: list[Page] = []
+        # With a seed everything follows from the request: what other callers' chains were like must not show.
+        self._lengths = means.lengths if self.seed is None else means.lengths.prior()
+        self._starved: deque[asyncio.Future[None]] = deque()
+        ledger.on_close = self._released
+        self._greedy: dict[Prompt, Candidate] = {}
+        self._drafts: dict[int, Page] = {}
         self._heard = 0
-        self._finishing = False
+        self._answering: int | None = None
         self._best: Candidate | None = None
         self._spoken: int | None = None
         self._finished = 0
         self._requested = self._wanted = 0
         self._scores: dict[int, Score] = {}
         self._seeds: dict[int, int] = {}
+        self._calls: Counter[int] = Counter()
         self._siblings: Counter[int | str] = Counter()
         self.cut: float | None = None
         """When the strategy has to end, in loop time."""
@@ -147,6 +188,8 @@ class Run:
         """The budget allowed fewer chains than were asked for."""
         self.degraded = False
         self.ungrouped = False
+        self.alike = False
+        """Many chains were asked for and would have been the same: nothing is left to chance."""
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
@@ -171,6 +214,21 @@ class Run:
         return self._plan.sampling.seed
 
     @property
+    def tenant(self) -> str | None:
+        """Whose request it is."""
+        return self._plan.sampling.tenant
+
+    @property
+    def greedy(self) -> bool:
+        """Nothing is left to chance (temperature 0): a prompt has one chain."""
+        return self._plan.sampling.temperature == 0 or self._plan.sampling.top_k == 1
+
+    @property
+    def spoken(self) -> int | None:
+        """The number of the chain that was heard as it was written; None before `speak`."""
+        return self._spoken
+
+    @property
     def step_ids(self) -> frozenset[int]:
         """The tokens that end a step of this model's thoughts; may be empty."""
         return self._means.engine.card.step_ids
@@ -182,13 +240,22 @@ class Run:
         return bool(verifier and getattr(verifier.call, "exact", False)) and not self.degraded
 
     def chains(self, n: int) -> int:
-        """How many of `n` chains to race with: as many as the budget feeds without starving any, at least one."""
-        fed = max(1, self._means.lengths.chains(n, self.free))
+        """How many of `n` chains to race with: as many as the budget feeds without starving any, at least one; one
+        where all would be the same."""
         self._wanted = max(self._wanted, n)
+        if self.greedy:
+            self.alike = self.alike or n > 1
+            return 1
+        fed = max(1, self._lengths.chains(n, self.free))
         self.short = self.short or fed < n
         return fed
 
     # -- the verbs ----------------------------------------------------------------------------------------------------
+
+    def _may(self) -> None:
+        """Raises `RuntimeError` once an answer is spoken: what the caller has heard is the answer."""
+        if self._spoken is not None:
+            raise RuntimeError(f"strategy {self._plan.strategy.name}: speak() is the last verb of a run")
 
     async def sample(self, n: int, prompt: Prompt | Sequence[Prompt] | None = None) -> list[Candidate]:
         """Up to `n` finished candidates: fewer when the budget runs short, never none. Given several prompts, the
@@ -202,81 +269,114 @@ class Run:
         n: int,
         prompt: Prompt | Sequence[Prompt] | None = None,
         at_once: Callable[[], int] | None = None,
-    ) -> AsyncGenerator[AsyncIterator[Candidate]]:
+    ) -> AsyncGenerator[Arriving]:
         """Up to `n` candidates as they finish (with a seed: in the order they were begun, so that the same come again).
         Leaving the block stops the rest at the engine.
 
         As many chains start at once as the budget can feed without starving any; the next starts when one settles for
-        less than its share. `at_once` may want fewer under way: it is asked at the begin and after each candidate.
+        less than its share. `at_once` may want fewer under way: it is asked at the begin and after each candidate. A
+        chain whose answer outgrows its share goes on as long as the budget pays. Where nothing is left to chance, each
+        prompt has one candidate, and the same one each time.
         """
+        self._may()
         prompts = [prompt or self.prompt] if prompt is None or isinstance(prompt, Prompt) else list(prompt)
         self._requested += n
+        known: list[Candidate] = []
+        if self.greedy:
+            different = list(dict.fromkeys(prompts[i % len(prompts)] for i in range(n)))
+            self.alike = self.alike or len(different) < n
+            known = [self._greedy[one] for one in different if one in self._greedy]
+            prompts = [one for one in different if one not in self._greedy]
+            n = len(prompts)
+        ordered = self.seed is not None
         arrived: asyncio.Queue[Candidate] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
-        early: dict[int, Candidate] = {}
-        numbers: list[int] = []
-        started = given = 0
+        seats: list[_Seat] = []
+        begun: list[int] = []
+        given = 0
 
         async with asyncio.TaskGroup() as children:
 
-            async def one(hold: Hold, prompt: Prompt) -> None:
+            async def one(hold: Hold, prompt: Prompt, seat: _Seat) -> None:
                 try:
-                    with hold:
-                        candidate = await self._write(hold, prompt)
+                    candidate = await self._write(hold, prompt)
+                    if ordered:
+                        await seat.turn.wait()
+                    candidate = await self._go_on(hold, candidate, seat if ordered else None)
                 except asyncio.CancelledError:
                     self._means.lengths.censored(hold.tokens)
+                    hold.close(forfeit=ordered)
                     raise
+                finally:
+                    hold.close()
                 self._learn(candidate)
+                if self.greedy:
+                    self._greedy[prompt] = candidate
+                seat.candidate = candidate
+                seat.stands.set()
                 arrived.put_nowait(candidate)
 
             def start(thinking: int, answer: int, bound: bool = False) -> None:
-                nonlocal started
-                hold = self._ledger.hold("sample", thinking=thinking, answer=answer, bound=bound)
-                task = self._begin(children, hold, one(hold, prompts[started % len(prompts)]))
-                started += 1
-                numbers.append(hold.number)
-                tasks.append(task)
+                hold = self._hold("sample", thinking=thinking, answer=answer, bound=bound)
+                seat = _Seat()
+                tasks.append(self._begin(children, hold, one(hold, prompts[len(begun) % len(prompts)], seat)))
+                seats.append(seat)
+                begun.append(hold.number)
 
             def fill() -> None:
                 """Starts what is wanted now and the budget can feed."""
-                free, left = self.free, n - started
-                wanted = left if at_once is None else min(left, at_once() - (started - given))
+                free, left = self.free, n - len(begun)
+                wanted = left if at_once is None else min(left, at_once() - (len(begun) - given))
                 if wanted < 1:
                     return
-                chains = self._means.lengths.chains(left, free)
-                if not self._ledger.holds and chains <= 1:
+                lengths = self._lengths
+                if not self._ledger.holds and lengths.chains(left, free) <= 1:
                     start(free, self._ledger.allowance, bound=True)
-                elif free >= self._means.lengths.p50:
+                    return
+                free = self._ledger.contested
+                if free >= lengths.p50:
                     self._ledger.unbind()
-                    share = self.free // chains
+                    chains = max(1, lengths.chains(left, free))
                     for _ in range(min(chains, wanted)):
-                        start(*self._shares(share))
-                elif not started:
-                    raise Exhausted(f"{n} samples asked for, {free} thinking tokens left")
+                        start(*self._shares(free // chains))
+                elif not begun and not known:
+                    raise Exhausted(f"{n} samples asked for, {max(0, free)} thinking tokens left")
+
+            async def settled(place: int) -> Candidate:
+                """The chain at this place of the order. Where the budget cannot pay for the rest of its answer, those
+                begun after it settle first, one by one, and leave what they do not need."""
+                seat = seats[place]
+                if seat.candidate is None:
+                    await seat.go()
+                for other in seats[place + 1 :]:
+                    if seat.candidate is not None:
+                        break
+                    if other.candidate is None:
+                        await other.go()
+                        await seat.go()
+                if seat.candidate is None:
+                    seat.last = True
+                    await seat.go()
+                return cast("Candidate", seat.candidate)
 
             async def arriving() -> AsyncGenerator[Candidate]:
                 nonlocal given
+                for candidate in known:
+                    yield candidate
                 while True:
-                    if arrived.empty():
+                    if ordered or arrived.empty():
                         fill()
-                    if given == started:
+                    if given == len(begun):
                         break
-                    if self.seed is None:
-                        candidate = await arrived.get()
-                    else:
-                        while numbers[given] not in early:
-                            arrival = await arrived.get()
-                            early[arrival.number] = arrival
-                            fill()
-                        candidate = early.pop(numbers[given])
+                    candidate = await settled(given) if ordered else await arrived.get()
                     given += 1
                     yield candidate
-                self.short = self.short or started < n
+                self.short = self.short or len(begun) < n
 
             stream = arriving()
             async with aclosing(stream):
-                yield stream
-            if given < started:
+                yield Arriving(stream, begun)
+            if given < len(begun):
                 self.stopped_early = True
                 for task in tasks:
                     task.cancel()
@@ -284,7 +384,11 @@ class Run:
     async def extend(self, beams: Sequence[Candidate], n: int = 1, until: int | None = None) -> list[Candidate]:
         """`n` continuations of each half-written candidate, to its next step (of at most `until` tokens) or, with
         `until` left out, to its end. In the order of the beams; those that are over are returned as they are. Fewer
-        when the budget runs short: none only while other chains are still being written."""
+        when the budget runs short: none only while other chains are still being written. With a seed, what comes hangs
+        on what was extended in which order, and not on who was quicker: extend side by side in one call."""
+        self._may()
+        if self.greedy and n > 1:
+            self.alike, n = True, 1
         wanted = n * sum(not beam.over for beam in beams)
         self._ledger.unbind()
         fed = min(wanted, self.free // (2 * min(LEAST_STEP, until or LEAST_STEP)))
@@ -299,17 +403,29 @@ class Run:
         if until is not None:
             step = self._means.engine.card.step
             thinking, answer = (min(thinking, until), answer) if thinking else (0, min(answer, until))
+        ordered = self.seed is not None
 
-        async def one(hold: Hold, beam: Candidate) -> Candidate:
-            with hold:
+        async def one(hold: Hold, beam: Candidate, before: asyncio.Event | None, done: asyncio.Event) -> Candidate:
+            try:
                 begun = beam if beam.number >= 0 else None
                 candidate = await self._write(hold, beam.prompt, begun, until=step)
+                if before is not None:
+                    await before.wait()
+                if step is None or self._means.engine.card.thinks:
+                    candidate = await self._go_on(hold, candidate)
+            except asyncio.CancelledError:
+                hold.close(forfeit=ordered)
+                raise
+            finally:
+                hold.close()
+            done.set()
             if candidate.over:
                 self._finished += 1
                 self._best = self._best or candidate
             return candidate
 
         written: list[Candidate | asyncio.Task[Candidate]] = []
+        before: asyncio.Event | None = None
         async with asyncio.TaskGroup() as tasks:
             for beam in beams:
                 if beam.over:
@@ -318,10 +434,10 @@ class Run:
                 for _ in range(min(n, fed)):
                     fed -= 1
                     parent = beam.number if beam.number >= 0 else None
-                    said = sum(self._ledger.holds[i].visible for i in self._ledger.line(parent))
-                    room = min(answer, self._ledger.budget.answer - said)
-                    hold = self._ledger.hold("extend", thinking=thinking, answer=room, parent=parent)
-                    written.append(self._begin(tasks, hold, one(hold, beam)))
+                    hold = self._hold("extend", thinking=thinking, answer=answer, parent=parent)
+                    done = asyncio.Event()
+                    written.append(self._begin(tasks, hold, one(hold, beam, before, done)))
+                    before = done if ordered else None
         return [c.result() if isinstance(c, asyncio.Task) else c for c in written]
 
     async def ask(
@@ -334,6 +450,7 @@ class Run:
         logprobs: int | None = None,
     ) -> Candidate:
         """One answer to another question (a critique, a judgement): hidden and paid like any thought."""
+        self._may()
         self._ledger.unbind()
         free = self.free
         if free < 1:
@@ -344,14 +461,18 @@ class Run:
         if answer is not None:
             visible = min(free, answer)
         share = min(free - visible, share if thinking is None else thinking)
-        with self._ledger.hold(purpose, thinking=share, answer=visible) as hold:
+        with self._hold(purpose, thinking=share, answer=visible, aside=True) as hold:
             return await self._write(hold, prompt, aside=True, logprobs=logprobs)
 
     async def speak(self, prompt: Prompt | None = None) -> Candidate:
-        """One candidate whose visible text the caller hears as it is written. It is the answer: call it last."""
+        """One candidate whose visible text the caller hears as it is written. It is the answer, and the last verb:
+        others raise `RuntimeError` behind it, as it does itself while chains are being written."""
+        self._may()
+        if self._ledger.busy:
+            raise RuntimeError(f"strategy {self._plan.strategy.name}: speak() while other chains are being written")
         self._requested += 1
         self._ledger.unbind()
-        with self._ledger.hold("speak", thinking=self.free, answer=self._ledger.allowance, bound=True) as hold:
+        with self._hold("speak", thinking=self.free, answer=self._ledger.allowance, bound=True) as hold:
             self._spoken = hold.number
             candidate = await self._write(hold, prompt or self.prompt, heard=self._plan.listens)
         self._learn(candidate)
@@ -361,26 +482,35 @@ class Run:
         """A score for each candidate by the plan's verifier; by the fallback, and said so, where that fails: raises,
         gives another number of scores, or takes more than half of the time that is left. A verifier that has failed is
         not asked again."""
+        self._may()
         verifier, fallback = self._plan.verifier, self._plan.fallback
         if verifier is None:
             raise EngineError(f"strategy {self._plan.strategy.name} wants a verifier and the plan has none")
         judge = fallback if self.degraded and fallback is not None else verifier
         try:
             async with asyncio.timeout_at(None if judge is fallback else self._half_time()):
-                scores = await judge.call(self, candidates)
-            if len(scores) != len(candidates):
-                raise EngineError(f"verifier {judge.name} gave {len(scores)} scores for {len(candidates)} chains")
+                scores = await self._judged(judge, candidates)
         except Exception as failed:  # noqa: BLE001 (a verifier may be anybody's, and fail in any way)
             error = _first(failed)
             if isinstance(error, Exhausted) or fallback is None or judge is fallback:
                 raise error from None
             log.warning("verifier %s failed (%s); %s judges", judge.name, type(error).__name__, fallback.name)
             self.degraded = True
-            scores = await fallback.call(self, candidates)
+            scores = await self._judged(fallback, candidates)
         for candidate, score in zip(candidates, scores, strict=True):
             self._scores[candidate.number] = score
             if candidate.number >= 0:
                 self._ledger.holds[candidate.number].score = score.value
+        return scores
+
+    async def _judged(self, judge: Named[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
+        """Its scores. Raises `EngineError` over another number of them, or one that is no number in [0, 1]."""
+        scores = await judge.call(self, candidates)
+        if len(scores) != len(candidates):
+            raise EngineError(f"verifier {judge.name} gave {len(scores)} scores for {len(candidates)} chains")
+        for value in (value for score in scores for value in (score.value, *score.steps)):
+            if not 0 <= value <= 1:
+                raise EngineError(f"verifier {judge.name} gave a score of {value}, outside 0 to 1")
         return scores
 
     def _half_time(self) -> float | None:
@@ -414,9 +544,16 @@ class Run:
 
     async def vote(self, candidates: Sequence[Candidate], scores: Sequence[Score] | None = None) -> Vote:
         """Groups the candidates by equivalent answers and adds up their scores (or counts them, without); offers the
-        leader: the best of the heaviest group. Of equals the one seen first. Without an answer nobody votes."""
-        weights = [1.0] * len(candidates) if scores is None else [score.value for score in scores]
+        leader: the best of the heaviest group. Of equals the one seen first. Without an answer nobody votes; a chain
+        given twice (a particle and its copy) votes once, and one that went in circles only for what others answer too.
+        """
+        voters = {c.number: i for i, c in reversed(list(enumerate(candidates)))}
+        places = sorted(voters.values())
+        weights = [1.0 if scores is None else scores[i].value for i in places]
+        candidates = [candidates[i] for i in places]
         groups = await group([c.text if c.over else "" for c in candidates])
+        founded = {answer for c, answer in zip(candidates, groups, strict=True) if not c.circled}
+        groups = [answer if answer in founded else None for answer in groups]
         totals: dict[int, tuple[float, int]] = {}
         for candidate, weight, answer in zip(candidates, weights, groups, strict=True):
             if answer is not None:
@@ -450,18 +587,82 @@ class Run:
         return task
 
     def _shares(self, share: int) -> tuple[int, int]:
-        """(thinking, answer) of a chain that pays for both out of `share` tokens."""
+        """(thinking, answer) of a chain that pays for both out of `share` tokens: what is kept for the answer should
+        the thought be closed by force."""
         if not self._means.engine.card.thinks:
             return 0, min(share, self._ledger.budget.answer)
-        answer = max(1, min(self._means.lengths.answer * 3 // 2, self._ledger.budget.answer, share // 2))
+        answer = max(1, min(self._lengths.answer * 3 // 2, self._ledger.budget.answer, share // 2))
         return max(0, share - answer), answer
 
     def _learn(self, candidate: Candidate) -> None:
+        """What a chain that has come to rest tells about those to come."""
         self._finished += 1
         self._best = self._best or candidate
-        thought = candidate.hidden > 0 or not self._means.engine.card.thinks
-        if candidate.complete and thought and not candidate.forced:
-            self._means.lengths.saw(candidate.tokens, candidate.visible)
+        if candidate.hidden == 0 and self._means.engine.card.thinks:
+            return
+        for lengths in {id(one): one for one in (self._lengths, self._means.lengths)}.values():
+            if not candidate.complete:
+                lengths.censored(candidate.tokens, None if candidate.thinking else candidate.visible)
+            elif candidate.forced:
+                lengths.censored(candidate.tokens)
+                lengths.saw_answer(candidate.visible)
+            else:
+                lengths.saw(candidate.tokens, candidate.visible)
+
+    def _hold(
+        self,
+        purpose: str,
+        *,
+        thinking: int,
+        answer: int,
+        parent: int | None = None,
+        bound: bool = False,
+        aside: bool = False,
+    ) -> Hold:
+        """Tokens set aside for one call, and the seed that it draws with."""
+        hold = self._ledger.hold(purpose, thinking=thinking, answer=answer, parent=parent, bound=bound)
+        self._seed(hold, parent, aside)
+        return hold
+
+    def _released(self) -> None:
+        """A hold was closed: a chain whose answer waits for tokens may find some."""
+        if self._starved:
+            waiting = self._starved.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def _go_on(self, hold: Hold, candidate: Candidate, seat: _Seat | None = None) -> Candidate:
+        """The chain with its answer written on, where that was cut at its share and the budget can pay for more; where
+        others that are being written may leave some, it waits for them (at its seat, for its next turn)."""
+        if hold.bound:
+            return candidate
+        while candidate.ending == "length" and not candidate.thinking and self._room(candidate.prompt, candidate) > 0:
+            left = self._ledger.budget.answer - self._said(hold)
+            more = min(max(hold.visible, self._lengths.answer), left, self.free)
+            if more > 0:
+                self._ledger.grow(hold, more)
+                candidate = await self._write(hold, candidate.prompt, candidate)
+            elif seat is not None and not seat.last:
+                seat.turn.clear()
+                seat.stands.set()
+                await seat.turn.wait()
+            elif seat is None and self.seed is None and self._ledger.open > len(self._starved) + 1:
+                waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._starved.append(waiting)
+                try:
+                    await waiting
+                finally:
+                    if waiting in self._starved:
+                        self._starved.remove(waiting)
+            else:
+                break
+        if self._starved and self.free > 0:
+            self._released()
+        return candidate
+
+    def _said(self, hold: Hold) -> int:
+        """Visible tokens of a chain, those it was continued from included."""
+        return sum(self._ledger.holds[i].visible for i in self._ledger.line(hold.number))
 
     async def _write(
         self,
@@ -474,29 +675,37 @@ class Run:
         aside: bool = False,
         logprobs: int | None = None,
     ) -> Candidate:
-        """One call to the model, within its hold and the model's context. `aside`: a question of our own, to which the
-        caller's wishes about the answer do not apply."""
+        """One chain, within its hold and the model's context; `begun` may be the chain of this very hold. `aside`: a
+        question of our own, to which the caller's wishes about the answer do not apply."""
         engine = self._means.engine
         room = self._room(prompt, begun)
         if room < 1:
             raise Exhausted(f"{hold.purpose}: prompt and chain fill the context of {engine.card.context} tokens")
+        room += hold.tokens
         answer = min(hold.answer, room)
+        thinking = min(hold.thinking, room - answer)
+        total = self._ledger.total_left if hold.bound else None
         wishes = self._plan.sampling
         if aside:
             wishes = replace(wishes, stop=(), grammar=None, logit_bias=(), logprobs=logprobs)
+        elif not hold.bound:
+            # One pot for thought and answer, of which the answer has what the thought leaves.
+            inherited = self._said(hold) - hold.visible
+            total = min(hold.thinking + hold.answer, room)
+            answer = max(0, min(hold.most, room, self._ledger.budget.answer - inherited))
         sampling = replace(
             wishes,
-            thinking=min(hold.thinking, room - answer),
+            thinking=thinking,
             answer=answer,
             tight=self._ledger.budget.answer < SHORT_ANSWER,
-            total=self._ledger.total_left if hold.bound else None,
-            seed=self._seed(hold, begun, aside),
+            total=total,
+            seed=self._call_seed(hold),
             until=until,
             heard=heard,
         )
-        page = Page(hold, prompt, begun)
+        page = Page(hold, prompt, begun, own=begun is not None and begun.number == hold.number)
         if not aside:
-            self._drafts.append(page)
+            self._drafts[hold.number] = page
         async with aclosing(engine.generate(prompt, sampling, page)) as stream:
             async for delta in stream:
                 if heard:
@@ -505,25 +714,30 @@ class Run:
         hold.ending = candidate.ending
         if self._plan.keep_text:
             self._ledger.texts[hold.number] = candidate.thought, Hidden(candidate.text)
-        said = sum(self._ledger.holds[i].visible for i in self._ledger.line(hold.number))
-        if candidate.ending == "length" and said >= self._ledger.budget.answer:
+        if candidate.ending == "length" and self._said(hold) >= self._ledger.budget.answer:
             candidate = replace(candidate, ending="full")
         return candidate
 
-    def _seed(self, hold: Hold, begun: Candidate | None, aside: bool) -> int | None:
-        """A seed that follows from the caller's (which the first chain has itself), the chain gone on from and how many
-        went on from it before: not from what else happened to run at the time."""
+    def _seed(self, hold: Hold, begun: int | None, aside: bool) -> None:
+        """Gives a call a seed that follows from the caller's (which the first chain has itself), the chain gone on from
+        and how many went on from it before: not from what else happened to run at the time."""
         if self.seed is None:
-            return None
-        parent = hold.purpose if aside else -1 if begun is None else begun.number
+            return
+        parent = hold.purpose if aside else -1 if begun is None else begun
         at = self._siblings[parent]
         self._siblings[parent] += 1
-        seed = self.seed if begun is None else self._seeds[begun.number]
+        seed = self.seed if begun is None else self._seeds[begun]
         if at or parent != -1:
-            digest = blake2b(f"{seed}:{parent if aside else begun is not None}:{at}".encode(), digest_size=8).digest()
-            seed = int.from_bytes(digest) >> 1
+            seed = _derived(f"{seed}:{parent if aside else begun is not None}:{at}")
         self._seeds[hold.number] = seed
-        return seed
+
+    def _call_seed(self, hold: Hold) -> int | None:
+        """The seed of the next call to the engine for a hold: its own, then others that follow from it."""
+        if self.seed is None:
+            return None
+        seed, calls = self._seeds[hold.number], self._calls[hold.number]
+        self._calls[hold.number] += 1
+        return _derived(f"{seed}:on:{calls}") if calls else seed
 
     def _room(self, prompt: Prompt, begun: Candidate | None) -> int:
         """Tokens of the model's context left behind a prompt and what is begun."""
@@ -538,16 +752,21 @@ class Run:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def best(self) -> Candidate | None:
-        """What there is to answer with when the run is cut short: the spoken chain, the best offered, the longest
-        half-written one."""
-        drafts = [page.candidate() for page in self._drafts]
-        if self._finishing:
-            return drafts[-1]
+        """What there is to answer with when the run is cut short: the spoken chain, the best offered, one that is
+        whole, the longest half-written one."""
+        if self._answering is not None:
+            return self._drafts[self._answering].candidate()
         if self._spoken is not None:
-            return next((c for c in drafts if c.number == self._spoken), None)
+            page = self._drafts.get(self._spoken)
+            return page and page.candidate()
         if self._best is not None:
             return self._best
-        return max(drafts, key=lambda c: (not c.thinking, c.tokens), default=None)
+        drafts = [page.candidate() for page in self._drafts.values()]
+        return max(drafts, key=lambda c: (c.complete, not c.thinking, c.length), default=None)
+
+    def wrote(self, candidate: object) -> bool:
+        """It is a chain of this run, written in answer to the caller."""
+        return isinstance(candidate, Candidate) and candidate.number in self._drafts
 
     async def finish(self, chosen: Candidate | None) -> Candidate:
         """Makes `chosen` whole: closes its thought and completes its answer from what is kept back for that, heard as
@@ -560,8 +779,9 @@ class Run:
         unfinished = chosen is None or not chosen.complete
         if unfinished and allowance > 0 and self._room(prompt, chosen) > 0:
             parent = None if chosen is None else chosen.number
-            with self._ledger.hold("answer", thinking=0, answer=allowance, parent=parent, bound=True) as hold:
-                self._finishing = True
+            with self._hold("answer", thinking=0, answer=allowance, parent=parent, bound=True) as hold:
+                self._answering = hold.number
+                self._drafts[hold.number] = Page(hold, prompt, chosen)
                 chosen = await self._write(hold, prompt, chosen, heard=self._plan.listens)
         if chosen is None:
             raise DeadlinePassed("time was up before there was anything to answer with")
@@ -575,6 +795,8 @@ class Run:
 
     def outcome(self, chosen: Candidate, stopped_by: StoppedBy) -> Outcome:
         self._ledger.choose(chosen.number)
+        if stopped_by == "finished" and chosen.circled:
+            stopped_by = "repetition"
         if stopped_by == "finished" and (chosen.forced or self.short):
             stopped_by = "budget"
         if stopped_by == "finished" and self.stopped_early:
@@ -595,6 +817,7 @@ class Run:
             degraded=self.degraded,
             truncated=bool(score and score.truncated),
             ungrouped=self.ungrouped,
+            alike=self.alike,
             thought=chosen.thought,
         )
 
@@ -623,9 +846,19 @@ async def _execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: 
     try:
         async with leash.tied(run.cut):
             chosen = await plan.strategy.call(run)
+            if not run.wrote(chosen):
+                raise TypeError(f"strategy {plan.strategy.name} returned no candidate of its run")
+            if run.spoken not in (None, chosen.number):
+                log.warning(
+                    "strategy %s returned another chain than it spoke; what was spoken stands", plan.strategy.name
+                )
+                chosen = run.best()
     except* Exhausted:
         stopped_by = "budget"
     except* TimeoutError:
+        # Anybody may raise one; ours alone says that the time was up.
+        if not leash.expired:
+            raise
         stopped_by = leash.reason or "deadline"
     except* EngineError:
         chosen = run.best()
@@ -642,6 +875,11 @@ async def _execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: 
             raise DeadlinePassed("time was up before there was anything to answer with") from None
     await run.tell_rest(chosen)
     return run.outcome(chosen, stopped_by)
+
+
+def _derived(text: str) -> int:
+    """A seed, below 2^63, that follows from a text."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def _first(error: BaseException) -> BaseException:

@@ -125,7 +125,10 @@ class Writing:
         if self.splitter.inside:
             # Room in the context for the closing phrase and an answer; no limit of the caller's is touched by this.
             spare = self.model.card.context - len(self.prompt_ids) - len(self.kept) - len(self.model.closing)
-            limit = min(room, self.sampling.thinking - self.page.hidden, spare - min(self.sampling.answer, spare // 2))
+            kept = self.sampling.answer
+            if self.sampling.total is not None:
+                kept = max(1, min(kept, self.sampling.total - self.sampling.thinking))
+            limit = min(room, self.sampling.thinking - self.page.hidden, spare - min(kept, spare // 2))
             if limit > 0:
                 return self._call("thought", limit)
             if self.sampling.until is not None:

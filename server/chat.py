@@ -201,6 +201,7 @@ def _judged(outcome: Outcome) -> dict[str, Any]:
         "verifier_degraded": outcome.degraded,
         "verifier_truncated": outcome.truncated,
         "ungrouped": outcome.ungrouped,
+        "deterministic": outcome.alike,
     }
     told: dict[str, Any] = {name: fact for name, fact in facts.items() if fact is not None}
     return told | {name: True for name, marked in marks.items() if marked}

@@ -220,7 +220,8 @@ async def make(
     tools, offered, grammar = _tools(request)
     prompt = Prompt(tuple(message(m, f"messages.{i}") for i, m in enumerate(request.messages)), tools)
     wish = wished(request, settings)
-    length, ceiling, budget = await _budget(request, wish, served, prompt, key)
+    strategy = _strategy(request, menu, own, settings, by_name, wish)
+    length, ceiling, budget = await _budget(request, wish, served, prompt, key, one=_one_chain(strategy))
     thinking, clamped = ceiling if budget is None else budget, None
     if thinking > ceiling:
         if wish.tokens is not None and request.on_overflow == "error":
@@ -231,7 +232,6 @@ async def make(
             )
         thinking, clamped = ceiling, thinking
     answer, total = _answer(request, own, card.context - length - CLOSING, thinking)
-    strategy = _strategy(request, menu, own, settings, by_name, wish)
     verifier, fallback = _verifier(request, menu, served, settings, strategy)
     n = request.n or 1
     limit = settings.stream_timeout if request.stream else settings.timeout
@@ -359,9 +359,12 @@ def _conflict(one: str, other: str) -> RequestError:
 
 
 async def _budget(
-    request: ChatRequest, wish: Wish, served: Served, prompt: Prompt, key: Key
+    request: ChatRequest, wish: Wish, served: Served, prompt: Prompt, key: Key, *, one: bool
 ) -> tuple[int, int, int | None]:
-    """(tokens of the prompt, ceiling of hidden tokens, what is asked for before the ceiling; None is all of it)."""
+    """(tokens of the prompt, ceiling of hidden tokens, what is asked for before the ceiling; None is all of it).
+
+    The context bounds a chain. So it bounds the total where `one` chain spends all of it, and not that of many.
+    """
     own, card = served.settings, served.engine.card
     default = own.thinking_budget
     asked = wish.tokens
@@ -371,8 +374,11 @@ async def _budget(
     caps = [own.max_thinking_budget, key.max_thinking_budget]
     room = card.context - length - CLOSING
     most = request.max_completion_tokens or request.max_tokens
-    space = room if most is None else min(room, most)
-    ceiling = max(0, min([space - _kept(request, own, space), *(c for c in caps if c is not None)]))
+    if most is not None:
+        caps.append(most - _kept(request, own, min(room, most)))
+    if one:
+        caps.append(room - _kept(request, own, room if most is None else min(room, most)))
+    ceiling = max(0, min(c for c in caps if c is not None))
     if ceiling == 0 and asked != 0:
         length = max(length, await _length(served.engine, prompt, False))
     return length, ceiling, None if asked == AUTO else asked
@@ -412,7 +418,8 @@ def _answer(request: ChatRequest, own: ModelSettings, room: int, thinking: int) 
     most = most or older
     answer = request.max_answer_tokens or most or own.answer_tokens
     space = room if most is None else min(room, most)
-    return max(1, min(answer, space, room - thinking)), None if most is None else space
+    kept = _kept(request, own, space)
+    return max(1, min(answer, space, max(kept, room - thinking))), most
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
@@ -438,6 +445,11 @@ def _strategy(
     if silent and request.verifier is not None and not _judged(chosen):
         return menu.choose(menu.strategies, "best_of_n", "strategy", most)
     return chosen
+
+
+def _one_chain(strategy: Named[Any]) -> bool:
+    """It writes one chain, whatever the budget."""
+    return getattr(strategy.call, "one_chain", False)
 
 
 def _judged(strategy: Named[Any]) -> bool:

@@ -210,7 +210,10 @@ class _Defaults(_Table):
         description='Hidden tokens when a request is silent: a number, 0 for none, or "auto" (the default).',
     )
     max_thinking_budget: int = Field(
-        default=65536, ge=0, le=1 << 24, description="Highest thinking_budget of one request; what is above is clamped."
+        default=1 << 18,
+        ge=0,
+        le=1 << 24,
+        description="Highest thinking_budget of one request, over all its chains; what is above is clamped.",
     )
     answer_tokens: int = Field(
         default=1024,

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from compute.run import Run
 from compute.text import Candidate
-from strategies.steps import Scored, child, elect, ranked
+from strategies.steps import Scored, child, elect, level, ranked
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -25,7 +25,9 @@ class BeamSearch:
     ] = 2
     lookahead: Annotated[int, Field(ge=0, le=8, description="Steps written ahead before a chain is judged")] = 0
     step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
-    steps: Annotated[int, Field(ge=1, le=512, description="Steps at most")] = 64
+    steps: Annotated[
+        int, Field(ge=1, le=512, description="Steps at most; chains kept are then written to their ends")
+    ] = 64
 
     @model_validator(mode="after")
     def wide_enough(self) -> BeamSearch:
@@ -39,24 +41,42 @@ class BeamSearch:
             return await run.speak()
         finished: list[Scored] = []
         latest: list[Scored] = []
+        race = [(Scored(run.blank), beams)]
+        """The chains that go on, and how many branches each has."""
+        begun: dict[tuple[int, ...], list[asyncio.Task[Scored | None]]] = {}
+        """Branches under way before their step began, by the chain they go on from."""
         async with asyncio.TaskGroup() as group:
 
             def branch(beam: Scored, n: int, first: int = 0) -> list[asyncio.Task[Scored | None]]:
                 children = [child(run, beam, i, self.step_tokens, self.lookahead) for i in range(first, n)]
                 return [group.create_task(growing) for growing in children]
 
-            race: list[asyncio.Task[Scored | None]] = branch(Scored(run.blank), beams)
-            for left in reversed(range(self.steps)):
+            async def grown(left: int) -> list[Scored]:
+                """The next step of all, each scored while others are still written."""
+                nonlocal begun
+                growing = [
+                    task
+                    for beam, n in race
+                    for early in (begun.get(beam.place, []),)
+                    for task in (*early, *branch(beam, n, len(early)))
+                ]
+                begun = {}
                 scored: list[Scored] = []
-                branches: dict[tuple[int, ...], list[asyncio.Task[Scored | None]]] = {}
-                for awaited, arriving in zip(reversed(range(len(race))), asyncio.as_completed(race), strict=True):
+                for awaited, arriving in zip(reversed(range(len(growing))), asyncio.as_completed(growing), strict=True):
                     if (beam := await arriving) is not None:
                         scored.append(beam)
                     room = beams - len(finished) - sum(beam.candidate.over for beam in scored)
                     # Whoever stays kept, however good those still awaited are, goes on before they have come.
                     for certain in ranked(scored)[: max(0, room // self.width - awaited)]:
-                        if left and awaited and certain.place not in branches:
-                            branches[certain.place] = branch(certain, self.width)
+                        if left and awaited and certain.place not in begun:
+                            begun[certain.place] = branch(certain, self.width)
+                return scored
+
+            for left in reversed(range(self.steps)):
+                if run.seed is None:
+                    scored = await grown(left)
+                else:
+                    scored = await level(run, race, self.step_tokens, self.lookahead)
                 latest = scored or latest
                 finished += [beam for beam in scored if beam.candidate.over]
                 half = ranked(scored)
@@ -65,12 +85,12 @@ class BeamSearch:
                 elif half:
                     run.offer(half[0].candidate)
                 room = beams - len(finished)
-                kept = half[: max(1, room // self.width)] if left and room else []
-                race = []
-                for i, beam in enumerate(kept):
-                    # Where beams are alike, fewer than N/M are kept, and each of them branches the more.
-                    begun = branches.get(beam.place, [])
-                    race += begun + branch(beam, room // len(kept) + (i < room % len(kept)), len(begun))
+                kept = half[: max(1, room // self.width)] if room else []
+                if not left and kept:
+                    finished += await level(run, [(beam, 1) for beam in kept], None)
+                    break
+                # Where beams are alike, fewer than N/M are kept, and each of them branches the more.
+                race = [(beam, room // len(kept) + (i < room % len(kept))) for i, beam in enumerate(kept)]
                 if not race:
                     break
         return await elect(run, finished or latest)

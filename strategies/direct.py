@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -12,6 +14,8 @@ from compute.text import Candidate
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Direct:
     """One chain: think, then answer. Streams as it is written."""
+
+    one_chain: ClassVar[bool] = True
 
     async def __call__(self, run: Run) -> Candidate:
         return await run.speak()

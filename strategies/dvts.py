@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, model_validator
@@ -22,7 +23,9 @@ class Dvts:
     beams: Annotated[int, Field(ge=1, le=32, description="Chains in the race at a time (N)")] = 4
     width: Annotated[int, Field(ge=1, le=32, description="Branches looked at in each subtree (M); there are N/M")] = 2
     step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
-    steps: Annotated[int, Field(ge=1, le=512, description="Steps at most")] = 64
+    steps: Annotated[
+        int, Field(ge=1, le=512, description="Steps at most; each subtree's best is then written to its end")
+    ] = 64
 
     @model_validator(mode="after")
     def wide_enough(self) -> Dvts:
@@ -52,7 +55,28 @@ class Dvts:
                 leaves.append(best)
                 await elect(run, leaves)
 
+        if run.seed is not None:
+            return await self.in_step(run, trees, min(self.width, beams))
         async with asyncio.TaskGroup() as group:
             for tree in range(trees):
                 group.create_task(subtree(tree))
-        return await elect(run, leaves)
+        return await self.ended(run, leaves)
+
+    async def ended(self, run: Run, leaves: Sequence[Scored]) -> Candidate:
+        """The choice among the subtrees' best, those that are half-written to their ends."""
+        half = [leaf for leaf in leaves if not leaf.candidate.over]
+        over = [leaf for leaf in leaves if leaf.candidate.over]
+        return await elect(run, [*over, *(await grow(run, half, 1, None) if half else [])] or leaves)
+
+    async def in_step(self, run: Run, trees: int, width: int) -> Candidate:
+        """All subtrees a step at a time: with a seed, the quicker one must not take what another would have had."""
+        best = {tree: Scored(run.blank, place=(tree,)) for tree in range(trees)}
+        for _ in range(self.steps):
+            growing = [beam for beam in best.values() if not beam.candidate.over]
+            children = await grow(run, growing, width, self.step_tokens) if growing else []
+            if not children:
+                break
+            for tree in {child.place[0] for child in children}:
+                best[tree] = max((c for c in children if c.place[0] == tree), key=lambda beam: beam.value)
+            await elect(run, list(best.values()))
+        return await self.ended(run, [beam for beam in best.values() if beam.candidate.number >= 0])

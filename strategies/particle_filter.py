@@ -25,7 +25,9 @@ class ParticleFilter:
         float, Field(ge=0, le=1, description="Resample when the effective sample size falls below this share of them")
     ] = 0.5
     step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
-    steps: Annotated[int, Field(ge=1, le=512, description="Steps at most")] = 64
+    steps: Annotated[
+        int, Field(ge=1, le=512, description="Steps at most; particles are then written to their ends")
+    ] = 64
 
     async def __call__(self, run: Run) -> Candidate:
         chance = random.Random(run.seed)  # noqa: S311 (sampling, not secrets)
@@ -33,7 +35,7 @@ class ParticleFilter:
         if particles == 1:
             return await run.speak()
         cloud = await grow(run, [Scored(run.blank)], particles, self.step_tokens)
-        for _ in range(self.steps):
+        for left in reversed(range(self.steps)):
             finished = [p for p in cloud if p.candidate.over]
             if finished:
                 await elect(run, finished)
@@ -44,7 +46,8 @@ class ParticleFilter:
             weights = softmax([logit(p.value) for p in cloud])
             if 1 / sum(w * w for w in weights) < self.threshold * len(cloud):
                 cloud = chance.choices(cloud, weights, k=len(cloud))
-            grown = await grow(run, [p for p in cloud if not p.candidate.over], 1, self.step_tokens)
+            half = [p for p in cloud if not p.candidate.over]
+            grown = await grow(run, half, 1, self.step_tokens if left else None)
             if not grown:
                 break
             cloud = [p for p in cloud if p.candidate.over] + grown

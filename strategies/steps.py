@@ -20,9 +20,10 @@ class Scored:
     """Which child it is of which of which: its place in the tree, whenever it came."""
 
 
-async def child(run: Run, beam: Scored, number: int, tokens: int, lookahead: int = 0) -> Scored | None:
-    """The beam's child of this number: one step of at most `tokens` longer, and scored. With `lookahead` it is judged
-    by how it looks that many steps on. None where the budget has no step left while others are still being written."""
+async def child(run: Run, beam: Scored, number: int, tokens: int | None, lookahead: int = 0) -> Scored | None:
+    """The beam's child of this number: one step of at most `tokens` longer (None: to its end), and scored. With
+    `lookahead` it is judged by how it looks that many steps on. None where the budget has no step left while others are
+    still being written."""
     written = await run.extend([beam.candidate], until=tokens)
     if not written:
         return None
@@ -33,11 +34,32 @@ async def child(run: Run, beam: Scored, number: int, tokens: int, lookahead: int
     return Scored(written[0], score.value, (*beam.place, number))
 
 
-async def grow(run: Run, beams: Sequence[Scored], n: int, tokens: int) -> list[Scored]:
-    """`n` children of each beam, each scored as soon as it is written, while others still are."""
+async def grow(run: Run, beams: Sequence[Scored], n: int, tokens: int | None) -> list[Scored]:
+    """`n` children of each beam, each scored as soon as it is written, while others still are; with a seed by `level`,
+    as who was quicker must not show, and to their ends too, for which all share what is left."""
+    if run.seed is not None or tokens is None:
+        return await level(run, [(beam, n) for beam in beams], tokens)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(child(run, beam, i, tokens)) for beam in beams for i in range(n)]
     return [scored for task in tasks if (scored := task.result()) is not None]
+
+
+async def level(run: Run, race: Sequence[tuple[Scored, int]], tokens: int | None, lookahead: int = 0) -> list[Scored]:
+    """So many children of each beam, written side by side and then scored together: what comes hangs on nothing but
+    the chains. Fewer where the budget runs short."""
+    parents = [(beam, number) for beam, n in race for number in range(n)]
+    written = await run.extend([beam.candidate for beam, _ in parents], until=tokens)
+    if not written:
+        return []
+    ahead = written
+    for _ in range(lookahead):
+        further = {candidate.parent: candidate for candidate in await run.extend(ahead, until=tokens)}
+        ahead = [beam if beam.over else further.get(beam.number, beam) for beam in ahead]
+    scores = await run.score(ahead)
+    return [
+        Scored(candidate, score.value, (*beam.place, number))
+        for (beam, number), candidate, score in zip(parents, written, scores, strict=False)
+    ]
 
 
 def ranked(beams: Sequence[Scored]) -> list[Scored]:

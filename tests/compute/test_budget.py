@@ -71,9 +71,9 @@ def test_whatever_is_held_and_spent_and_chosen_the_bound_holds(
     for hidden, visible, bound, leave in steps:
         if ledger.holds and bound:
             bound = False
-        if not bound:
-            ledger.unbind()
         try:
+            if not bound:
+                ledger.unbind()
             hold = ledger.hold("sample", thinking=hidden, answer=visible, bound=bound)
         except Exhausted:
             continue
