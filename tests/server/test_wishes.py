@@ -157,6 +157,27 @@ def test_prompt_thought_and_answer_fit_the_context() -> None:
     assert body["usage"]["completion_tokens"] > body["thinking"]["spent"]
 
 
+def test_many_chains_may_think_more_than_one_context_holds() -> None:
+    """The context bounds each chain, and the limits of server, model and key bound the total."""
+    small = replace(CARD, context=1200)
+    chains = [Chain("so " * 200, f"The answer is {i}.") for i in range(8)]
+    engine = scripted(*chains, card=small)
+    body = answered(door(engine), thinking_budget=12_000, strategy={"name": "majority_vote", "n": 8, "confidence": 1})
+    assert body["thinking"]["budget"] == 12_000
+    assert "budget_clamped_from" not in body["thinking"]
+    assert 1200 < body["thinking"]["spent"] <= 12_000
+    assert body["thinking"]["samples"] == 8
+    assert all(s.thinking + s.answer <= 1200 or (s.total or 0) <= 1200 for s in engine.samplings)
+    alone = answered(door(engine), thinking_budget=12_000)["thinking"]
+    assert alone["budget_clamped_from"] == 12_000
+    assert alone["budget"] < 1200
+    limited = door(scripted(*chains, card=small), max_thinking_budget=5000)
+    told = answered(limited, thinking_budget=12_000, strategy="majority_vote")["thinking"]
+    assert (told["budget"], told["budget_clamped_from"]) == (5000, 12_000)
+    told = answered(door(engine), strategy="majority_vote", max_completion_tokens=3000)["thinking"]
+    assert 1200 < told["budget"] < 3000
+
+
 def test_a_prompt_without_room_for_an_answer_is_refused() -> None:
     app = door(scripted(card=replace(CARD, context=500)))
     messages = [{"role": "user", "content": "x" * 600}]
