@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tests.needs import tool
 from tests.verifiers.hand import values
-from verifiers.code import Case, Code, Sandbox, program
+from verifiers.code import Case, Code, program
+from verifiers.sandbox import Sandbox
 
 DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
 
@@ -28,7 +31,7 @@ def _bubblewrap() -> None:
 
 def sandboxed(source: str, seconds: float = 10.0, memory_mb: int = 256) -> tuple[int | None, str]:
     """(exit status, what was printed) of a program."""
-    status, printed = asyncio.run(Sandbox(memory_mb).run("run", source, "", seconds))
+    status, printed = asyncio.run(Sandbox(memory_mb).run(source, "", seconds))
     return status, printed.decode()
 
 
@@ -69,6 +72,16 @@ def test_the_score_is_the_share_of_tests_passed() -> None:
     assert values(code, DOUBLE, "no program", "```python\ndouble = (\n```") == pytest.approx([2 / 3, 0, 0])
 
 
+def test_a_script_that_reads_is_tested_by_its_functions() -> None:
+    script = "```python\nn = int(input())\ndef double(x):\n    return 2 * x\nprint(double(n))\n```"
+    assert values(Code(tests=("assert double(2) == 4", Case("3", "6"))), script) == [1]
+
+
+def test_a_program_that_reads_its_tests_finds_none() -> None:
+    source = "import os, sys\nos.write(1, sys.stdin.read().partition('\\n')[0].encode())\nos._exit(0)"
+    assert values(Code(tests=("assert double(2) == 4",)), f"```python\n{source}\n```") == [0]
+
+
 def test_a_program_is_judged_by_what_it_prints() -> None:
     code = Code(tests=(Case("3\n", "6"), Case("4", "8\n")))
     assert values(code, "```python\nprint(2 * int(input()), ' ')\n```", "```python\nprint(6)\n```") == [1, 0.5]
@@ -96,6 +109,31 @@ def test_the_program_is_the_last_python_block() -> None:
     assert program("```\na\n```\n```bash\nb\n```") == "a\n"
     assert program("```bash\nb\n```") == ""
     assert program("print(1)") == "print(1)"
+    assert program("```py\na") == "```py\na"
+
+
+def test_a_block_is_what_the_pattern_of_one_says() -> None:
+    pattern = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)```", re.DOTALL)
+    pick = random.Random(11)
+    for _ in range(20_000):
+        text = "".join(pick.choices(["`", "``", "```", "\n", " ", "py", "python\n", "x", "-", "title='a'"], k=20))
+        blocks = [(m[1].casefold(), m[2]) for m in pattern.finditer(text)]
+        named = [b for n, b in blocks if n in ("py", "python")] or [b for n, b in blocks if not n]
+        assert program(text) == ((named or [""])[-1] if blocks else text), text
+
+
+@pytest.mark.parametrize("piece", ["a", " ", "-", " a", "`", "``` ", "```\n", "```a\n", "\n```x", "```a `", "\t`\n```"])
+@pytest.mark.parametrize("head", ["```", "```\n", ""])
+def test_finding_the_program_takes_time_as_the_text_is_long(head: str, piece: str) -> None:
+    def work(n: int) -> float:
+        text = head + piece * (n // len(piece))
+        began = time.process_time()
+        program(text)
+        return time.process_time() - began
+
+    one, two, four = (min(work(n) for _ in range(3)) for n in (25_000, 50_000, 100_000))
+    assert two < 3 * one + 0.05
+    assert four < 6 * one + 0.05
 
 
 def test_all_tests_of_a_program_share_its_time() -> None:
@@ -107,7 +145,7 @@ def test_all_tests_of_a_program_share_its_time() -> None:
 def test_where_there_is_no_sandbox_nothing_is_run(tmp_path: Path) -> None:
     probe = (
         "import asyncio, os, sys\n"
-        "from verifiers.code import Sandbox\nfrom compute.errors import EngineError\n"
+        "from verifiers.sandbox import Sandbox\nfrom compute.errors import EngineError\n"
         "try:\n    asyncio.run(Sandbox(256).probe())\n"
         "except EngineError as error:\n    print(error.message)\n"
     )
@@ -163,7 +201,7 @@ def test_the_network_is_out_of_reach(clean: Callable[[], None]) -> None:
                 f"import socket\ntry:\n    socket.create_connection(('127.0.0.1', {port}), 2)\n"
                 "except OSError as error:\n    print('refused', error.errno)\n"
             )
-            return await Sandbox(256).run("run", source, "", 10), knocks
+            return await Sandbox(256).run(source, "", 10), knocks
 
     (status, printed), knocks = asyncio.run(main())
     assert status == 0
@@ -228,7 +266,7 @@ def test_a_sandbox_that_is_stopped_while_it_is_made_leaves_nothing(clean: Callab
     async def main() -> None:
         for step in range(100):
             async with asyncio.timeout(10):
-                assert await Sandbox(256).run("run", "while True: pass", "", step / 5000) == (None, b"")
+                assert await Sandbox(256).run("while True: pass", "", step / 5000) == (None, b"")
 
     asyncio.run(main())
     clean()
@@ -237,7 +275,7 @@ def test_a_sandbox_that_is_stopped_while_it_is_made_leaves_nothing(clean: Callab
 def test_a_run_that_is_cancelled_takes_the_program_with_it(clean: Callable[[], None]) -> None:
     async def main() -> None:
         async with asyncio.timeout(1.0):
-            await Sandbox(256).run("run", "while True: pass", "", 30)
+            await Sandbox(256).run("while True: pass", "", 30)
 
     with pytest.raises(TimeoutError):
         asyncio.run(main())
@@ -274,7 +312,7 @@ def test_nothing_of_the_machine_is_to_be_seen() -> None:
     status, printed = sandboxed(source)
     lines = printed.splitlines()
     assert status == 0
-    assert set(eval(lines[0])) <= {"dev", "etc", "lib", "lib64", "program.py", "python", "tmp", "usr"}
+    assert set(eval(lines[0])) <= {"dev", "etc", "lib", "lib64", "program.py", "python", "sides", "tmp", "usr"}
     assert lines[1] == "False True 65534"
     assert "SECRET" not in lines[2]
     assert lines[2].endswith("sandbox")

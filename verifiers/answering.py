@@ -1,0 +1,155 @@
+"""The side of the program: runs it, and answers what a test in another sandbox asks of it.
+
+A program may do to this side whatever it likes: all it can change are its own answers.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import _ast
+import builtins
+import importlib
+import io
+import os
+import sys
+import types
+
+from verifiers.border import Border, Broken
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, Any
+
+SYNTAX, FUTURE = 0x400, 0x1FF0000
+"""`ast.PyCF_ONLY_AST`; the bits of `from __future__ import`."""
+OUTPUT = 2**20
+"""Bytes a program may print between two answers."""
+
+
+class Answering(Border):
+    """A program's names, what it prints and what it reads, as a test sees them."""
+
+    def __init__(self, reading: IO[bytes], writing: IO[bytes], module: types.ModuleType) -> None:
+        super().__init__(reading, writing, 1)
+        self.module = module
+        self.watched: dict[str, Any] = {}
+        self.has_read = False
+        self.printed, self.complained = Printed(), Printed()
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(self.printed), encoding="utf-8", errors="replace")
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(self.complained), encoding="utf-8", errors="replace")
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(Given(self)), encoding="utf-8", errors="replace")
+        builtins.input = self.input
+        self.streams = sys.stdout, sys.stderr
+
+    def input(self, prompt: object = "", /) -> str:
+        """Read from standard input, which the test holds."""
+        self.has_read = True
+        return self.ask("input", str(prompt))
+
+    def perform(self, op: str, args: list[Any], named: dict[str, Any]) -> Any:
+        space = vars(self.module)
+        if op == "global":
+            if args[0] not in space:
+                raise AttributeError(f"module 'candidate' has no attribute '{args[0]}'")
+            return space[args[0]]
+        if op == "set global":
+            space[args[0]] = args[1]
+            return None
+        if op == "watch":
+            self.watched = dict.fromkeys(args[0], self)
+            return None
+        return super().perform(op, args, named)
+
+    def named(self, module: str, name: str) -> Any:
+        found: Any = importlib.import_module(module)
+        for part in name.split(".") if name else ():
+            found = getattr(found, part)
+        return found
+
+    def tell(self, also: dict[str, Any]) -> None:
+        for stream in self.streams:
+            if not stream.closed:
+                stream.flush()
+        also["o"] = [self.printed.taken(), self.complained.taken()]
+        space = vars(self.module)
+        changed = {n: space[n] for n, told in self.watched.items() if n in space and space[n] is not told}
+        also["v"] = [[name, self.encode(value)] for name, value in changed.items()]
+        self.watched |= changed
+
+
+class Printed(io.RawIOBase):
+    """Keeps what is printed until it is told."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.data += memoryview(data)
+        if len(self.data) > OUTPUT:
+            os._exit(1)
+        return memoryview(data).nbytes
+
+    def taken(self) -> str:
+        text = self.data.decode(errors="replace")
+        self.data.clear()
+        return text
+
+
+class Given(io.RawIOBase):
+    """Reads line by line what the test puts into its `sys.stdin`; without that, nothing."""
+
+    def __init__(self, border: Answering) -> None:
+        self.border, self.rest = border, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        self.border.has_read = True
+        line = self.rest or str(self.border.ask("line")).encode(errors="replace")
+        size = min(len(line), len(buffer))
+        buffer[:size], self.rest = line[:size], line[size:]
+        return size
+
+
+def run(source: str, border: Answering) -> None:
+    """Runs a program, one statement after the other: where one fails because there was nothing to read, as a script
+    does that reads its input before anything is called, the next one follows."""
+    flags = compile(source, "program.py", "exec", dont_inherit=True).co_flags & FUTURE
+    tree: Any = compile(source, "program.py", "exec", SYNTAX, dont_inherit=True)
+    for statement in tree.body:
+        code = compile(_ast.Module([statement], []), "program.py", "exec", flags, dont_inherit=True)
+        try:
+            exec(code, vars(border.module))  # noqa: S102
+        except Broken:
+            raise
+        except BaseException:
+            if not border.has_read:
+                raise
+
+
+def main(calls: int, answers: int) -> None:
+    """Runs the program in /program.py and serves the test until that is gone."""
+    module = types.ModuleType("candidate")
+    sys.modules["candidate"], sys.argv = module, ["program.py"]
+    border = Answering(os.fdopen(calls, "rb"), os.fdopen(answers, "wb"), module)
+    with open("/program.py", encoding="utf-8") as file:
+        source = file.read()
+    try:
+        try:
+            run(source, border)
+        except Broken:
+            raise
+        except BaseException as failed:  # noqa: BLE001 - whatever it is, the program has failed
+            failure = failed.with_traceback(None)
+            border.send(lambda: ["!", border.encode(failure)])
+        else:
+            border.send(lambda: ["=", border.encode([*vars(module)])])
+        while True:
+            border.serve(border.receive())
+    except Broken:
+        os._exit(1)

@@ -1,0 +1,232 @@
+"""The side of the test: runs a text of assert statements in a sandbox where the program is not, and says if they hold.
+
+What the text names and does not bind itself is the program's, and stands here for what lives in the other sandbox.
+"""
+
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import _ast
+import builtins
+import importlib
+import io
+import os
+import symtable
+import sys
+import types
+
+from verifiers.border import Border
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO, Any
+
+PASSED = b"passed"
+SYNTAX = 0x400
+"""`ast.PyCF_ONLY_AST`."""
+
+LABELS = ("__name__", "__qualname__", "__doc__", "__module__")
+OPEN = {"__main__", "_io", "argparse", "random", "re", "types"}
+"""The modules of classes whose objects a program may look into, when the test hands it one."""
+CLOSED = (
+    *(types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, types.FrameType),
+    *(types.CodeType, types.TracebackType, types.CoroutineType, types.AsyncGeneratorType, types.MethodWrapperType),
+)
+
+
+class Asking(Border):
+    """What a program may ask of the objects that the test hands it: to call them, their operators, what is public in
+    objects of the test's own classes. Nothing leads from there to the test's text, its names or its interpreter."""
+
+    strict = True
+
+    def __init__(self, reading: IO[bytes], writing: IO[bytes]) -> None:
+        super().__init__(reading, writing, 0)
+        self.input = builtins.input
+        self.ends: list[BaseException] = []
+        self.space: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
+
+    def answer(self, message: list[Any]) -> Any:
+        op, args = message[1], message[2]
+        done_to = args[1:3] if op == "op" else args[:1]
+        if op not in ("line", "input") and not any(_of_the_test(a) for a in done_to):
+            # A call of `type`, say, would make an object here that does what the program says.
+            raise self.fail()
+        return super().answer(message)
+
+    def perform(self, op: str, args: list[Any], named: dict[str, Any]) -> Any:
+        if op == "line":
+            return sys.stdin.readline()
+        if op == "input":
+            return self.prompted(*args)
+        if op == "delete":
+            raise AttributeError("a program cannot delete what is the test's")
+        return super().perform(op, args, named)
+
+    def prompted(self, prompt: str) -> str:
+        """What `input` gives to the program: the test may have put something in its place, or before it."""
+        if builtins.input is not self.input:
+            return str(builtins.input(prompt))
+        sys.stdout.write(prompt)
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError("EOF when reading a line")
+        return line.removesuffix("\n")
+
+    def get(self, owner: Any, name: str) -> Any:
+        kind = type(owner)
+        allowed = name in LABELS
+        if not allowed and not name.startswith("_") and not isinstance(owner, CLOSED):
+            if isinstance(owner, types.GeneratorType):
+                allowed = name in ("send", "throw", "close")
+            elif isinstance(owner, type):
+                allowed = owner.__module__ == "__main__"
+            elif kind.__module__ == "unittest.mock":
+                allowed = name not in dir(kind)
+            else:
+                allowed = kind.__module__ in OPEN or isinstance(owner, BaseException)
+        if not allowed:
+            raise AttributeError(f"'{kind.__name__}' object of the test has no attribute '{name}' for a program")
+        return getattr(owner, name)
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        kind = type(owner)
+        own = kind.__module__ == "__main__" or kind is types.SimpleNamespace
+        if name.startswith("_") or not own or callable(getattr(kind, name, None)):
+            raise AttributeError(f"'{kind.__name__}' object of the test has no attribute '{name}' to set for a program")
+        setattr(owner, name, value)
+
+    def by_name(self, value: Any) -> tuple[str, str] | None:
+        if isinstance(value, types.ModuleType):
+            return (value.__name__, "") if value.__name__ in sys.stdlib_module_names else None
+        owner = getattr(value, "__objclass__", None)
+        module = getattr(value, "__module__", None) if owner is None else owner.__module__
+        name = getattr(value, "__qualname__", None)
+        if type(module) is not str or type(name) is not str or module == "__main__":
+            return None
+        if module.split(".")[0] not in sys.stdlib_module_names:
+            return None
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return (module, name) if found is value else None
+
+    def raised(self, exception: BaseException) -> None:
+        if isinstance(exception, SystemExit):
+            self.ends.append(exception)
+
+    def hear(self, also: dict[str, Any]) -> None:
+        for stream, text in zip((sys.stdout, sys.stderr), also["o"], strict=True):
+            if text:
+                stream.write(str(text))
+        for name, value in also["v"]:
+            # What the test has bound meanwhile is the test's.
+            if name in self.given and self.space.get(name, self) is self.given[name]:
+                self.space[name] = self.given[name] = self.decode(value)
+
+    def hand(self, wanted: set[str], space: dict[str, Any]) -> None:
+        """Puts what the program calls so among the test's names, and keeps it up to date."""
+        self.space, self.given = space, dict.fromkeys(wanted, self)
+        self.ask("watch", [*wanted])
+
+
+def _of_the_test(value: Any) -> bool:
+    """Whether an encoded value is an object that the test has handed out."""
+    return type(value) is list and (value[0] == "y" or (value[0] == "m" and _of_the_test(value[1])))
+
+
+class Candidate(types.ModuleType):
+    """The program as a module, for a test that imports it."""
+
+    __all__ = ()
+    """With `*` a test gets what it gets anyway."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _border().ask("global", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("__"):
+            super().__setattr__(name, value)
+        else:
+            _border().ask("set global", name, value)
+
+
+def _border() -> Border:
+    from verifiers.border import here
+
+    return here()
+
+
+def nodes(tree: Any) -> Iterator[Any]:
+    """All nodes of a syntax tree (without the module `ast`, which takes its time to import)."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        for field in node._fields:
+            value = getattr(node, field, None)
+            left += [v for v in (value if type(value) is list else [value]) if isinstance(v, _ast.AST)]
+
+
+def wanted(text: str, theirs: set[str]) -> tuple[set[str], set[str]]:
+    """Which names of the program a test means, and which modules of the standard library.
+
+    A builtin stays the builtin, or a program could bring its own `abs`; but where all that a test uses of a program are
+    names of builtins, it tests those. A name like a module's means the module where the test takes from it what is in
+    that module.
+    """
+    table = symtable.symtable(text, "tests.py", "exec")
+    used, bound, scopes = set[str](), set[str](), [table]
+    for scope in scopes:
+        scopes += scope.get_children()
+        used |= {s.get_name() for s in scope.get_symbols() if s.is_referenced() and (scope is table or s.is_global())}
+    for symbol in table.get_symbols():
+        name = symbol.get_name()
+        if symbol.is_imported() or symbol.is_namespace() or (symbol.is_assigned() and name not in theirs):
+            bound.add(name)
+    if used & {"eval", "exec", "globals", "locals", "vars"}:
+        used |= theirs - sys.stdlib_module_names - vars(builtins).keys()
+    used = {name for name in used - bound if not name.startswith("__")}
+    modules, imports = set[str](), False
+    for node in nodes(compile(text, "tests.py", "exec", SYNTAX)):
+        if isinstance(node, _ast.Attribute) and isinstance(node.value, _ast.Name):
+            name = node.value.id
+            if name in used & theirs & sys.stdlib_module_names and hasattr(importlib.import_module(name), node.attr):
+                modules.add(name)
+        imports |= "candidate" in (getattr(node, "module", ""), getattr(node, "name", ""), getattr(node, "value", ""))
+    used -= modules
+    own = used & theirs
+    if imports or not own <= vars(builtins).keys():
+        own = used - vars(builtins).keys()
+    return own, modules
+
+
+def main(calls: int, answers: int) -> None:
+    """Runs the test in /program.py and writes `PASSED` to the standard output it was started with."""
+    verdict = os.dup(1)
+    with open("/dev/null", "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    sys.stdin, sys.stdout, sys.stderr = io.StringIO(), open("/dev/null", "w"), open("/dev/null", "w")  # noqa: SIM115
+    border = Asking(os.fdopen(answers, "rb"), os.fdopen(calls, "wb"))
+    with open("/program.py", encoding="utf-8") as file:
+        text = file.read()
+    theirs = set[str](border.wait())
+    program = Candidate("candidate")
+    module = types.ModuleType("__main__")
+    sys.modules["candidate"], sys.modules["__main__"], sys.argv = program, module, ["tests.py"]
+    names, modules = wanted(text, theirs)
+    module.__dict__.update({name: importlib.import_module(name) for name in modules})
+    border.hand(names, module.__dict__)
+    try:
+        exec(compile(text, "tests.py", "exec"), module.__dict__)  # noqa: S102
+    except SystemExit as end:
+        if end.code or any(end is theirs for theirs in border.ends):
+            raise
+    if not border.broken:
+        os.write(verdict, PASSED)
+        os._exit(0)
