@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
 PASSED = b"passed"
+STEERING = {"load_tests", "setUpModule", "tearDownModule"}
+"""Names by which `unittest` lets a module change how it is tested."""
 SYNTAX = 0x400
 """`ast.PyCF_ONLY_AST`."""
 
@@ -190,7 +192,7 @@ def wanted(text: str, theirs: set[str]) -> tuple[set[str], set[str]]:
         if symbol.is_imported() or symbol.is_namespace() or (symbol.is_assigned() and name not in theirs):
             bound.add(name)
     if used & {"eval", "exec", "globals", "locals", "vars"}:
-        used |= theirs - sys.stdlib_module_names - vars(builtins).keys()
+        used |= theirs - sys.stdlib_module_names - vars(builtins).keys() - STEERING
     used = {name for name in used - bound if not name.startswith("__")}
     modules, imports = set[str](), False
     for node in nodes(compile(text, "tests.py", "exec", SYNTAX)):

@@ -373,6 +373,23 @@ def test_a_program_skips_no_unit_test(skip: str) -> None:
     assert score(f"from unittest import *\nfrom unittest import case\ndef f(x):\n    raise {skip}", test) == 0
 
 
+def test_a_program_does_not_choose_the_unit_tests() -> None:
+    source = """
+        import unittest
+        def f(x): return 0
+        def load_tests(loader, tests, pattern): return unittest.TestSuite()
+        """
+    test = """
+        import unittest
+        class Test(unittest.TestCase):
+            def test_f(self):
+                self.assertEqual(eval('f(1)'), 2)
+        unittest.main()
+        """
+    assert score("def f(x):\n    return 2 * x", test) == 1
+    assert score(source, test) == 0
+
+
 def test_a_function_of_the_test_does_not_lead_to_the_test() -> None:
     source = """
         def f(callback):
