@@ -59,6 +59,13 @@ class Answering(Border):
         if op == "watch":
             self.watched = dict.fromkeys(args[0], self)
             return None
+        if op == "super":
+            return getattr(super(args[0], args[1]), args[2])
+        if op == "derive":
+            wraps = {"property": property, "staticmethod": staticmethod, "classmethod": classmethod}
+            parts = {key: wraps[how](*values) if how else values[0] for key, how, *values in args[2]}
+            parts["__module__"] = self.module.__name__
+            return types.new_class(args[0], args[1], named, lambda space: space.update(parts))
         return super().perform(op, args, named)
 
     def named(self, module: str, name: str) -> Any:

@@ -373,8 +373,23 @@ class Valued(Foreign):
 class RemoteClass(type):
     """The class of a stand-in's class."""
 
-    def __new__(cls, name: str, *_: Any, **__: Any) -> RemoteClass:
-        raise TypeError(f"{name}: a class cannot be derived from one of the other side")
+    def __new__(cls, name: str, bases: tuple[type[Any], ...], space: dict[str, Any], **named: Any) -> RemoteClass:
+        """A class that a test derives from one of the program's is made over there, of functions that are here."""
+        if not here().strict:
+            raise TypeError(f"{name}: a class cannot be derived from one of the test's")
+        cell = space.pop("__classcell__", None)
+        parts: list[Any] = []
+        for key, value in space.items():
+            if isinstance(value, property):
+                parts.append((key, "property", value.fget, value.fset, value.fdel))
+            elif isinstance(value, staticmethod | classmethod):
+                parts.append((key, type(value).__name__, value.__func__))
+            elif key != "__module__":
+                parts.append((key, "", value))
+        made = here().ask("derive", name, bases, parts, **named)
+        if cell is not None:
+            cell.cell_contents = made
+        return made
 
     def __init__(cls, *_: Any, **__: Any) -> None: ...
 
@@ -428,6 +443,18 @@ class Doc:
 
     def __get__(self, owner: Any, kind: Any) -> Any:
         return self.text if owner is None else here().ask("get", owner, "__doc__")
+
+
+class Super:
+    """What `super()` gives in a method that a test has written for a class of the program."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, kind: Any, owner: Any) -> None:
+        self.of = kind, owner
+
+    def __getattribute__(self, name: str) -> Any:
+        return here().ask("super", *object.__getattribute__(self, "of"), name)
 
 
 def handle(stand_in: Any) -> int:

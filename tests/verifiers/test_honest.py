@@ -567,6 +567,65 @@ HONEST = {
         assert s.side == 3 and c.area() == 64
         """,
     ),
+    "classes that the test derives": (
+        """
+        from abc import ABC, abstractmethod
+        class Shape(ABC):
+            sides = 0
+            def __init__(self, name='shape'):
+                self.name = name
+            @abstractmethod
+            def area(self): ...
+            def describe(self):
+                return f'{self.name} of {self.area()} and {self.sides} sides'
+        class Registry:
+            known = []
+            def __init_subclass__(cls, **named):
+                Registry.known.append((cls.__name__, named))
+        """,
+        """
+        class Square(Shape):
+            sides = 4
+            def __init__(self, side):
+                super().__init__('square')
+                self.side = side
+            def area(self):
+                return self.side ** 2
+            def describe(self):
+                return 'a ' + super().describe()
+            @property
+            def double(self):
+                return 2 * self.side
+            @classmethod
+            def unit(cls):
+                return cls(1)
+            @staticmethod
+            def zero():
+                return 0
+        s = Square(3)
+        assert s.describe() == 'a square of 9 and 4 sides' and s.double == 6 and Square.unit().area() == 1
+        assert isinstance(s, Shape) and type(s) is Square and issubclass(Square, Shape) and Square.zero() == 0
+        class Incomplete(Shape):
+            pass
+        try:
+            Incomplete()
+            assert False
+        except TypeError:
+            pass
+        class Plugin(Registry, key='a'):
+            pass
+        assert Registry.known == [('Plugin', {'key': 'a'})]
+        class Plain:
+            def __init__(self):
+                super().__init__()
+                self.x = 1
+        class More(Plain):
+            def __init__(self):
+                super().__init__()
+                super(More, self).__init__()
+        assert More().x == 1
+        """,
+    ),
     "print and input": (
         """
         import sys
