@@ -9,6 +9,7 @@ length. Nothing is unpickled, imported or looked up by the wish of a program.
   sent along, so that a change in place is seen on the other side as if there were one.
 - Everything else stays where it is and crosses as a handle, a number. The other side gets a stand-in whose class copies
   the name, the bases and the operators of the real one, and which asks the owner for all that is done to it.
+- Files of the scratch folder are shared as lists are.
 - Exceptions are rebuilt, of the builtin class or of a stand-in for the class.
 
 The side of the test is `strict`: what would let a program answer for a test is not asked of it (see `Remote`).
@@ -551,6 +552,81 @@ def _sent(self: Any, _: Any) -> Any:
     raise StopIteration(here().ask("op", "__await__", self))
 
 
+# -- scratch folders --------------------------------------------------------------------------------------------------
+
+SCRATCH = "/tmp"  # noqa: S108 - the sandbox's own
+SMALL_FILE = 2**16
+
+
+class Scratch:
+    """The scratch folder of this side, kept equal to the other side's: what a test writes a program may read."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Any] = {}
+
+    def now(self) -> dict[str, Any]:
+        """By its path: None for a folder, else what tells one state of a file from the next."""
+        found: dict[str, Any] = {}
+        folders = [SCRATCH]
+        for folder in folders:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    path = entry.path.removeprefix(f"{SCRATCH}/")
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                        found[path] = None
+                    elif entry.is_file(follow_symlinks=False):
+                        found[path] = self.state(entry.path)
+        return found
+
+    def state(self, path: str) -> Any:
+        status = os.stat(path)
+        if status.st_size > SMALL_FILE:
+            return status.st_ino, status.st_size, status.st_mtime_ns
+        with open(path, "rb") as file:  # two changes within a tick of the clock have one time
+            return file.read()
+
+    def changes(self) -> list[Any]:
+        """What is new, changed or gone since both sides were equal: [path, "dir", "file" or "gone", content]."""
+        try:
+            now = self.now()
+        except OSError:  # a folder that may not be read is not shared
+            return []
+        changes: list[Any] = [[path, "gone", ""] for path in self.known.keys() - now.keys()]
+        for path, state in now.items():
+            if path in self.known and self.known[path] == state:
+                continue
+            if state is None:
+                changes.append([path, "dir", ""])
+                continue
+            with open(f"{SCRATCH}/{path}", "rb") as file:
+                changes.append([path, "file", file.read().hex()])
+        self.known = now
+        return changes
+
+    def take(self, changes: list[Any]) -> None:
+        """Makes the other side's changes here."""
+        for path, what, content in changes:
+            if any(part in ("", ".", "..") for part in path.split("/")):
+                raise ValueError("not in the scratch folder")
+            place = f"{SCRATCH}/{path}"
+            if os.path.realpath(os.path.dirname(place)) != os.path.dirname(place) or os.path.islink(place):
+                raise ValueError("not in the scratch folder")
+            if what == "dir":
+                os.makedirs(place, exist_ok=True)
+            elif what == "file":
+                with open(place, "wb") as file:
+                    file.write(bytes.fromhex(content))
+            elif os.path.isdir(place):
+                import shutil
+
+                shutil.rmtree(place, ignore_errors=True)
+            elif os.path.exists(place):
+                os.unlink(place)
+        if changes:
+            self.known = self.now()
+
+
 # -- the border -------------------------------------------------------------------------------------------------------
 
 
@@ -578,6 +654,7 @@ class Border:
         self.mirrors: dict[int, Any] = {}
         self.remotes: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.gone: set[int] = set()
+        self.scratch = Scratch()
         probe = Shared([], "list")
         self.alone = sys.getrefcount(probe.object)
         Border.here = self
@@ -718,6 +795,7 @@ class Border:
             if (shared := self.shared.get(number)) is not None:
                 shared.agreed = contents(shared.kind, shared.object)
         also |= {"k": self.descriptions, "n": new, "s": told, "d": self.dropped, "g": [*self.gone]}
+        also["f"] = self.scratch.changes()
         self.dropped = []
         self.gone.clear()
         data = "".join(_json_of([*message, also], 0)).encode()
@@ -746,6 +824,7 @@ class Border:
             if (shared := self.shared.get(number)) is not None:
                 fill(shared.kind, shared.object, self.decode_contents(shared.kind, inside))
                 shared.agreed = contents(shared.kind, shared.object)
+        self.scratch.take(also["f"])
         self.hear(also)
         for number in also["g"]:
             if (value := self.exported.pop(number, None)) is not None:
@@ -898,9 +977,12 @@ class Border:
     def encode_exception(self, value: BaseException, deep: int = 8) -> Any:
         kind = type(value)
         own = {k: v for k, v in vars(value).items() if type(v) in PLAIN} if not self.strict else {}
+        args = [*value.args]
+        if isinstance(value, OSError) and value.filename is not None and len(args) == 2:
+            args.append(value.filename)
         told = None if deep == 0 or isinstance(type(value.__cause__), RemoteClass) else value.__cause__
         return [
-            *("x", 0 if self.by_name(kind) else self.export(value), self.encode(kind), self.encode_all([*value.args])),
+            *("x", 0 if self.by_name(kind) else self.export(value), self.encode(kind), self.encode_all(args)),
             [[k, self.encode(v)] for k, v in own.items()],
             None if told is None else self.encode_exception(told, deep - 1),
         ]

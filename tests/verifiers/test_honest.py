@@ -626,6 +626,44 @@ HONEST = {
         assert More().x == 1
         """,
     ),
+    "files": (
+        """
+        import csv, os
+        def total(path):
+            with open(path, newline='') as file:
+                return sum(int(row['n']) for row in csv.DictReader(file))
+        def save(path, text):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, 'w') as file:
+                file.write(text)
+        def remove(path):
+            os.remove(path)
+        """,
+        """
+        import os, pathlib, tempfile
+        with tempfile.NamedTemporaryFile('w', suffix='.csv') as file:
+            file.write('n\\n1\\n2\\n')
+            file.flush()
+            assert total(file.name) == 3
+            file.write('4\\n')
+            file.flush()
+            assert total(file.name) == 7
+        with tempfile.TemporaryDirectory() as folder:
+            place = os.path.join(folder, 'a', 'b.txt')
+            save(place, 'x')
+            assert open(place).read() == 'x'
+            save(place, 'y' * 10**6)
+            assert pathlib.Path(place).read_text() == 'y' * 10**6
+            save(place, 'z')
+            remove(place)
+            assert os.listdir(os.path.dirname(place)) == []
+        try:
+            total('/tmp/nothing.csv')
+            assert False
+        except FileNotFoundError as error:
+            assert error.filename == '/tmp/nothing.csv' and error.errno == 2
+        """,
+    ),
     "print and input": (
         """
         import sys
