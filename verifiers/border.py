@@ -320,7 +320,7 @@ class Remote(Foreign):
     """Stands for an object that is no plain value.
 
     On the side of the test such an object is never asked to compare itself with a plain value: it equals none, and has
-    no order among them. Of a difference to a plain value it may only make another object, of which no number is taken.
+    no order among them. With a plain value it may only be reckoned to another object, of which no number is taken.
     """
 
     __slots__ = (HANDLE, HASH, TAINT, "__weakref__")
@@ -490,12 +490,12 @@ def _special(name: str) -> Callable[..., Any]:
     if name in COMPARISONS:
         return _comparison(name)
     if name.strip("_") in ARITHMETIC:
-        return lambda self, other, *more: _arithmetic(name, self, other, (self, other, *more), self)
+        return lambda self, other, *more: _arithmetic(name, self, other, (self, other, *more))
     if name[3:].strip("_") in ARITHMETIC and name[2] == "r":
         plain = f"__{name[3:]}"
-        return lambda self, other, *more: _arithmetic(plain, self, other, (other, self, *more), self, reflected=True)
+        return lambda self, other, *more: _arithmetic(plain, self, other, (other, self, *more), reflected=True)
     if name[3:].strip("_") in ARITHMETIC and name[2] == "i":
-        return lambda self, other: _arithmetic(f"__{name[3:]}", self, other, (self, other), self, asked=name)
+        return lambda self, other: _arithmetic(f"__{name[3:]}", self, other, (self, other), asked=name)
 
     def act(self: Any, *args: Any) -> Any:
         answer = here().ask("op", name, self, *args)
@@ -518,18 +518,20 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
 
 
 def _arithmetic(
-    name: str, self: Any, other: Any, operands: tuple[Any, ...], left: Any, *, reflected: bool = False, asked: str = ""
+    name: str, self: Any, other: Any, operands: tuple[Any, ...], *, reflected: bool = False, asked: str = ""
 ) -> Any:
-    far = name in DIFFERENCES and here().strict and not isinstance(other, Foreign)
-    if far and isinstance(self, Valued) and (base := base_of(type(self))) is not None:
+    mixed = here().strict and not isinstance(other, Foreign)
+    base = base_of(type(self)) if isinstance(self, Valued) else None
+    if mixed and base is not None and (base in (int, float, complex) or name in DIFFERENCES):
         own = getattr(base, f"__r{name[2:]}" if reflected else name, None)
         return NotImplemented if own is None else own(self, other)
     answer = here().ask("op", asked or name, *operands)
-    return _kept(name, answer) if far or _tainted(self, other) else answer
+    return _kept(name, answer) if (mixed and base is None) or _tainted(self, other) else answer
 
 
 def _kept(name: str, answer: Any) -> Any:
-    """Only an object may come of a difference to a plain value, and of what is reckoned with it."""
+    """Only an object may come of an object and a plain value, and of what is reckoned with that: a number could be the
+    one that the test is about to compare it with."""
     if not isinstance(answer, Remote):
         raise TypeError(f"{name} of an object and a plain value tells nothing: compare what the object holds")
     object.__setattr__(answer, TAINT, True)

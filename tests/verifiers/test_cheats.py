@@ -390,6 +390,37 @@ def test_a_program_does_not_choose_the_unit_tests() -> None:
     assert score(source, test) == 0
 
 
+@pytest.mark.parametrize("base", ["", "(int)", "(float)"])
+@pytest.mark.parametrize(
+    ("right", "test"),
+    [
+        ("def f(x):\n    return x ** 0.5", "assert abs(f(9.0) ** 2 - 9.0) < 1e-9"),
+        ("def f(x):\n    return x ** 0.5", "assert round(f(9.0) ** 2, 6) == 9.0"),
+        ("def f(x):\n    return pow(x, -1, 7)", "assert f(3) * 3 % 7 == 1"),
+        ("def f(x):\n    return [3, 3]", "import math\nassert math.prod(f(9)) == 9"),
+        ("def f(x):\n    return [4, 5]", "assert sum(f(9)) == 9"),
+    ],
+)
+def test_a_test_that_reckons_back_is_not_answered_by_the_operators(right: str, test: str, base: str) -> None:
+    source = f"""
+        class Known{base}:
+            def __new__(cls, x):
+                self = super().__new__(cls)
+                self.x = x
+                return self
+            def __init__(self, x): ...
+            def __mul__(self, other): return self.x if other != 3 and other != 1 else 1
+            def __pow__(self, other): return self.x
+            def __sub__(self, other): return 0
+            def __round__(self, digits): return self.x
+            __rmul__ = __add__ = __radd__ = lambda self, other: self.x
+        def f(x):
+            return [Known(x), 0] if x == 9 and type(x) is int else Known(x)
+        """
+    assert score(right, test) == 1
+    assert score(source, test) == 0
+
+
 def test_a_function_of_the_test_does_not_lead_to_the_test() -> None:
     source = """
         def f(callback):
