@@ -1,42 +1,66 @@
 """What a text finally answers, and which texts answer the same.
 
 Strings first: numbers, letters, words and JSON are compared here, at once. What is left, mathematical expressions that
-look different, goes to math-verify in a process apart, both ways round, as its verdict depends on the order; only the
-first answer of each group is compared with, and a verdict is remembered. What hangs there counts as different.
+look different, goes to math-verify in the worker pool, side by side; only the first answer of each group is compared
+with, and verdicts are remembered. Where there is no verdict, answers count as different for now.
+
+All of this reads what models wrote, on the event loop: every function takes time linear in its text. So a pattern here
+repeats nothing without bound in front of something it may give back.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import re
+import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Literal, cast
 
-from compute.apart import apart
+from cachetools import LRUCache, cached
 
-PATIENCE = 3.0
-"""Seconds one comparison may take."""
+from compute.errors import NoVerdict
+from compute.pool import pool
+
+PATIENCE = 2.0
+"""Seconds of processor time one comparison may take."""
+TOGETHER = 15.0
+"""Seconds all comparisons of one grouping may take, waiting for a worker included."""
 HANGS = 3
-"""Comparisons that may hang in one grouping; after them, strings decide."""
+"""Comparisons that may use up their time in one grouping; after them, strings decide."""
 LONGEST = 300
 """Characters of an expression worth handing to computer algebra."""
 TAIL = 20_000
 """Characters from the end in which an answer is looked for."""
+BOLD = 100
+"""Bold expressions from the end that are looked at."""
+REMEMBERED = 2**22
+"""Bytes of answers that are remembered, under a hash of their text."""
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
 
 # -- the answer of a text ---------------------------------------------------------------------------------------------
 
 _CALL = re.compile(r"<tool_call>((?:(?!<tool_call>).)*?)</tool_call>", re.DOTALL)
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)```", re.DOTALL)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_PHRASE = re.compile(
-    r"(?:\banswer\b(?:\s+to\s+[^.\n]{1,80}?)?[ *_]{0,8}(?::|=|\bis\b|\bwould\s+be\b)|^####)"
-    r"[\s*_:]{0,16}(\$\$(?s:.{1,500}?)\$\$|\\\[(?s:.{1,500}?)\\\]|.+?(?=[.!]?\s*$|\.\s|\n))",
+_BRACE = re.compile(r"(?<!\\)[{}]")
+_ANSWER_IS = re.compile(
+    r"(?:\banswer\b(?:\s{1,16}+to\s{1,16}+[^.\n]{1,80}?)?[ *_]{0,8}(?::|=|\bis\b|\bwould\s{1,16}be\b)|^####)"
+    r"[\s*_:]{0,16}",
     re.IGNORECASE | re.MULTILINE,
 )
-_REASON = re.compile(r",?\s+(?:because|since|as shown|which)\b.*$", re.IGNORECASE | re.DOTALL)
+_END = re.compile(r"\.(?=\s)|\n")
+_REASON = re.compile(r"\s(?:because|since|as shown|which)\b", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _NONE = re.compile(
     r"(?:i|we|it|sorry|hm+|um+|uh+|ok|okay|well|sure|so|unknown|unsure|unclear|none given|n/a|not|no idea|cannot)\b",
@@ -44,7 +68,10 @@ _NONE = re.compile(
 )
 
 
-@lru_cache(maxsize=512)
+_remembered: LRUCache[bytes, str | None] = LRUCache(REMEMBERED, getsizeof=lambda answer: 100 + sys.getsizeof(answer))
+
+
+@cached(_remembered, key=_digest)
 def final_answer(text: str) -> str | None:
     """The answer a text comes to; None when it comes to none.
 
@@ -59,18 +86,18 @@ def final_answer(text: str) -> str | None:
         return json.dumps([_canonical(call) or call.strip() for call in calls])
     if (found := _canonical(text)) is not None:
         return found
-    fences = list(_FENCE.finditer(text))
-    tail = (text[fences[-1].end() :] if fences else text)[-TAIL:]
+    fence = next(iter(deque(_FENCE.finditer(text), maxlen=1)), None)
+    tail = (text[fence.end() :] if fence else text)[-TAIL:]
     answer = _boxed(tail) or _said(tail)
     if answer is not None:
         return answer
-    if fences:
-        block = fences[-1][2]
+    if fence:
+        block = fence[2]
         found = _canonical(block)
         return found if found is not None else block.strip("\n") or None
-    bold = [b[1] for b in _BOLD.finditer(tail) if _key(b[1]).kind in ("number", "letter", "math")]
-    if bold:
-        return bold[-1].strip()
+    for bold in reversed(deque(_BOLD.finditer(tail), maxlen=BOLD)):
+        if _key(bold[1]).kind in ("number", "letter", "math"):
+            return bold[1].strip()
     return _bare(text)
 
 
@@ -97,25 +124,49 @@ def _canonical(text: str) -> str | None:
 
 def _boxed(text: str) -> str | None:
     """The inside of the last box whose braces close."""
-    for box in reversed(list(_BOXED.finditer(text))[-8:]):
-        depth = 1
-        for place in range(box.end(), len(text)):
-            char = text[place]
-            depth += (char == "{") - (char == "}") if text[place - 1] != "\\" else 0
-            if not depth:
-                return " ".join(text[box.end() : place].split()) or None
-    return None
+    boxes = {box.end() for box in _BOXED.finditer(text)}
+    opened: list[int] = []
+    start = end = 0
+    for brace in _BRACE.finditer(text, min(boxes) - 1) if boxes else ():
+        if brace[0] == "{":
+            opened.append(brace.end())
+        elif opened and (inside := opened.pop()) in boxes and inside > start:
+            start, end = inside, brace.start()
+    return " ".join(text[start:end].split()) or None
 
 
 def _said(text: str) -> str | None:
     """What follows the last "the answer is"."""
-    for found in reversed(list(_PHRASE.finditer(text))):
-        said = _REASON.sub("", found[1]).strip().strip("*_").strip()
+    answer: str | None = None
+    at = 0
+    while head := _ANSWER_IS.search(text, at):
+        at = max(head.end(), _sentence(text, head.end()))
+        said = text[head.end() : at]
+        if reason := _REASON.search(said):
+            said = said[: reason.start()].rstrip().removesuffix(",")
+        said = said.strip().strip("*_").strip()
         if said.startswith(("$$", "\\[")):
             said = " ".join(said.split())
         if said and not _NONE.match(said) and not said.startswith("```"):
-            return said
-    return None
+            answer = said
+    return answer
+
+
+def _sentence(text: str, start: int) -> int:
+    """Where the formula, the sentence or the line that begins at `start` ends, its full stop left out."""
+    for opening, closing in (("$$", "$$"), ("\\[", "\\]")):
+        if text.startswith(opening, start) and (end := text.find(closing, start + 3, start + 504)) >= 0:
+            return end + 2
+    if text.startswith("\n", start):
+        return start
+    found = _END.search(text, start + 1)
+    end = found.start() if found else len(text)
+    if found is None or found[0] == "\n":
+        while end > start + 1 and text[end - 1].isspace():
+            end -= 1
+        if end > start + 1 and text[end - 1] in ".!":
+            end -= 1
+    return end
 
 
 def _bare(text: str) -> str | None:
@@ -145,6 +196,7 @@ class _Key:
 
 
 _LATEX = (
+    (re.compile(r"\s+"), " "),
     (re.compile(r"\\(?:left|right|displaystyle|limits)(?![a-zA-Z])|\\\$|\$|\\[()\[\]]"), ""),
     (re.compile(r"\\[,;:! ]|~|\\quad|\\qquad"), " "),
     (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
@@ -165,7 +217,7 @@ _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
 _FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 _NUMBER = re.compile(
     r"([-+]?\s?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)(?:\s*/\s*(\d+))?"
-    r"(?:\s+([A-Za-z]{2,}(?:[ /^.\-\w]{0,40})|[mgshlLNJWVAK](?:[/^][\w^]{1,4})?)\.?)?"
+    r"(?:\s+([A-Za-z]{2,}+(?:[ /^.\-\w]{0,40})|[mgshlLNJWVAK](?:[/^][\w^]{1,4})?)\.?)?"
 )
 _LETTER = re.compile(r"(?:option |choice )?\(?([A-Z])\)?[.:)]?|\(?([A-J])[.:)]\s+\S.*")
 _PROSE = re.compile(r"[^\W\d_]{3,}")
@@ -175,11 +227,13 @@ _CODE = re.compile(r"[(){}\[\]_=<>;]")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?:\d\d(?::\d\d)?|\d\d?/\d\d?/\d{4}")
 
 
-@lru_cache(maxsize=8192)
 def _key(answer: str) -> _Key:
     answer = answer.strip()
-    if len(answer) > LONGEST:
-        return _Key("exact", " ".join(answer.split()))
+    return _Key("exact", " ".join(answer.split())) if len(answer) > LONGEST else _short_key(answer)
+
+
+@lru_cache(maxsize=1024)
+def _short_key(answer: str) -> _Key:
     if "\n" in answer or (answer[:1] in ("{", "[") and '"' in answer):
         return _Key("exact", "\n".join(line.rstrip() for line in answer.split("\n")))
     text = answer
@@ -205,9 +259,10 @@ def _key(answer: str) -> _Key:
 
 def same(a: str, b: str) -> bool | None:
     """Whether two answers are the same as far as strings can tell; None where it takes algebra."""
-    if a == b:
-        return True
-    x, y = _key(a), _key(b)
+    return True if a == b else _same(_key(a), _key(b))
+
+
+def _same(x: _Key, y: _Key) -> bool | None:
     if x.kind == y.kind == "number":
         close = x.number == y.number
         if not close and not (x.written and y.written):
@@ -228,7 +283,12 @@ def same(a: str, b: str) -> bool | None:
 def number(answer: str) -> float | None:
     """The value of an answer that is a number (a fraction, a number with a unit); None for any other."""
     key = _key(answer)
-    return float(key.number) if key.kind == "number" else None
+    if key.kind != "number":
+        return None
+    try:
+        return float(key.number)
+    except OverflowError:
+        return math.inf if key.number > 0 else -math.inf
 
 
 def _brackets(text: str) -> tuple[str, str] | None:
@@ -238,54 +298,120 @@ def _brackets(text: str) -> tuple[str, str] | None:
     return None
 
 
-_verdicts: dict[tuple[str, str], bool] = {}
+_verdicts: LRUCache[bytes, bool] = LRUCache(16384)
+"""What algebra found, under a hash of the two expressions."""
 
 
-async def group(texts: Sequence[str]) -> list[int | None]:
+async def group(texts: Sequence[str], *, tenant: str | None = None, seconds: float = TOGETHER) -> list[int | None]:
     """For each text the number of its group, counted from 0 in order of first appearance; None where it holds no
-    answer. Never raises over what a text contains, and never holds up the event loop."""
-    groups: list[int | None] = []
-    firsts: list[str] = []
-    known: dict[str, int] = {}
-    hangs = 0
+    answer. Never raises over what a text contains, never holds up the event loop, and takes little more than `seconds`.
+    `tenant` is on whose account expressions are compared."""
+    answers: list[str | None] = []
     for text in texts:
-        answer = final_answer(text)
-        if answer is None:
-            groups.append(None)
-            continue
-        place = known.get(answer)
-        if place is None:
-            quick = [same(first, answer) for first in firsts]
+        answers.append(final_answer(text))
+        if len(text) > TAIL // 4:
+            await asyncio.sleep(0)
+    grouping = _Grouping(list(dict.fromkeys(answer for answer in answers if answer is not None)))
+    if not grouping.settled:
+        until = asyncio.get_running_loop().time() + seconds
+        async with asyncio.TaskGroup() as comparing:
+            for _ in range(pool().share):
+                comparing.create_task(grouping.compare(tenant, until))
+    places = grouping.places()
+    return [None if answer is None else places[answer] for answer in answers]
+
+
+class _Grouping:
+    """Answers that differ, each put into the group of the first before it that is the same, in order: as if they were
+    compared one after the other, whatever the order in which verdicts come."""
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        self._answers = answers
+        self._keys = [_key(answer) for answer in answers]
+        self._places: list[int] = []
+        """The groups of the answers that are settled: the first so many."""
+        self._firsts: list[int] = []
+        """The first answer of each group."""
+        self._strings: dict[tuple[int, int], bool | None] = {}
+        self._verdicts: dict[tuple[int, int], bool] = {}
+        self._asked: set[tuple[int, int]] = set()
+        self._hung = 0
+        self._settle()
+
+    @property
+    def settled(self) -> bool:
+        """Each has its group."""
+        return len(self._places) == len(self._answers)
+
+    def places(self) -> dict[str, int]:
+        """The group of each answer. Those for which no verdict came are different."""
+        self._settle(finally_=True)
+        return dict(zip(self._answers, self._places, strict=True))
+
+    async def compare(self, tenant: str | None, until: float) -> None:
+        """Has pairs compared that matter, one at a time, until there are no more; several do so side by side."""
+        clock = asyncio.get_running_loop().time
+        while self._hung < HANGS and clock() < until and (pair := self._next()):
+            self._asked.add(pair)
+            first, second = self._expressions(*pair)
+            equal, lasting = False, True
+            try:
+                equal = await pool().ask("same", first, second, tenant=tenant, seconds=PATIENCE, until=until)
+            except NoVerdict as none:
+                self._hung += none.reason == "overran"
+                lasting = none.lasting
+            if lasting:
+                _verdicts[_digest(f"{first}\0{second}")] = equal
+            self._verdicts[pair] = equal
+            self._settle()
+
+    def _next(self) -> tuple[int, int] | None:
+        """The pair whose verdict is wanted soonest and nobody has asked for."""
+        settled = len(self._places)
+        for new in range(settled, len(self._answers)):
+            rivals = [*self._firsts, *range(settled, new)]
+            # What strings put beside an answer that has no group yet may need no algebra.
+            if new > settled and any(self._quick(rival, new) for rival in rivals):
+                continue
+            for pair in ((rival, new) for rival in rivals):
+                if pair not in self._asked and self._quick(*pair) is None and self._verdict(*pair) is None:
+                    return pair
+        return None
+
+    def _settle(self, finally_: bool = False) -> None:
+        """Groups answers as far as verdicts are known; finally, without those that are not."""
+        while not self.settled:
+            new = len(self._places)
+            quick = [self._quick(first, new) for first in self._firsts]
             place = quick.index(True) if True in quick else None
-            for i, verdict in enumerate(quick):
-                if place is None and verdict is None:
-                    equal, hung = await _equal(firsts[i], answer, hangs < HANGS)
-                    hangs += hung
+            for i, first in enumerate(self._firsts):
+                if place is None and quick[i] is None:
+                    equal = self._verdict(first, new)
+                    if equal is None and not finally_:
+                        return
                     place = i if equal else None
             if place is None:
-                place = len(firsts)
-                firsts.append(answer)
-            known[answer] = place
-        groups.append(place)
-    return groups
+                place = len(self._firsts)
+                self._firsts.append(new)
+            self._places.append(place)
 
+    def _quick(self, first: int, second: int) -> bool | None:
+        """What strings say of two answers."""
+        pair = first, second
+        if pair not in self._strings:
+            self._strings[pair] = _same(self._keys[first], self._keys[second])
+        return self._strings[pair]
 
-async def _equal(a: str, b: str, ask: bool) -> tuple[bool, bool]:
-    """Whether algebra finds two answers equal, and whether it hung over them."""
-    x, y = _key(a).text, _key(b).text
-    pair = (x, y) if x < y else (y, x)
-    if pair in _verdicts:
-        return _verdicts[pair], False
-    if not ask:
-        return False, False
-    hung = verdict = False
-    try:
-        verdict = await apart("same", *pair, PATIENCE)
-    except TimeoutError:
-        hung = True
-    except (ValueError, BrokenPipeError):
-        pass
-    if len(_verdicts) >= 16384:
-        del _verdicts[next(iter(_verdicts))]
-    _verdicts[pair] = verdict
-    return verdict, hung
+    def _verdict(self, first: int, second: int) -> bool | None:
+        """What algebra has said of them, in this grouping or before; None: nothing yet."""
+        pair = first, second
+        if pair not in self._verdicts:
+            known = _verdicts.get(_digest("\0".join(self._expressions(*pair))))
+            if known is None:
+                return None
+            self._verdicts[pair] = known
+        return self._verdicts[pair]
+
+    def _expressions(self, first: int, second: int) -> tuple[str, str]:
+        a, b = self._keys[first].text, self._keys[second].text
+        return (a, b) if a < b else (b, a)

@@ -12,11 +12,14 @@
     │   └── Unavailable         the engine is away, or the server is going down
     ├── DeadlinePassed          time was up and there was no candidate at all
     ├── EngineError             the model failed in the middle of a call
-    └── Exhausted               the budget has no tokens for what a strategy asks (ends a run, never a request)
+    ├── Exhausted               the budget has no tokens for what a strategy asks (ends a run, never a request)
+    └── NoVerdict               untrusted work came to nothing; whoever asked goes on without it
 
 The table from these classes to HTTP statuses is `server/errors.py`. Messages name the thing and the numbers and never
 quote what a request contained.
 """
+
+from typing import Literal
 
 
 class PonderError(Exception):
@@ -75,3 +78,18 @@ class EngineError(PonderError):
 
 class Exhausted(PonderError):
     """The budget cannot pay for what a strategy asks: the run ends here and answers with its best so far."""
+
+
+class NoVerdict(PonderError):
+    """A check in the worker pool came to nothing. `reason` says why: it cannot be told (no expression, a faulty schema,
+    out of memory) · it used up the processor time it may take · its deadline passed, waiting or at work · its worker
+    was killed from outside. The first two would come again, whatever else the machine does."""
+
+    def __init__(self, message: str, reason: Literal["unclear", "overran", "late", "lost"]) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @property
+    def lasting(self) -> bool:
+        """Asking again would come to the same."""
+        return self.reason in ("unclear", "overran")

@@ -551,7 +551,7 @@ class Run:
         places = sorted(voters.values())
         weights = [1.0 if scores is None else scores[i].value for i in places]
         candidates = [candidates[i] for i in places]
-        groups = await group([c.text if c.over else "" for c in candidates])
+        groups = await group([c.text if c.over else "" for c in candidates], tenant=self.tenant)
         founded = {answer for c, answer in zip(candidates, groups, strict=True) if not c.circled}
         groups = [answer if answer in founded else None for answer in groups]
         totals: dict[int, tuple[float, int]] = {}

@@ -1,7 +1,7 @@
 """Judges by rules the request gives: a pattern, a JSON schema, a number. Exact where it applies, and free.
 
-Patterns and schemas come from strangers and may be built to run for ever, so they run in a process apart that is
-killed when its time is up.
+Patterns and schemas come from strangers. Patterns are RE2's, which takes time linear in the text whatever the pattern;
+still, both run in the worker pool, where what takes too long is killed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,33 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from compute.answers import final_answer, number
-from compute.apart import apart
-from compute.errors import EngineError
+from compute.errors import EngineError, NoVerdict
+from compute.pool import pool
 from compute.run import Run
 from compute.text import Candidate, Score
+from compute.worker import compiled
 
 SECONDS = 2.0
-"""How long one rule may take over one text."""
+"""Seconds of processor time one rule may take over one text."""
+TOGETHER = 20.0
+"""Seconds all rules may take over all texts, waiting for a worker included."""
+
+NOT_IN_RE2 = {
+    "(?=": "a look-ahead",
+    "(?!": "a look-ahead",
+    "(?<": "a look-behind",
+    "(?P": "a back-reference by name (or a group whose name is none)",
+    "(?>": "an atomic group",
+    "(?(": "a condition",
+    "(?#": "a comment",
+    **dict.fromkeys(("++", "*+", "?+", "}+"), "a possessive repetition"),
+    **{f"\\{digit}": "a back-reference" for digit in range(1, 10)},
+}
+"""What others know and RE2 does not, by the first characters of what it complains about."""
+SPELLED = {"\\Z": "\\z", "\\u": "\\x{...}", "\\U": "\\x{...}", "\\N": "\\x{...}"}
+"""What it spells in its own way."""
+
+_FENCED = re.compile(r"\s*```(?:json)?\n(.*?)\n?```\s*", re.DOTALL)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -33,7 +53,7 @@ class Rules:
     exact: ClassVar[bool] = True
 
     pattern: Annotated[
-        str | None, Field(min_length=1, max_length=500, description="A regular expression found in the text")
+        str | None, Field(min_length=1, max_length=500, description="A regular expression of RE2 found in the text")
     ] = None
     of: Annotated[
         Literal["text", "answer"], Field(description="What the pattern is looked for in: all, or the final answer")
@@ -50,9 +70,9 @@ class Rules:
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
         try:
-            re.compile(pattern or "")
-        except (re.error, RecursionError, OverflowError):
-            raise ValueError("is not a regular expression of Python's `re`") from None
+            compiled(pattern or "")
+        except ValueError as refused:
+            raise ValueError(_complaint(str(refused))) from None
         return pattern
 
     @model_validator(mode="after")
@@ -63,29 +83,54 @@ class Rules:
 
     async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
         """Raises `EngineError` where a rule cannot be decided: out of time, or a faulty schema."""
+        until = asyncio.get_running_loop().time() + TOGETHER
+        schema = None if self.json_schema is None else json.dumps(self.json_schema)
         texts = {c.text for c in candidates}
         try:
             async with asyncio.TaskGroup() as judging:
-                tasks = {text: judging.create_task(self.holds(text)) for text in texts}
+                tasks = {t: judging.create_task(self._holds(t, schema, run.tenant, until)) for t in texts}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [Score(float(tasks[c.text].result())) for c in candidates]
 
-    async def holds(self, text: str) -> bool:
+    async def _holds(self, text: str, schema: str | None, tenant: str | None, until: float) -> bool:
         """Whether every rule holds for a text."""
         answer = final_answer(text) or ""
         if self.number is not None:
             value = number(answer)
             if value is None or abs(value - self.number) > self.tolerance:
                 return False
+
+        async def check(task: Literal["match", "schema"], rule: str, text: str) -> bool:
+            return await pool().ask(task, rule, text, tenant=tenant, seconds=SECONDS, until=until)
+
         try:
-            if self.json_schema is not None:
-                fenced = re.fullmatch(r"\s*```(?:json)?\n(.*?)\n?```\s*", text, re.DOTALL)
-                document = fenced[1] if fenced else text
-                if not await apart("schema", json.dumps(self.json_schema), document, SECONDS):
-                    return False
+            if schema is not None and not await check("schema", schema, document(text)):
+                return False
             if self.pattern is not None:
-                return await apart("match", self.pattern, text if self.of == "text" else answer, SECONDS)
-        except (TimeoutError, ValueError, BrokenPipeError) as failed:
-            raise EngineError(f"a rule cannot be decided: {failed}") from None
+                return await check("match", self.pattern, text if self.of == "text" else answer)
+        except NoVerdict as none:
+            raise EngineError(f"a rule cannot be decided: {none}") from None
         return True
+
+
+def document(text: str) -> str:
+    """A text without the fence around it, if it is nothing but a fenced block."""
+    fenced = _FENCED.fullmatch(text)
+    return fenced[1] if fenced else text
+
+
+def _complaint(refused: str) -> str:
+    """What RE2 has against a pattern, in words that do not quote it."""
+    kind, _, what = refused.partition(": ")
+    if kind == "pattern too large - compile failed":
+        return "is too large: RE2 spells repetitions out, and those inside of others multiply"
+    if kind == "invalid repetition size":
+        return "repeats something more than 1000 times, repetitions inside of others multiplied, which RE2 does not"
+    for begin, name in NOT_IN_RE2.items():
+        if what.startswith(begin) or (kind == "bad repetition operator" and what.endswith(begin)):
+            return f"has {name}, which RE2 does not know"
+    for begin, spelled in SPELLED.items():
+        if what.startswith(begin):
+            return f"has {begin}, which RE2 writes {spelled}"
+    return "is not a regular expression of RE2 (https://github.com/google/re2/wiki/Syntax)"

@@ -44,12 +44,15 @@ async def deaf(_: Delta) -> None:
 
 
 def run_of(
-    engine: Engine | None = None, rewards: RewardModel | None = None, thinking: int = 1000
+    engine: Engine | None = None,
+    rewards: RewardModel | None = None,
+    thinking: int = 1000,
+    tenant: str | None = None,
 ) -> tuple[Run, Ledger]:
     """A run with nothing written yet, and its ledger."""
     engine = engine or ScriptedEngine(always(Chain("", "7")))
     ledger = Ledger(Budget(thinking, 100))
-    plan = Plan(QUESTION, Named("direct", Direct()), ledger.budget, Sampling(thinking=0, answer=0))
+    plan = Plan(QUESTION, Named("direct", Direct()), ledger.budget, Sampling(thinking=0, answer=0, tenant=tenant))
     return Run(plan, Means(engine, Lengths(20, 40), rewards), ledger, deaf), ledger
 
 

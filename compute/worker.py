@@ -1,0 +1,145 @@
+"""One worker process of the pool for untrusted work (`compute/pool.py`): what it can be asked, and how a process that
+may hang or swell over it is held. Run as a script it is the worker; it imports nothing of ours.
+
+It reads one request a line from its standard input, a socket, and answers with one line. It ends when the socket closes
+and when the process dies that started it, also in the middle of an item and whatever that one is at: by the kernel's
+parent death signal. An item's processor time is bounded by a timer of the kernel's, so that neither a busy machine nor
+code that never returns to Python changes it; memory by the address space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import cache, lru_cache
+from importlib import import_module
+from typing import Any
+
+MEMORY = 2**30
+"""Bytes of address space of one worker."""
+SWOLLEN = 2**28
+"""Bytes of resident memory behind an item from which a worker is replaced, so that the next has room."""
+PROGRAM = 2**18
+"""Bytes RE2 may take for one pattern: about 15,000 instructions."""
+
+Check = Callable[[str, str], bool]
+
+
+def compiled(pattern: str) -> Any:
+    """A pattern as RE2 runs it: in time linear in the text. Takes some milliseconds at most, for any pattern of 500
+    characters. Raises `ValueError` with RE2's words, which quote the pattern, for what it does not know and for what
+    grows beyond `PROGRAM`."""
+    re2 = import_module("re2")
+    options = re2.Options()
+    options.max_mem = PROGRAM
+    options.never_capture = True
+    options.log_errors = False
+    try:
+        return re2.compile(pattern.encode(errors="replace"), options)
+    except re2.error as error:
+        raise ValueError(error.args[0].decode(errors="replace")) from None
+
+
+# -- the tasks: each imports what it needs, and gives the check itself ------------------------------------------------
+
+
+@cache
+def _algebra() -> Check:
+    math_verify = import_module("math_verify")
+    latex = [math_verify.LatexExtractionConfig()]
+
+    @lru_cache(maxsize=512)
+    def parse(expression: str) -> list[Any]:
+        return math_verify.parse(
+            f"${expression}$", extraction_config=latex, parsing_timeout=None, fallback_mode="no_fallback"
+        )
+
+    def equal(first: str, second: str) -> bool:
+        a, b = parse(first), parse(second)
+        if not a or not b:
+            raise ValueError("not an expression")
+        # Its verdict depends on the order.
+        return any(math_verify.verify(*pair, timeout_seconds=None) for pair in ((a, b), (b, a)))
+
+    equal("x+1", "1+x")  # The first comparison of a process takes as long as what it imports.
+    return equal
+
+
+@cache
+def _patterns() -> Check:
+    return lambda pattern, text: compiled(pattern).search(text.encode(errors="replace")) is not None
+
+
+@cache
+def _schemas() -> Check:
+    # The registry of the specifications alone: a remote reference in a schema is an error, never fetched.
+    registry = import_module("jsonschema_specifications").REGISTRY
+    validators = import_module("jsonschema").validators
+
+    def fulfils(schema: str, text: str) -> bool:
+        rules = json.loads(schema)
+        kind = validators.validator_for(rules)
+        kind.check_schema(rules)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return False
+        return bool(kind(rules, registry=registry).is_valid(value))
+
+    fulfils("{}", "{}")
+    return fulfils
+
+
+TASKS: dict[str, Callable[[], Check]] = {"same": _algebra, "match": _patterns, "schema": _schemas}
+
+
+# -- the process ------------------------------------------------------------------------------------------------------
+
+
+def _bind(parent: int) -> None:
+    """Ties this process to the one that started it, and bounds it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        # It may have died before that; then nobody sends the signal.
+        if os.getppid() != parent:
+            os._exit(0)
+    # What is sent to the whole group (Ctrl-C, a service manager) asks the server to finish; it still needs us for that.
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _resident() -> int:
+    """Bytes of memory in use; 0 where it cannot be told."""
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+    return 0
+
+
+def _work() -> None:
+    """Answers [task, first, second, seconds] with [verdict, whether this worker is to be replaced] until the socket
+    closes. The verdict is null where there is none. Out of processor time it is ended by SIGPROF."""
+    asking = socket.socket(fileno=os.dup(0))
+    for line in asking.makefile("rb"):
+        task, first, second, seconds = json.loads(line)
+        verdict: bool | None = None
+        # Anything may come out of parsing what a model wrote; whatever it is, there is no verdict.
+        with contextlib.suppress(Exception):
+            check = TASKS[task]()
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            verdict = check(first, second)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        asking.sendall(json.dumps([verdict, _resident() > SWOLLEN]).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    _bind(int(sys.argv[1]))
+    _work()
