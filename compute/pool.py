@@ -118,7 +118,9 @@ class WorkerPool:
         """Items a tenant may have at work now."""
         return self._turns.share
 
-    async def ask(self, task: Task, first: str, second: str, *, tenant: str | None, seconds: float, until: float) -> bool:
+    async def ask(
+        self, task: Task, first: str, second: str, *, tenant: str | None, seconds: float, until: float
+    ) -> bool:
         """The verdict on one item, within `seconds` of processor time and before `until` (loop time), waiting
         included. Raises `NoVerdict`."""
         request = json.dumps([task, first, second, seconds]).encode() + b"\n"

@@ -155,16 +155,21 @@ class Splitter:
             self._thought.extend(ids)
             return [Part(0, len(ids), True)]
         parts: list[Part] = []
+        texts: list[str] = []
         step = self._step if self._by_ids else self._step_in_text
+        first, side = 0, self.inside
         for at, token in enumerate(ids):
             hidden, text = step(token)
-            if parts and parts[-1].hidden == hidden and parts[-1].last == at and not (hidden and parts[-1].text):
-                last = parts.pop()
-                parts.append(Part(last.first, at + 1, hidden, last.text + text))
-            else:
-                parts.append(Part(at, at + 1, hidden, text))
+            # Hidden tokens that spell some of the answer end a part: it is behind them.
+            if at > first and (hidden != side or (hidden and texts[-1])):
+                parts.append(Part(first, at, side, "".join(texts)))
+                first, texts = at, []
+            side = hidden
+            texts.append(text)
             if self._stopped:
                 break
+        if texts:
+            parts.append(Part(first, first + len(texts), side, "".join(texts)))
         return parts
 
     def finish(self) -> str:

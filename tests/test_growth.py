@@ -1,0 +1,190 @@
+"""What reads the text of models and callers on the event loop takes time linear in it, whatever the text.
+
+Hostile texts are made from the pieces a reader's grammar knows: each repeated, with every other before, behind and
+between, and more drawn by lot. Growth is measured in processor time of this thread, at a length, its double and its
+fourfold; what is too short to be measured at the longest has not grown.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import product
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+
+from compute.answers import final_answer, number, same
+from compute.errors import RequestError
+from engines.thinking import Splitter, Vocabulary
+from server.wire import loads, nearest
+from tests.verifiers.hand import candidate
+from verifiers.judge import Judge
+from verifiers.rules import document
+
+LONG = 20_000
+"""Characters of the longest text: what the answer is looked for in."""
+MEASURABLE = 0.02
+"""Seconds of processor time below which nothing is said about growth."""
+TRIPLES = 200
+
+
+def hostile(pieces: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """(before, repeated, behind)."""
+    yield from (("", piece, "") for piece in pieces)
+    for a, b in product(pieces, repeat=2):
+        yield from (("", a, b), (a, b, ""), ("", a + b, ""))
+    triples = list(product(pieces, repeat=3))
+    yield from random.Random(0).sample(triples, min(TRIPLES, len(triples)))
+
+
+def spent(read: Callable[[str], object], text: str) -> float:
+    """Seconds of this thread's processor time, the least of two times."""
+
+    def once() -> float:
+        began = time.thread_time()
+        read(text)
+        return time.thread_time() - began
+
+    return min(once() for _ in range(2))
+
+
+def quadratic(read: Callable[[str], object], before: str, piece: str, behind: str, longest: int) -> bool:
+    """It grows with more than the length: of twice a doubling, once more than threefold at the least."""
+
+    def at(length: int) -> float:
+        return spent(read, before + piece * (length // len(piece)) + behind)
+
+    began = time.thread_time()
+    read(before + piece * (longest // len(piece)) + behind)
+    if time.thread_time() - began < MEASURABLE:
+        return False
+    one, two, four = at(longest // 4), at(longest // 2), at(longest)
+    return four > MEASURABLE and four > 9 * one and (two > 3 * one or four > 3 * two)
+
+
+# -- whole texts ------------------------------------------------------------------------------------------------------
+
+
+def answer(text: str) -> None:
+    """Not what is remembered of it."""
+    final_answer.__wrapped__(text)
+
+
+def compared(text: str) -> None:
+    same(text, text + "1")
+    number(text)
+
+
+def body(text: str) -> None:
+    with suppress(RequestError):
+        loads(text.encode("utf-8", "replace"), 64)
+
+
+def judged(text: str) -> None:
+    Judge().question(candidate(text))
+
+
+def named(text: str) -> None:
+    nearest(text, ["thinking_budget", "max_completion_tokens"])
+
+
+PROSE = (
+    " ",
+    "\n",
+    "\t",
+    "a",
+    "7",
+    ".",
+    ",",
+    "!",
+    ":",
+    "*",
+    "**",
+    "_",
+    "$",
+    "$$",
+    "The answer is",
+    "answer to",
+    "would be",
+)
+MATHS = (
+    "\\boxed{",
+    "\\boxed ",
+    "{",
+    "}",
+    "\\{",
+    "\\frac",
+    "\\[",
+    "\\]",
+    "^",
+    "\\circ",
+    "(",
+    ")",
+    "/",
+    "=",
+    "-",
+    "####",
+)
+BLOCKS = ("`", "```", "```\n", "```python", "<tool_call>", "</tool_call>", '{"a":', "[", '"', "\\", "because", "since")
+
+READERS: dict[str, tuple[Callable[[str], object], Sequence[str]]] = {
+    "the answer of a text": (answer, (*PROSE, *MATHS, *BLOCKS)),
+    "comparing answers": (compared, (*PROSE, *MATHS, "1,111", "sqrt(", "\\text{", "°", "π", "x", " = ", "e9", "m/s")),
+    "a fenced document": (document, (" ", "\n", "`", "```", "```json", "```\n", "a", "json\n")),
+    "a body": (
+        body,
+        (" ", "[", "]", "{", "}", '"', "\\", "\\u", "\\ud800", ",", ":", '"a":', "1", "-", "1e", ".", "{}"),
+    ),
+    "a judge's question": (judged, (" ", "\n", "a", "</proposed-answer>", "yes")),
+    "a name": (named, ("a", "A", "_", "-", "thinking", "Budget")),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_time_grows_with_the_length_and_no_faster(name: str) -> None:
+    read, pieces = READERS[name]
+    assert next((text for text in hostile(pieces) if quadratic(read, *text, LONG)), None) is None
+
+
+# -- texts as they come in --------------------------------------------------------------------------------------------
+
+
+def vocabulary() -> Vocabulary:
+    """Of single characters, so that markers are texts."""
+    tokenizer = Tokenizer(WordLevel({chr(i): i for i in range(128)}, unk_token="?"))
+    tokenizer.decoder = Fuse()
+    return Vocabulary(tokenizer, "<think>", "</think>")
+
+
+def split(size: int, inside: bool) -> Callable[[str], object]:
+    words = vocabulary()
+
+    def read(text: str) -> None:
+        splitter = Splitter(words, inside=inside, stop=("###", "END"))
+        ids = [ord(char) for char in text]
+        for at in range(0, len(ids), size):
+            splitter.feed(ids[at : at + size])
+        splitter.finish()
+
+    return read
+
+
+TAGS = (" ", "a", "<", "<think>", "</think>", "#")
+
+STREAMS: dict[str, tuple[Callable[[str], object], int]] = {
+    "token by token, from within a thought": (split(1, True), 4_000),
+    "all at once, from within a thought": (split(1 << 30, True), 10_000),
+    "all at once, behind the thought": (split(1 << 30, False), 10_000),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_heard_in_time_that_grows_with_its_length_and_no_faster(name: str) -> None:
+    read, longest = STREAMS[name]
+    texts = [*(("", tag, "") for tag in TAGS), *(("</think>", tag, "") for tag in TAGS)]
+    assert next((text for text in texts if quadratic(read, *text, longest)), None) is None
