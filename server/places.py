@@ -1,4 +1,4 @@
-"""Where models lie: a folder, one bundled with this package, or the hub's cache."""
+"""Where models lie: a folder, one bundled with this package, one that is made here, or the hub's cache."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from compute.errors import PonderError
+from server import made
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -28,10 +29,13 @@ def bundled() -> list[str]:
 
 
 def model_folder(path: str) -> Path | None:
-    """The folder of a model: a bundled one goes before a folder of the same name, unless that is written `./name`."""
+    """The folder of a model: a bundled one goes before a folder of the same name, unless that is written `./name`; so
+    does one that is made here, once it has been."""
     home = _models()
     if home is not None and path in bundled():
         return home / path
+    if path in made.SOURCES:
+        return made.found(path)
     folder = Path(path).expanduser()
     return folder if folder.is_dir() else None
 
@@ -46,12 +50,16 @@ def hub_folder(path: str) -> Path | None:
 
 
 def locate(path: str) -> str:
-    """What the engine is to load: a folder or a hub id. Raises `NoSuchModel`."""
+    """What the engine is to load: a folder or a hub id. A model that is made here is made now. Raises `NoSuchModel` and
+    `made.CannotMake`."""
+    if path in made.SOURCES:
+        return str(made.make(path))
     folder = model_folder(path)
     if folder is not None:
         return str(folder)
     if hub_folder(path) is None:
         raise NoSuchModel(
-            f"{path}: no such folder, no bundled model (there is {', '.join(bundled())}), and no hub id (owner/name)"
+            f"{path}: no such folder, no bundled model (there is {', '.join(bundled())}), none that is made here "
+            f"({', '.join(made.SOURCES)}), and no hub id (owner/name)"
         )
     return path

@@ -265,7 +265,9 @@ class _Defaults(_Table):
 class ModelSettings(_Defaults):
     """One served model."""
 
-    path: str = Field(description='A folder, a hub id such as "Qwen/Qwen3-0.6B", or a bundled name: "demo".')
+    path: str = Field(
+        description='A folder, a hub id such as "Qwen/Qwen3-0.6B", "demo" (bundled), or "smollm2" (made here once).'
+    )
 
 
 class KeySettings(_Table):
@@ -328,7 +330,9 @@ class Settings(BaseSettings, _Defaults):  # pyright: ignore[reportIncompatibleVa
         default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one and prints it."
     )
     model: str = Field(
-        default="demo", description="The model to serve; with a models table, the one of it to serve alone."
+        default="demo",
+        description="The model to serve: a folder, a hub id, demo, or smollm2 (fetched and converted once); with a "
+        "models table, the one of it to serve alone.",
     )
     models: dict[str, ModelSettings] = Field(default_factory=dict, description="Models to serve, by name.")
     keys: list[KeySettings] = Field(default_factory=list[KeySettings], description="Who may ask.")
