@@ -16,7 +16,7 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
-.PHONY: help serve test check lint format bench install lock clean
+.PHONY: help serve test soak check lint format bench install lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,10 @@ test: ## run every test; some of them in ARGS="tests/compute -k budget"
 	@missing=; for pair in $(SYSTEM); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	  if [ -n "$$missing" ]; then echo "ponder: some tests want Debian packages that are not here: sudo apt-get install$$missing"; fi
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: ## run the long tests, those that `make test` leaves out
+	@$(INSTALL) $(EXTRA) dev
+	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 check: lint ## ruff, its formatter and pyright find nothing
 	@$(BIN)/pyright --pythonpath $(BIN)/python

@@ -1,11 +1,14 @@
-"""Tools of the machine that some tests run."""
+"""Tools of the machine that some tests run, and a model that is made when it is first wanted."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
+
+from server import made
 
 
 def tool(name: str, package: str) -> str:
@@ -16,3 +19,14 @@ def tool(name: str, package: str) -> str:
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def model(name: str) -> Path:
+    """The folder of a model that is made on this machine, once, in the user's cache. Where that cannot be the test is
+    skipped; under continuous integration it fails."""
+    try:
+        return made.make(name)
+    except made.CannotMake as error:
+        if os.environ.get("CI"):
+            pytest.fail(error.message, pytrace=False)
+        pytest.skip(error.message)

@@ -5,8 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests import needs
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A real small language model: SmolLM2-135M-Instruct."""
+    return needs.model("smollm2")
 
 
 @pytest.fixture(scope="module")

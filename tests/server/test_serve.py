@@ -22,10 +22,11 @@ from openai.types.chat import ChatCompletion
 from engines.launch import EngineOptions
 from server.serve import options_of
 from server.settings import EngineSettings, ModelSettings, RewardEngineSettings, WrongSettings
+from tests import needs
 
 ROOT = Path(__file__).parent.parent.parent
 QUESTION = "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"
-READY = re.compile(r"^ponder: serving demo at (http://127\.0\.0\.1:\d+) ", re.MULTILINE)
+READY = re.compile(r"^ponder: serving \w+ at (http://127\.0\.0\.1:\d+) ", re.MULTILINE)
 
 
 @contextmanager
@@ -136,3 +137,15 @@ def test_a_signal_while_the_model_is_loading_ends_it_at_once(tmp_path: Path) -> 
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def test_a_small_model_that_talks_is_served_by_its_name(tmp_path: Path) -> None:
+    needs.model("smollm2")
+    with ponder_serve(tmp_path, "smollm2") as (_, url):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
+        answer = client.chat.completions.create(
+            model="smollm2", messages=[{"role": "user", "content": "Name a fruit."}], max_completion_tokens=64, seed=1
+        )
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens <= 64
