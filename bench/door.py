@@ -1,47 +1,51 @@
 """What Ponder's own front end adds: its server over an instant model, so that all the time there is, is its own.
 
     python bench/door.py [--json bench/results/NAME.json]
+    git worktree add /tmp/before HEAD~1 && python bench/door.py --against /tmp/before
 
 64 tokens of thought, 32 of answer, one event a token when streamed. The loopback and the client are in the figures.
+With `--against` the same server of another commit is up too, and both are asked in turns (`bench/paired.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
 
 from bench import machine
-from bench.load import Volley, bodies, stories, volley
+from bench.load import bodies, stories, volley
 from bench.machine import Server
+from bench.paired import ROWS, Entry, Figures, by_turns, compare, measure, show, verdict
 
 P50_MS, P99_MS = 2.0, 10.0
 """What may be added at concurrency 1: to the whole answer, or to its first visible text where it is streamed."""
 
 
-async def rounds(server: Server, options: argparse.Namespace) -> list[dict[str, object]]:
-    await volley(server.url, requests(500, streamed=True), 8)
-    found: list[dict[str, object]] = []
+async def rounds(servers: Sequence[Server], options: argparse.Namespace) -> list[Entry]:
+    """One entry for each concurrency and mode."""
+    found: list[Entry] = []
     for streamed in (False, True):
+        for server in servers:
+            await volley(server.url, requests(500, streamed=streamed), 8)
         for concurrency, count in ((1, options.requests), (64, 2 * options.requests)):
-            volleys: list[Volley] = []
-            before = server.cpu_seconds() or 0.0
-            for _ in range(options.rounds):
-                volleys.append(await volley(server.url, requests(count, streamed=streamed), concurrency))
-            spent = (server.cpu_seconds() or 0.0) - before
-            figures = {
-                "requests_per_second": middle([v.per_second for v in volleys]),
-                "latency_p50_ms": middle([v.latency(0.5) * 1000 for v in volleys]),
-                "latency_p99_ms": middle([v.latency(0.99) * 1000 for v in volleys]),
-                **({"first_p50_ms": first(volleys, 0.5), "first_p99_ms": first(volleys, 0.99)} if streamed else {}),
-                "cpu_ms_per_request": round(spent * 1000 / (count * options.rounds), 3),
-                "memory_mb": round(server.memory_mb() or 0.0, 1),
-            }
-            found.append({"concurrency": concurrency, "streamed": streamed, "requests": count, **figures})
-            show(concurrency, streamed, figures)
+
+            async def one(
+                server: Server, _: int, streamed: bool = streamed, at_once: int = concurrency, count: int = count
+            ) -> Figures:
+                return await measure(server, requests(count, streamed=streamed), at_once)
+
+            each = await by_turns(servers, options.rounds, one)
+            found.append(compare(each, streamed, concurrency, count))
+            if options.against:
+                show(found[-1], target=False)
+            else:
+                show_alone(found[-1])
     return found
 
 
@@ -49,40 +53,49 @@ def requests(count: int, *, streamed: bool) -> list[bytes]:
     return bodies("instant", stories(count, 1), streamed=streamed, strategy="direct", thinking_budget=1024)
 
 
-def first(volleys: Sequence[Volley], share: float) -> float:
-    return middle([(v.first(share) or 0.0) * 1000 for v in volleys])
-
-
-def middle(values: Sequence[float]) -> float:
-    return round(statistics.median(values), 3)
-
-
-def show(concurrency: int, streamed: bool, figures: dict[str, float]) -> None:
-    print(f"\nconcurrency {concurrency}, {'streamed' if streamed else 'not streamed'}")
-    judged = "first" if streamed else "latency"
-    targets = {f"{judged}_p50_ms": P50_MS, f"{judged}_p99_ms": P99_MS} if concurrency == 1 else {}
-    for name, value in figures.items():
+def show_alone(entry: Entry) -> None:
+    print(f"\nconcurrency {entry.concurrency}, {'streamed' if entry.streamed else 'not streamed'}")
+    judged = "first" if entry.streamed else "latency"
+    targets = {f"{judged}_p50_ms": P50_MS, f"{judged}_p99_ms": P99_MS} if entry.concurrency == 1 else {}
+    for name, value in entry.medians["ponder"].items():
         target = targets.get(name)
         wanted = "" if target is None else f"   <= {target:g} {'met' if value <= target else 'MISSED'}"
-        print(f"  {name.replace('_', ' '):24}{value:10.2f}{wanted}", flush=True)
+        print(f"  {ROWS[name]:30}{value:10.2f}{wanted}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=2000, help="of a round at concurrency 1; twice as many at 64")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", metavar="DIR", help="the same of this checkout, beside it")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        help="of a round at concurrency 1, twice as many at 64; left out: 2000, with --against 200",
+    )
+    parser.add_argument("--rounds", type=int, help="left out: 3, with --against 40")
     parser.add_argument("--json", help="keep the result in this file")
     options = parser.parse_args()
+    options.requests = options.requests or (200 if options.against else 2000)
+    options.rounds = options.rounds or (40 if options.against else 3)
     head = machine.describe()
     print(f"{head['machine']}\n{head['versions']}")
-    port = machine.free_port()
-    command = [sys.executable, "-m", "bench.instant", "--port", str(port)]
-    with (
-        tempfile.NamedTemporaryFile(suffix="-ponder.log") as log,
-        machine.started("ponder", command, port, "/readyz", log, {}) as server,
-    ):
-        results = asyncio.run(rounds(server, options))
-    machine.keep({**head, "results": results}, options.json)
+    checkouts: dict[str, Path] = {"ponder": machine.ROOT}
+    if options.against:
+        checkouts["before"] = machine.checkout(options.against)
+    with ExitStack() as stack:
+        servers: list[Server] = []
+        for name, checkout in checkouts.items():
+            log = stack.enter_context(tempfile.NamedTemporaryFile(suffix=f"-{name}.log"))
+            port = machine.free_port()
+            command = [sys.executable, "-m", "bench.instant", "--port", str(port)]
+            servers.append(
+                stack.enter_context(machine.started(name, command, port, "/readyz", log, {}, checkout=checkout))
+            )
+        entries = asyncio.run(rounds(servers, options))
+    if options.against:
+        verdict(entries)
+    commits = {name: machine.commit(checkout) for name, checkout in checkouts.items()}
+    result = {"rounds": options.rounds, "requests": options.requests, "commits": commits}
+    machine.keep({**head, **result, "results": [asdict(entry) for entry in entries]}, options.json)
 
 
 if __name__ == "__main__":

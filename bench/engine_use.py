@@ -1,6 +1,7 @@
 """How much of the engine's speed the strategies use: their tokens per second against tokens drawn raw from `AsyncLLM`.
 
     python -m bench.engine_use --json bench/results/engine_use.json
+    python -m bench.engine_use --model smollm2 --json bench/results/engine_use-smollm2.json
 
 Both draw from one engine in one process, by turns in many short rounds (a machine's speed drifts within seconds),
 unseeded (as requests come; on a CPU a seed of its own slows every request). Raw: as many concurrent
@@ -11,7 +12,8 @@ steps, and when raw: much of what a step costs is the same for one chain as for 
 by all processes together, and when raw. A second table shows that cost grows linearly with n.
 
 The demo models are tiny: what is fixed about a call weighs more than the tokens. `--layers 44` lays layers on top that
-change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes.
+change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes. A model that has no
+reward model has its beams judged by its own confidence, and chains of as many tokens at most as the raw ones.
 """
 
 from __future__ import annotations
@@ -53,12 +55,22 @@ class Case:
     target: float
 
 
-CASES = [
-    Case(Setup("best_of_n(16)", "best_of_n", {"n": 16}), 1, 16, 0.97),
-    Case(Setup("majority_vote(16), full", "majority_vote", {"n": 16, "first": 16, "confidence": 1}), 1, 16, 0.97),
-    Case(Setup("beam_search(8x2, prm), alone", "beam_search", {"beams": 8, "width": 2}, "prm"), 1, 8, 0.60),
-    Case(Setup("beam_search(8x2, prm), 8 at a time", "beam_search", {"beams": 8, "width": 2}, "prm"), 8, 64, 0.80),
-]
+def cases(judge: str) -> list[Case]:
+    """The beams of a search are judged by this verifier."""
+    beams = {"beams": 8, "width": 2}
+    return [
+        Case(Setup("best_of_n(16)", "best_of_n", {"n": 16}), 1, 16, 0.97),
+        Case(Setup("majority_vote(16), full", "majority_vote", {"n": 16, "first": 16, "confidence": 1}), 1, 16, 0.97),
+        Case(Setup(f"beam_search(8x2, {judge}), alone", "beam_search", beams, judge), 1, 8, 0.60),
+        Case(Setup(f"beam_search(8x2, {judge}), 8 at a time", "beam_search", beams, judge), 8, 64, 0.80),
+    ]
+
+
+DEMO = "models/demo"
+RAW = 512
+"""Tokens of a raw chain at most."""
+PROMPT = 128
+"""Tokens that are left for the prompt where chains are kept as short as that."""
 
 
 async def raw(engine: vllm.VllmEngine, problem: Problem, seed: int, n: int) -> int:
@@ -70,7 +82,7 @@ async def raw(engine: vllm.VllmEngine, problem: Problem, seed: int, n: int) -> i
 
     async def one(i: int) -> int:
         params = SamplingParams(
-            temperature=1.0, max_tokens=512, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+            temperature=1.0, max_tokens=RAW, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
         )
         made = 0
         async for out in engine.llm.generate(TokensPrompt(prompt_token_ids=list(ids)), params, f"raw-{seed}-{i}"):
@@ -116,6 +128,7 @@ async def measure(args: argparse.Namespace) -> None:
     print(f"{args.questions} questions of 2 to 10 steps, {args.rounds} rounds\n{head['machine']}\n{head['versions']}\n")
     record: dict[str, Any] = {**head, "questions": args.questions, "rounds": args.rounds}
     record |= {
+        "model": args.model,
         "layers": args.layers,
         "prm_layers": args.prm_layers,
         "tail_cache": args.tail_cache,
@@ -127,13 +140,17 @@ async def measure(args: argparse.Namespace) -> None:
     numbers = iter(range(1_000_000))
     read_again: list[float] = []
     async with AsyncExitStack() as stack:
-        model, prm = [
-            thicker(Path(folder), layers, Path(stack.enter_context(TemporaryDirectory())) / Path(folder).name)
-            if layers
-            else folder
-            for folder, layers in ((args.model, args.layers), (args.prm, args.prm_layers))
-        ]
-        engine, means = await stack.enter_async_context(pair(str(model), str(prm), args.tail_cache))
+        demo = args.model in ("demo", DEMO)
+        prm = args.prm or (f"{DEMO}-prm" if demo else None)
+
+        def laid(folder: str, layers: int) -> str:
+            into = Path(stack.enter_context(TemporaryDirectory())) / Path(folder).name
+            return str(thicker(Path(folder), layers, into)) if layers else folder
+
+        model = laid(args.model, args.layers)
+        judge = laid(prm, args.prm_layers) if prm else None
+        context = None if demo else RAW + PROMPT
+        engine, means = await stack.enter_async_context(pair(model, judge, args.tail_cache, context))
 
         async def strategy(setup: Setup, i: int) -> int:
             answered = await answer(problems[i], None, setup, means)
@@ -147,7 +164,7 @@ async def measure(args: argparse.Namespace) -> None:
             f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'95 %':>15}",
             f"{'read again':>11} {'in a step':>11} {'cores':>7} {'target':>7}",
         )
-        for case in CASES:
+        for case in cases("prm" if prm else "confidence"):
             if not wanted(case.setup, args.only):
                 continue
             ours, theirs = partial(strategy, case.setup), partial(straight, case.streams // case.requests)
@@ -209,8 +226,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--model", default="models/demo")
-    parser.add_argument("--prm", default="models/demo-prm")
+    parser.add_argument("--model", default=DEMO, help="smollm2, a folder or a hub id (default: %(default)s)")
+    parser.add_argument("--prm", help="a reward model; left out: the demo's own for the demo, none for others")
     parser.add_argument("--layers", type=int, default=0, help="laid on the model, changing nothing but its cost")
     parser.add_argument("--prm-layers", type=int, default=0, help="the same of the reward model")
     parser.add_argument("--tail-cache", action=argparse.BooleanOptionalAction, help="keep half-full blocks, or do not")

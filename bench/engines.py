@@ -1,4 +1,4 @@
-"""A model and its reward model in this process, started as `ponder serve MODEL --prm PRM` starts them."""
+"""A model, with a reward model or without, in this process, started as `ponder serve MODEL --prm PRM` starts them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from server.settings import EngineSettings, ModelSettings, RewardEngineSettings
 
 
 @asynccontextmanager
-async def pair(model: str, prm: str, tail_cache: bool | None = None) -> AsyncGenerator[tuple[VllmEngine, Means]]:
-    """Starts both, a GPU's memory shared between them, and closes them."""
+async def pair(
+    model: str, prm: str | None, tail_cache: bool | None = None, context: int | None = None
+) -> AsyncGenerator[tuple[VllmEngine, Means]]:
+    """Starts both, a GPU's memory shared between them, and closes them. `context`: of prompt and chain, in tokens."""
     settings = ModelSettings(
         path=model,
         prm=prm,
-        engine=EngineSettings(tail_cache=tail_cache),
+        engine=EngineSettings(tail_cache=tail_cache, max_model_len=context),
         prm_engine=RewardEngineSettings(tail_cache=tail_cache),
     )
     async with AsyncExitStack() as stack:

@@ -33,7 +33,7 @@ def describe() -> dict[str, object]:
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(),
-        "commit": _line(["git", "rev-parse", "--short", "HEAD"]),
+        "commit": commit(),
         "machine": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": _processor(),
@@ -54,6 +54,19 @@ def _command() -> str:
     return " ".join(["python", *program, *sys.argv[1:]])
 
 
+def checkout(folder: str) -> Path:
+    """Another checkout of Ponder: a `git worktree` of an earlier commit, say."""
+    path = Path(folder).resolve()
+    if not (path / "server" / "__main__.py").is_file():
+        raise SystemExit(f"{folder} is no checkout of Ponder: git worktree add {folder} COMMIT makes one")
+    return path
+
+
+def commit(folder: Path = ROOT) -> str:
+    """The commit of a checkout, marked where its files are others."""
+    return _line(["git", "describe", "--always", "--dirty", "--exclude", "*"], folder)
+
+
 def on_gpu() -> bool:
     return bool(_line(["nvidia-smi", "--list-gpus"]))
 
@@ -66,10 +79,10 @@ def keep(result: Mapping[str, object], file: str | None, indent: int | None = 1)
         print(f"\nkept in {file}")
 
 
-def _line(command: Sequence[str]) -> str:
+def _line(command: Sequence[str], folder: Path = ROOT) -> str:
     if shutil.which(command[0]) is None:
         return ""
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder).stdout.strip()
 
 
 def _version(package: str) -> str | None:
@@ -133,13 +146,25 @@ def _rss(process: psutil.Process) -> int:
 
 @contextlib.contextmanager
 def started(
-    name: str, command: Sequence[str], port: int, ready: str, log: IO[bytes], environment: Mapping[str, str]
+    name: str,
+    command: Sequence[str],
+    port: int,
+    ready: str,
+    log: IO[bytes],
+    environment: Mapping[str, str],
+    checkout: Path = ROOT,
 ) -> Generator[Server]:
-    """Starts a server, waits up to ten minutes until `ready` answers 200, and stops it with all its children."""
+    """Starts a server with the code of a checkout, waits up to ten minutes until `ready` answers 200, and stops it with
+    all its children."""
     signal.signal(signal.SIGTERM, _ended)
     print(f"$ {' '.join([f'{k}={v}' for k, v in environment.items()] + list(command))}", flush=True)
     process = psutil.Popen(
-        list(command), cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        list(command),
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout), **environment},
+        stdout=log,
+        stderr=log,
+        stdin=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
     try:
