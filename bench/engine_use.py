@@ -67,14 +67,12 @@ def cases(judge: str) -> list[Case]:
 
 
 DEMO = "models/demo"
-RAW = 512
-"""Tokens of a raw chain at most."""
-PROMPT = 128
-"""Tokens that are left for the prompt where chains are kept as short as that."""
+PROMPT = 192
+"""Tokens that are left for the prompt where the chains are kept short."""
 
 
-async def raw(engine: vllm.VllmEngine, problem: Problem, seed: int, n: int) -> int:
-    """Tokens of `n` chains of one question, straight from the engine."""
+async def raw(engine: vllm.VllmEngine, problem: Problem, seed: int, n: int, longest: int) -> int:
+    """Tokens of `n` chains of one question, each of so many at most, straight from the engine."""
     from vllm.inputs import TokensPrompt
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -82,7 +80,7 @@ async def raw(engine: vllm.VllmEngine, problem: Problem, seed: int, n: int) -> i
 
     async def one(i: int) -> int:
         params = SamplingParams(
-            temperature=1.0, max_tokens=RAW, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+            temperature=1.0, max_tokens=longest, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
         )
         made = 0
         async for out in engine.llm.generate(TokensPrompt(prompt_token_ids=list(ids)), params, f"raw-{seed}-{i}"):
@@ -149,7 +147,8 @@ async def measure(args: argparse.Namespace) -> None:
 
         model = laid(args.model, args.layers)
         judge = laid(prm, args.prm_layers) if prm else None
-        context = None if demo else RAW + PROMPT
+        longest = args.longest or (512 if demo else 128)
+        context = None if demo else longest + PROMPT
         engine, means = await stack.enter_async_context(pair(model, judge, args.tail_cache, context))
 
         async def strategy(setup: Setup, i: int) -> int:
@@ -158,7 +157,7 @@ async def measure(args: argparse.Namespace) -> None:
             return answered.generated
 
         async def straight(streams: int, i: int) -> int:
-            return await raw(engine, problems[i], next(numbers), streams)
+            return await raw(engine, problems[i], next(numbers), streams, longest)
 
         print(
             f"{'':36} {'tok/s':>7} {'raw':>7} {'ratio':>6} {'95 %':>15}",
@@ -230,6 +229,9 @@ def main() -> None:
     parser.add_argument("--prm", help="a reward model; left out: the demo's own for the demo, none for others")
     parser.add_argument("--layers", type=int, default=0, help="laid on the model, changing nothing but its cost")
     parser.add_argument("--prm-layers", type=int, default=0, help="the same of the reward model")
+    parser.add_argument(
+        "--longest", type=int, help="tokens of a chain at most; left out: 512 for the demo, 128 for others"
+    )
     parser.add_argument("--tail-cache", action=argparse.BooleanOptionalAction, help="keep half-full blocks, or do not")
     parser.add_argument("--only", action="append", help="cases whose names begin so")
     parser.add_argument("--json")
