@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator
 
 import uvloop
 
-from compute.budget import Lengths
 from compute.engine import Delta, ModelCard, Sampling
+from compute.lengths import Lengths
 from compute.page import Page
 from compute.text import Hidden, Prompt
 from server.app import Served, create_app

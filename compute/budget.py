@@ -14,15 +14,11 @@ there is no other) writes its visible part on the answer's own allowance. Hence 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from compute.errors import Exhausted
 from compute.text import Ending, Hidden
-
-NEVER_STARVE = 1.5
-"""Below this many p90 chain lengths, a budget is spent on one chain rather than split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,73 +337,3 @@ class Ledger:
             verifier_cached=self.verifier_cached,
             chains=len(self.holds),
         )
-
-
-class Lengths:
-    """How long the chains of one model are, as seen lately: what shares of a budget are worth giving.
-
-    Quantiles over a window of finished chains, with the model's typical chain as if seen `weight` times before.
-    """
-
-    def __init__(self, p50: int, p90: int, answer: int = 64, *, window: int = 512, weight: int = 16) -> None:
-        self._prior = p50, p90, answer
-        prior = [p50] * (weight * 8 // 10) + [p90] * (weight - weight * 8 // 10)
-        self._chains: deque[int] = deque(prior, maxlen=window)
-        self._answers: deque[int] = deque([answer] * weight, maxlen=window)
-        self._cache: tuple[int, int, int] | None = None
-
-    def saw(self, chain: int, answer: int) -> None:
-        """A chain of so many tokens came to its own end, `answer` of them visible."""
-        self._chains.append(chain)
-        self._answers.append(answer)
-        self._cache = None
-
-    def saw_answer(self, answer: int) -> None:
-        """A chain whose thought was closed by force gave a whole answer of so many tokens."""
-        self._answers.append(answer)
-        self._cache = None
-
-    def censored(self, chain: int, answer: int | None = None) -> None:
-        """A chain was stopped from outside after so many tokens, `answer` of them visible where it was cut within its
-        answer. Those that are stopped are the long ones; left out, they would make chains look shorter than they
-        are."""
-        if chain > self.p50:
-            self._chains.append(chain)
-        if answer is not None and answer > self.answer:
-            self._answers.append(answer)
-        self._cache = None
-
-    def prior(self) -> Lengths:
-        """The model's typical chain alone, whatever was seen since."""
-        return Lengths(*self._prior)
-
-    def _quantiles(self) -> tuple[int, int, int]:
-        if self._cache is None:
-            chains, answers = sorted(self._chains), sorted(self._answers)
-            self._cache = (
-                chains[len(chains) // 2],
-                chains[len(chains) * 9 // 10],
-                answers[len(answers) * 9 // 10],
-            )
-        return self._cache
-
-    @property
-    def p50(self) -> int:
-        return max(1, self._quantiles()[0])
-
-    @property
-    def p90(self) -> int:
-        return max(1, self._quantiles()[1])
-
-    @property
-    def answer(self) -> int:
-        """p90 of the visible part."""
-        return max(1, self._quantiles()[2])
-
-    def chains(self, n: int, free: int) -> int:
-        """How many chains of `n` wanted a budget of `free` tokens should be divided into now; 0 when not one."""
-        if free < 1:
-            return 0
-        if free < NEVER_STARVE * self.p90:
-            return 1
-        return max(1, min(n, free // self.p50))

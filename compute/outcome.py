@@ -49,6 +49,8 @@ class Vote:
     weights: tuple[float, ...]
     candidates: int
     """Those without an answer, who do not vote, included."""
+    votes: tuple[int | None, ...] = ()
+    """For each candidate (one given twice is one) its answer's place in `counts`; None where it does not vote."""
 
     @property
     def share(self) -> float:

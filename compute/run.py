@@ -16,9 +16,10 @@ from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar, cast
 
 from compute.answers import group
-from compute.budget import Budget, Hold, Ledger, Lengths
+from compute.budget import Budget, Hold, Ledger
 from compute.engine import Delta, Engine, Reward, RewardModel, Sampling
 from compute.errors import DeadlinePassed, EngineError, Exhausted
+from compute.lengths import Lengths
 from compute.outcome import Outcome, StoppedBy, Vote
 from compute.page import Page
 from compute.text import Answer, Candidate, Hidden, Prompt, Score
@@ -165,7 +166,8 @@ class Run:
         self._ledger = ledger
         self._hear = hear
         # With a seed everything follows from the request: what other callers' chains were like must not show.
-        self._lengths = means.lengths if self.seed is None else means.lengths.prior()
+        self._shared = means.lengths.request()
+        self._lengths = self._shared if self.seed is None else means.lengths.prior()
         self._starved: deque[asyncio.Future[None]] = deque()
         ledger.on_close = self._released
         self._greedy: dict[Prompt, Candidate] = {}
@@ -304,7 +306,7 @@ class Run:
                         await seat.turn.wait()
                     candidate = await self._go_on(hold, candidate, seat if ordered else None)
                 except asyncio.CancelledError:
-                    self._means.lengths.censored(hold.tokens)
+                    self._shared.censored(hold.tokens)
                     hold.close(forfeit=ordered)
                     raise
                 finally:
@@ -330,13 +332,13 @@ class Run:
                 if wanted < 1:
                     return
                 lengths = self._lengths
-                if not self._ledger.holds and lengths.chains(left, free) <= 1:
+                if not self._ledger.holds and lengths.at_first(left, free) <= 1:
                     start(free, self._ledger.allowance, bound=True)
                     return
                 free = self._ledger.contested
                 if free >= lengths.p50:
                     self._ledger.unbind()
-                    chains = max(1, lengths.chains(left, free))
+                    chains = max(1, lengths.at_first(left, free))
                     for _ in range(min(chains, wanted)):
                         start(*self._shares(free // chains))
                 elif not begun and not known:
@@ -567,7 +569,8 @@ class Run:
             running = [i for i, c in enumerate(candidates) if c.complete] or list(range(len(candidates)))
         leader = candidates[max(running, key=lambda i: (weights[i], -i))]
         counts, shares = tuple(totals[a][1] for a in ranked), tuple(totals[a][0] for a in ranked)
-        vote = Vote(leader, counts, shares, len(candidates))
+        votes = tuple(None if answer is None else ranked.index(answer) for answer in groups)
+        vote = Vote(leader, counts, shares, len(candidates), votes)
         self.offer(leader)
         if ranked:
             self.agreement = vote.share
@@ -600,7 +603,7 @@ class Run:
         self._best = self._best or candidate
         if candidate.hidden == 0 and self._means.engine.card.thinks:
             return
-        for lengths in {id(one): one for one in (self._lengths, self._means.lengths)}.values():
+        for lengths in {id(one): one for one in (self._lengths, self._shared)}.values():
             if not candidate.complete:
                 lengths.censored(candidate.tokens, None if candidate.thinking else candidate.visible)
             elif candidate.forced:

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from compute.budget import Budget, Lengths
+from compute.budget import Budget
 from compute.engine import Engine, Grammar, ModelCard, RewardModel, Sampling
 from compute.errors import NotFound, NotPermitted, RequestError
+from compute.lengths import Lengths
 from compute.run import CLOSING, Means, Named, Plan
 from compute.text import Message, Prompt, Tool, ToolCall
 from server.calls import Offered, call_schema

@@ -15,8 +15,8 @@ from typing import NoReturn
 
 import uvloop
 
-from compute.budget import Lengths
 from compute.engine import RewardModel
+from compute.lengths import Lengths
 from engines.launch import EngineOptions, metrics_text, on_cpu
 from engines.reward import GPU_SHARE, start_reward
 from engines.reward_remote import connect_reward

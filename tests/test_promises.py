@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from compute.budget import Budget, Ledger, Lengths
+from compute.budget import Budget, Ledger
 from compute.engine import Delta, Sampling
 from compute.errors import EngineError
+from compute.lengths import Lengths
 from compute.outcome import Outcome
 from compute.page import Page
 from compute.run import Leash, Means, Named, Plan, Run, execute

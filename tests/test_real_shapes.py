@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from compute.budget import Budget, Ledger, Lengths
+from compute.budget import Budget, Ledger
 from compute.engine import Delta, Grammar, Sampling
+from compute.lengths import Lengths
 from compute.outcome import Outcome
 from compute.run import Means, Named, Plan, execute
 from compute.text import Message, Prompt

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from compute.budget import Lengths
+from compute.lengths import Lengths
 from server.app import Served, create_app
 from server.listen import bind, listen, url_of
 from server.settings import KeySettings, ModelSettings, Settings

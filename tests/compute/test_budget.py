@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute.budget import Budget, Ledger, Lengths
+from compute.budget import Budget, Ledger
 from compute.errors import Exhausted
 
 
@@ -88,18 +88,3 @@ def test_whatever_is_held_and_spent_and_chosen_the_bound_holds(
         assert ledger.spent.hidden <= thinking
         assert not ledger.overdrawn
     assert ledger.held == 0
-
-
-def test_shares_never_starve_a_chain() -> None:
-    lengths = Lengths(100, 200)
-    assert lengths.chains(8, 0) == 0
-    assert lengths.chains(8, 299) == 1
-    assert lengths.chains(8, 300) == 3
-    assert lengths.chains(8, 10_000) == 8
-
-
-def test_lengths_follow_what_is_seen() -> None:
-    lengths = Lengths(100, 200, window=100)
-    for _ in range(200):
-        lengths.saw(10, 3)
-    assert (lengths.p50, lengths.p90, lengths.answer) == (10, 10, 3)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.budget import Budget, Ledger, Lengths
+from compute.budget import Budget, Ledger
 from compute.engine import Delta, Sampling
 from compute.errors import PonderError
+from compute.lengths import Lengths
 from compute.outcome import Outcome
 from compute.run import Leash, Means, Named, Plan, Run, execute
 from compute.text import Candidate, Message, Prompt, Score

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from compute.budget import Budget, Ledger, Lengths
+from compute.budget import Budget, Ledger
 from compute.engine import Delta, Grammar, Sampling
 from compute.errors import DeadlinePassed, EngineError, RequestError
+from compute.lengths import Lengths
 from compute.outcome import Outcome
 from compute.run import Means, Named, Plan, Run, execute
 from compute.text import Candidate, Hidden, Message, Prompt
@@ -178,7 +179,7 @@ def test_a_hidden_value_has_no_form_in_which_it_could_leak() -> None:
     assert not hasattr(hidden, "__dict__")
 
 
-def test_chains_without_a_thought_or_closed_by_force_say_nothing_about_how_long_chains_are() -> None:
+def test_chains_without_a_thought_say_nothing_of_lengths_and_those_closed_by_force_that_they_are_longer() -> None:
     lengths = Lengths(60, 110)
 
     def asked(budget: Budget, chain: Chain) -> None:
@@ -188,20 +189,23 @@ def test_chains_without_a_thought_or_closed_by_force_say_nothing_about_how_long_
 
     for _ in range(100):
         asked(Budget(0, 100), Chain("so", "7"))
-        asked(Budget(5, 100), Chain("so " * 20, "7"))
     assert (lengths.p50, lengths.p90) == (60, 110)
+    for _ in range(100):
+        asked(Budget(5, 100), Chain("so " * 20, "7"))
+    assert lengths.p50 >= 60
+    assert lengths.answer == 1
     for _ in range(100):
         asked(Budget(1000, 100), Chain("so " * 100, "7"))
     assert lengths.p50 == 302
 
 
-def test_chains_stopped_early_do_not_make_the_others_look_typical() -> None:
-    lengths = Lengths(20, 40)
-    for _ in range(200):
-        lengths.saw(10, 1)
-        lengths.censored(500)
-        lengths.censored(3)
-    assert lengths.p90 == 500
+def test_an_answer_that_is_cut_is_learned_from() -> None:
+    lengths = Lengths(60, 110, 4)
+    plan = Plan(PROMPT, Named("speak", Speaks()), Budget(1000, 20), Sampling(0, 0))
+    means = Means(ScriptedEngine(always(Chain("so", "seven " * 50))), lengths)
+    for _ in range(50):
+        asyncio.run(execute(plan, means, Ledger(plan.budget), deaf))
+    assert lengths.answer > 20
 
 
 class Speaks:

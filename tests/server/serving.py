@@ -17,8 +17,8 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from compute.budget import Lengths
 from compute.engine import Engine, RewardModel
+from compute.lengths import Lengths
 from metering.metrics import Metrics
 from server.app import Door, Served, create_app
 from server.settings import ModelSettings, Settings

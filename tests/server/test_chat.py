@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from compute.budget import Lengths
+from compute.lengths import Lengths
 from compute.text import TokenLogprob
 from server.chat import token_logprobs
 from server.settings import Settings

@@ -10,8 +10,8 @@ import pytest
 from openai.types import Model
 from starlette.routing import Route
 
-from compute.budget import Lengths
 from compute.engine import Checked
+from compute.lengths import Lengths
 from server.app import Guarded, Served, create_app
 from server.keys import digest
 from server.settings import KeySettings, ModelSettings, Settings

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from compute.budget import Lengths
 from compute.engine import Delta, Sampling
+from compute.lengths import Lengths
 from compute.page import Page
 from compute.text import Prompt
 from server.keys import digest

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from compute.budget import Lengths
+from compute.lengths import Lengths
 from server.keys import digest
 from server.settings import KeySettings, Settings
 from tests.engines.scripted_vllm import FAMILIES, Fate, Nature, ScriptedVllm, engine

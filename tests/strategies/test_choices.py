@@ -13,9 +13,10 @@ from typing import ClassVar
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from compute.budget import Budget, Ledger, Lengths
+from compute.budget import Budget, Ledger
 from compute.engine import Delta, Sampling
 from compute.errors import EngineError
+from compute.lengths import Lengths
 from compute.outcome import Outcome, Vote
 from compute.run import Means, Named, Plan, Run, Strategy, execute
 from compute.text import Candidate, Hidden, Message, Prompt, Score

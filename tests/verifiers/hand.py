@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from compute.budget import Budget, Ledger, Lengths
+from compute.budget import Budget, Ledger
 from compute.engine import Delta, Engine, RewardModel, Sampling
+from compute.lengths import Lengths
 from compute.run import Means, Named, Plan, Run, Verifier
 from compute.text import Candidate, Ending, Hidden, Message, Prompt, Score
 from strategies.direct import Direct
