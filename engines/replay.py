@@ -1,0 +1,277 @@
+"""An engine without a model: it draws from pools of recorded samples, in virtual decode steps.
+
+The real strategies run over it on the real code path, in seconds: on a `VirtualTimeLoop` a token of every chain that
+runs takes one unit of time, and the clock jumps from one end of a chain to the next.
+
+A recorded sample says what its answer was and how many tokens it had. Of those, `answer_tokens` (at most half) are
+taken to be the visible part and the rest the thought. A chain whose thought is closed by force before its recorded end
+comes to no answer: nobody knows what the model would have said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from compute.answers import group
+from compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
+from compute.errors import EngineError
+from compute.page import Page
+from compute.text import Candidate, Ending, Hidden, Message, Prompt
+
+THINKS, CLOSES, SAYS = 0, 1, 2
+"""The three tokens there are."""
+
+NOTHING = "No answer was reached in the end."
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One recorded chain. Equal answers to one question have equal numbers; None is no answer."""
+
+    answer: int | None
+    tokens: int
+    steps: tuple[float, ...] = ()
+    """The scores a process reward model gave its steps, where they were recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, its recorded samples, and which answers are right."""
+
+    name: str
+    right: frozenset[int]
+    samples: tuple[Sample, ...]
+
+
+async def read(pool: str, step_tokens: int = 64) -> list[Question]:
+    """The questions of a pool from its text, one JSON object a line. Raises `ValueError` for a line that is neither of
+
+    - `{"id", "gold", "samples": [[answer, tokens], ...]}`, where "" is no answer;
+    - `{"id", "gold_groups", "samples": [{"group", "tokens", "step_scores"}, ...]}`, where equal answers are of one
+      group and null is none. Without `tokens` a sample is taken to have `step_tokens` for each step.
+    """
+    questions: list[Question] = []
+    for number, line in enumerate(pool.splitlines(), 1):
+        try:
+            questions.append(await _question(json.loads(line), step_tokens))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"line {number} is no question of a pool ({error!r})") from None
+    return questions
+
+
+async def _question(line: dict[str, Any], step_tokens: int) -> Question:
+    if "gold_groups" in line:
+        scores = [(s, tuple(s.get("step_scores", ()))) for s in line["samples"]]
+        samples = tuple(
+            Sample(s["group"], max(2, s["tokens"] if "tokens" in s else step_tokens * len(steps)), steps)
+            for s, steps in scores
+        )
+        return Question(str(line["id"]), frozenset(line["gold_groups"]), samples)
+    answers = sorted({answer for answer, _ in line["samples"] if answer})
+    gold, *groups = await group([f"\\boxed{{{answer}}}" for answer in (line["gold"], *answers)])
+    number = dict(zip(answers, groups, strict=True))
+    samples = tuple(Sample(number.get(answer), max(2, tokens)) for answer, tokens in line["samples"])
+    return Question(str(line["id"]), frozenset(() if gold is None else (gold,)), samples)
+
+
+@dataclass
+class _Request:
+    """The samples of a question in the order in which one request draws them, each once before any comes again."""
+
+    question: Question
+    order: list[int]
+    drawn: set[int] = field(default_factory=set[int])
+
+    def draw(self, seed: int | None) -> int:
+        """The next sample; with a seed the one it picks, or the next behind that which is left."""
+        if len(self.drawn) == len(self.order):
+            self.drawn.clear()
+        place = 0 if seed is None else random.Random(seed).randrange(len(self.order))  # noqa: S311 (no secret)
+        sample = next(i for i in self.order[place:] + self.order[:place] if i not in self.drawn)
+        self.drawn.add(sample)
+        return sample
+
+
+class ReplayEngine:
+    """Replays the samples of some questions; `ask` gives the prompts it understands.
+
+    It honours the limits of `Sampling` on thought, answer and both together, and `until` where the scores of steps were
+    recorded: steps are equal parts of the thought then. Seeds and half-written chains are honoured. What the recorded
+    chains cannot show (log-probabilities, grammars, stop strings, penalties) it refuses or passes over.
+    """
+
+    def __init__(
+        self, questions: Sequence[Question], *, typical_chain: tuple[int, int], answer_tokens: int = 400, seed: int = 0
+    ) -> None:
+        self.card = ModelCard(name="replay", context=1 << 24, thinks=True, typical_chain=typical_chain)
+        self.questions = questions
+        self.produced = 0
+        self.running = 0
+        self._answer_tokens = answer_tokens
+        self._seed = seed
+        self._requests: dict[Message, _Request] = {}
+
+    def ask(self, question: int, draw: int) -> Prompt:
+        """The prompt of a request for a question. Its samples come in an order that follows from `draw`."""
+        asked = Message("user", f"Question {self.questions[question].name}", name=f"{question}.{draw}")
+        order = list(range(len(self.questions[question].samples)))
+        random.Random(f"{self._seed}.{question}.{draw}").shuffle(order)  # noqa: S311 (no secret)
+        self._requests[asked] = _Request(self.questions[question], order)
+        return Prompt((asked,))
+
+    def right(self, prompt: Prompt, text: str) -> bool:
+        """Whether an answer to this prompt is a right one."""
+        return text in {_answer(number) for number in self._request(prompt).question.right}
+
+    def sample(self, candidate: Candidate) -> tuple[Sample, int]:
+        """The sample that a chain replays, and how many tokens its thought has when it ends by itself."""
+        sample = self._request(candidate.prompt).question.samples[int(candidate.thought.reveal())]
+        return sample, sample.tokens - self._visible(sample)
+
+    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+        return 64 * len(prompt.messages)
+
+    async def accept(self, sampling: Sampling) -> None:
+        """Everything: what it cannot replay is not known before."""
+
+    async def check(self) -> Checked | None:
+        """There is nothing that could fail to answer."""
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+        if sampling.logprobs is not None or sampling.grammar is not None:
+            raise EngineError("recorded samples hold neither log-probabilities nor answers in a grammar")
+        request = self._request(prompt)
+        begun = page.begun
+        number = request.draw(sampling.seed) if begun is None else int(begun.thought.reveal())
+        page.read(self.length(prompt), 0)
+        writing = _Writing(self, sampling, page, request.question.samples[number])
+        self.running += 1
+        try:
+            await writing.think(self._visible(request.question.samples[number]))
+            if not writing.thinking and (text := await writing.say(self._visible(request.question.samples[number]))):
+                yield Delta(text)
+        finally:
+            self.running -= 1
+            page.end(writing.ending, Hidden(str(number)))
+
+    def _request(self, prompt: Prompt) -> _Request:
+        request = self._requests.get(prompt.messages[0])
+        if request is None:
+            raise EngineError("this is none of the questions of the pool")
+        return request
+
+    def _visible(self, sample: Sample) -> int:
+        """Tokens of its visible part."""
+        return max(1, min(self._answer_tokens, sample.tokens // 2))
+
+
+class _Writing:
+    """One stream of a `ReplayEngine`."""
+
+    def __init__(self, engine: ReplayEngine, sampling: Sampling, page: Page, sample: Sample) -> None:
+        self.engine, self.sampling, self.page, self.sample = engine, sampling, page, sample
+        begun = page.begun
+        ids = begun.ids.reveal() if begun else ()
+        self.thought, self.said = ids.count(THINKS), ids.count(SAYS)
+        self.thinking = begun.thinking if begun else True
+        self.forced = begun.forced if begun else False
+        self.ending: Ending = "aborted"
+
+    async def think(self, visible: int) -> None:
+        """To the end of the thought, of the step, or of what may be thought."""
+        if not self.thinking:
+            return
+        whole = self.sample.tokens - visible
+        end, steps = whole, len(self.sample.steps)
+        if self.sampling.until and steps:
+            end = next((at for i in range(1, steps) if (at := whole * i // steps) > self.thought), whole)
+        tokens = max(0, min(end - self.thought, self.sampling.thinking - self.page.hidden, self.left))
+        await self.decode(tokens, lambda made: self.page.think((THINKS,) * made))
+        if self.thought + tokens == whole:
+            self.page.shut()
+            self.thinking = False
+        elif self.sampling.until:
+            self.ending = "step" if self.thought + tokens == end else "length"
+        else:
+            self.page.force((CLOSES,))
+            self.thinking, self.forced = False, True
+
+    async def say(self, visible: int) -> str:
+        """The answer, or as much of it as may be said: what it is comes with its last token."""
+        tokens = max(0, min(visible - self.said, self.sampling.answer - self.page.visible, self.left))
+        whole = self.said + tokens == visible
+        text = "" if self.said or not tokens else "So: "
+        if whole:
+            text += _answer(None if self.forced else self.sample.answer).removeprefix("So: ")
+
+        def write(made: int) -> None:
+            self.page.say((SAYS,) * made, text if made == tokens else "")
+
+        await self.decode(tokens, write)
+        self.ending = "finished" if whole else "length"
+        return text
+
+    @property
+    def left(self) -> int:
+        """Tokens it may still make under the limit of both parts."""
+        total = self.sampling.total
+        return 1 << 40 if total is None else total - self.page.hidden - self.page.visible
+
+    async def decode(self, tokens: int, write: Callable[[int], None]) -> None:
+        """So many steps of the model; stopped earlier, as many as there was time for."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        made = 0
+        try:
+            await asyncio.sleep(tokens)
+            made = tokens
+        finally:
+            made = made or min(tokens, int(clock() - begun + 1e-6))
+            self.engine.produced += made
+            if made:
+                write(made)
+
+
+def _answer(number: int | None) -> str:
+    return f"So: {NOTHING if number is None else f'the answer is {number}.'}"
+
+
+class RecordedRewards:
+    """The process reward model whose scores were recorded with the samples an engine replays."""
+
+    name = "recorded"
+
+    def __init__(self, engine: ReplayEngine, aggregate: Callable[[Sequence[float]], float] = math.prod) -> None:
+        self._engine = engine
+        self._aggregate = aggregate
+
+    async def reward(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+    ) -> Sequence[Reward]:
+        rewards: list[Reward] = []
+        for candidate in candidates:
+            sample, thought = self._engine.sample(candidate)
+            if not sample.steps:
+                raise EngineError("the scores of steps were not recorded in this pool")
+            read(candidate.length, 0)
+            thinks = candidate.ids.reveal().count(THINKS)
+            rewards.append(Reward(sample.steps[: len(sample.steps) * thinks // max(1, thought)]))
+        return rewards
+
+    def aggregate(self, steps: Sequence[float]) -> float:
+        return self._aggregate(steps) if steps else 0.0
+
+    async def check(self) -> Checked | None:
+        """There is nothing that could fail to answer."""
+
+    async def close(self) -> None:
+        """There is nothing to let go of."""
