@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from compute.outcome import Vote
 from compute.run import Run
 from compute.text import Candidate
-from strategies.voting import settled, votes_to_settle
+from strategies.voting import fair_sample, settled, votes_to_settle
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -38,21 +38,23 @@ class MajorityVote:
         return await (self.in_parallel(run) if self.mode == "parallel" else self.in_rounds(run))
 
     async def in_parallel(self, run: Run) -> Candidate:
-        candidates: list[Candidate] = []
+        finished: list[Candidate] = []
         vote: Vote | None = None
 
         def at_once() -> int:
             if vote is None:
                 return self.first or (self.n + 1) // 2
-            return votes_to_settle(vote, self.n - len(candidates), self.confidence)
+            return votes_to_settle(vote, self.n - len(finished), self.confidence)
 
         async with run.sampling(self.n, at_once=at_once) as arriving:
             async for candidate in arriving:
-                candidates.append(candidate)
-                vote = await run.vote(candidates)
-                if settled(vote, self.n - len(candidates), self.confidence):
-                    break
-        return (await run.vote(candidates)).leader
+                finished = sorted([*finished, candidate], key=lambda candidate: candidate.number)
+                vote = await run.vote(finished)
+                begun = arriving.begun
+                fair = fair_sample(vote, finished, begun, self.n - len(begun), self.confidence)
+                if fair:
+                    return (await run.vote([c for c in finished if c.number in begun[:fair]])).leader
+        return (await run.vote(finished)).leader
 
     async def in_rounds(self, run: Run) -> Candidate:
         candidates = await run.sample(min(self.first or 4, self.n))

@@ -7,13 +7,17 @@ only the two leading answers in the race, a leader with `a` votes against `b` st
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from math import comb
 
 from compute.outcome import Vote
 from compute.run import Run
 from compute.text import Candidate, Score
+
+MODE = os.environ.get("MODE", "last")
 
 
 def lead_probability(leader: int, runner_up: int) -> float:
@@ -22,8 +26,33 @@ def lead_probability(leader: int, runner_up: int) -> float:
     return sum(comb(n, k) for k in range(runner_up + 1, n + 1)) / 2**n
 
 
+def fair_sample(
+    vote: Vote, finished: Sequence[Candidate], begun: Sequence[int], outstanding: int, confidence: float
+) -> int:
+    """How many of the chains, in the order they were begun, settle the vote over those `finished`, with `outstanding`
+    not begun yet; 0 when it is not settled.
+
+    The first to finish are the shortest, and short chains may be right less often than others, or more often. A fair
+    sample is all that were begun up to some point, whatever came of them: those of them that are still being written
+    are counted against the leader.
+    """
+    votes = {candidate.number: answer for candidate, answer in zip(finished, vote.votes, strict=True)}
+    counts: Counter[int] = Counter()
+    writing = found = 0
+    for taken, number in enumerate(begun, 1):
+        answer = votes.get(number)
+        writing += number not in votes
+        if answer is not None:
+            counts[answer] += 1
+        (_, first), (_, second) = (*counts.most_common(2), (0, 0), (0, 0))[:2]
+        if first and _decided(first, second + writing, len(begun) - taken + outstanding, confidence):
+            found = taken
+    return found
+
+
 def settled(vote: Vote, outstanding: int, confidence: float) -> bool:
-    """Nobody can catch up with `outstanding` more votes, or the leader is ahead with this confidence."""
+    """Nobody can catch up with `outstanding` more votes, or the leader is ahead with this confidence, where all that
+    were begun have voted."""
     return bool(vote.counts) and _decided(*_leading(vote), outstanding, confidence)
 
 
