@@ -7,7 +7,6 @@ only the two leading answers in the race, a leader with `a` votes against `b` st
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -16,8 +15,6 @@ from math import comb
 from compute.outcome import Vote
 from compute.run import Run
 from compute.text import Candidate, Score
-
-MODE = os.environ.get("MODE", "last")
 
 
 def lead_probability(leader: int, runner_up: int) -> float:
