@@ -6,7 +6,7 @@ PORT ?= 8000
 ARGS ?=
 BIN := .venv/bin
 INSTALL = $(PYTHON) tools/install.py
-SYSTEM := promtool:prometheus bwrap:bubblewrap
+SYSTEM := promtool:prometheus bwrap:bubblewrap nginx:nginx curl:curl javac:default-jdk-headless
 
 # HOST and MODEL are names that shells and other tools give to things of their own: only `make HOST=...` counts.
 ifneq ($(origin HOST),command line)

@@ -40,7 +40,13 @@ async def nothing() -> None:
 Talk = Callable[[str, int], Awaitable[None]]
 
 
-def served(talk: Talk, drain: Callable[[], Awaitable[None]] = nothing, ends_itself: bool = False) -> list[float]:
+def served(
+    talk: Talk,
+    drain: Callable[[], Awaitable[None]] = nothing,
+    ends_itself: bool = False,
+    app: Any = hello,
+    limits: Limits = LIMITS,
+) -> list[float]:
     """Runs the server around `talk`, ends it by a signal (unless the talk does), and returns the lags it told."""
     lags: list[float] = []
 
@@ -48,7 +54,7 @@ def served(talk: Talk, drain: Callable[[], Awaitable[None]] = nothing, ends_itse
         sock = bind("127.0.0.1", 0)
         listen(sock)
         async with asyncio.TaskGroup() as group:
-            group.create_task(run(hello, Settings(limits=LIMITS), sock, drain, lags.append))
+            group.create_task(run(app, Settings(limits=limits), sock, drain, lags.append))
             await asyncio.sleep(0.05)
             try:
                 await talk(*sock.getsockname())
