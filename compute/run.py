@@ -27,6 +27,8 @@ from compute.text import Answer, Candidate, Hidden, Prompt, Score
 log = logging.getLogger(__name__)
 
 Hear = Callable[[Delta], Awaitable[None]]
+"""Takes new text at once, before anything is awaited; then it may wait until there is room for more. Cancelled while it
+waits it has taken the text, and whoever hears is told it."""
 
 T = TypeVar("T")
 
@@ -172,7 +174,7 @@ class Run:
         ledger.on_close = self._released
         self._greedy: dict[Prompt, Candidate] = {}
         self._drafts: dict[int, Page] = {}
-        self._heard = 0
+        self._heard = self._heard_logprobs = 0
         self._answering: int | None = None
         self._best: Candidate | None = None
         self._spoken: int | None = None
@@ -748,8 +750,9 @@ class Run:
         return engine.card.context - engine.length(prompt) - (begun.length if begun else 0) - CLOSING
 
     async def _tell(self, delta: Delta) -> None:
-        """Counted before it is sent: what is cut off in the middle of sending is not sent twice."""
+        """Counted and taken in one: a telling that is cut off was only waiting for room."""
         self._heard += len(delta.text)
+        self._heard_logprobs += len(delta.logprobs)
         await self._hear(delta)
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -793,8 +796,7 @@ class Run:
     async def tell_rest(self, chosen: Candidate) -> None:
         """What the caller has not heard of it yet."""
         if len(chosen.text) > self._heard:
-            logprobs = () if self._heard else chosen.logprobs
-            await self._tell(Delta(chosen.text[self._heard :], logprobs))
+            await self._tell(Delta(chosen.text[self._heard :], chosen.logprobs[self._heard_logprobs :]))
 
     def outcome(self, chosen: Candidate, stopped_by: StoppedBy) -> Outcome:
         self._ledger.choose(chosen.number)

@@ -13,20 +13,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from compute.budget import Ledger
 from compute.engine import Delta
-from compute.errors import DeadlinePassed, NotNow, PonderError, RequestError
+from compute.errors import DeadlinePassed, NotNow, RequestError
 from compute.outcome import Outcome
 from compute.run import Leash, execute
 from metering.metrics import Metrics
 from server import errors
 from server.admission import Admission, Turn
+from server.outbox import Outbox, SlowReader
 from server.plan import Order
 from server.traces import Traces, trace
 
-KEEPALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -57,10 +57,6 @@ class Form(Protocol):
 
 class HungUp(Exception):
     """The caller has gone."""
-
-
-class SlowReader(Exception):
-    """The caller does not read what it is sent."""
 
 
 async def hang_up(receive: Receive) -> None:
@@ -97,9 +93,8 @@ class Answering:
         self._started = False
         self._ledgers: list[Ledger] = []
         self._outcomes: list[Outcome | None] = [None] * len(order.plans)
-        self._lock = asyncio.Lock()
-        self._sending: float | None = None
-        self._sent = began
+        self._told: str | None = None
+        """How the request ended, where its stream has said that already."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(scope.get("state", {}).get("request_id", ""))
@@ -108,9 +103,12 @@ class Answering:
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
-                await self._serve(send, group)
+                if self._order.stream:
+                    await self._stream(send, request_id, group)
+                else:
+                    await self._whole(send)
                 watch.cancel()
-            ended = "answered"
+            ended = self._told or "answered"
         except BaseExceptionGroup as group:
             error = errors.first(group)
             ended = await self._failed(error, request_id, scope, receive, send)
@@ -122,32 +120,46 @@ class Answering:
 
     # -- working ------------------------------------------------------------------------------------------------------
 
-    async def _serve(self, send: Send, group: asyncio.TaskGroup) -> None:
-        order = self._order
-        leashes = [Leash() for _ in order.plans]
+    async def _whole(self, send: Send) -> None:
+        leashes = [Leash() for _ in self._order.plans]
         async with self._admission.place(leashes) as turn:
-            if not order.stream:
-                await self._begin(turn)
-                await self._run(leashes, self._listen)
-                await self._send_whole(send)
-                return
-            keeper = group.create_task(self._keep(send))
-            await self._start(send)
-            await self._write(send, self._form.opening())
             await self._begin(turn)
+            await self._run(leashes, self._listen)
+            await self._send_whole(send)
+
+    async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
+        leashes = [Leash() for _ in self._order.plans]
+        async with self._admission.place(leashes) as turn:
+            headers = [*STREAM_HEADERS, *self._headers]
+            out = Outbox(send, headers, keepalive=self._keepalive, send_timeout=self._send_timeout)
+            self._started = True
+            group.create_task(out.write())
+            keeper = group.create_task(out.keep())
 
             async def hear(choice: int, delta: Delta) -> None:
                 await self._listen(choice, delta)
-                if events := self._form.heard(choice, delta):
-                    await self._write(send, events)
+                out.put(self._form.heard(choice, delta))
+                await out.room()
 
             async def closed(choice: int) -> None:
-                await self._write(send, self._form.closed(choice, self._outcomes, self._ledgers))
+                out.put(self._form.closed(choice, self._outcomes, self._ledgers))
 
-            await self._run(leashes, hear, closed)
-            self._phase = "writing"
-            await self._write(send, DONE, more=False)
+            last = DONE
+            try:
+                out.put(self._form.opening())
+                await self._begin(turn)
+                await self._run(leashes, hear, closed)
+                self._phase = "writing"
+            except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
+                last = self._event(errors.first(error), request_id)
+            await out.end(last)
             keeper.cancel()
+
+    def _event(self, error: BaseException, request_id: str) -> bytes:
+        """An error in a stream, also told to the log where the fault is ours."""
+        self._told = _word(error)
+        errors.told(error, request_id)
+        return b"data: " + json.dumps(errors.body(error, request_id)).encode() + b"\n\n"
 
     async def _begin(self, turn: Turn) -> None:
         await turn.wait(self._left())
@@ -206,41 +218,6 @@ class Answering:
         except TimeoutError:
             raise SlowReader from None
 
-    async def _start(self, send: Send) -> None:
-        headers = [*STREAM_HEADERS, *self._headers]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        self._started = True
-
-    async def _write(self, send: Send, events: bytes, *, more: bool = True) -> None:
-        """Sends events of a stream, one writer at a time; `_keep` watches how long it takes."""
-        message: Message = {"type": "http.response.body", "body": events, "more_body": more}
-        async with self._lock:
-            self._sending = time.monotonic()
-            try:
-                await send(message)
-            finally:
-                self._sending = None
-                self._sent = time.monotonic()
-
-    async def _keep(self, send: Send) -> None:
-        """Sends a comment when nothing was sent for a while; raises `SlowReader` when a write takes too long."""
-        while True:
-            now = time.monotonic()
-            if self._sending is not None:
-                wait = self._sending + self._send_timeout - now
-                if wait <= 0:
-                    raise SlowReader
-            else:
-                wait = self._sent + self._keepalive - now
-                if wait <= 0:
-                    try:
-                        async with asyncio.timeout(self._send_timeout):
-                            await self._write(send, KEEPALIVE)
-                    except TimeoutError:
-                        raise SlowReader from None
-                    continue
-            await asyncio.sleep(min(wait, self._send_timeout))
-
     # -- ending -------------------------------------------------------------------------------------------------------
 
     async def _failed(self, error: BaseException, request_id: str, scope: Scope, receive: Receive, send: Send) -> str:
@@ -250,30 +227,15 @@ class Answering:
             return "disconnected"
         if isinstance(error, SlowReader):
             self._metrics.disconnected("slow_reader")
-            return "disconnected"
+            return self._told or "disconnected"
         if not isinstance(error, Exception):
             raise error
-        word = "failed"
-        match error:
-            case RequestError():
-                word = "refused"
-            case NotNow():
-                word = "turned_away"
-            case DeadlinePassed():
-                word = "deadline"
-            case PonderError() | _:
-                pass
-        billed = any(ledger.generated for ledger in self._ledgers)
-        if not self._started:
-            response = errors.response(error, request_id, billed=billed)
-            await self._in_time(response(scope, receive, send))
-        elif self._order.stream:
+        if self._started:
             errors.told(error, request_id)
-            event = b"data: " + json.dumps(errors.body(error, request_id)).encode() + b"\n\n"
-            await self._in_time(send({"type": "http.response.body", "body": event, "more_body": False}))
         else:
-            errors.told(error, request_id)
-        return word
+            billed = any(ledger.generated for ledger in self._ledgers)
+            await self._in_time(errors.response(error, request_id, billed=billed)(scope, receive, send))
+        return _word(error)
 
     async def _in_time(self, sending: Awaitable[None]) -> None:
         try:
@@ -298,3 +260,16 @@ class Answering:
             prompt=order.prompt_tokens if any(ledger.holds for ledger in self._ledgers) else 0,
             verifier=judge.name if (judge := order.plans[0].verifier) else None,
         )
+
+
+def _word(error: BaseException) -> str:
+    """How a request ended, for the metrics and its trace."""
+    match error:
+        case RequestError():
+            return "refused"
+        case NotNow():
+            return "turned_away"
+        case DeadlinePassed():
+            return "deadline"
+        case _:
+            return "failed"

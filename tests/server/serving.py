@@ -116,6 +116,8 @@ def written(app: FastAPI) -> float:
 @dataclass
 class Place:
     port: int
+    loop: asyncio.AbstractEventLoop
+    """The server's, in a thread of its own."""
 
     @property
     def url(self) -> str:
@@ -127,11 +129,12 @@ def serving(app: FastAPI) -> Generator[Place]:
     """The application behind uvicorn, for as long as the block lasts."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([listening]),), daemon=True)
     thread.start()
     try:
         until(lambda: server.started)
-        yield Place(listening.getsockname()[1])
+        yield Place(listening.getsockname()[1], loop)
     finally:
         server.should_exit = True
         thread.join(10)
