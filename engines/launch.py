@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_late
 from prometheus_client.registry import Collector
 
 from compute.errors import EngineError
+from engines.lifeline import tie_children
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def launch(given: dict[str, Any]) -> Any:
-    """An `AsyncLLM`. Raises `EngineError` where vLLM cannot make one."""
+    """An `AsyncLLM`; its processes end with this one. Raises `EngineError` where vLLM cannot make one."""
+    tie_children()
     args: Any = importlib.import_module("vllm.engine.arg_utils").AsyncEngineArgs
     async_llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
     try:

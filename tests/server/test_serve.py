@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from openai.types.chat import ChatCompletion
 
@@ -30,15 +31,18 @@ READY = re.compile(r"^ponder: serving \w+ at (http://127\.0\.0\.1:\d+) ", re.MUL
 
 
 @contextmanager
-def ponder_serve(folder: Path, *more: str) -> Generator[tuple[subprocess.Popen[bytes], str]]:
-    """The process and its address, once the ready line is out. `more` on its command line."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PONDER_")} | {"PYTHONPATH": str(ROOT)}
+def ponder_serve(
+    folder: Path, *more: str, environment: Mapping[str, str] | None = None
+) -> Generator[tuple[subprocess.Popen[bytes], str]]:
+    """The process and its address, once the ready line is out. `more` on its command line and in its environment."""
+    given = {k: v for k, v in os.environ.items() if not k.startswith("PONDER_")} | {"PYTHONPATH": str(ROOT)}
+    given |= environment or {}
     command = [sys.executable, "-m", "server", "serve", "--port", "0", *more]
     told, log = folder / "stdout", folder / "stderr"
     with (
         told.open("wb") as out,
         log.open("wb") as err,
-        subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err) as process,
+        subprocess.Popen(command, cwd=folder, env=given, stdout=out, stderr=err) as process,
     ):
         try:
             end = time.monotonic() + 400
@@ -149,3 +153,52 @@ def test_a_small_model_that_talks_is_served_by_its_name(tmp_path: Path) -> None:
     assert answer.choices[0].message.content
     assert answer.usage is not None
     assert 0 < answer.usage.completion_tokens <= 64
+
+
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """All that descend from it."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ended(processes: list[psutil.Process]) -> bool:
+    """They end by themselves, soon. Those that do not are ended."""
+    end = time.monotonic() + 30
+    while any(map(runs, processes)) and time.monotonic() < end:
+        time.sleep(0.1)
+    left = [process for process in processes if runs(process)]
+    for process in left:
+        process.kill()
+    return not left
+
+
+def test_a_server_that_is_killed_leaves_no_engine_behind(tmp_path: Path) -> None:
+    with ponder_serve(tmp_path, environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}) as (process, url):
+        asked = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
+        assert httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=300).status_code == 200
+        born = family(process)
+        assert len(born) >= 2, "the engine and its worker"
+        process.kill()
+        process.wait()
+        assert ended(born)
+
+
+def test_a_server_that_is_killed_while_it_loads_leaves_no_engine_behind(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    command = [sys.executable, "-m", "server", "serve", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
+        born: list[psutil.Process] = []
+        try:
+            while not any("spawn_main" in " ".join(child.cmdline()) for child in born):
+                assert process.poll() is None
+                born = family(process)
+                time.sleep(0.05)
+        finally:
+            process.kill()
+    assert ended(born)
