@@ -271,32 +271,6 @@ class Ledger:
             number = self.holds[number].parent
         return line
 
-    def trace(self) -> list[dict[str, object]]:
-        """The tree of calls: numbers, purposes and scores, no text."""
-        begun = self.holds[0].started if self.holds else 0.0
-        return [
-            {
-                "number": hold.number,
-                "parent": hold.parent,
-                "purpose": hold.purpose,
-                "held": {"thinking": hold.thinking, "answer": hold.answer},
-                "tokens": {
-                    "hidden": hold.hidden,
-                    "visible": hold.visible,
-                    "prompt": hold.prompt,
-                    "cached": hold.cached,
-                },
-                "calls": hold.calls,
-                "started": round(hold.started - begun, 6),
-                "seconds": None if hold.seconds is None else round(hold.seconds, 6),
-                "ending": hold.ending,
-                "score": hold.score,
-                "vote": hold.answer_group,
-                "chosen": hold.number in self.line(self.chosen),
-            }
-            for hold in self.holds
-        ]
-
     # -- the bill -----------------------------------------------------------------------------------------------------
 
     @property

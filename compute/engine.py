@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from compute.page import Page
 from compute.text import Candidate, Prompt, TokenLogprob
+
+LONG = 1 << 14
+"""Characters from which a text is worked on beside the event loop, which other streams wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,8 @@ class Engine(Protocol):
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         """Tokens of the prompt as the model will read it; of one that is beyond the context, some number that is too.
-        Raises `RequestError` where the template refuses it. May be called from any thread."""
+        Raises `RequestError` where the template refuses it. May be called from any thread; what the model reads is kept
+        with the prompt, so that `generate` has it at hand."""
         ...
 
     async def accept(self, sampling: Sampling) -> None:
@@ -171,3 +176,19 @@ class Reward:
 
 Read = Callable[[int, int], None]
 """Told the tokens of one call to a reward model, and those of them that were in its cache."""
+
+
+def tokens(engine: Engine, prompt: Prompt, *, thinking: bool) -> int:
+    """`Engine.length`, asked once for each prompt."""
+    key = id(engine), thinking
+    if key not in prompt.read:
+        prompt.read[key] = engine.length(prompt, thinking=thinking)
+    return prompt.read[key]
+
+
+async def read_beside(engine: Engine, prompt: Prompt, *, thinking: bool) -> None:
+    """Has a long prompt read beside the event loop: once, and then the engine has at hand what it made of it. Raises
+    what `Engine.length` does."""
+    if prompt.size >= LONG and (id(engine), thinking) not in prompt.read:
+        async with prompt.read.setdefault("reading", asyncio.Lock()):
+            await asyncio.to_thread(tokens, engine, prompt, thinking=thinking)

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from compute.answers import group
 from compute.budget import Budget, Hold, Ledger
-from compute.engine import Delta, Engine, Reward, RewardModel, Sampling
+from compute.engine import Delta, Engine, Reward, RewardModel, Sampling, read_beside, tokens
 from compute.errors import DeadlinePassed, EngineError, Exhausted
 from compute.lengths import Lengths
 from compute.outcome import Outcome, StoppedBy, Vote
@@ -454,6 +454,7 @@ class Run:
         logprobs: int | None = None,
     ) -> Candidate:
         """One answer to another question (a critique, a judgement): hidden and paid like any thought."""
+        await self._read(prompt)
         self._may()
         self._ledger.unbind()
         free = self.free
@@ -683,6 +684,9 @@ class Run:
         """One chain, within its hold and the model's context; `begun` may be the chain of this very hold. `aside`: a
         question of our own, to which the caller's wishes about the answer do not apply."""
         engine = self._means.engine
+        await self._read(prompt)
+        if begun is None and not hold.thinking:
+            await self._read(prompt, thinking=False)
         room = self._room(prompt, begun)
         if room < 1:
             raise Exhausted(f"{hold.purpose}: prompt and chain fill the context of {engine.card.context} tokens")
@@ -747,7 +751,14 @@ class Run:
     def _room(self, prompt: Prompt, begun: Candidate | None) -> int:
         """Tokens of the model's context left behind a prompt and what is begun."""
         engine = self._means.engine
-        return engine.card.context - engine.length(prompt) - (begun.length if begun else 0) - CLOSING
+        length = tokens(engine, prompt, thinking=self._plan.budget.thinking > 0)
+        return engine.card.context - length - (begun.length if begun else 0) - CLOSING
+
+    async def _read(self, prompt: Prompt, thinking: bool | None = None) -> None:
+        """Has the model read a long prompt beside the event loop, if it has not yet; for a thought where the request
+        may have one."""
+        way = self._plan.budget.thinking > 0 if thinking is None else thinking
+        await read_beside(self._means.engine, prompt, thinking=way)
 
     async def _tell(self, delta: Delta) -> None:
         """Counted and taken in one: a telling that is cut off was only waiting for room."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -75,10 +75,29 @@ class Prompt:
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    parts: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
+    """What models have made of parts of it, under keys of their own; shared with prompts that go on from it."""
+    read: dict[Any, Any] = field(default_factory=dict[Any, Any], init=False, compare=False, repr=False)
+    """What they have made of the whole. It goes with the prompt: nothing of a conversation is kept elsewhere."""
+
+    @property
+    def size(self) -> int:
+        """Characters of its texts, hidden ones too."""
+        if "size" not in self.read:
+            self.read["size"] = sum(map(_size, self.messages)) + sum(
+                len(tool.description) + len(tool.parameters) for tool in self.tools
+            )
+        return self.read["size"]
 
     def then(self, *messages: Message) -> Prompt:
         """The same conversation with more turns at its end."""
         return replace(self, messages=self.messages + messages)
+
+
+def _size(message: Message) -> int:
+    content = message.content if isinstance(message.content, str) else message.content.reveal()
+    thought = "" if message.thought is None else message.thought.reveal()
+    return len(content) + len(thought) + sum(len(call.arguments) for call in message.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)

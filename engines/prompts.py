@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -21,6 +19,7 @@ from jinja2.exceptions import TemplateError
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
+from compute.engine import LONG
 from compute.errors import EngineError, RequestError
 from compute.text import Message, Prompt
 from engines.profiles import Profile
@@ -30,9 +29,6 @@ log = logging.getLogger(__name__)
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 # The letters show a template that changes case, the quote how often it has escaped a text as JSON.
 _PLACEHOLDER = re.compile(f'{_OPEN}aA([0-9]+)(\\\\*)"{_CLOSE}')
-_KEPT = 128
-_LONG = 1 << 14
-"""Characters from which tokenising lets other threads go on: it costs more for short texts."""
 
 
 class ChatTokenizer(Protocol):
@@ -81,8 +77,6 @@ class Prompts:
         self._plain = _without(self._whole, self._markers)
         self._context = context
         self._longest = _longest(self._whole)
-        self._kept: OrderedDict[tuple[Prompt, bool], Rendered] = OrderedDict()
-        self._lock = threading.Lock()
         self._exact = True
         self._probe()
 
@@ -92,39 +86,30 @@ class Prompts:
         """Tokens of a prompt; of one whose size alone shows that the context cannot hold it, the fewest it can have.
         Raises `RequestError` where the template refuses the conversation."""
         thinking = thinking and self._profile.thinks
-        rendered = self._remembered(prompt, thinking)
-        if rendered is None:
+        rendered: Rendered | None = prompt.read.get((self, thinking))
+        least: int | None = prompt.read.get((self, thinking, "least"))
+        if rendered is None and least is None:
             spans = self._spans(prompt, thinking)
             if spans is not None and self._context is not None and (least := self._least(spans)) > self._context:
+                prompt.read[self, thinking, "least"] = least
                 return least
             rendered = self._made(prompt, thinking, spans)
-        return len(rendered.ids)
+        return len(rendered.ids) if rendered is not None else least or 0
 
     def render(self, prompt: Prompt, *, thinking: bool) -> Rendered:
-        """The ids of a prompt that lets the model think, or of one that does not. Raises `RequestError` where the
-        template refuses the conversation."""
+        """The ids of a prompt that lets the model think, or of one that does not; worked out once, and kept with the
+        prompt. Raises `RequestError` where the template refuses the conversation."""
         thinking = thinking and self._profile.thinks
-        rendered = self._remembered(prompt, thinking)
+        rendered: Rendered | None = prompt.read.get((self, thinking))
         return self._made(prompt, thinking, self._spans(prompt, thinking)) if rendered is None else rendered
-
-    def _remembered(self, prompt: Prompt, thinking: bool) -> Rendered | None:
-        key = (prompt, thinking)
-        with self._lock:
-            if (rendered := self._kept.get(key)) is not None:
-                self._kept.move_to_end(key)
-            return rendered
 
     def _made(self, prompt: Prompt, thinking: bool, spans: list[_Span] | None) -> Rendered:
         if spans is None:
             ids, tail = self._broken_up(prompt, thinking)
         else:
-            ids, tail = self._ids(spans), _tail(spans)
+            ids, tail = self._ids(spans, prompt.parts), _tail(spans)
         added, inside = self._ending(tail, thinking)
-        rendered = Rendered((*ids, *self.marked(added)), inside)
-        with self._lock:
-            self._kept[prompt, thinking] = rendered
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+        rendered = prompt.read[self, thinking] = Rendered((*ids, *self.marked(added)), inside)
         return rendered
 
     def marked(self, text: str) -> tuple[int, ...]:
@@ -180,7 +165,7 @@ class Prompts:
             return text
 
         text = self._template(_conversation(prompt, self._profile, thinking, broken), prompt, thinking, broken)
-        return self._whole.encode(text, add_special_tokens=False).ids, text[-200:]
+        return _encoded(self._whole, text), text[-200:]
 
     def _template(self, conversation: list[dict[str, Any]], prompt: Prompt, thinking: bool, put: Any) -> str:
         tools: list[dict[str, Any]] | None = [
@@ -230,13 +215,18 @@ class Prompts:
 
     # -- tokenising ---------------------------------------------------------------------------------------------------
 
-    def _ids(self, spans: Sequence[_Span]) -> list[int]:
+    def _ids(self, spans: Sequence[_Span], parts: dict[Any, Any] | None = None) -> list[int]:
+        """`parts` keeps the ids of long pieces, for prompts that have them in common."""
         ids: list[int] = []
         for piece in self._cut(spans):
             if isinstance(piece, int):
                 ids.append(piece)
-            elif piece:
+            elif parts is None or len(piece) < LONG:
                 ids.extend(self._text_ids(piece))
+            else:
+                if (self, piece) not in parts:
+                    parts[self, piece] = self._text_ids(piece)
+                ids.extend(parts[self, piece])
         return ids
 
     def _cut(self, spans: Sequence[_Span]) -> Iterator[str | int]:
@@ -263,11 +253,9 @@ class Prompts:
         return sum(1 if isinstance(p, int) else -(-_least_bytes(p) // self._longest) for p in self._cut(spans))
 
     def _text_ids(self, text: str) -> list[int]:
-        if len(text) < _LONG:
-            ids = self._plain.encode(text, add_special_tokens=False).ids
-        else:
-            # Of the two, this one lets go of the interpreter's lock.
-            ids = self._plain.encode_batch([text], add_special_tokens=False)[0].ids
+        if not text:
+            return []
+        ids = _encoded(self._plain, text)
         if not self._marker_ids.isdisjoint(ids):
             # A vocabulary in which plain text can spell a marker: character by character it cannot.
             ids = [i for char in text for i in self._plain.encode(char, add_special_tokens=False).ids]
@@ -287,6 +275,13 @@ class Prompts:
                 self._exact = False
                 break
             self._ending(_tail(spans), thinking)
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+    if len(text) < LONG:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    # Of the two, this one lets go of the interpreter's lock; it costs more for short texts.
+    return tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
 
 
 def _tail(spans: Sequence[_Span]) -> str:

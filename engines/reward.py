@@ -14,17 +14,19 @@ import importlib
 import itertools
 import math
 import time
+from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Protocol
 
-from compute.engine import Checked, Read, Reward
+from compute.engine import LONG, Checked, Read, Reward
 from compute.errors import EngineError
 from compute.text import Candidate, Message, Prompt
 from engines.launch import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
 from engines.profiles import PROFILES, Profile
-from engines.prompts import ChatTokenizer, Prompts
+from engines.prompts import ChatTokenizer, Prompts, Rendered
 from engines.reward_profiles import RewardProfile, find_reward_profile
 
 GPU_SHARE = 0.22
@@ -34,6 +36,10 @@ LIKELIEST = 20
 """Next tokens whose probabilities are asked for where the verdict is one of them; vLLM gives no more."""
 
 _KEPT = 65536
+"""Verdicts that are remembered."""
+
+_LAID = 128
+"""Conversations laid out for one prompt that are remembered as long as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +189,9 @@ class ProcessRewardModel:
         if not template.opening:
             template = Profile(name=profile.template, thinks=False, switch="")
         self._prompts = Prompts(tokenizer, template)
-        self._known: OrderedDict[int, float] = OrderedDict()
-        self._spelt: OrderedDict[tuple[tuple[str, bool], ...], list[int]] = OrderedDict()
-        """The ids of steps: a chain comes again with each step it grows by."""
-        self._pending: dict[int, asyncio.Future[None]] = {}
+        self._known: OrderedDict[bytes, float] = OrderedDict()
+        """Verdicts by the hash of what was judged: of no chain a text or its ids is kept when its request is over."""
+        self._pending: dict[bytes, asyncio.Future[None]] = {}
         """Prefixes that are being judged: whoever wants to know the same waits."""
         self._labels: list[int] = []
         self._judged = float("-inf")
@@ -247,8 +252,15 @@ class ProcessRewardModel:
             return thought, []
         return thought, [part for part in candidate.text.split(step) if part.strip()]
 
+    async def _laid_out(self, prompt: Prompt, thought: Sequence[str], answer: Sequence[str] = ()) -> list[list[int]]:
+        """`prefixes`, beside the event loop where they are long."""
+        if prompt.size + sum(map(len, thought)) + sum(map(len, answer)) < LONG:
+            return self.prefixes(prompt, thought, answer)
+        return await asyncio.to_thread(self.prefixes, prompt, thought, answer)
+
     def prefixes(self, prompt: Prompt, thought: Sequence[str], answer: Sequence[str] = ()) -> list[list[int]]:
-        """The ids up to where the verdict on each step is read, those of the thought and those of the answer."""
+        """The ids up to where the verdict on each step is read, those of the thought and those of the answer. A chain
+        comes again with each step it grows by: what was spelt is kept with its prompt."""
         steps = [*thought, *answer]
         profile = self.profile
         messages = prompt.messages
@@ -256,19 +268,19 @@ class ProcessRewardModel:
             own = tuple(message for message in messages if message.role not in ("system", "developer"))
             messages = (Message("system", profile.system), *own)
         if profile.layout == "turns":
-            return self._turns(messages, steps)
+            return self._turns(prompt, messages, steps)
         heads = [""] * len(steps)
         if profile.numbered:
             heads = [f"{'' if n == 1 else chr(10)}Step {n}: " for n in range(1, len(steps) + 1)]
         if profile.layout == "chat":
-            base = list(self._prompts.render(Prompt(messages), thinking=True).ids)
+            base = list(self._asked(prompt, messages, thinking=True).ids)
             parts: list[tuple[str, bool]] = []
         else:
             base = []
             parts = [(_text(messages[-1]), True), (" " if profile.numbered else "\n", False)]
         found: list[list[int]] = []
         if profile.apart:
-            base += self._prompts.spelt(parts)
+            base += self._step_ids(prompt, tuple(parts))
             parts = []
         for n, (head, step) in enumerate(zip(heads, steps, strict=True)):
             tail = profile.tail
@@ -279,29 +291,37 @@ class ProcessRewardModel:
             if profile.apart or self._prompts.is_marker(profile.tag):
                 # Nothing is ever merged across a seam or a marker: what stands behind the last one is all that is new.
                 for group in [[part] for part in parts] if profile.apart else [parts]:
-                    base += self._step_ids(tuple(group))
+                    base += self._step_ids(prompt, tuple(group))
                 parts = []
                 found.append(list(base))
             else:
                 found.append([*base, *self._prompts.spelt(parts)])
         return found
 
-    def _step_ids(self, parts: tuple[tuple[str, bool], ...]) -> list[int]:
-        ids = self._spelt.get(parts)
+    def _step_ids(self, prompt: Prompt, parts: tuple[tuple[str, bool], ...]) -> list[int]:
+        key = self._prompts, parts
+        ids: list[int] | None = prompt.read.get(key)
         if ids is None:
-            ids = self._spelt[parts] = self._prompts.spelt(parts)
-            if len(self._spelt) > _KEPT:
-                self._spelt.popitem(last=False)
+            ids = prompt.read[key] = self._prompts.spelt(parts)
         return ids
 
-    def _turns(self, messages: Sequence[Message], steps: Sequence[str]) -> list[list[int]]:
-        turns: list[Message] = []
+    def _asked(self, prompt: Prompt, messages: tuple[Message, ...], *, thinking: bool) -> Rendered:
+        """The messages as this model reads them."""
+        laid: OrderedDict[tuple[Message, ...], Prompt] = prompt.read.setdefault(self._prompts, OrderedDict())
+        own = laid.pop(messages, None) or Prompt(messages, parts=prompt.parts)
+        laid[messages] = own
+        if len(laid) > _LAID:
+            laid.popitem(last=False)
+        return self._prompts.render(own, thinking=thinking)
+
+    def _turns(self, prompt: Prompt, messages: Sequence[Message], steps: Sequence[str]) -> list[list[int]]:
+        turns: tuple[Message, ...] = ()
         found: list[list[int]] = []
         for n, step in enumerate(steps):
             text = f"{_text(messages[-1])} {step}" if n == 0 else step
-            turns.append(Message("user", text))
-            found.append(list(self._prompts.render(Prompt(tuple(turns)), thinking=False).ids))
-            turns.append(Message("assistant", self.profile.labels[0]))
+            turns += (Message("user", text),)
+            found.append(list(self._asked(prompt, turns, thinking=False).ids))
+            turns += (Message("assistant", self.profile.labels[0]),)
         return found
 
     # -- judging ------------------------------------------------------------------------------------------------------
@@ -310,17 +330,18 @@ class ProcessRewardModel:
         thought, answer = self._steps(candidate)
         if not thought and not answer:
             return Reward(())
-        prefixes = self.prefixes(prompt, thought, answer)
+        prefixes = await self._laid_out(prompt, thought, answer)
         truncated = len(prefixes[-1]) > self.reader.context - 1
         if truncated:
             # The chain does not fit: its answer is judged, or what of it there is room for.
-            prefixes = self.prefixes(prompt, (), answer) if answer else prefixes
+            prefixes = await self._laid_out(prompt, (), answer) if answer else prefixes
             prefixes = [ids for ids in prefixes if len(ids) < self.reader.context]
+        keys = _hashes(prefixes, tenant)
         scores: dict[int, float] = {}
         for n in reversed(range(len(prefixes))):
             if n in scores:
                 continue
-            key = hash((tenant, *prefixes[n]))
+            key = keys[n]
             while (score := self._known.get(key)) is None and (judging := self._pending.get(key)) is not None:
                 await asyncio.wait([judging])
             if score is not None:
@@ -330,7 +351,7 @@ class ProcessRewardModel:
             try:
                 found = await self._verdicts(prefixes, n, read, tenant)
                 for at, score in found.items():
-                    self._known[hash((tenant, *prefixes[at]))] = score
+                    self._known[keys[at]] = score
             finally:
                 del self._pending[key]
                 judging.set_result(None)
@@ -377,6 +398,17 @@ class ProcessRewardModel:
         if not 0 <= value <= 1:
             raise EngineError(f"reward model {self._name} gives a score of {value}, outside 0 to 1")
         return value
+
+
+def _hashes(prefixes: Sequence[Sequence[int]], tenant: str | None) -> list[bytes]:
+    """One for each prefix, which tells tenants apart, and nothing of what was hashed."""
+    begin = blake2b(repr(tenant).encode(), digest_size=16)
+    found: list[bytes] = []
+    for ids in prefixes:
+        whole = begin.copy()
+        whole.update(array("q", ids))
+        found.append(whole.digest())
+    return found
 
 
 def _text(message: Message) -> str:

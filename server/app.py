@@ -43,6 +43,7 @@ class Door:
 
     admission: Admission
     metrics: Metrics
+    traces: Traces
     drain_timeout: float
 
     async def drain(self) -> None:
@@ -135,7 +136,7 @@ def create_app(
     keyring, menu = Keyring(settings.keys), Menu()
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
     status = Status(models, menu, admission, metrics, engine_metrics)
-    traces = Traces(settings.traces)
+    traces = Traces(settings.traces, settings.trace_bytes)
     chat = Chat(settings, models, menu, admission, metrics, traces)
     app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
@@ -161,7 +162,7 @@ def create_app(
     ]
     app.add_exception_handler(HTTPException, _no_route)
     app.add_middleware(Entrance, metrics=metrics)
-    app.state.door = Door(admission, metrics, settings.drain_timeout)
+    app.state.door = Door(admission, metrics, traces, settings.drain_timeout)
     return app
 
 

@@ -27,7 +27,7 @@ from server.body import read
 from server.calls import Listener
 from server.keys import Key
 from server.plan import Menu, Order, Served, make
-from server.respond import Answering
+from server.respond import Answering, Planned
 from server.settings import Settings
 from server.traces import Traces
 
@@ -240,22 +240,25 @@ class Chat:
         settings = self._settings
         self._admission.check()
         wanted = wire.chat_request(await read(request, settings.limits), settings.limits)
-        order = await make(wanted, self._models, self._menu, settings, key, header_timeout(request))
-        headers: dict[str, str] = {}
-        if ignored := wire.ignored(wanted, order.ignored):
-            headers["x-ignored-parameters"] = ignored
-        if order.clamped_from is not None:
-            headers["x-thinking-budget-clamped"] = str(order.budget)
+        timeout = header_timeout(request)
+
+        async def plan() -> Planned:
+            order = await make(wanted, self._models, self._menu, settings, key, timeout)
+            headers: dict[str, str] = {}
+            if ignored := wire.ignored(wanted, order.ignored):
+                headers["x-ignored-parameters"] = ignored
+            if order.clamped_from is not None:
+                headers["x-thinking-budget-clamped"] = str(order.budget)
+            return Planned(order, ChatForm(order), headers)
+
         return Answering(
-            order,
-            ChatForm(order),
+            plan,
             self._admission,
             self._metrics,
             self._traces,
             began=began,
             keepalive=settings.keepalive,
             send_timeout=settings.limits.send_timeout,
-            headers=headers,
         )
 
 

@@ -6,7 +6,6 @@ agree, and become one number under one ceiling; nothing behind this file knows t
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from compute.budget import Budget
-from compute.engine import Engine, Grammar, ModelCard, RewardModel, Sampling
+from compute.engine import Engine, Grammar, ModelCard, RewardModel, Sampling, read_beside, tokens
 from compute.errors import NotFound, NotPermitted, RequestError
 from compute.lengths import Lengths
 from compute.run import CLOSING, Means, Named, Plan
@@ -30,8 +29,6 @@ from strategies import strategies
 from verifiers import verifiers
 
 AUTO = -1
-LONG = 1 << 14
-"""Characters from which a prompt is tokenised beside the event loop, which other streams wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,13 +384,8 @@ async def _budget(
 
 async def _length(engine: Engine, prompt: Prompt, thinking: bool) -> int:
     """Tokens of a prompt. Raises `RequestError` where they leave the context no room for an answer."""
-    texts = [m.content for m in prompt.messages if isinstance(m.content, str)]
-    texts += [call.arguments for m in prompt.messages for call in m.tool_calls]
-    texts += [text for tool in prompt.tools for text in (tool.description, tool.parameters)]
-    if sum(map(len, texts)) < LONG:
-        length = engine.length(prompt, thinking=thinking)
-    else:
-        length = await asyncio.to_thread(engine.length, prompt, thinking=thinking)
+    await read_beside(engine, prompt, thinking=thinking)
+    length = tokens(engine, prompt, thinking=thinking)
     if length + CLOSING >= engine.card.context:
         raise RequestError(
             f"the prompt has at least {length} tokens; this model's context has {engine.card.context}, "

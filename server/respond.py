@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -66,13 +66,24 @@ async def hang_up(receive: Receive) -> None:
     raise HungUp
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is to be done, what the answer looks like, and the headers it has of its own."""
+
+    order: Order
+    form: Form
+    headers: Mapping[str, str]
+
+
 class Answering:
-    """Carries out an order and sends its answer."""
+    """Makes a plan, carries out its order and sends the answer."""
+
+    _order: Order
+    _form: Form
 
     def __init__(
         self,
-        order: Order,
-        form: Form,
+        plan: Callable[[], Awaitable[Planned]],
         admission: Admission,
         metrics: Metrics,
         traces: Traces,
@@ -80,29 +91,29 @@ class Answering:
         began: float,
         keepalive: float,
         send_timeout: float,
-        headers: Mapping[str, str],
     ) -> None:
-        self._order, self._form, self._admission = order, form, admission
+        self._plan, self._admission = plan, admission
         self._metrics, self._traces = metrics, traces
         self._keepalive, self._send_timeout = keepalive, send_timeout
         self._began = began
         """`time.monotonic()` when the request came."""
-        self._headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        self._phase = "queued"
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._phase = "planning"
         self._first: float | None = None
         self._started = False
         self._ledgers: list[Ledger] = []
-        self._outcomes: list[Outcome | None] = [None] * len(order.plans)
+        self._outcomes: list[Outcome | None] = []
         self._told: str | None = None
         """How the request ended, where its stream has said that already."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises what the plan does: nothing has begun then."""
         request_id = str(scope.get("state", {}).get("request_id", ""))
-        self._metrics.begun()
         ended = "failed"
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
+                self._begun(await self._plan())
                 if self._order.stream:
                     await self._stream(send, request_id, group)
                 else:
@@ -111,12 +122,22 @@ class Answering:
             ended = self._told or "answered"
         except BaseExceptionGroup as group:
             error = errors.first(group)
+            if self._phase == "planning" and not isinstance(error, HungUp):
+                raise error from None
             ended = await self._failed(error, request_id, scope, receive, send)
         except asyncio.CancelledError:
             ended = "cancelled"
             raise
         finally:
-            self._tell(ended, request_id)
+            if self._phase != "planning":
+                self._tell(ended, request_id)
+
+    def _begun(self, planned: Planned) -> None:
+        self._order, self._form = planned.order, planned.form
+        self._headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in planned.headers.items()]
+        self._outcomes = [None] * len(self._order.plans)
+        self._phase = "queued"
+        self._metrics.begun()
 
     # -- working ------------------------------------------------------------------------------------------------------
 

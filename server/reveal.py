@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from compute.budget import Ledger
+import sys
+from collections.abc import Mapping
+
 from compute.errors import NotPermitted
 from compute.outcome import Outcome
+from compute.text import Hidden
 from server.keys import Key
+
+Texts = Mapping[int, tuple[Hidden[str], Hidden[str]]]
+"""Thought and answer of calls, by their number."""
+PAIR = 300
+"""Bytes of memory of what holds two texts."""
 
 
 def permitted(key: Key, asked: bool) -> bool:
@@ -17,10 +25,15 @@ def permitted(key: Key, asked: bool) -> bool:
     return asked
 
 
-def texts(ledger: Ledger, number: int) -> dict[str, str]:
+def shown(texts: tuple[Hidden[str], Hidden[str]]) -> dict[str, str]:
     """What a call has written, for a trace; kept only where the operator wants it, shown only to such a key."""
-    thought, answer = ledger.texts[number]
+    thought, answer = texts
     return {"thought": thought.reveal(), "answer": answer.reveal()}
+
+
+def size(texts: Texts) -> int:
+    """Bytes of memory they take."""
+    return sum(PAIR + sum(sys.getsizeof(text.reveal()) for text in pair) for pair in texts.values())
 
 
 def thought(outcome: Outcome) -> str:

@@ -353,6 +353,9 @@ class Settings(BaseSettings, _Defaults):  # pyright: ignore[reportIncompatibleVa
     traces: int = Field(
         default=1000, ge=0, le=1 << 20, description="Requests whose traces are kept in memory for GET /v1/traces/{id}."
     )
+    trace_bytes: int = Field(
+        default=1 << 26, ge=0, le=1 << 40, description="Bytes of memory that all traces may take; the oldest go first."
+    )
     retain_text: bool = Field(
         default=False, description="Keep thoughts and answers with the traces, for keys with the scope reveal."
     )

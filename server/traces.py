@@ -1,34 +1,112 @@
 """What became of a request, call by call: `GET /v1/traces/{id}`, numbers only, for a key with the scope `trace`.
 
-Traces are kept in memory, the latest few of each server: numbers. Text only in the ledgers, and there only where the
-operator has switched that on (`retain_text`); it is shown to a key with the scope `reveal`.
+Traces are kept in memory, the latest few of each server and no more than so many bytes: numbers, packed. Text only
+where the operator has switched that on (`retain_text`); it is shown to a key with the scope `reveal`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
+import sys
+from array import array
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
-from compute.budget import Ledger
+from compute.budget import Hold, Ledger
 from compute.errors import NotFound
 from compute.outcome import Outcome
 from server import reveal
 from server.keys import Key
 from server.plan import Order
-from server.status import answer
+
+OVERHEAD = 2048
+"""Bytes of a trace beside its calls."""
+ROWS = 256
+"""Calls that are told in one piece: other requests have their turn between two."""
+NONE = math.nan
+
+
+class Calls:
+    """The calls of one choice, in the order they were made, as rows of numbers."""
+
+    WIDTH = 15
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._words: list[str] = []
+        begun = ledger.holds[0].started if ledger.holds else 0.0
+        chosen = ledger.line(ledger.chosen)
+        self._rows = array("d")
+        for hold in ledger.holds:
+            self._rows.extend(self._row(hold, begun, hold.number in chosen))
+
+    def _row(self, hold: Hold, begun: float, chosen: bool) -> tuple[float, ...]:
+        return (
+            NONE if hold.parent is None else hold.parent,
+            self._word(hold.purpose),
+            hold.thinking,
+            hold.answer,
+            hold.hidden,
+            hold.visible,
+            hold.prompt,
+            hold.cached,
+            hold.calls,
+            hold.started - begun,
+            NONE if hold.seconds is None else hold.seconds,
+            NONE if hold.ending is None else self._word(hold.ending),
+            NONE if hold.score is None else hold.score,
+            NONE if hold.answer_group is None else hold.answer_group,
+            chosen,
+        )
+
+    def _word(self, word: str) -> int:
+        if word not in self._words:
+            self._words.append(word)
+        return self._words.index(word)
+
+    @property
+    def bytes(self) -> int:
+        return sys.getsizeof(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows) // self.WIDTH
+
+    def told(self, number: int) -> dict[str, Any]:
+        """A call: numbers, purpose and scores, no text."""
+        row = self._rows[number * self.WIDTH : (number + 1) * self.WIDTH]
+        whole = [None if math.isnan(value) else int(value) for value in row]
+        parent, purpose, thinking, answer, hidden, visible, prompt, cached, calls = whole[:9]
+        return {
+            "number": number,
+            "parent": parent,
+            "purpose": self._words[purpose or 0],
+            "held": {"thinking": thinking, "answer": answer},
+            "tokens": {"hidden": hidden, "visible": visible, "prompt": prompt, "cached": cached},
+            "calls": calls,
+            "started": round(row[9], 6),
+            "seconds": None if math.isnan(row[10]) else round(row[10], 6),
+            "ending": None if whole[11] is None else self._words[whole[11]],
+            "score": None if math.isnan(row[12]) else row[12],
+            "vote": whole[13],
+            "chosen": bool(row[14]),
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """One choice: its calls, and what is known of its end where it came to an answer."""
 
-    ledger: Ledger
+    tokens: Mapping[str, int]
+    idle_seconds: float
     facts: Mapping[str, str | float]
+    calls: Calls
+    texts: reveal.Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +121,30 @@ class Trace:
     seconds: float
     choices: tuple[Told, ...]
 
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        return OVERHEAD + sum(OVERHEAD + one.calls.bytes + reveal.size(one.texts) for one in self.choices)
+
+    def silent(self) -> Trace:
+        """The same without texts."""
+        return replace(self, choices=tuple(replace(one, texts={}) for one in self.choices))
+
 
 def trace(
     order: Order, ended: str, seconds: float, ledgers: Sequence[Ledger], outcomes: Sequence[Outcome | None]
 ) -> Trace:
     """What of a request is worth keeping. `ledgers` is empty where it never began."""
-    choices = tuple(
-        Told(ledger, {} if outcome is None else _facts(outcome))
-        for ledger, outcome in zip(ledgers, outcomes, strict=False)
-    )
+    choices = tuple(told(ledger, outcome) for ledger, outcome in zip(ledgers, outcomes, strict=False))
     return Trace(order.owner, order.base, order.strategy, order.budget, ended, seconds, choices)
+
+
+def told(ledger: Ledger, outcome: Outcome | None) -> Told:
+    """What of a choice is worth keeping. `outcome` is None where it came to none."""
+    spent = ledger.spent
+    tokens = {"hidden": spent.hidden, "visible": spent.visible, "verifier": spent.verifier}
+    facts = {} if outcome is None else _facts(outcome)
+    return Told(tokens, ledger.idle_seconds, facts, Calls(ledger), dict(ledger.texts))
 
 
 def _facts(outcome: Outcome) -> dict[str, str | float]:
@@ -65,51 +157,70 @@ def _facts(outcome: Outcome) -> dict[str, str | float]:
 class Traces:
     """The latest requests of this server, by `x-request-id`."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: OrderedDict[str, Trace] = OrderedDict()
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._kept: OrderedDict[str, tuple[Trace, int]] = OrderedDict()
+        self._bytes = 0
 
     def keep(self, request_id: str, trace: Trace) -> None:
-        if self._most and trace.choices:
-            self._kept[request_id] = trace
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+        """One that alone is too large is kept without its texts, or not at all."""
+        if not self._most or not trace.choices:
+            return
+        if (size := trace.bytes) > self._most_bytes:
+            trace = trace.silent()
+            size = trace.bytes
+        if size > self._most_bytes:
+            return
+        self._kept[request_id] = trace, size
+        self._bytes += size
+        while len(self._kept) > self._most or self._bytes > self._most_bytes:
+            _, (_, size) = self._kept.popitem(last=False)
+            self._bytes -= size
 
     async def one(self, request: Request, key: Key) -> Response:
         """`GET /v1/traces/{id}`. A key sees its own requests, one with the scope `admin` all."""
         asked = str(request.path_params["id"])
-        trace = self._kept.get(asked)
+        trace, _ = self._kept.get(asked, (None, 0))
         if trace is None or not (key.may("admin") or trace.owner == key.name):
             raise NotFound("there is no such trace; the latest ones are kept", param="id", code="trace_not_found")
-        return answer(
-            {
-                "id": asked,
-                "object": "trace",
-                "model": trace.model,
-                "strategy": trace.strategy,
-                "budget": trace.budget,
-                "ended": trace.ended,
-                "seconds": round(trace.seconds, 6),
-                "choices": [_choice(i, choice, key) for i, choice in enumerate(trace.choices)],
-            }
-        )
+        return StreamingResponse(_in_turns(_pieces(asked, trace, key.may("reveal"))), media_type="application/json")
 
 
-def _choice(index: int, choice: Told, key: Key) -> dict[str, Any]:
-    spent = choice.ledger.spent
-    return {
-        "index": index,
-        "tokens": {"hidden": spent.hidden, "visible": spent.visible, "verifier": spent.verifier},
-        "orchestration_seconds": round(choice.ledger.idle_seconds, 6),
-        "calls": _calls(choice.ledger, key),
-        **choice.facts,
+async def _in_turns(pieces: Iterator[str]) -> AsyncGenerator[str]:
+    """The pieces, with a turn for everybody else between two."""
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
+
+
+def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
+    """The JSON text of a trace, piece by piece."""
+    head = {
+        "id": asked,
+        "object": "trace",
+        "model": trace.model,
+        "strategy": trace.strategy,
+        "budget": trace.budget,
+        "ended": trace.ended,
+        "seconds": round(trace.seconds, 6),
     }
-
-
-def _calls(ledger: Ledger, key: Key) -> Sequence[dict[str, object]]:
-    calls = ledger.trace()
-    if key.may("reveal"):
-        for call, number in ((call, int(str(call["number"]))) for call in calls):
-            if number in ledger.texts:
-                call["text"] = reveal.texts(ledger, number)
-    return calls
+    piece = json.dumps(head)[:-1] + ', "choices": ['
+    for index, choice in enumerate(trace.choices):
+        facts = {
+            "index": index,
+            "tokens": choice.tokens,
+            "orchestration_seconds": round(choice.idle_seconds, 6),
+            **choice.facts,
+        }
+        piece += (", " if index else "") + json.dumps(facts)[:-1] + ', "calls": ['
+        for number in range(len(choice.calls)):
+            call = choice.calls.told(number)
+            shown = reveals and number in choice.texts
+            if shown:
+                call["text"] = reveal.shown(choice.texts[number])
+            piece += (", " if number else "") + json.dumps(call)
+            if shown or number % ROWS == ROWS - 1:
+                yield piece
+                piece = ""
+        piece += "]}"
+    yield piece + "]}"

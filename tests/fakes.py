@@ -100,7 +100,7 @@ class ScriptedEngine:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         writing = _Writing(self, prompt, sampling, page, call)
-        page.read(self.length(prompt), 0)
+        page.read(ScriptedEngine.length(self, prompt), 0)
         try:
             async for delta in writing.go():
                 yield delta

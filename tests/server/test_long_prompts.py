@@ -7,15 +7,22 @@ import json
 import re
 import threading
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from transformers import AutoTokenizer
 
-from compute.text import Prompt
-from tests.fakes import CARD, ScriptedEngine, always
-from tests.server.reading import ReadingEngine, demo_prompts
-from tests.server.serving import CHAIN, answered, chat, door, refused
+from compute.engine import LONG, Delta, Sampling
+from compute.page import Page
+from compute.text import Message, Prompt
+from engines.profiles import PROFILES
+from engines.prompts import ChatTokenizer, Prompts
+from tests.fakes import CARD, MARKER, ScriptedEngine, always
+from tests.memory import within
+from tests.server.reading import DEMO, ReadingEngine, demo_prompts
+from tests.server.serving import CHAIN, answered, chat, counted, door, refused
 from tests.server.test_hangups import Line
 
 WORDS = "hello world 12 "
@@ -76,7 +83,7 @@ def test_a_long_prompt_is_counted_beside_the_event_loop_wherever_its_length_is(w
     }
     engine = Slow(always(CHAIN))
     answered(door(engine), **body[where])
-    assert not engine.counted[0]
+    assert engine.counted == [False]
 
 
 def test_a_prompt_that_is_too_long_is_counted_once() -> None:
@@ -92,3 +99,87 @@ def test_a_prompt_whose_size_says_that_it_cannot_fit_is_not_read() -> None:
     told = re.search("at least ([0-9]+) tokens", message)
     assert told
     assert 2048 < len(text) // 12 <= int(told[1]) < 60_000 * 4
+
+
+class Watched(Prompts):
+    """Remembers which long texts it has tokenised, and whether that was on the event loop's thread."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[str, bool]] = []
+        tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
+        super().__init__(cast(ChatTokenizer, tokenizer), PROFILES["demo"], 1 << 20)
+
+    def _text_ids(self, text: str) -> list[int]:
+        if len(text) >= LONG:
+            self.read.append((text, threading.current_thread() is threading.main_thread()))
+        return super()._text_ids(text)
+
+
+@dataclass
+class Generating(ReadingEngine):
+    """Renders what it is asked to write for, as a real engine does."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+        self.reads.render(prompt, thinking=sampling.thinking > 0)
+        async for delta in super().generate(prompt, sampling, page):
+            yield delta
+
+
+WISHES: list[dict[str, Any]] = [
+    {"thinking_budget": 0},
+    {"thinking_budget": 500},
+    {"thinking_budget": 500, "n": 3, "stream": True},
+    {"thinking_budget": 500, "strategy": "majority_vote"},
+    {"thinking_budget": 900, "strategy": "revision"},
+    {"thinking_budget": 500, "strategy": "best_of_n", "verifier": "judge"},
+    {"thinking_budget": 0, "strategy": "majority_vote"},
+]
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=str)
+def test_a_long_text_is_tokenised_once_and_beside_the_event_loop(wish: dict[str, Any]) -> None:
+    prompts = Watched()
+    engine = Generating(always(CHAIN), card=replace(CARD, context=1 << 20), reads=prompts)
+    response = chat(door(engine), messages=[{"role": "system", "content": "Be brief."}, *asks(WORDS * 2000)], **wish)
+    assert response.status_code == 200
+    assert prompts.read
+    assert not [on_loop for _, on_loop in prompts.read if on_loop]
+    texts = [text for text, _ in prompts.read]
+    assert len(set(texts)) == len(texts)
+
+
+def test_nothing_of_a_conversation_is_kept_when_its_request_is_over() -> None:
+    prompts = demo_prompts()
+    prompt = Prompt((Message("user", "What a " + MARKER),))
+    prompts.render(prompt, thinking=True)
+    prompts.length(prompt, thinking=False)
+    assert not [value for value in within(prompts) if isinstance(value, str) and MARKER in value]
+    ids = prompts.render(prompt, thinking=True).ids
+    assert not [value for value in within(prompts) if value == ids]
+
+
+def test_a_hang_up_is_noticed_while_a_prompt_is_read() -> None:
+    reads, ends = threading.Event(), threading.Event()
+
+    class Waiting(ScriptedEngine):
+        def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+            reads.set()
+            ends.wait(20)
+            return super().length(prompt, thinking=thinking)
+
+    async def go() -> None:
+        engine = Waiting(always(CHAIN))
+        app, line = door(engine), Line(messages=asks(WORDS * 2000))
+        try:
+            async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+                group.create_task(line.call(app))
+                await asyncio.to_thread(reads.wait)
+                line.gone.set()
+        finally:
+            ends.set()
+        assert line.sent == []
+        assert engine.calls == 0
+        assert counted(app, 'ponder_client_disconnects_total{phase="planning"}') == 1
+        assert counted(app, "ponder_inflight_requests") == 0
+
+    asyncio.run(go())

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
+import tracemalloc
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 
+from compute.budget import Budget, Ledger
 from compute.engine import Delta, Sampling
 from compute.outcome import Outcome
 from compute.page import Page
 from compute.text import Hidden, Prompt
+from server.app import create_app
 from server.keys import digest
 from server.plan import Order
 from server.settings import KeySettings, Settings
+from server.traces import ROWS, Trace, Traces, told
 from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
-from tests.server.serving import ASK, CHAIN, ask, door, scripted
+from tests.server.serving import ASK, CHAIN, ask, door, its_door, scripted
+from tests.server.test_hangups import PATH, Line
 
 KEYS = {
     "mine": ["infer", "trace"],
@@ -134,3 +141,72 @@ def test_the_oldest_traces_go() -> None:
     app = locked(traces=2)
     ids = [asked(app) for _ in range(3)]
     assert [trace(app, one, "mine")[0] for one in ids] == [404, 200, 200]
+
+
+def big(calls: int, text: str = "") -> Trace:
+    """A trace of so many calls, each with this text."""
+    ledger = Ledger(Budget(calls, calls))
+    for number in range(calls):
+        with ledger.hold("sample", thinking=1, answer=0) as hold:
+            hold.spend(hidden=1)
+            hold.score = number / calls
+        if text:
+            ledger.texts[number] = Hidden(f"{text}{number}"), Hidden(f"{number}{text}")
+    ledger.choose(calls - 1)
+    return Trace("mine", "demo", "direct", calls, "answered", 1.0, (told(ledger, None),))
+
+
+@pytest.mark.parametrize("text", ["", "word " * 100])
+def test_traces_take_no_more_memory_than_they_may(text: str) -> None:
+    bound = 1 << 21
+    traces = Traces(1000, bound)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(40):
+            traces.keep(f"req_{number}", big(1000, text))
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bound / 2 < after - before <= bound * 1.1
+
+
+def test_a_trace_that_is_too_large_is_kept_without_its_texts_or_not_at_all() -> None:
+    for calls, text, kept, texts in ((10, "x", True, True), (10, "x" * 40_000, True, False), (5000, "", False, False)):
+        app = locked(trace_bytes=100_000)
+        its_door(app).traces.keep("req_1", big(calls, text))
+        answer = ask(app, "GET", "/v1/traces/req_1", headers=bearer("boss"))
+        assert (answer.status_code == 200) is kept
+        assert ('"text"' in answer.text) is texts
+
+
+def test_a_large_trace_is_told_in_pieces_between_which_others_have_their_turn() -> None:
+    app = create_app(Settings(), {})
+    its_door(app).traces.keep("req_1", big(5000))
+    line = Line()
+
+    async def go() -> None:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.get_running_loop().create_task(count())
+        scope: dict[str, Any] = PATH | {"method": "GET", "path": "/v1/traces/req_1", "headers": []}
+        await app(scope, line.receive, line.send)
+        counting.cancel()
+        pieces = [message["body"] for message in line.sent[1:]]
+        assert turns >= len(pieces) >= 5000 / ROWS
+        assert max(map(len, pieces)) < 1000 * ROWS
+
+    asyncio.run(go())
+    calls = json.loads(line.text)["choices"][0]["calls"]
+    assert [call["number"] for call in calls] == list(range(5000))
+    assert [call["chosen"] for call in calls].count(True) == 1
+    assert calls[2500]["score"] == 0.5
+    assert calls[2500]["tokens"] == {"hidden": 1, "visible": 0, "prompt": 0, "cached": 0}
+    assert calls[2500]["ending"] is None
