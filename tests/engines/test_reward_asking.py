@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any, cast
 import pytest
 from transformers import AutoTokenizer
 
-from compute.engine import Checked
+from compute.engine import LONG, Checked
 from compute.errors import EngineError
 from compute.text import Candidate, Hidden, Message, Prompt
 from engines.reward import ProcessRewardModel, Reading
 from engines.reward_profiles import REWARD_PROFILES
-from tests.fakes import Told
+from tests.fakes import MARKER, Told
+from tests.memory import within
 
 PRM = Path(__file__).parents[2] / "models" / "demo-prm"
 
@@ -30,13 +32,14 @@ class Reads:
         self.read_ids: list[Sequence[int]] = []
         self.away = False
         self.slow = 0.0
+        self.row = [0.2, 0.8]
 
     async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None = None) -> Reading:
         self.read_ids.append(ids)
         await asyncio.sleep(self.slow)
         if self.away:
             raise EngineError("away")
-        return Reading([[0.2, 0.8]] * len(ids), cached=3)
+        return Reading([self.row] * (1 if labels else len(ids)), cached=3)
 
     async def close(self) -> None: ...
 
@@ -84,7 +87,7 @@ def test_what_several_want_to_know_at_once_is_read_once_for_each_tenant() -> Non
 def test_whoever_waits_for_a_judgement_that_is_cut_short_or_fails_asks_again() -> None:
     async def go() -> None:
         reader, model = judging()
-        reader.slow = 0.01
+        reader.slow = 0.2
         first = asyncio.create_task(model.reward(PROMPT, [SAME], read=Told()))
         await asyncio.sleep(0)
         second = asyncio.create_task(model.reward(PROMPT, [SAME], read=Told()))
@@ -103,3 +106,55 @@ def test_whoever_waits_for_a_judgement_that_is_cut_short_or_fails_asks_again() -
         assert (await model.reward(PROMPT, [other], read=Told()))[0].steps == (0.8,)
 
     asyncio.run(go())
+
+
+def kept(model: ProcessRewardModel) -> tuple[int, int]:
+    """(texts with the marker in them, numbers in rows) that a reward model keeps alive."""
+    reached = list(within(model))
+    texts = [value for value in reached if isinstance(value, str) and MARKER in value]
+    rows = cast("list[list[object]]", [value for value in reached if isinstance(value, list | tuple)])
+    numbers = [len(row) for row in rows if all(isinstance(one, int) for one in row)]
+    return len(texts), sum(numbers)
+
+
+@pytest.mark.parametrize("family", ["demo-prm", "qwen2.5-math-prm", "math-shepherd", "rlhflow", "skywork"])
+def test_of_a_chain_that_was_judged_nothing_is_kept_but_hashes_and_verdicts(family: str) -> None:
+    profile = REWARD_PROFILES[family]
+    reader = Reads()
+    tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(PRM))
+    width = 1 if profile.verdict == "sigmoid" else 2
+    reader.row = [0.4] * width
+    model = ProcessRewardModel(reader, tokenizer, profile, "prm")
+    step = profile.step
+
+    def judge() -> int:
+        prompt = Prompt((Message("user", f"Is {MARKER} so?"),))
+        thought = step.join(f"{MARKER} {number} and on" for number in range(9))
+        chain = Candidate(0, prompt, Hidden(()), Hidden(thought), f"It is {MARKER}.", 0, 0, False, "finished")
+        told = Told()
+        asyncio.run(model.reward(prompt, [chain], read=told))
+        reader.read_ids.clear()
+        return told.tokens
+
+    before = kept(model)
+    assert judge() > 0
+    assert kept(model) == before
+    assert judge() == 0, "the verdicts are known"
+
+
+def test_a_long_chain_is_laid_out_beside_the_event_loop() -> None:
+    class Watched(ProcessRewardModel):
+        on_loop: list[bool]
+
+        def prefixes(self, prompt: Prompt, thought: Sequence[str], answer: Sequence[str] = ()) -> list[list[int]]:
+            self.on_loop.append(threading.current_thread() is threading.main_thread())
+            return super().prefixes(prompt, thought, answer)
+
+    tokenizer = cast("Any", AutoTokenizer).from_pretrained(str(PRM))
+    for words, on_loop in ((3, True), (LONG, False)):
+        model = Watched(Reads(), tokenizer, REWARD_PROFILES["demo-prm"], "prm")
+        model.on_loop = []
+        prompt = Prompt((Message("user", "Why?"),))
+        chain = Candidate(0, prompt, Hidden(()), Hidden("so\n" * words), "", 0, 0, True, "step")
+        asyncio.run(model.reward(prompt, [chain], read=Told()))
+        assert set(model.on_loop) == {on_loop}
