@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from compute.errors import Exhausted
 from compute.text import Ending, Hidden
@@ -69,6 +70,8 @@ class Hold:
         self.seconds: float | None = None
         """How long it was open; None while it is."""
         self.ending: Ending | None = None
+        self.circled: Literal["thought", "answer"] | None = None
+        """Where the model went in circles, so that the engine ended it."""
         self.score: float | None = None
         self.answer_group: int | None = None
         """Which of the answers in a vote its own was, numbered as they came."""

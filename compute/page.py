@@ -89,6 +89,7 @@ class Page:
     def circled(self) -> None:
         """The engine ended the thought or the answer because the model went in circles."""
         self._circled = True
+        self._hold.circled = "thought" if self._thinking else "answer"
 
     def end(self, ending: Ending, thought: Hidden[str]) -> None:
         """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it

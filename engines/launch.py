@@ -38,6 +38,8 @@ class EngineOptions:
     tail_cache: bool | None = None
     """Keep the half-full last block of a chain too, for whoever goes on from it (`engines.tails`). On a CPU by default:
     there blocks are large and reading is dear."""
+    repetition_in_answers: bool = False
+    """End an answer that goes in circles too; thoughts are ended in any case."""
     seed: int = 0
     tensor_parallel_size: int = 1
     trust_remote_code: bool = False
@@ -73,6 +75,7 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
         "tensor_parallel_size": options.tensor_parallel_size,
         "trust_remote_code": options.trust_remote_code,
         "enable_prefix_caching": True,
+        "scheduler_cls": "engines.scheduling.scheduler",
         "enable_log_requests": False,
         "use_tqdm_on_load": False,
         # Free to put in white space, a small model goes on doing so for ever.

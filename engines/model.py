@@ -13,13 +13,30 @@ from engines.thinking import Vocabulary
 
 BANNED = -1e9
 
+REPETITION = {"min_pattern_size": 128, "max_pattern_size": 512, "min_count": 4}
+"""What counts as going in circles: four times the same 128 to 512 tokens, each right behind the one before. A shorter
+pattern counts when it fills as many, so it takes 512 tokens in a row at least, whatever repeats. A table, an array of
+200 zeros or a loop unrolled by hand is over before that; a model in a circle goes on to the end of its budget."""
+
 
 class Model:
     """A model as it is written with, apart from the engine it runs in."""
 
-    def __init__(self, tokenizer: Any, profile: Profile, name: str, *, context: int, vocabulary_size: int) -> None:
-        """`context` in tokens, prompt and output together; `vocabulary_size` of the logits."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        profile: Profile,
+        name: str,
+        *,
+        context: int,
+        vocabulary_size: int,
+        repetition_in_answers: bool = False,
+    ) -> None:
+        """`context` in tokens, prompt and output together; `vocabulary_size` of the logits. `repetition_in_answers`:
+        an answer that goes in circles is ended, as a thought is in any case."""
         self.sampling_params: Any = importlib.import_module("vllm.sampling_params")
+        self.repetition: Any = self.sampling_params.RepetitionDetectionParams(**REPETITION)
+        self.repetition_in_answers = repetition_in_answers
         self.profile = profile
         self.prompts = Prompts(tokenizer, profile, context)
         marks = (profile.start, profile.end) if profile.thinks else ("", "")

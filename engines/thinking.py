@@ -86,6 +86,25 @@ class Vocabulary:
             return self.decode(ids[behind:]).lstrip("\r\n")
         return self.decode(ids).rpartition(self.end)[2].lstrip()
 
+    def answer_at(self, ids: Sequence[int], thought_first: bool) -> int:
+        """Where among these tokens of a chain its answer begins: behind its thought, and behind the white space that
+        parts the two. `thought_first`: the chain began within a thought."""
+        at = 0
+        if thought_first and self.by_ids:
+            at = next((n for n in range(len(ids), 0, -1) if ids[n - 1] == self.end_id), 0)
+        elif thought_first:
+            # The first end behind the last begin: an answer may hold the words that end a thought.
+            spelt = b"".join(map(self.bytes, ids))
+            begun = spelt.rfind(self.start.encode()) if self.start else 0
+            end = spelt.find(self.end.encode(), max(0, begun))
+            read = 0
+            while at < len(ids) and (end < 0 or read < end + len(self.end.encode())):
+                read += len(self.bytes(ids[at]))
+                at += 1
+        while at < len(ids) and self.bytes(ids[at]).isspace():
+            at += 1
+        return at
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a thought, its markers left out."""
         marks = (self.start_id, self.end_id)

@@ -40,7 +40,8 @@ async def start(path: str, *, name: str, profile: Profile | None, options: Engin
     try:
         tokenizer: Any = llm.get_tokenizer()
         template = str(getattr(tokenizer, "chat_template", "") or "")
-        return VllmEngine(llm, tokenizer, profile or find(path, config, template), name)
+        profile = profile or find(path, config, template)
+        return VllmEngine(llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers)
     except BaseException:
         llm.shutdown()
         raise
@@ -51,7 +52,9 @@ async def start(path: str, *, name: str, profile: Profile | None, options: Engin
 class VllmEngine:
     """One model in vLLM; fulfils `compute.engine.Engine`."""
 
-    def __init__(self, llm: Any, tokenizer: Any, profile: Profile, name: str) -> None:
+    def __init__(
+        self, llm: Any, tokenizer: Any, profile: Profile, name: str, *, repetition_in_answers: bool = False
+    ) -> None:
         self.llm = llm
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
         self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
@@ -61,6 +64,7 @@ class VllmEngine:
             name,
             context=int(llm.model_config.max_model_len),
             vocabulary_size=int(llm.model_config.get_vocab_size()),
+            repetition_in_answers=repetition_in_answers,
         )
         self._numbers = itertools.count()
         self._progress = float("-inf")

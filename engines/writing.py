@@ -72,6 +72,8 @@ class Writing:
             on = sampling.thinking > 0
         else:
             on = begun.thinking or begun.forced or bool(begun.thought.reveal()) or vocabulary.end_id in self.kept
+        self.thought_first = on
+        """What is kept begins with a thought."""
         rendered = model.prompts.render(prompt, thinking=on)
         self.prompt_ids = rendered.ids
         if begun is None:
@@ -181,6 +183,12 @@ class Writing:
                 wishes |= {"stop": list(sampling.stop), "detokenize": True}
             if sampling.grammar is not None:
                 wishes["structured_outputs"] = model.held_to(sampling.grammar)
+        watched = phase == "thought" or model.repetition_in_answers
+        if watched:
+            wishes["repetition_detection"] = model.repetition
+        if (watched or sampling.grammar is not None) and (written := self._written(phase)):
+            # See `engines.scheduling`.
+            wishes["extra_args"] = {"continued": written}
         seed = None if sampling.seed is None else (sampling.seed + self.calls) % 2**63
         self.calls += 1
         params = vllm.SamplingParams(
@@ -202,6 +210,12 @@ class Writing:
         )
         self.cut = False
         return Call(phase, [*self.prompt_ids, *self.kept], params, frozenset(stops), apart)
+
+    def _written(self, phase: Phase) -> int:
+        """Tokens of this thought or this answer that are there before the call."""
+        if phase == "thought":
+            return len(self.kept)
+        return len(self.kept) - self.model.vocabulary.answer_at(self.kept, self.thought_first)
 
     def _steps(self, until: str) -> list[int]:
         if until == self.model.profile.step:
@@ -333,7 +347,15 @@ class Writing:
             raise EngineError(f"model {self.model.card.name}: the engine gave up on a request")
         if self.cut:
             return
-        if call.reason == "length":
+        if call.reason == "repetition":
+            # In an answer it counts where the operator asks only; else the answer goes on, in a call of its own.
+            if self.splitter.inside:
+                self.page.circled()
+                self._close()
+            elif self.model.repetition_in_answers:
+                self.page.circled()
+                self.over = "length"
+        elif call.reason == "length":
             if call.phase == "answer":
                 self.over = "length"
             elif self.splitter.inside:

@@ -135,6 +135,12 @@ class Metrics:
         self._samples = counter(
             "samples_total", "Chains asked for: finished, or not paid for or stopped early.", "strategy", "result"
         )
+        self._repetitions = counter(
+            "repetitions_total",
+            "Chains ended because the model went in circles, in a thought or an answer.",
+            "model",
+            "where",
+        )
         self._agreement = histogram(
             "vote_agreement_ratio", "Share of the vote behind the answer given.", RATIO, "strategy"
         )
@@ -205,6 +211,9 @@ class Metrics:
         ):
             if tokens > 0:
                 self._tokens.labels(model, role, kind).inc(tokens)
+        for hold in holds:
+            if hold.circled is not None:
+                self._repetitions.labels(model, hold.circled).inc()
         for kind, tokens in (
             ("prompt", prompt),
             ("reasoning", hidden),

@@ -171,6 +171,11 @@ class EngineSettings(_Engine):
         default=None, description="No compiling: starts sooner, writes slower. Left out: true on a CPU, false on a GPU."
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Start of the engine's own random numbers.")
+    repetition_in_answers: bool = Field(
+        default=False,
+        description="End an answer that goes in circles (the same 128 to 512 tokens four times, one behind the other). "
+        "A thought is ended in any case.",
+    )
     trust_remote_code: bool = Field(
         default=False, description="Run program code that comes with the model. Only for models whose code was read."
     )

@@ -7,7 +7,8 @@ import subprocess
 from compute.budget import Budget, Ledger
 from compute.engine import Checked
 from compute.outcome import Outcome
-from compute.text import Answer
+from compute.page import Page
+from compute.text import Answer, Message, Prompt
 from metering.metrics import NAMES, OWNERS, Capped, Metrics
 from tests.needs import tool
 
@@ -62,6 +63,19 @@ def end(metrics: Metrics, owner: str = "alice", model: str = "m", ledger: Ledger
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"ponder_{name}", labels)
+
+
+def test_chains_that_went_in_circles_are_counted_by_where() -> None:
+    metrics, ledger = Metrics(), Ledger(Budget(100, 20))
+    for shut in (False, True):
+        with ledger.hold("sample", thinking=20, answer=5) as hold:
+            page = Page(hold, Prompt((Message("user", "?"),)))
+            if shut:
+                page.shut()
+            page.circled()
+    end(metrics, ledger=ledger)
+    for where in ("thought", "answer"):
+        assert value(metrics, "repetitions_total", model="m", where=where) == 1
 
 
 def test_every_token_is_counted_once_as_made_and_once_as_billed() -> None:
