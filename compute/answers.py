@@ -85,7 +85,7 @@ def final_answer(text: str) -> str | None:
     if calls := _CALL.findall(text):
         return json.dumps([_canonical(call) or call.strip() for call in calls])
     if (found := _canonical(text)) is not None:
-        return found
+        return json.dumps([found]) if _is_call(found) else found
     fence = next(iter(deque(_FENCE.finditer(text), maxlen=1)), None)
     tail = (text[fence.end() :] if fence else text)[-TAIL:]
     answer = _boxed(tail) or _said(tail)
@@ -99,6 +99,12 @@ def final_answer(text: str) -> str | None:
         if _key(bold[1]).kind in ("number", "letter", "math"):
             return bold[1].strip()
     return _bare(text)
+
+
+def _is_call(canonical: str) -> bool:
+    """Canonical JSON of a call without its tags: an object with a name and arguments, and nothing else."""
+    arguments, found, name = canonical.rpartition('},"name":"')
+    return bool(found) and arguments.startswith('{"arguments":{') and '"' not in name[:-2] and name.endswith('"}')
 
 
 def _canonical(text: str) -> str | None:

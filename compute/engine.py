@@ -15,12 +15,30 @@ LONG = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
+class CallSchema:
+    """The shape of a call of one tool: its name, and the JSON schema of its arguments as text."""
+
+    name: str
+    parameters: str
+    param: str = "tools"
+    """The field of the request that has the schema, for a refusal."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grammar:
-    """A constraint on the visible answer. `schema` is a JSON schema as text; None is any JSON object."""
+    """A constraint on the visible answer: a JSON document, calls of tools (written as `server.calls` reads them), or
+    whichever of the two the model chooses."""
 
     schema: str | None = None
+    """A JSON schema of the document as text; None is any JSON object."""
     param: str = "response_format"
     """The field of the request that wants it, for a refusal."""
+    calls: tuple[CallSchema, ...] = ()
+    """The tools that may be called."""
+    several: bool = True
+    """More than one call, one behind the other."""
+    document: bool = True
+    """With `calls`: the answer may be a document in their place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the caller offers. `parameters` is its JSON schema as canonical JSON text."""
+    """A function the caller offers. `parameters` is its JSON schema as JSON text, in the caller's order."""
 
     name: str
     description: str

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib
 import time
+from functools import lru_cache
 from typing import Any
 
 from compute.engine import Grammar, ModelCard
+from engines.grammars import spelt
 from engines.profiles import Profile
 from engines.prompts import Prompts
 from engines.thinking import Vocabulary
 
 BANNED = -1e9
+
+GRAMMARS = 64
+"""Grammars that are remembered: each is asked for at least twice, before an answer and for it."""
 
 REPETITION = {"min_pattern_size": 128, "max_pattern_size": 512, "min_count": 4}
 """What counts as going in circles: four times the same 128 to 512 tokens, each right behind the one before. A shorter
@@ -54,6 +59,7 @@ class Model:
                 self.logit_bans = {i: BANNED for i in numbers if i is not None and i < self.vocabulary_size}
             else:
                 self.word_bans = [profile.start]
+        self._spelt = lru_cache(maxsize=GRAMMARS)(spelt)
         step = profile.step.encode()
         self.card = ModelCard(
             name=name,
@@ -71,6 +77,6 @@ class Model:
         )
 
     def held_to(self, grammar: Grammar) -> Any:
-        """The grammar as vLLM takes it."""
-        wanted = self.sampling_params.StructuredOutputsParams
-        return wanted(json_object=True) if grammar.schema is None else wanted(json=grammar.schema)
+        """The grammar as vLLM takes it. Raises `RequestError` for a schema that cannot be held."""
+        kind, text = self._spelt(grammar)
+        return self.sampling_params.StructuredOutputsParams(**{kind: text})

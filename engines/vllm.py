@@ -85,19 +85,21 @@ class VllmEngine:
                 f"logit_bias names a token id outside of 0 .. {self.model.vocabulary_size - 1}", param="logit_bias"
             )
         if sampling.grammar is not None:
-            params = self.model.sampling_params.SamplingParams(structured_outputs=self.model.held_to(sampling.grammar))
-            config = self.llm.vllm_config
-            try:
-                # A large schema takes long.
-                await asyncio.to_thread(
-                    params.verify,
-                    config.model_config,
-                    config.speculative_config,
-                    config.structured_outputs_config,
-                    self.llm.get_tokenizer(),
-                )
-            except (ValueError, self._refusal):
-                raise unenforceable(sampling.grammar) from None
+            # A large schema takes long.
+            await asyncio.to_thread(self._verify, sampling.grammar)
+
+    def _verify(self, grammar: Grammar) -> None:
+        config = self.llm.vllm_config
+        try:
+            held = self.model.held_to(grammar)
+            self.model.sampling_params.SamplingParams(structured_outputs=held).verify(
+                config.model_config,
+                config.speculative_config,
+                config.structured_outputs_config,
+                self.llm.get_tokenizer(),
+            )
+        except (ValueError, RuntimeError, self._refusal):
+            raise unenforceable(grammar) from None
 
     async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
         """One chain; see the contract."""

@@ -1,21 +1,24 @@
 """Tool calls in the text of a model: found, taken out and shaped, the same way for a whole answer and for a stream.
 
 Models that know tools write `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (the Hermes form, which the chat
-templates of the Qwen family teach). Where the caller requires a call, the text is held to JSON of that shape by the
-grammar, and is the call itself.
+templates of the Qwen family teach). Where the caller requires a call, or wants an answer of a given form beside his
+tools, the grammar holds the text to that form of calls, or to the form asked for.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from compute.text import Tool, ToolCall
+from compute.text import ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+CUT = "<tool"
+"""What a text that ends so has begun is a call."""
+_TEXTS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\Z)|' + re.escape(CLOSE), re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +27,14 @@ class Offered:
 
     names: frozenset[str] = frozenset()
     required: bool = False
-    """The whole answer is a call."""
+    """The whole answer is calls."""
     parallel: bool = True
+    held: bool = False
+    """A grammar holds the answer: it is calls from its first character on, or a document that has none in it."""
 
     @property
     def any(self) -> bool:
         return bool(self.names)
-
-
-def call_schema(tools: Sequence[Tool]) -> str:
-    """JSON schema of a call of one of these tools."""
-    shapes = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": json.loads(tool.parameters)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in tools
-    ]
-    return json.dumps(shapes[0] if len(shapes) == 1 else {"anyOf": shapes})
 
 
 @dataclass(slots=True)
@@ -51,7 +42,7 @@ class Listener:
     """Hears the visible text of one choice piece by piece and tells what of it is text and what are calls.
 
     What might be the beginning of a call is kept back until it is known; white space before a call is dropped. Text
-    that looks like a call and is none (no JSON, a tool nobody offered) is text.
+    that looks like a call and is none (no JSON, a tool nobody offered) is text. A call that was cut is not shown.
     """
 
     offered: Offered
@@ -62,16 +53,28 @@ class Listener:
     """White space that may turn out to stand before a call."""
     _fresh: bool = False
     """Nothing was shown since the last call."""
+    _plain: bool = False
+    """The answer is a document: there are no calls in it."""
+    cut: bool = False
+    """The answer ended within a call."""
 
     def hear(self, text: str) -> tuple[str, list[ToolCall]]:
         """New text to show and calls that are complete now."""
-        if not self.offered.any:
+        if not self.offered.any or self._plain:
             return text, []
         self._kept += text
+        if self.offered.held and not self.offered.required and not self.calls:
+            begun = self._kept.lstrip()[: len(OPEN)]
+            if not OPEN.startswith(begun):
+                self._plain = True
+                document, self._kept = self._kept, ""
+                return document, []
         before = len(self.calls)
         shown: list[str] = []
-        while not self.offered.required:
+        while True:
             at = self._kept.find(OPEN)
+            if at < 0 and self.offered.required:
+                break
             if at < 0:
                 at = len(self._kept) - _overlap(self._kept, OPEN)
                 shown.append(self._show(self._kept[:at]))
@@ -79,7 +82,7 @@ class Listener:
                 break
             shown.append(self._show(self._kept[:at]))
             self._kept = self._kept[at:]
-            end = self._kept.find(CLOSE)
+            end = _closing(self._kept)
             if end < 0:
                 break
             whole, self._kept = self._kept[: end + len(CLOSE)], self._kept[end + len(CLOSE) :]
@@ -87,12 +90,17 @@ class Listener:
                 shown.append(self._show(whole))
         return "".join(shown), self.calls[before:]
 
-    def end(self) -> tuple[str, list[ToolCall]]:
-        """The text is over: what is still to be shown, and a call that was not closed."""
+    def end(self, complete: bool = True) -> tuple[str, list[ToolCall]]:
+        """The text is over: what is still to be shown, and a call that was not closed. `complete`: as the model wanted
+        it; else what may have been the beginning of a call is none."""
         before = len(self.calls)
         kept, self._kept = self._kept, ""
-        if (self.offered.required or kept.startswith(OPEN)) and self._call(kept.removeprefix(OPEN)):
+        body = kept.removeprefix(OPEN)
+        if (self.offered.required or kept.startswith(OPEN)) and self._call(body[: len(body) - _overlap(body, CLOSE)]):
             return "", self.calls[before:]
+        if not complete and kept.strip() and (self.offered.required or kept.startswith(CUT)):
+            self.cut = True
+            return "", []
         shown = self._show(kept)
         return shown if self.calls else shown + self._space, []
 
@@ -124,6 +132,14 @@ class Listener:
             self.calls.append(ToolCall("call_" + secrets.token_hex(12), name, arguments))
         self._space, self._fresh = "", True
         return True
+
+
+def _closing(text: str) -> int:
+    """Where a call that `text` begins with is closed, or -1: what stands in the texts of its arguments closes none."""
+    at = text.find(CLOSE)
+    if at < 0 or not text[len(OPEN) : at].lstrip().startswith("{"):
+        return at
+    return next((found.start() for found in _TEXTS.finditer(text, len(OPEN)) if found[0] == CLOSE), -1)
 
 
 def _overlap(text: str, tag: str) -> int:

@@ -81,7 +81,7 @@ class ChatForm:
         order, outcome = self._order, outcomes[choice]
         assert outcome is not None  # noqa: S101 - the choice that has just ended
         listener = self._listeners[choice]
-        events = self._events(choice, *listener.end())
+        events = self._events(choice, *listener.end(outcome.complete))
         if order.reasoning:
             thought = reveal.thought(outcome)
             events += self._chunk(choice, json.dumps({"reasoning": thought, "reasoning_content": thought}))
@@ -114,7 +114,7 @@ class ChatForm:
 
     def _choice(self, index: int, outcome: Outcome) -> dict[str, Any]:
         listener = self._listeners[index]
-        text = listener.hear(outcome.answer.text)[0] + listener.end()[0]
+        text = listener.hear(outcome.answer.text)[0] + listener.end(outcome.complete)[0]
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if listener.calls:
             message["content"] = text or None
@@ -136,8 +136,8 @@ def shaped(call: ToolCall) -> dict[str, Any]:
 
 
 def finish_reason(outcome: Outcome, listener: Listener) -> str:
-    """`length` only where the visible answer was cut."""
-    if listener.calls:
+    """`length` only where the visible answer was cut, if after calls then within the next."""
+    if listener.calls and not listener.cut:
         return "tool_calls"
     return "stop" if outcome.complete else "length"
 

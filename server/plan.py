@@ -15,12 +15,21 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from compute.budget import Budget
-from compute.engine import Engine, Grammar, ModelCard, RewardModel, Sampling, read_beside, tokens
+from compute.engine import (
+    CallSchema,
+    Engine,
+    Grammar,
+    ModelCard,
+    RewardModel,
+    Sampling,
+    read_beside,
+    tokens,
+)
 from compute.errors import NotFound, NotPermitted, RequestError
 from compute.lengths import Lengths
 from compute.run import CLOSING, Means, Named, Plan
 from compute.text import Message, Prompt, Tool, ToolCall
-from server.calls import Offered, call_schema
+from server.calls import Offered
 from server.keys import Key
 from server.reveal import permitted
 from server.settings import Chosen, ModelSettings, Settings, WrongSettings, nearest
@@ -513,12 +522,13 @@ def _tools(request: ChatRequest) -> tuple[tuple[Tool, ...], Offered, Grammar | N
     if form and form.type == "json_object":
         grammar = Grammar()
     elif form and form.type == "json_schema" and form.json_schema:
-        grammar = Grammar(json.dumps(form.json_schema.schema_))
+        grammar = Grammar(json.dumps(form.json_schema.schema_), "response_format.json_schema.schema")
+    # The order of properties is the caller's: it is the order in which the model is to write them.
     tools = tuple(
         Tool(
             tool.function.name,
             tool.function.description or "",
-            json.dumps(tool.function.parameters or {"type": "object", "properties": {}}, sort_keys=True),
+            json.dumps(tool.function.parameters or {"type": "object", "properties": {}}),
         )
         for tool in request.tools or ()
     )
@@ -528,20 +538,29 @@ def _tools(request: ChatRequest) -> tuple[tuple[Tool, ...], Offered, Grammar | N
         return (), Offered(), grammar
     if choice == "none":
         return tools, Offered(), grammar
-    if grammar is not None:
-        raise RequestError(
-            "response_format cannot be held while tools may be called; send tool_choice: none, or one of the two",
-            param="response_format",
-            code="unsupported_parameter",
-        )
-    usable = tools
+    usable = list(enumerate(tools))
+    named = isinstance(choice, ToolChoice)
     if isinstance(choice, ToolChoice):
-        usable = tuple(tool for tool in tools if tool.name == choice.function.name)
+        usable = [(i, tool) for i, tool in usable if tool.name == choice.function.name]
         if not usable:
             raise RequestError("tool_choice names a tool that is not among tools", param="tool_choice.function.name")
-    required = choice == "required" or isinstance(choice, ToolChoice)
-    offered = Offered(frozenset(t.name for t in usable), required, request.parallel_tool_calls is not False)
-    return tools, offered, Grammar(call_schema(usable), "tools") if required else None
+    required = choice == "required" or named
+    several = request.parallel_tool_calls is not False and not named
+    if required or grammar is not None:
+        grammar = Grammar(
+            grammar.schema if grammar else None,
+            grammar.param if grammar else "tools",
+            tuple(CallSchema(tool.name, tool.parameters, f"tools.{i}.function.parameters") for i, tool in usable),
+            several,
+            document=not required,
+        )
+    offered = Offered(
+        frozenset(tool.name for _, tool in usable),
+        required,
+        request.parallel_tool_calls is not False,
+        grammar is not None,
+    )
+    return tools, offered, grammar
 
 
 def message(given: WireMessage, param: str) -> Message:

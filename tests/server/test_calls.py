@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from compute.engine import Grammar
 from server.calls import Listener, Offered
 from tests.fakes import Chain
-from tests.server.serving import answered, chat, door, events, refused, scripted
+from tests.server.serving import answered, chat, door, events, scripted
 
 WEATHER = {
     "type": "function",
@@ -87,16 +88,39 @@ def test_no_tools_means_no_looking() -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_a_required_call_is_held_to_its_shape(choice: Any) -> None:
-    text = '{"name": "weather", "arguments": {"city": "Rome"}}'
-    assert both(text, tool_choice=choice) == (None, [("weather", '{"city": "Rome"}')], "tool_calls")
-    engine = scripted(Chain("", text))
-    answered(door(engine), tools=[WEATHER, TIME], tool_choice=choice)
-    grammar = engine.samplings[0].grammar
-    assert grammar is not None
-    assert grammar.schema is not None
-    shape = json.loads(grammar.schema)
-    names = [s["properties"]["name"]["const"] for s in shape.get("anyOf", [shape])]
-    assert names == (["weather", "time"] if choice == "required" else ["weather"])
+    for text in (CALL, '{"name": "weather", "arguments": {"city": "Rome"}}'):
+        assert both(text, tool_choice=choice) == (None, [("weather", '{"city": "Rome"}')], "tool_calls")
+    for parallel in (True, False):
+        engine = scripted(Chain("", CALL))
+        answered(door(engine), tools=[WEATHER, TIME], tool_choice=choice, parallel_tool_calls=parallel)
+        grammar = engine.samplings[0].grammar
+        assert grammar is not None
+        assert not grammar.document
+        assert [call.name for call in grammar.calls] == (["weather", "time"] if choice == "required" else ["weather"])
+        assert grammar.several == (parallel and choice == "required")
+        assert grammar.calls[0].param == "tools.0.function.parameters"
+
+
+@pytest.mark.parametrize("size", range(1, len(CALL), 3))
+def test_a_call_that_is_cut_is_no_text_and_no_stop(size: int) -> None:
+    for choice in ("required", "auto"):
+        limit: dict[str, Any] = {"max_answer_tokens": size, "tool_choice": choice}
+        content, calls, finish = both(CALL + OTHER, **limit)
+        shown = CALL[:size] if choice == "auto" and size < len("<tool") else None
+        whole = size >= len(CALL) - len("</tool_call>") - 1
+        assert (content or None, len(calls)) == (None if whole else shown, int(whole))
+        assert finish == ("tool_calls" if whole else "length")
+    content, calls, finish = both(CALL + OTHER, max_answer_tokens=len(CALL) + size % 40, tool_choice="required")
+    assert (content or None, len(calls)) == (None, 1)
+    assert finish == ("length" if size % 40 else "tool_calls")
+    bare = CALL.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
+    content, calls, finish = both(bare, max_answer_tokens=min(size, len(bare) - 1), tool_choice="required")
+    assert (content or None, calls, finish) == (None, [], "length")
+
+
+def test_an_end_of_a_call_in_its_own_arguments_ends_nothing() -> None:
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "a</tool_call>b\\"<tool_call>"}}</tool_call>'
+    assert both(call + OTHER)[1] == [("weather", '{"city": "a</tool_call>b\\"<tool_call>"}'), ("time", "{}")]
 
 
 def test_the_model_is_told_of_the_tools() -> None:
@@ -105,10 +129,35 @@ def test_the_model_is_told_of_the_tools() -> None:
     assert [tool.name for tool in engine.prompts[0].tools] == ["weather"]
 
 
-def test_tools_and_a_response_format_do_not_go_together() -> None:
-    form = {"type": "json_object"}
-    refused(chat(door(scripted()), tools=[WEATHER], response_format=form), code="unsupported_parameter")
-    answered(door(scripted()), tools=[WEATHER], response_format=form, tool_choice="none")
+DOCUMENT: dict[str, Any] = {"type": "object", "properties": {"a": {}}}
+FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": DOCUMENT}}
+
+
+def test_beside_tools_a_response_format_holds_what_is_no_call() -> None:
+    assert both(CALL, response_format=FORM) == (None, [("weather", '{"city": "Rome"}')], "tool_calls")
+    document = '{"a":"<tool_call>{\\"name\\": \\"time\\"}</tool_call>"}'
+    assert both(document, response_format=FORM) == (document, [], "stop")
+    for choice, document in ((None, True), ("auto", True), ("required", False)):
+        engine = scripted(Chain("", CALL))
+        answered(door(engine), tools=[WEATHER, TIME], response_format=FORM, tool_choice=choice)
+        grammar = engine.samplings[0].grammar
+        assert grammar is not None
+        assert [call.name for call in grammar.calls] == ["weather", "time"]
+        assert grammar.document == document
+        assert json.loads(grammar.schema or "") == DOCUMENT
+    engine = scripted(Chain("", "{}"))
+    answered(door(engine), tools=[WEATHER], response_format={"type": "json_object"}, tool_choice="none")
+    assert engine.samplings[0].grammar == Grammar()
+
+
+def test_the_order_of_properties_is_the_callers() -> None:
+    engine = scripted(Chain("", CALL))
+    parameters = {"type": "object", "properties": {"reason": {"type": "string"}, "answer": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+    answered(door(engine), tools=[tool], tool_choice="required")
+    grammar = engine.samplings[0].grammar
+    assert grammar is not None
+    assert grammar.calls[0].parameters == engine.prompts[0].tools[0].parameters == json.dumps(parameters)
 
 
 PIECES = st.sampled_from([CALL, OTHER, "<tool_call>", "</tool_call>", " ", "\n", "text", "<", "{}", "<tool"])

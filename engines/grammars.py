@@ -1,0 +1,67 @@
+"""What holds an answer to its shape, spelt for the engine's grammar: a document by a schema, calls of tools, or one of
+the two.
+
+Calls are written as `server.calls` reads them and as the chat templates of the Qwen family teach them: in the Hermes
+form, `<tool_call>` around JSON, one call to a line. So a model that is made to call writes what its prompt shows it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any, Literal
+
+from compute.engine import Grammar
+from engines.schemas import Schemas
+
+OPEN, CLOSE = "<tool_call>\n", "\n</tool_call>"
+
+Kind = Literal["grammar", "structural_tag"]
+
+
+def spelt(grammar: Grammar) -> tuple[Kind, str]:
+    """The field of vLLM's `StructuredOutputsParams` and its text. Raises `RequestError` for a schema that cannot be
+    held."""
+    document = _document(grammar) if grammar.document or not grammar.calls else None
+    if not grammar.calls:
+        return "grammar", document or ""
+    schemas = Schemas()
+    shapes = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": call.name},
+                "arguments": schemas.add(json.loads(call.parameters), call.param),
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for call in grammar.calls
+    ]
+    called = _ebnf(schemas.document({"anyOf": shapes}), (", ", ": "))
+    calls: dict[str, Any] = {
+        "type": "tags_with_separator",
+        "tags": [{"type": "tag", "begin": OPEN, "content": {"type": "grammar", "grammar": called}, "end": CLOSE}],
+        "separator": "\n",
+        "at_least_one": True,
+        "stop_after_first": not grammar.several,
+    }
+    if document is not None:
+        calls = {"type": "or", "elements": [calls, {"type": "grammar", "grammar": document}]}
+    return "structural_tag", json.dumps({"type": "structural_tag", "format": calls})
+
+
+def _document(grammar: Grammar) -> str:
+    if grammar.schema is None:
+        return _ebnf('{"type": "object"}', (",", ":"))
+    schemas = Schemas()
+    return _ebnf(schemas.document(schemas.add(json.loads(grammar.schema), grammar.param)), (",", ":"))
+
+
+def _ebnf(schema: str, separators: tuple[str, str]) -> str:
+    """A schema in xgrammar's EBNF. White space is not left to the model: a small one goes on with it for ever."""
+    made: Any = importlib.import_module("xgrammar").Grammar.from_json_schema(
+        schema, any_whitespace=False, separators=separators
+    )
+    # A string of bounded length may hold raw control characters there, which JSON forbids (xgrammar 0.2.8).
+    return str(made).replace('[^\\"\\\\\\r\\n]', '[^\\0-\\x1f\\"\\\\]')
