@@ -18,7 +18,7 @@ from compute.text import ToolCall
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 CUT = "<tool"
 """What a text that ends so has begun is a call."""
-_TEXTS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\Z)|' + re.escape(CLOSE), re.DOTALL)
+_TEXTS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|' + re.escape(CLOSE), re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
