@@ -82,8 +82,11 @@ class ScriptedEngine:
         if any(token > CLOSE for token, _ in sampling.logit_bias):
             raise RequestError("logit_bias names a token id outside of the vocabulary", param="logit_bias")
         grammar = sampling.grammar
-        if grammar and self.unsupported and self.unsupported in (grammar.schema or ""):
-            raise RequestError("no such grammar", param=grammar.param, code="invalid_json_schema")
+        shapes = [(grammar.schema or "", grammar.param)] if grammar else []
+        shapes += [(call.parameters, call.param) for call in grammar.calls] if grammar else []
+        for schema, param in shapes:
+            if self.unsupported and self.unsupported in schema:
+                raise RequestError("no such grammar", param=param, code="invalid_json_schema")
 
     async def check(self) -> Checked | None:
         if self.closed:

@@ -366,7 +366,7 @@ def test_random_bytes_never_make_a_500() -> None:
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "odd"}}}},
             "invalid_json_schema",
-            "response_format",
+            "response_format.json_schema.schema",
         ),
         (
             {
@@ -374,7 +374,7 @@ def test_random_bytes_never_make_a_500() -> None:
                 "tool_choice": "required",
             },
             "invalid_json_schema",
-            "tools",
+            "tools.0.function.parameters",
         ),
     ],
     ids=["token id", "schema", "tool"],

@@ -71,6 +71,7 @@ def form(schema: Any) -> dict[str, Any]:
 FORMS: dict[str, dict[str, Any]] = {
     "object": form(STEPS),
     "array": form({"type": "array", "items": {"enum": ["apples", "pens", "books"]}, "minItems": 3, "maxItems": 9}),
+    "long": form({"type": "array", "items": {"enum": ["apples", "pens", "books"]}, "minItems": 36, "maxItems": 40}),
     "enum": form({"enum": ["apples", "pens", "none of them"]}),
     "json_object": {"response_format": {"type": "json_object"}, "max_answer_tokens": 120},
     "required": {"tools": [TOOL, OTHER], "tool_choice": "required", "parallel_tool_calls": False},
