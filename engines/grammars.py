@@ -12,9 +12,13 @@ import json
 from typing import Any, Literal
 
 from compute.engine import Grammar
+from compute.errors import RequestError
 from engines.schemas import Schemas
 
 OPEN, CLOSE = "<tool_call>\n", "\n</tool_call>"
+
+SIZE = 1 << 19
+"""Bytes of a grammar at most: larger ones take the engine seconds to compile."""
 
 Kind = Literal["grammar", "structural_tag"]
 
@@ -38,7 +42,7 @@ def spelt(grammar: Grammar) -> tuple[Kind, str]:
         }
         for call in grammar.calls
     ]
-    called = _ebnf(schemas.document({"anyOf": shapes}), (", ", ": "))
+    called = _ebnf(schemas.document({"anyOf": shapes}), (", ", ": "), "tools")
     calls: dict[str, Any] = {
         "type": "tags_with_separator",
         "tags": [{"type": "tag", "begin": OPEN, "content": {"type": "grammar", "grammar": called}, "end": CLOSE}],
@@ -53,15 +57,20 @@ def spelt(grammar: Grammar) -> tuple[Kind, str]:
 
 def _document(grammar: Grammar) -> str:
     if grammar.schema is None:
-        return _ebnf('{"type": "object"}', (",", ":"))
+        return _ebnf('{"type": "object"}', (",", ":"), grammar.param)
     schemas = Schemas()
-    return _ebnf(schemas.document(schemas.add(json.loads(grammar.schema), grammar.param)), (",", ":"))
+    return _ebnf(schemas.document(schemas.add(json.loads(grammar.schema), grammar.param)), (",", ":"), grammar.param)
 
 
-def _ebnf(schema: str, separators: tuple[str, str]) -> str:
+def _ebnf(schema: str, separators: tuple[str, str], param: str) -> str:
     """A schema in xgrammar's EBNF. White space is not left to the model: a small one goes on with it for ever."""
-    made: Any = importlib.import_module("xgrammar").Grammar.from_json_schema(
-        schema, any_whitespace=False, separators=separators
-    )
+    xgrammar: Any = importlib.import_module("xgrammar")
+    made = str(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=separators))
+    if len(made) > SIZE:
+        raise RequestError(
+            f"the schema is too large to be enforced: its grammar has more than {SIZE} bytes",
+            param=param,
+            code="invalid_json_schema",
+        )
     # A string of bounded length may hold raw control characters there, which JSON forbids (xgrammar 0.2.8).
-    return str(made).replace('[^\\"\\\\\\r\\n]', '[^\\0-\\x1f\\"\\\\]')
+    return made.replace('[^\\"\\\\\\r\\n]', '[^\\0-\\x1f\\"\\\\]')

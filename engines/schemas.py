@@ -33,8 +33,12 @@ Schema = dict[str, Any]
 PLACES = 20_000
 """Places of a schema at most, those behind references and in combinations counted each time."""
 
-STATES = 1000
-"""Characters a pattern may count up to with {...}: the grammar needs a state for each."""
+STATES, TIMES = 1000, 128
+"""Characters of the longest text a pattern spells out: the grammar needs a state for each. And how often it may repeat
+one thing by {...}: with more, xgrammar 0.2.8 fails when it compiles."""
+
+COUNTED = 2000
+"""Properties an object has, times how many of them are counted, at most: so many rules it takes to count them."""
 
 INT64 = 2**63 - 1
 
@@ -194,9 +198,8 @@ class Schemas:
 
     def _all(self, parts: Sequence[Part]) -> Any:
         """A schema of what all of these allow."""
-        self._places += 1
-        if self._places > PLACES:
-            self._refuse(parts[0], "the schema", f"with its references it has more than {PLACES} places")
+        for part in parts[:1]:
+            self._count(part)
         parts = [part for part in parts if part.schema is not True and _binds(part.schema)]
         if not parts:
             return {}
@@ -221,8 +224,14 @@ class Schemas:
             return {"enum": self._values(layers)}
         return self._typed(layers)
 
+    def _count(self, part: Part) -> None:
+        self._places += 1
+        if self._places > PLACES:
+            self._refuse(part, "the schema", f"with its references it has more than {PLACES} places")
+
     def _layers(self, part: Part) -> Iterator[Part]:
         """The part itself, what it refers to and what its allOf lists, none of which refers to more."""
+        self._count(part)
         if part.schema is True:
             return
         if part.schema is False:
@@ -503,6 +512,8 @@ class Schemas:
                 self._refuse(
                     layers[0], "minProperties", "names that are not known beforehand may come twice: name them"
                 )
+        if bounds and len(properties) * min(len(properties), max(bounds.values())) > COUNTED:
+            self._refuse(layers[0], next(iter(bounds)), f"it counts among {len(properties)} properties: leave it out")
         if bounds.get("maxProperties", math.inf) < max(len(required), bounds.get("minProperties", 0)):
             self._refuse(layers[0], "maxProperties", "it is below what is required")
         return made | bounds
@@ -601,7 +612,10 @@ class Schemas:
                     size += 1
                 case "MAX_REPEAT" | "MIN_REPEAT":
                     least, most, inner = value
-                    size += self._size(part, inner) * (max(1, least) if most > 2**31 else max(1, int(most)))
+                    bounded = int(most) < 2**31
+                    if least > TIMES or (bounded and int(most) > TIMES):
+                        self._refuse(part, "pattern", f"it repeats more than {TIMES} times: use minLength or maxLength")
+                    size += self._size(part, inner) * max(1, int(most) if bounded else least)
                 case "SUBPATTERN":
                     if value[1] or value[2]:
                         self._refuse(part, "pattern", "flags within a pattern are not supported")

@@ -295,6 +295,9 @@ class Writing:
             done = part.last
             if part.hidden and call.phase == "thought":
                 page.think(run, likely)
+                if self.sampling.grammar is not None:
+                    # The grammar begins behind the token that ends the thought, whatever that spells beyond it.
+                    continue
                 if part.text:
                     page.shut()
                     page.say((), part.text)

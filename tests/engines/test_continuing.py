@@ -25,6 +25,7 @@ from compute.page import Page
 from compute.text import Candidate, Message, Prompt
 from engines import vllm
 from engines.launch import EngineOptions
+from engines.profiles import Profile
 from engines.scheduling import EVERY, circles
 from engines.vllm import VllmEngine
 
@@ -146,6 +147,24 @@ def test_an_answer_that_is_not_of_its_grammar_fails_alone(stage: Stage) -> None:
         return await stage.write(0, 200, grammar=Grammar(json.dumps(NESTED)))
 
     jsonschema.validate(json.loads(stage.do(wrong()).text), NESTED)
+
+
+def test_what_the_last_token_of_a_thought_spells_beyond_it_is_no_part_of_a_document(stage: Stage) -> None:
+    """Markers that are text end within a token as likely as behind one."""
+    llm = stage.engine.llm
+    profile = Profile(
+        name="boxed", start="", end=" \\bo", opening="", closing="\n \\bo", closed="", switch="", step="\n"
+    )
+    engine = VllmEngine(llm, llm.get_tokenizer(), profile, "boxed")
+    free = stage.do(stage.write(200, 1, engine=engine, temperature=0.0, logprobs=0))
+    assert free.text.startswith("xed{")
+    held = stage.do(stage.write(200, 200, engine=engine, temperature=0.0, grammar=Grammar(json.dumps(NESTED))))
+    assert not held.forced
+    jsonschema.validate(json.loads(held.text), NESTED)
+    for n in (1, 5):
+        half = stage.do(stage.write(200, n, engine=engine, temperature=0.0, grammar=Grammar(json.dumps(NESTED))))
+        rest = stage.do(stage.write(0, 200, half, engine=engine, grammar=Grammar(json.dumps(NESTED))))
+        jsonschema.validate(json.loads(rest.text), NESTED)
 
 
 class Leaning:

@@ -271,6 +271,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a quote": ({"type": "string", "pattern": '^"$'}, "pattern"),
     "no pattern": ({"type": "string", "pattern": "("}, "pattern"),
     "counts": ({"type": "string", "pattern": "^(?:[a-z]{100}){100}$"}, "pattern"),
+    "repeats": ({"type": "string", "pattern": "^.{0,500}$"}, "pattern"),
+    "bounds of many properties": (
+        {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(200)}, "minProperties": 50},
+        "minProperties",
+    ),
     "pattern and length": ({"type": "string", "pattern": "^a+$", "minLength": 3}, "pattern"),
     "format": ({"type": "string", "format": "iri"}, "format"),
     "format and length": ({"type": "string", "format": "uri", "maxLength": 30}, "format"),
@@ -346,6 +351,13 @@ def test_what_is_not_enforced_is_refused_by_name(name: str) -> None:
         with pytest.raises(RequestError) as caught:
             Schemas().add(inside, "tools.3.function.parameters")
         assert (caught.value.param or "").startswith("tools.3.function.parameters.properties.deep")
+
+
+@pytest.mark.parametrize("word", ["allOf", "anyOf"])
+def test_a_schema_that_doubles_at_every_reference_is_refused(word: str) -> None:
+    defs = {f"D{n}": {"minLength": 1, word: [{"$ref": f"#/$defs/D{n + 1}"}] * 2} for n in range(40)}
+    with pytest.raises(RequestError, match="places"):
+        Schemas().add({"$ref": "#/$defs/D0", "$defs": defs | {"D40": {"type": "string"}}}, "response_format")
 
 
 def test_the_order_of_properties_is_the_callers() -> None:

@@ -159,3 +159,13 @@ def test_a_structured_answer_is_whole(loop: asyncio.AbstractEventLoop, app: Fast
     asyncio.run_coroutine_threadsafe(times(app, strategy, name, 10 if name == "object" else 4), loop).result(
         timeout=600
     )
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_hundred_structured_answers_are_whole(
+    loop: asyncio.AbstractEventLoop, app: FastAPI, strategy: str, name: str
+) -> None:
+    asyncio.run_coroutine_threadsafe(times(app, strategy, name, 200), loop).result(timeout=3500)
