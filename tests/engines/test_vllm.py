@@ -280,7 +280,7 @@ def test_a_schema_the_engine_cannot_enforce_is_refused_without_being_quoted(stag
     for refusing in (stage.engine.accept(Sampling(0, 1, grammar=wrong)), stage.write(0, grammar=wrong)):
         with pytest.raises(RequestError) as caught:
             stage.do(refusing)
-        assert caught.value.param == "tools"
+        assert caught.value.param == "tools.type"
         assert caught.value.code == "invalid_json_schema"
         assert "secret" not in caught.value.message
     stage.do(stage.engine.accept(Sampling(0, 1, grammar=Grammar('{"type": "string"}'))))
