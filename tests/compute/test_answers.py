@@ -125,6 +125,13 @@ def test_groups_are_numbered_as_they_appear_and_no_answer_is_no_group() -> None:
     assert groups() == []
 
 
+def test_a_call_is_the_same_with_and_without_its_tags() -> None:
+    bare = '{"name": "weather", "arguments": {"city": "Rome", "days": 2}}'
+    tagged = '<tool_call>\n{"arguments": {"days": 2, "city": "Rome"}, "name": "weather"}\n</tool_call>'
+    other = '{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}'
+    assert groups(bare, tagged, other, f"{tagged}\n{tagged}") == [0, 0, 1, 2]
+
+
 def test_tool_calls_are_the_same_whatever_the_order_of_their_arguments() -> None:
     call = '<tool_call>\n{"name": "f", "arguments": %s}\n</tool_call>'
     a, b, c = call % '{"x": 1, "y": 2}', "Well. " + call % '{"y":2,"x":1}', call % '{"x": 1, "y": 3}'
