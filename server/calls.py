@@ -18,7 +18,7 @@ from compute.text import ToolCall
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 CUT = "<tool"
 """What a text that ends so has begun is a call."""
-_TEXTS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|' + re.escape(CLOSE), re.DOTALL)
+_MARK, _TEXT = re.compile(f'"|{CLOSE}'), re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,10 @@ class Listener:
     """White space that may turn out to stand before a call."""
     _fresh: bool = False
     """Nothing was shown since the last call."""
+    _read: int = 0
+    """Characters of the call that is kept in which its end was looked for."""
+    _in_text: bool = False
+    """These end within a text of its arguments."""
     _plain: bool = False
     """The answer is a document: there are no calls in it."""
     cut: bool = False
@@ -62,7 +66,11 @@ class Listener:
         """New text to show and calls that are complete now."""
         if not self.offered.any or self._plain:
             return text, []
-        self._kept += text
+        # Nobody else holds it meanwhile, so it grows in place.
+        kept, self._kept = self._kept, ""
+        kept += text
+        self._kept = kept
+        del kept
         if self.offered.held and not self.offered.required and not self.calls:
             begun = self._kept.lstrip()[: len(OPEN)]
             if not OPEN.startswith(begun):
@@ -82,13 +90,38 @@ class Listener:
                 break
             shown.append(self._show(self._kept[:at]))
             self._kept = self._kept[at:]
-            end = _closing(self._kept)
+            end = self._closing()
             if end < 0:
                 break
+            self._read, self._in_text = 0, False
             whole, self._kept = self._kept[: end + len(CLOSE)], self._kept[end + len(CLOSE) :]
             if not self._call(whole[len(OPEN) : -len(CLOSE)]):
                 shown.append(self._show(whole))
         return "".join(shown), self.calls[before:]
+
+    def _closing(self) -> int:
+        """Where the call that is kept is closed, or -1: what stands in the texts of its arguments closes none."""
+        kept = self._kept
+        if not self._read:
+            body = kept[len(OPEN) :].lstrip()
+            if not body.startswith("{"):
+                return kept.find(CLOSE)
+            self._read = len(OPEN)
+        while True:
+            if self._in_text:
+                text = _TEXT.match(kept, self._read)
+                self._read = text.end() if text else self._read
+                if kept[self._read : self._read + 1] != '"':
+                    return -1
+                self._read += 1
+                self._in_text = False
+            found = _MARK.search(kept, self._read)
+            if found is None:
+                self._read = max(self._read, len(kept) - len(CLOSE) + 1)
+                return -1
+            if found[0] == CLOSE:
+                return found.start()
+            self._read, self._in_text = found.end(), True
 
     def end(self, complete: bool = True) -> tuple[str, list[ToolCall]]:
         """The text is over: what is still to be shown, and a call that was not closed. `complete`: as the model wanted
@@ -132,14 +165,6 @@ class Listener:
             self.calls.append(ToolCall("call_" + secrets.token_hex(12), name, arguments))
         self._space, self._fresh = "", True
         return True
-
-
-def _closing(text: str) -> int:
-    """Where a call that `text` begins with is closed, or -1: what stands in the texts of its arguments closes none."""
-    at = text.find(CLOSE)
-    if at < 0 or not text[len(OPEN) : at].lstrip().startswith("{"):
-        return at
-    return next((found.start() for found in _TEXTS.finditer(text, len(OPEN)) if found[0] == CLOSE), -1)
 
 
 def _overlap(text: str, tag: str) -> int:

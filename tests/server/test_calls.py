@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -160,7 +161,38 @@ def test_the_order_of_properties_is_the_callers() -> None:
     assert grammar.calls[0].parameters == engine.prompts[0].tools[0].parameters == json.dumps(parameters)
 
 
-PIECES = st.sampled_from([CALL, OTHER, "<tool_call>", "</tool_call>", " ", "\n", "text", "<", "{}", "<tool"])
+@pytest.mark.parametrize("piece", ["a</tool_call>", "\\\\", '"</tool_call', "<tool_call>", " "])
+def test_a_long_call_that_streams_is_read_once(piece: str) -> None:
+    def spent(n: int) -> float:
+        listener = Listener(Offered(frozenset({"time"})))
+        listener.hear('<tool_call>{"name": "time", "arguments": {"a": "')
+        began = time.thread_time()
+        for _ in range(n):
+            listener.hear(piece)
+        return time.thread_time() - began
+
+    n = 8_000
+    assert spent(n) < 0.02 or min(spent(4 * n), spent(4 * n)) < 9 * min(spent(n), spent(n))
+
+
+PIECES = st.sampled_from(
+    [
+        CALL,
+        OTHER,
+        '<tool_call>{"name": "time", "a": "',
+        "\\",
+        '"',
+        "}",
+        "<tool_call>",
+        "</tool_call>",
+        " ",
+        "\n",
+        "text",
+        "<",
+        "{}",
+        "<tool",
+    ]
+)
 
 
 @given(text=st.lists(PIECES, max_size=8).map("".join), cuts=st.lists(st.integers(1, 9), max_size=40), one=st.booleans())
