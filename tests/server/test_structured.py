@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 from fastapi import FastAPI
 
-from compute.budget import Lengths
+from compute.lengths import Lengths
 from engines import vllm
 from engines.launch import EngineOptions
 from server.app import Served, create_app
