@@ -10,7 +10,6 @@ import pytest
 
 from server import made
 
-
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where servers are; not on everybody's path."""
 
