@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 from fastapi import FastAPI
 
-from compute.budget import Lengths
+from compute.lengths import Lengths
 from engines import vllm
 from engines.launch import EngineOptions, metrics_text
 from engines.vllm import VllmEngine
