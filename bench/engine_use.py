@@ -35,8 +35,8 @@ import psutil
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.engines import pair
 from bench.machine import describe, interval, keep
+from bench.start_engines import pair
 from bench.strategies import Setup, answer, wanted
 from bench.thicker import thicker
 from compute.text import Message, Prompt

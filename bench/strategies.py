@@ -22,8 +22,8 @@ from typing import Any
 
 import uvloop
 
-from bench.engines import pair
 from bench.machine import describe, keep
+from bench.start_engines import pair
 from compute.budget import Budget, Ledger
 from compute.engine import Delta, Sampling
 from compute.run import Means, Named, Plan, Strategy, Verifier, execute

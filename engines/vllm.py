@@ -127,8 +127,8 @@ class VllmEngine:
                     writing.settle(call)
             if (rest := writing.finish()) and sampling.heard:
                 yield Delta(rest)
-            if not sampling.heard and (writing.text or writing.tokens):
-                yield Delta(writing.text, tuple(writing.tokens))
+            if not sampling.heard and (writing.told or writing.tokens):
+                yield Delta("".join(writing.told), tuple(writing.tokens))
         except dead() as error:
             raise EngineError(f"model {self.card.name}: the engine is dead") from error
         finally:

@@ -63,7 +63,8 @@ class Writing:
         self.over: Ending | None = None
         self.cut = False
         """What the call still makes is of no use."""
-        self.text = ""
+        self.told: list[str] = []
+        """The visible text, in the pieces it came in."""
         self.tokens: list[TokenLogprob] = []
         vocabulary = model.vocabulary
         begun = page.begun
@@ -246,7 +247,7 @@ class Writing:
         logprobs: FlatLogprobs | None = completion.logprobs
         if out.finished:
             call.reason, call.stop = completion.finish_reason, completion.stop_reason
-        before = len(self.text)
+        before = len(self.told)
         tokens_before = len(self.tokens)
         if ids:
             # A stop that was not asked for is the model's own end of turn, of which some have several.
@@ -256,9 +257,9 @@ class Writing:
             self._told(ids[:-1] if ended else ids, logprobs, call)
             if ended:
                 self._told_end(ids[-1], _likelihood(logprobs, len(ids) - 1, len(ids)), call)
-        if len(self.text) == before and len(self.tokens) == tokens_before:
+        if len(self.told) == before and len(self.tokens) == tokens_before:
             return None
-        return Delta(self.text[before:], tuple(self.tokens[tokens_before:]))
+        return Delta("".join(self.told[before:]), tuple(self.tokens[tokens_before:]))
 
     def _told(self, ids: Sequence[int], logprobs: FlatLogprobs | None, call: Call) -> None:
         """Tokens of a thought or an answer."""
@@ -308,7 +309,8 @@ class Writing:
                 tokens = () if part.hidden else self._token_logprobs(logprobs, run, offset + part.first)
                 page.say(run, part.text, likely, tokens)
                 self.tokens.extend(tokens)
-            self.text += part.text
+            if part.text:
+                self.told.append(part.text)
         if was_inside and not splitter.inside:
             page.shut()
         if splitter.stopped:
@@ -379,7 +381,7 @@ class Writing:
         rest = self.splitter.finish()
         if rest:
             self.page.say((), rest)
-            self.text += rest
+            self.told.append(rest)
         return rest
 
     def thought(self) -> str:
