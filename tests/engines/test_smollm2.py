@@ -171,7 +171,8 @@ def test_an_answer_is_held_to_a_schema(talk: Talk, budget: int) -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_it_calls_a_tool(talk: Talk, choice: Any) -> None:
-    answer = talk.ask(tools=[TOOL], tool_choice=choice, thinking_budget=20, max_completion_tokens=120, seed=6)
+    wishes: dict[str, Any] = {"tool_choice": choice, "parallel_tool_calls": False, "seed": 6}
+    answer = talk.ask(tools=[TOOL], thinking_budget=20, max_completion_tokens=120, **wishes)
     check(answer, 20)
     assert answer["choices"][0]["finish_reason"] == "tool_calls"
     (call,) = answer["choices"][0]["message"]["tool_calls"]

@@ -325,7 +325,7 @@ def test_a_strategy_that_cannot_do_with_so_few_chains_is_refused() -> None:
         ({"verifier": {"name": "code", "tests": []}}, "verifier.tests should have at least 1 item, not 0"),
         (
             {"verifier": {"name": "rules", "pattern": "("}},
-            "verifier.pattern is not a regular expression of Python's `re`",
+            "verifier.pattern is not a regular expression of RE2 (https://github.com/google/re2/wiki/Syntax)",
         ),
         ({"messages": []}, "messages should have at least 1 item, not 0"),
         ({"messages": [5]}, "messages.0 should be an object"),

@@ -167,6 +167,13 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def ended(processes: list[psutil.Process]) -> bool:
     """They end by themselves, soon. Those that do not are ended."""
     end = time.monotonic() + 30
@@ -195,7 +202,7 @@ def test_a_server_that_is_killed_while_it_loads_leaves_no_engine_behind(tmp_path
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
         born: list[psutil.Process] = []
         try:
-            while not any("spawn_main" in " ".join(child.cmdline()) for child in born):
+            while not any("spawn_main" in command_line(child) for child in born):
                 assert process.poll() is None
                 born = family(process)
                 time.sleep(0.05)
