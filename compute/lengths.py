@@ -12,8 +12,7 @@ Model").
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from copy import copy
+from collections import deque
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import erfc, exp, log, pi, sqrt
@@ -64,7 +63,8 @@ class Lengths:
         """The same, as one request knows it: what it tells of its chains, however many, counts as one observation.
         Easy questions have short chains, so that a budget feeds more of them; each counted by itself, they would make
         chains look short."""
-        view = copy(self)
+        view = Lengths.__new__(Lengths)
+        view._configured, view._chains, view._answers = self._configured, self._chains, self._answers
         view._request = _Request()
         return view
 
@@ -115,8 +115,10 @@ class Lengths:
 class _Request:
     """Whose observations count as one, and how many they are, of chains and of answers."""
 
+    __slots__ = ("times",)
+
     def __init__(self) -> None:
-        self.times: Counter[_Survival] = Counter()
+        self.times: dict[_Survival, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class _Survival:
             self._window.append(_Seen(log(length), not whole, request))
             self._unread += 1
             if request:
-                request.times[self] += 1
+                request.times[self] = request.times.get(self, 0) + 1
 
     @property
     def seen(self) -> bool:

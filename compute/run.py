@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -167,11 +167,9 @@ class Run:
         self._means = means
         self._ledger = ledger
         self._hear = hear
-        # With a seed everything follows from the request: what other callers' chains were like must not show.
-        self._shared = means.lengths.request()
-        self._lengths = self._shared if self.seed is None else means.lengths.prior()
+        self._shared: Lengths | None = None
+        self._own: Lengths | None = None
         self._starved: deque[asyncio.Future[None]] = deque()
-        ledger.on_close = self._released
         self._greedy: dict[Prompt, Candidate] = {}
         self._drafts: dict[int, Page] = {}
         self._heard = self._heard_logprobs = 0
@@ -182,8 +180,8 @@ class Run:
         self._requested = self._wanted = 0
         self._scores: dict[int, Score] = {}
         self._seeds: dict[int, int] = {}
-        self._calls: Counter[int] = Counter()
-        self._siblings: Counter[int | str] = Counter()
+        self._calls: dict[int, int] = {}
+        self._siblings: dict[int | str, int] = {}
         self.cut: float | None = None
         """When the strategy has to end, in loop time."""
         self.agreement: float | None = None
@@ -308,7 +306,7 @@ class Run:
                         await seat.turn.wait()
                     candidate = await self._go_on(hold, candidate, seat if ordered else None)
                 except asyncio.CancelledError:
-                    self._shared.censored(hold.tokens)
+                    self._all.censored(hold.tokens)
                     hold.close(forfeit=ordered)
                     raise
                 finally:
@@ -600,13 +598,32 @@ class Run:
         answer = max(1, min(self._lengths.answer * 3 // 2, self._ledger.budget.answer, share // 2))
         return max(0, share - answer), answer
 
+    @property
+    def _all(self) -> Lengths:
+        """What is known of the model's chains, to which this request adds."""
+        if self._shared is None:
+            self._shared = self._means.lengths.request()
+        return self._shared
+
+    @property
+    def _lengths(self) -> Lengths:
+        """What this request goes by. With a seed everything follows from the request: what other callers' chains were
+        like must not show."""
+        if self.seed is None:
+            return self._all
+        if self._own is None:
+            self._own = self._means.lengths.prior()
+        return self._own
+
     def _learn(self, candidate: Candidate) -> None:
         """What a chain that has come to rest tells about those to come."""
         self._finished += 1
         self._best = self._best or candidate
         if candidate.hidden == 0 and self._means.engine.card.thinks:
             return
-        for lengths in {id(one): one for one in (self._lengths, self._shared)}.values():
+        for lengths in (self._all, self._own):
+            if lengths is None:
+                continue
             if not candidate.complete:
                 lengths.censored(candidate.tokens, None if candidate.thinking else candidate.visible)
             elif candidate.forced:
@@ -636,6 +653,8 @@ class Run:
             waiting = self._starved.popleft()
             if not waiting.done():
                 waiting.set_result(None)
+        else:
+            self._ledger.on_close = None
 
     async def _go_on(self, hold: Hold, candidate: Candidate, seat: _Seat | None = None) -> Candidate:
         """The chain with its answer written on, where that was cut at its share and the budget can pay for more; where
@@ -654,6 +673,7 @@ class Run:
                 await seat.turn.wait()
             elif seat is None and self.seed is None and self._ledger.open > len(self._starved) + 1:
                 waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._ledger.on_close = self._released
                 self._starved.append(waiting)
                 try:
                     await waiting
@@ -733,8 +753,8 @@ class Run:
         if self.seed is None:
             return
         parent = hold.purpose if aside else -1 if begun is None else begun
-        at = self._siblings[parent]
-        self._siblings[parent] += 1
+        at = self._siblings.get(parent, 0)
+        self._siblings[parent] = at + 1
         seed = self.seed if begun is None else self._seeds[begun]
         if at or parent != -1:
             seed = _derived(f"{seed}:{parent if aside else begun is not None}:{at}")
@@ -744,8 +764,8 @@ class Run:
         """The seed of the next call to the engine for a hold: its own, then others that follow from it."""
         if self.seed is None:
             return None
-        seed, calls = self._seeds[hold.number], self._calls[hold.number]
-        self._calls[hold.number] += 1
+        seed, calls = self._seeds[hold.number], self._calls.get(hold.number, 0)
+        self._calls[hold.number] = calls + 1
         return _derived(f"{seed}:on:{calls}") if calls else seed
 
     def _room(self, prompt: Prompt, begun: Candidate | None) -> int:

@@ -158,8 +158,12 @@ class Answering:
             keeper = group.create_task(out.keep())
 
             async def hear(choice: int, delta: Delta) -> None:
+                silent = self._first is None
                 await self._listen(choice, delta)
                 out.put(self._form.heard(choice, delta))
+                if silent and self._first is not None:
+                    # The first text leaves before more is made.
+                    await asyncio.sleep(0)
                 await out.room()
 
             async def closed(choice: int) -> None:
