@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,17 +77,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "named": {"tools": [TOOL, OTHER], "tool_choice": {"type": "function", "function": {"name": "shop"}}},
     "either": {"tools": [TOOL, OTHER], "parallel_tool_calls": False} | form(STEPS),
 }
-
-
-@pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    yield loop
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
 
 
 @pytest.fixture(scope="module")
