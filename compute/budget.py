@@ -299,17 +299,21 @@ class Ledger:
     @property
     def spent(self) -> Spent:
         """The bill as it stands. Before an answer is chosen, everything but what was spoken aloud is hidden."""
-        line = self.line(self.chosen)
-        if self.chosen is None:
-            line = {h.number for h in self._bound}
-        visible = sum(self.holds[i].visible for i in line)
-        kept = sum(self.holds[i].tokens for i in line)
+        line = {h.number for h in self._bound} if self.chosen is None else self.line(self.chosen)
+        visible = kept = prompt = cached = 0
+        for hold in self.holds:
+            prompt += hold.prompt
+            cached += hold.cached
+            if hold.number in line:
+                visible += hold.visible
+                kept += hold.tokens
+        generated = self.generated
         return Spent(
-            hidden=self.generated - visible,
+            hidden=generated - visible,
             visible=visible,
-            discarded=self.generated - kept,
-            prompt_read=sum(h.prompt for h in self.holds),
-            cached=sum(h.cached for h in self.holds),
+            discarded=generated - kept,
+            prompt_read=prompt,
+            cached=cached,
             verifier=self.verifier,
             verifier_cached=self.verifier_cached,
             chains=len(self.holds),

@@ -199,14 +199,15 @@ Read = Callable[[int, int], None]
 def tokens(engine: Engine, prompt: Prompt, *, thinking: bool) -> int:
     """`Engine.length`, asked once for each prompt."""
     key = id(engine), thinking
-    if key not in prompt.read:
-        prompt.read[key] = engine.length(prompt, thinking=thinking)
-    return prompt.read[key]
+    length = prompt.read.get(key)
+    if length is None:
+        length = prompt.read[key] = engine.length(prompt, thinking=thinking)
+    return length
 
 
 async def read_beside(engine: Engine, prompt: Prompt, *, thinking: bool) -> None:
     """Has a long prompt read beside the event loop: once, and then the engine has at hand what it made of it. Raises
     what `Engine.length` does."""
-    if prompt.size >= LONG and (id(engine), thinking) not in prompt.read:
+    if (id(engine), thinking) not in prompt.read and prompt.size >= LONG:
         async with prompt.read.setdefault("reading", asyncio.Lock()):
             await asyncio.to_thread(tokens, engine, prompt, thinking=thinking)

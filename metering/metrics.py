@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, repeat
 from operator import mul
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -36,6 +36,7 @@ NAMES = 64
 """The same for every other label: models, strategies, outcomes, reasons, phases."""
 OTHER = "other"
 
+Labelled = TypeVar("Labelled", Counter, Gauge, Histogram)
 Role = Literal["generator", "verifier"]
 CHECKS: dict[Role, str] = {"generator": "check", "verifier": "verifier_check"}
 """The roles under which the tokens are counted by which a model shows that it answers."""
@@ -80,6 +81,7 @@ class Metrics:
         self._owner, self._model, self._strategy = Capped(OWNERS), Capped(NAMES), Capped(NAMES)
         self._outcome, self._reason, self._phase, self._verifier = (Capped(NAMES) for _ in range(4))
         self._lags: deque[float] = deque(maxlen=20)
+        self._series: dict[tuple[object, ...], Any] = {}
 
         def counter(name: str, words: str, *labels: str) -> Counter:
             return Counter(f"ponder_{name}", words, labels, registry=registry)
@@ -160,6 +162,14 @@ class Metrics:
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
+    def _of(self, metric: Labelled, *labels: str) -> Labelled:
+        """The series of a metric with these labels, looked up once: the library checks and joins them each time."""
+        key = metric, *labels
+        series: Labelled | None = self._series.get(key)
+        if series is None:
+            self._series[key] = series = metric.labels(*labels)
+        return series
+
     def begun(self) -> None:
         """A request came through the door; `ended` follows for certain."""
         self._inflight.inc()
@@ -184,10 +194,10 @@ class Metrics:
         thinking budget (left out: the ledgers'), `verifier` the one that was to judge."""
         self._inflight.dec()
         owner, model, strategy = self._owner(owner), self._model(model), self._strategy(strategy)
-        self._requests.labels(owner, model, strategy, self._outcome(outcome)).inc()
-        self._seconds.labels(model, strategy).observe(seconds)
+        self._of(self._requests, owner, model, strategy, self._outcome(outcome)).inc()
+        self._of(self._seconds, model, strategy).observe(seconds)
         if first_visible is not None:
-            self._first.labels(model, strategy).observe(first_visible)
+            self._of(self._first, model, strategy).observe(first_visible)
         if ledgers:
             self._count(owner, model, strategy, budget, ledgers, prompt)
         for one in outcomes:
@@ -201,19 +211,22 @@ class Metrics:
         hidden = sum(s.hidden for s in spent)
         cached, verifier_cached = sum(s.cached for s in spent), sum(s.verifier_cached for s in spent)
         verifier = sum(s.verifier for s in spent)
+        thought = said = 0
+        for hold in holds:
+            thought += hold.hidden
+            said += hold.visible
+            if hold.circled is not None:
+                self._of(self._repetitions, model, hold.circled).inc()
         for role, kind, tokens in (
-            ("generator", "prompt", sum(s.prompt_read for s in spent) - cached),
+            ("generator", "prompt", sum([s.prompt_read for s in spent]) - cached),
             ("generator", "cached", cached),
-            ("generator", "thinking", sum(h.hidden for h in holds)),
-            ("generator", "visible", sum(h.visible for h in holds)),
+            ("generator", "thinking", thought),
+            ("generator", "visible", said),
             ("verifier", "prompt", verifier - verifier_cached),
             ("verifier", "cached", verifier_cached),
         ):
             if tokens > 0:
-                self._tokens.labels(model, role, kind).inc(tokens)
-        for hold in holds:
-            if hold.circled is not None:
-                self._repetitions.labels(model, hold.circled).inc()
+                self._of(self._tokens, model, role, kind).inc(tokens)
         for kind, tokens in (
             ("prompt", prompt),
             ("reasoning", hidden),
@@ -221,35 +234,35 @@ class Metrics:
             ("verifier", verifier),
         ):
             if tokens:
-                self._billed.labels(owner, model, strategy, kind).inc(tokens)
+                self._of(self._billed, owner, model, strategy, kind).inc(tokens)
         if discarded := sum(s.discarded for s in spent):
-            self._discarded.labels(model, strategy).inc(discarded)
-        self._thought.labels(model, strategy).observe(hidden)
+            self._of(self._discarded, model, strategy).inc(discarded)
+        self._of(self._thought, model, strategy).observe(hidden)
         allowed = sum(ledger.budget.thinking for ledger in ledgers) if budget is None else budget
         if allowed > 0:
-            self._used.labels(model, strategy).observe(hidden / allowed)
+            self._of(self._used, model, strategy).observe(hidden / allowed)
         if hidden > max(0, allowed) or any(ledger.overdrawn for ledger in ledgers):
             self._violations.inc()
-        self._overhead.labels(strategy).observe(max(ledger.idle_seconds for ledger in ledgers))
+        self._of(self._overhead, strategy).observe(max(ledger.idle_seconds for ledger in ledgers))
 
     def _judge(self, strategy: str, outcome: Outcome, verifier: str | None) -> None:
-        self._samples.labels(strategy, "finished").inc(outcome.samples)
+        self._of(self._samples, strategy, "finished").inc(outcome.samples)
         if (missing := outcome.samples_requested - outcome.samples) > 0:
-            self._samples.labels(strategy, "unfinished").inc(missing)
+            self._of(self._samples, strategy, "unfinished").inc(missing)
         if outcome.agreement is not None:
-            self._agreement.labels(strategy).observe(outcome.agreement)
+            self._of(self._agreement, strategy).observe(outcome.agreement)
         if outcome.verifier is not None and outcome.score is not None:
-            self._score.labels(self._verifier(outcome.verifier)).observe(outcome.score)
+            self._of(self._score, self._verifier(outcome.verifier)).observe(outcome.score)
         if outcome.degraded and verifier is not None:
-            self._degraded.labels(self._verifier(verifier)).inc()
+            self._of(self._degraded, self._verifier(verifier)).inc()
 
     def disconnected(self, phase: str) -> None:
         """A caller hung up while the request was in `phase`: queued, thinking, answering, ..."""
-        self._disconnects.labels(self._phase(phase)).inc()
+        self._of(self._disconnects, self._phase(phase)).inc()
 
     def rejected(self, reason: str) -> None:
         """A request was turned away: busy, draining, no key, ..."""
-        self._rejections.labels(self._reason(reason)).inc()
+        self._of(self._rejections, self._reason(reason)).inc()
 
     def queued(self, depth: int) -> None:
         """So many requests wait now."""
@@ -260,7 +273,7 @@ class Metrics:
         self._wait.observe(seconds)
 
     def engine_up(self, model: str, role: Role, up: bool) -> None:
-        self._up.labels(self._model(model), role).set(int(up))
+        self._of(self._up, self._model(model), role).set(int(up))
 
     def checked(self, model: str, role: Role, took: Checked) -> None:
         """A model was asked whether it answers, which nobody is billed for."""
@@ -270,7 +283,7 @@ class Metrics:
             ("visible", took.written),
         ):
             if tokens > 0:
-                self._tokens.labels(self._model(model), CHECKS[role], kind).inc(tokens)
+                self._of(self._tokens, self._model(model), CHECKS[role], kind).inc(tokens)
 
     def lag(self, seconds: float) -> None:
         """The event loop came `seconds` late."""

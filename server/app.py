@@ -77,8 +77,9 @@ class Guarded:
 class Entrance:
     """Around everything: an id for each request, on every answer, and every error in one shape."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Mapping[tuple[str, str], ASGIApp]) -> None:
+        """`routes`, by method and path, are called at once; all else goes to `app`, which knows them too."""
+        self._app, self._metrics, self._routes = app, metrics, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,7 +98,7 @@ class Entrance:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._routes.get((scope["method"], scope["path"]), self._app)(scope, receive, sending)
         except ClientDisconnect:
             self._metrics.disconnected("sending_body")
         except Exception as error:  # noqa: BLE001 - the last place before the socket
@@ -156,12 +157,13 @@ def create_app(
         ("GET", "/metrics/engine", "usage", status.metrics_of_engine),
         ("GET", "/openapi.json", "infer", schema),
     ]
+    guarded = {(method, path): Guarded(endpoint, scope, keyring, metrics) for method, path, scope, endpoint in table}
     app.router.routes[:] = [
-        Route(path, Guarded(endpoint, scope, keyring, metrics), methods=[method], name=path)
-        for method, path, scope, endpoint in table
+        Route(path, route, methods=[method], name=path) for (method, path), route in guarded.items()
     ]
     app.add_exception_handler(HTTPException, _no_route)
-    app.add_middleware(Entrance, metrics=metrics)
+    direct = {(method, path): route for (method, path), route in guarded.items() if "{" not in path}
+    app.add_middleware(Entrance, metrics=metrics, routes=direct)
     app.state.door = Door(admission, metrics, traces, settings.drain_timeout)
     return app
 

@@ -43,7 +43,6 @@ class ChatForm:
         self._id = "chatcmpl-" + secrets.token_hex(12)
         self._created = int(time.time())
         self._listeners = [Listener(order.tools) for _ in order.plans]
-        self._said = [False] * len(order.plans)
         usage = ', "usage": null' if order.include_usage else ""
         self._head = (
             f'data: {{"id": "{self._id}", "object": "chat.completion.chunk", "created": {self._created}, '
@@ -70,8 +69,10 @@ class ChatForm:
     def _events(self, choice: int, text: str, calls: Sequence[ToolCall], logprobs: str = "") -> bytes:
         events = b""
         if text or logprobs:
-            self._said[choice] = self._said[choice] or bool(text)
-            events = self._chunk(choice, f'{{"content": {json.dumps(text)}}}', logprobs)
+            lead = f'{self._head}{choice}, "delta": {{"content": '
+            events = f'{lead}{json.dumps(text)}}}{logprobs}, "finish_reason": null}}]}}\n\n'.encode()
+        if not calls:
+            return events
         number = len(self._listeners[choice].calls) - len(calls)
         for i, call in enumerate(calls, number):
             events += self._chunk(choice, json.dumps({"tool_calls": [{"index": i} | shaped(call)]}))

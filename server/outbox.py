@@ -35,22 +35,30 @@ class Outbox:
         self._taken: list[bytes] = []
         self._unsent = 0
         self._over = False
-        self._more = asyncio.Event()
+        self._idle: asyncio.Future[None] | None = None
+        """The writer waits for this, when it has nothing to send."""
         self._room = asyncio.Event()
         self._gone = asyncio.Event()
         self._sending: float | None = None
         self._sent = time.monotonic()
 
+    @property
+    def full(self) -> bool:
+        """More than `ROOM` bytes are unsent: wait for `room` before more is put."""
+        return self._unsent > ROOM
+
     def put(self, events: bytes) -> None:
-        """Takes events; they will be sent. Follow it with `room` where more is to come."""
+        """Takes events; they will be sent. Where it is `full` then, wait for `room` before the next."""
         if events:
             self._taken.append(events)
             self._unsent += len(events)
-            self._more.set()
+            idle, self._idle = self._idle, None
+            if idle is not None and not idle.done():
+                idle.set_result(None)
 
     async def room(self) -> None:
         """Returns when no more than `ROOM` bytes are unsent."""
-        while self._unsent > ROOM:
+        while self.full:
             self._room.clear()
             await self._room.wait()
 
@@ -62,30 +70,30 @@ class Outbox:
 
     async def write(self) -> None:
         """Sends what is put, until the last of it has been sent."""
-        await self._leave(self._start)
+        loop = asyncio.get_running_loop()
+        self._sending = time.monotonic()
+        await self._send(self._start)
+        self._sent, self._sending = time.monotonic(), None
         while True:
-            await self._more.wait()
-            self._more.clear()
-            events, last = b"".join(self._taken), self._over
+            if not self._taken:
+                self._idle = loop.create_future()
+                await self._idle
+            events, last = self._taken[0] if len(self._taken) == 1 else b"".join(self._taken), self._over
             self._taken.clear()
-            for at in range(0, len(events), PIECE):
+            at = 0
+            while at < len(events):
                 piece = events[at : at + PIECE]
-                more = not last or at + PIECE < len(events)
-                await self._leave({"type": "http.response.body", "body": piece, "more_body": more})
+                at += len(piece)
+                body: Message = {"type": "http.response.body", "body": piece, "more_body": not last or at < len(events)}
+                self._sending = time.monotonic()
+                await self._send(body)
+                self._sent, self._sending = time.monotonic(), None
                 self._unsent -= len(piece)
-                if self._unsent <= ROOM:
+                if not self.full:
                     self._room.set()
             if last:
                 self._gone.set()
                 return
-
-    async def _leave(self, message: Message) -> None:
-        self._sending = time.monotonic()
-        try:
-            await self._send(message)
-        finally:
-            self._sending = None
-            self._sent = time.monotonic()
 
     async def keep(self) -> None:
         """Puts a comment when nothing was sent for a while; raises `SlowReader` when a message takes too long."""

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.types import Receive, Scope, Send
 
 from compute.budget import Ledger
 from compute.engine import Delta
 from compute.errors import DeadlinePassed, NotNow, RequestError
 from compute.outcome import Outcome
-from compute.run import Leash, execute
+from compute.run import Hear, Leash, execute
 from metering.metrics import Metrics
 from server import errors
 from server.admission import Admission, Turn
@@ -53,6 +54,14 @@ class Form(Protocol):
     def whole(self, outcomes: Sequence[Outcome], ledgers: Sequence[Ledger]) -> Mapping[str, Any]:
         """The answer in one piece."""
         ...
+
+
+def dumped(value: Mapping[str, Any]) -> bytes:
+    """JSON, in a fifth of the time that `json.dumps` takes; half of a surrogate pair only that can write."""
+    try:
+        return to_json(value)
+    except PydanticSerializationError:
+        return json.dumps(value).encode()
 
 
 class HungUp(Exception):
@@ -145,7 +154,7 @@ class Answering:
         leashes = [Leash() for _ in self._order.plans]
         async with self._admission.place(leashes) as turn:
             await self._begin(turn)
-            await self._run(leashes, self._listen)
+            await self._run(leashes, lambda _: self._listen)
             await self._send_whole(send)
 
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
@@ -157,14 +166,19 @@ class Answering:
             group.create_task(out.write())
             keeper = group.create_task(out.keep())
 
-            async def hear(choice: int, delta: Delta) -> None:
-                silent = self._first is None
-                await self._listen(choice, delta)
-                out.put(self._form.heard(choice, delta))
-                if silent and self._first is not None:
-                    # The first text leaves before more is made.
-                    await asyncio.sleep(0)
-                await out.room()
+            def hear(choice: int) -> Hear:
+                heard = self._form.heard
+
+                async def told(delta: Delta) -> None:
+                    out.put(heard(choice, delta))
+                    if self._first is None and delta.text:
+                        self._answers()
+                        # The first text leaves before more is made.
+                        await asyncio.sleep(0)
+                    if out.full:
+                        await out.room()
+
+                return told
 
             async def closed(choice: int) -> None:
                 out.put(self._form.closed(choice, self._outcomes, self._ledgers))
@@ -194,26 +208,27 @@ class Answering:
     def _left(self) -> float:
         return max(0.001, self._order.timeout - (time.monotonic() - self._began))
 
-    async def _listen(self, choice: int, delta: Delta) -> None:
+    async def _listen(self, delta: Delta) -> None:
         if self._first is None and delta.text:
-            self._first = time.monotonic() - self._began
-            self._phase = "answering"
+            self._answers()
+
+    def _answers(self) -> None:
+        """The first text is there."""
+        self._first = time.monotonic() - self._began
+        self._phase = "answering"
 
     async def _run(
         self,
         leashes: Sequence[Leash],
-        hear: Callable[[int, Delta], Awaitable[None]],
+        hear: Callable[[int], Hear],
         closed: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         """Runs all choices at the same time."""
         order, left = self._order, self._left()
 
         async def one(i: int) -> None:
-            async def heard(delta: Delta) -> None:
-                await hear(i, delta)
-
             plan = replace(order.plans[i], timeout=left)
-            self._outcomes[i] = await execute(plan, order.means, self._ledgers[i], heard, leashes[i])
+            self._outcomes[i] = await execute(plan, order.means, self._ledgers[i], hear(i), leashes[i])
             if closed is not None:
                 await closed(i)
 
@@ -229,7 +244,7 @@ class Answering:
     async def _send_whole(self, send: Send) -> None:
         self._phase = "writing"
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
-        content = json.dumps(self._form.whole(outcomes, self._ledgers)).encode()
+        content = dumped(self._form.whole(outcomes, self._ledgers))
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),

@@ -455,18 +455,24 @@ class _Stray:
         return name if _SAFE.fullmatch(self.key) and len(name) <= LONGEST_NAME else "?"
 
 
+_HOLDERS = (list, BaseModel)
+"""What may have keys inside."""
+
+
 def _strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[_Stray]:
     """Keys nobody knows, in all that is not a caller's own (metadata, schemas, parameters of a strategy)."""
     if isinstance(value, list):
         for i, inner in enumerate(cast("list[Any]", value)):
-            yield from _strays(inner, (*place, str(i)))
+            if isinstance(inner, _HOLDERS):
+                yield from _strays(inner, (*place, str(i)))
     if not isinstance(value, BaseModel) or isinstance(value, Choice):
         return
     for key, inner in (value.model_extra or {}).items():
         if inner is not None:
             yield _Stray(place, key, type(value))
     for field, inner in vars(value).items():
-        yield from _strays(inner, (*place, field))
+        if isinstance(inner, _HOLDERS):
+            yield from _strays(inner, (*place, field))
     if isinstance(value, WireMessage) and isinstance(value.content, list):
         for i, part in enumerate(value.content):
             for key in (key for key in part if key not in ("type", part.get("type"))):

@@ -332,7 +332,7 @@ def test_a_drain_lets_those_inside_finish_and_nobody_new_in() -> None:
             assert inside.sent[0]["status"] == 200
         assert [line.sent[0]["status"] for line in (waiting, late, ready)] == [503, 503, 503]
         assert b"retry-after" in dict(late.sent[0]["headers"])
-        assert b'"finish_reason": "stop"' in inside.text
+        assert json.loads(inside.text)["choices"][0]["finish_reason"] == "stop"
 
     asyncio.run(go())
 
@@ -347,7 +347,7 @@ def test_a_drain_that_takes_too_long_asks_for_the_best_so_far(body: dict[str, An
             group.create_task(line.call(app))
             await asyncio.sleep(0.05)
             await its_door(app).drain()
-        assert b'"stopped_by": "draining"' in line.text
+        assert b'"stopped_by":"draining"' in line.text.replace(b": ", b":")
         assert engine.running == 0
 
     asyncio.run(go())
