@@ -173,7 +173,8 @@ class Answering:
                     out.put(heard(choice, delta))
                     if self._first is None and delta.text:
                         self._answers()
-                        # The first text leaves before more is made.
+                        # The first text leaves before more is made: a turn for the writer, one for the socket.
+                        await asyncio.sleep(0)
                         await asyncio.sleep(0)
                     if out.full:
                         await out.room()
