@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Sequence
 from copy import copy
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -38,15 +37,12 @@ def scheduler(vllm_config: Any, **given: Any) -> Any:
 class _Continuing(Scheduler):
     """vLLM's scheduler, with an eye on what a request goes on from."""
 
-    def __init__(self, *args: Any, **given: Any) -> None:
-        super().__init__(*args, **given)
-        self._watched: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-        """Requests that may go in circles, and what counts as that."""
-
     def add_request(self, request: Any) -> None:
         params = request.sampling_params
+        request.watched = None
         if params is not None and params.repetition_detection is not None:
-            self._watched[request] = params.repetition_detection
+            # What counts as going in circles, and how much of it was written before this call.
+            request.watched = params.repetition_detection, _continued(request)
             request.sampling_params = copy(params)
             request.sampling_params.repetition_detection = None
         super().add_request(request)
@@ -74,8 +70,9 @@ class _Continuing(Scheduler):
         self, request: Any, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
         new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, is_stale=is_stale)
-        if not stopped and (pattern := self._watched.get(request)) is not None:
-            length = _continued(request) + request.num_output_tokens
+        if request.watched is not None and not stopped:
+            pattern, written = request.watched
+            length = written + request.num_output_tokens
             if length % EVERY < len(new_token_ids) and circles(request.all_token_ids, length, pattern):
                 request.status = RequestStatus.FINISHED_REPETITION
                 request.stop_reason = "repetition_detected"
