@@ -36,6 +36,7 @@ COPY compute compute
 COPY engines engines
 COPY metering metering
 COPY models models
+COPY ponder ponder
 COPY server server
 COPY strategies strategies
 COPY verifiers verifiers

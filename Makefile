@@ -16,7 +16,7 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
-.PHONY: help serve test soak check lint format bench install lock clean
+.PHONY: help serve test soak check lint format bench install lock dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -60,6 +60,9 @@ install: ## install alone, what serve and test need
 
 lock: ## resolve tools/constraints-cpu.txt anew after a change to pyproject.toml; everything to its newest with ARGS=--upgrade
 	@$(PYTHON) tools/lock.py $(ARGS)
+
+dist: ## build wheel and source archive into dist/, and install the wheel once to prove it
+	@$(PYTHON) tools/dist.py
 
 clean: ## remove .venv and all that was made
 	rm -rf .venv build dist .ruff_cache .hypothesis

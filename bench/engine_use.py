@@ -39,10 +39,10 @@ from bench.machine import describe, interval, keep
 from bench.start_engines import pair
 from bench.strategies import Setup, answer, wanted
 from bench.thicker import thicker
-from compute.text import Message, Prompt
-from engines import vllm
-from engines.launch import metrics_text
-from models.task import Problem, make
+from ponder.compute.text import Message, Prompt
+from ponder.engines import vllm
+from ponder.engines.launch import metrics_text
+from ponder.models.task import Problem, make
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from collections.abc import AsyncGenerator
 
 import uvloop
 
-from compute.engine import Delta, ModelCard, Sampling
-from compute.lengths import Lengths
-from compute.page import Page
-from compute.text import Hidden, Prompt
-from server.app import Served, create_app
-from server.listen import bind, listen, run, url_of
-from server.settings import ModelSettings, Settings
+from ponder.compute.engine import Delta, ModelCard, Sampling
+from ponder.compute.lengths import Lengths
+from ponder.compute.page import Page
+from ponder.compute.text import Hidden, Prompt
+from ponder.server.app import Served, create_app
+from ponder.server.listen import bind, listen, run, url_of
+from ponder.server.settings import ModelSettings, Settings
 
 THOUGHT = tuple(range(64))
 ANSWER = " ".join(["word"] * 32)

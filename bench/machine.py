@@ -57,9 +57,14 @@ def _command() -> str:
 def checkout(folder: str) -> Path:
     """Another checkout of Ponder: a `git worktree` of an earlier commit, say."""
     path = Path(folder).resolve()
-    if not (path / "server" / "__main__.py").is_file():
+    if not (path / "server" / "serve.py").is_file():
         raise SystemExit(f"{folder} is no checkout of Ponder: git worktree add {folder} COMMIT makes one")
     return path
+
+
+def ponder(folder: Path) -> list[str]:
+    """The `ponder` command with the code of a checkout; in earlier ones the package had no name of its own."""
+    return [sys.executable, "-m", "ponder" if (folder / "ponder").is_dir() else "server"]
 
 
 def commit(folder: Path = ROOT) -> str:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,9 +29,9 @@ from bench import machine
 from bench.load import bodies, stories, volley
 from bench.machine import Server
 from bench.paired import Entry, Figures, by_turns, compare, measure, show, verdict
-from engines.launch import read_config
-from engines.profiles import find
-from server.places import locate
+from ponder.engines.launch import read_config
+from ponder.engines.profiles import find
+from ponder.server.places import locate
 
 OPENING = "<think>\n"
 
@@ -69,7 +69,7 @@ def starts(options: argparse.Namespace, folder: str, thinks: bool) -> dict[str, 
     theirs += ["--generation-config", "vllm", "--uvicorn-log-level", "warning"]
     if thinks:
         theirs += ["--reasoning-parser", options.reasoning_parser]
-    ours = [sys.executable, "-m", "server", "serve", folder]
+    ours = ["serve", folder, *options.ponder_args.split()]
     settings = {"PONDER_ENGINE__MAX_NUM_SEQS": str(options.max_num_seqs), "PONDER_LOG_LEVEL": "warning"}
     environment: dict[str, str] = {}
     if machine.on_gpu():
@@ -83,10 +83,10 @@ def starts(options: argparse.Namespace, folder: str, thinks: bool) -> dict[str, 
         theirs += ["--no-enable-chunked-prefill"]
         settings |= {"PONDER_ENGINE__KV_CACHE_MEMORY_BYTES": cache, "PONDER_ENGINE__DTYPE": options.dtype}
         environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    ponder = Start(ours + options.ponder_args.split(), environment | settings, "/readyz")
+    ponder = Start(machine.ponder(machine.ROOT) + ours, environment | settings, "/readyz")
     if options.against:
         before = machine.checkout(options.against)
-        return {"ponder": ponder, "before": Start(ponder.command, ponder.environment, ponder.ready, before)}
+        return {"ponder": ponder, "before": replace(ponder, command=machine.ponder(before) + ours, checkout=before)}
     vllm = Start(theirs + options.vllm_args.split(), environment | {"VLLM_LOGGING_LEVEL": "WARNING"}, "/health")
     return {"ponder": ponder, "vllm": vllm}
 

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe, keep
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Sampling
-from compute.lengths import Lengths
-from compute.run import Means, Named, Plan, Strategy, execute
-from engines.replay import Question, RecordedRewards, ReplayEngine, read
-from engines.virtual_time import VirtualTimeLoop
-from strategies import STRATEGIES
-from verifiers import VERIFIERS
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.lengths import Lengths
+from ponder.compute.run import Means, Named, Plan, Strategy, execute
+from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, read
+from ponder.engines.virtual_time import VirtualTimeLoop
+from ponder.strategies import STRATEGIES
+from ponder.verifiers import VERIFIERS
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from compute.run import Means
-from engines.vllm import VllmEngine
-from server.serve import start_served
-from server.settings import EngineSettings, ModelSettings, RewardEngineSettings
+from ponder.compute.run import Means
+from ponder.engines.vllm import VllmEngine
+from ponder.server.serve import start_served
+from ponder.server.settings import EngineSettings, ModelSettings, RewardEngineSettings
 
 
 @asynccontextmanager

@@ -24,13 +24,13 @@ import uvloop
 
 from bench.machine import describe, keep
 from bench.start_engines import pair
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Sampling
-from compute.run import Means, Named, Plan, Strategy, Verifier, execute
-from compute.text import Message, Prompt
-from models.task import Problem, make, read_answer
-from strategies import STRATEGIES
-from verifiers import VERIFIERS
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.run import Means, Named, Plan, Strategy, Verifier, execute
+from ponder.compute.text import Message, Prompt
+from ponder.models.task import Problem, make, read_answer
+from ponder.strategies import STRATEGIES
+from ponder.verifiers import VERIFIERS
 
 AMPLE = 100_000
 

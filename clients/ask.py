@@ -3,15 +3,51 @@ error, so that a pipe gets the answer alone."""
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
-from clients.client import AskError, Client, Refused, Reply
+from ponder.clients.client import AskError, Client, Refused, Reply
 
+URL = "http://127.0.0.1:8000"
+MISUSED = 2
+"""The exit status for a command line that cannot be meant."""
 HUNG_UP = 130
 """The exit status of a program that Ctrl-C ended."""
+
+
+def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """The subcommand `ask`, added to those of a command line."""
+    flags = add_parser("ask", help="ask a running server, streamed")
+    flags.add_argument("question", help="the question")
+    flags.add_argument("--budget", metavar="TOKENS", help='hidden tokens at most, 0 for none; "auto": its own choice')
+    flags.add_argument("--model", help="a model the server lists (default: its first)")
+    flags.add_argument("--strategy", help="what spends the budget, such as majority_vote")
+    flags.add_argument("--url", help=f"the server (default: $PONDER_URL, else {URL}); $PONDER_API_KEY is the key")
+    flags.set_defaults(command=command)
+
+
+def command(options: argparse.Namespace) -> int:
+    """`ponder ask`: its exit status."""
+    budget = cast("str | int | None", options.budget)
+    if budget is not None and budget != "auto":
+        try:
+            budget = int(budget)
+        except ValueError:
+            return _failed(f'--budget {budget}: a number of tokens, or "auto"', MISUSED, False, sys.stderr)
+    return ask(
+        options.question,
+        out=sys.stdout,
+        err=sys.stderr,
+        url=options.url or os.environ.get("PONDER_URL") or URL,
+        api_key=os.environ.get("PONDER_API_KEY"),
+        model=options.model,
+        budget=budget,
+        strategy=options.strategy,
+    )
 
 
 def ask(

@@ -25,8 +25,8 @@ from typing import Any, Literal, cast
 
 from cachetools import LRUCache, cached
 
-from compute.errors import NoVerdict
-from compute.pool import pool
+from ponder.compute.errors import NoVerdict
+from ponder.compute.pool import pool
 
 PATIENCE = 2.0
 """Seconds of processor time one comparison may take."""

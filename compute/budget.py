@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from compute.errors import Exhausted
-from compute.text import Ending, Hidden
+from ponder.compute.errors import Exhausted
+from ponder.compute.text import Ending, Hidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from compute.page import Page
-from compute.text import Candidate, Prompt, TokenLogprob
+from ponder.compute.page import Page
+from ponder.compute.text import Candidate, Prompt, TokenLogprob
 
 LONG = 1 << 14
 """Characters from which a text is worked on beside the event loop, which other streams wait for."""
@@ -26,7 +26,7 @@ class CallSchema:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A constraint on the visible answer: a JSON document, calls of tools (written as `server.calls` reads them), or
+    """A constraint on the visible answer: a JSON document, calls of tools (written as `server/calls.py` reads them), or
     whichever of the two the model chooses."""
 
     schema: str | None = None

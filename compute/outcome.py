@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from compute.budget import Spent
-from compute.text import Answer, Candidate, Hidden
+from ponder.compute.budget import Spent
+from ponder.compute.text import Answer, Candidate, Hidden
 
 StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error", "repetition"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compute.budget import Hold
-from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
+from ponder.compute.budget import Hold
+from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 
 
 class Page:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from compute.errors import NoVerdict
+from ponder.compute.errors import NoVerdict
 
 Task = Literal["same", "match", "schema"]
 """Are two mathematical expressions equal · is the RE2 pattern (first) found in the text (second) · does the JSON text

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar, cast
 
-from compute.answers import group
-from compute.budget import Budget, Hold, Ledger
-from compute.engine import Delta, Engine, Reward, RewardModel, Sampling, read_beside, tokens
-from compute.errors import DeadlinePassed, EngineError, Exhausted
-from compute.lengths import Lengths
-from compute.outcome import Outcome, StoppedBy, Vote
-from compute.page import Page
-from compute.text import Answer, Candidate, Hidden, Prompt, Score
+from ponder.compute.answers import group
+from ponder.compute.budget import Budget, Hold, Ledger
+from ponder.compute.engine import Delta, Engine, Reward, RewardModel, Sampling, read_beside, tokens
+from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome, StoppedBy, Vote
+from ponder.compute.page import Page
+from ponder.compute.text import Answer, Candidate, Hidden, Prompt, Score
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """A model in a GGUF file as a folder that vLLM loads: bf16 safetensors, tokenizer, chat template, configuration.
 
-    python -m engines.from_gguf FILE FOLDER
+    python -m ponder.engines.from_gguf FILE FOLDER
 
 It is a program, so that the torch and the gigabyte it takes are gone when the server begins. What the file holds in
 blocks of few bits is written out in full: vLLM's own reader of GGUF wants CUDA, and is slower than bf16 on a CPU.

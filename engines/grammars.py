@@ -1,7 +1,7 @@
 """What holds an answer to its shape, spelt for the engine's grammar: a document by a schema, calls of tools, or one of
 the two.
 
-Calls are written as `server.calls` reads them and as the chat templates of the Qwen family teach them: in the Hermes
+Calls are written as `server/calls.py` reads them and as the chat templates of the Qwen family teach them: in the Hermes
 form, `<tool_call>` around JSON, one call to a line. So a model that is made to call writes what its prompt shows it.
 """
 
@@ -11,9 +11,9 @@ import importlib
 import json
 from typing import Any, Literal
 
-from compute.engine import Grammar
-from compute.errors import RequestError
-from engines.schemas import Schemas
+from ponder.compute.engine import Grammar
+from ponder.compute.errors import RequestError
+from ponder.engines.schemas import Schemas
 
 OPEN, CLOSE = "<tool_call>\n", "\n</tool_call>"
 

@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 
-from compute.errors import EngineError
-from engines.lifeline import tie_children
+from ponder.compute.errors import EngineError
+from ponder.engines.lifeline import tie_children
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class EngineOptions:
     """On a CPU for work without seeds only: a prompt read in two parts kills the engine when its request has a seed (a
     CPU's random generator has no offset to go back to)."""
     tail_cache: bool | None = None
-    """Keep the half-full last block of a chain too, for whoever goes on from it (`engines.tails`). On a CPU by default:
-    there blocks are large and reading is dear."""
+    """Keep the half-full last block of a chain too, for whoever goes on from it (`engines/tails.py`). On a CPU by
+    default: there blocks are large and reading is dear."""
     repetition_in_answers: bool = False
     """End an answer that goes in circles too; thoughts are ended in any case."""
     seed: int = 0
@@ -75,7 +75,7 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
         "tensor_parallel_size": options.tensor_parallel_size,
         "trust_remote_code": options.trust_remote_code,
         "enable_prefix_caching": True,
-        "scheduler_cls": "engines.scheduling.scheduler",
+        "scheduler_cls": "ponder.engines.scheduling.scheduler",
         "enable_log_requests": False,
         "use_tqdm_on_load": False,
         # Free to put in white space, a small model goes on doing so for ever.
@@ -92,7 +92,7 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
     if tails:
         given["kv_transfer_config"] = {
             "kv_connector": "TailCache",
-            "kv_connector_module_path": "engines.tails",
+            "kv_connector_module_path": "ponder.engines.tails",
             "kv_role": "kv_both",
         }
     if on_cpu():

@@ -7,11 +7,11 @@ import time
 from functools import lru_cache
 from typing import Any
 
-from compute.engine import Grammar, ModelCard
-from engines.grammars import spelt
-from engines.profiles import Profile
-from engines.prompts import Prompts
-from engines.thinking import Vocabulary
+from ponder.compute.engine import Grammar, ModelCard
+from ponder.engines.grammars import spelt
+from ponder.engines.profiles import Profile
+from ponder.engines.prompts import Prompts
+from ponder.engines.thinking import Vocabulary
 
 BANNED = -1e9
 

@@ -1,7 +1,7 @@
 """What differs from one family of models to the next, as data: think markers, closing phrase, sampling, step delimiter.
 
 A profile states facts; nothing here runs. Where the chat template itself shows a fact (on which side of the thought it
-leaves the model, say), `engines.prompts` reads it off what the template renders and trusts that.
+leaves the model, say), `ponder.engines.prompts` reads it off what the template renders and trusts that.
 """
 
 from __future__ import annotations

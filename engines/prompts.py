@@ -19,10 +19,10 @@ from jinja2.exceptions import TemplateError
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from compute.engine import LONG
-from compute.errors import EngineError, RequestError
-from compute.text import Message, Prompt
-from engines.profiles import Profile
+from ponder.compute.engine import LONG
+from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.text import Message, Prompt
+from ponder.engines.profiles import Profile
 
 log = logging.getLogger(__name__)
 

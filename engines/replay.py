@@ -18,11 +18,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from compute.answers import group
-from compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
-from compute.errors import EngineError
-from compute.page import Page
-from compute.text import Candidate, Ending, Hidden, Message, Prompt
+from ponder.compute.answers import group
+from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
+from ponder.compute.errors import EngineError
+from ponder.compute.page import Page
+from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt
 
 THINKS, CLOSES, SAYS = 0, 1, 2
 """The three tokens there are."""

@@ -3,7 +3,7 @@
 Every family wants the steps laid out in its own way, reads its verdict off in its own way and adds up the verdicts in
 its own way: that is a `RewardProfile`. A prefix that was judged before is not judged again. How the model itself is
 reached is a `Reader`'s business: the one here has it in this process, where of a longer prefix only the new tokens are
-read, the rest being in the engine's prefix cache; that of `engines.reward_remote` asks another vLLM over HTTP.
+read, the rest being in the engine's prefix cache; that of `ponder.engines.reward_remote` asks another vLLM over HTTP.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from compute.engine import LONG, Checked, Read, Reward
-from compute.errors import EngineError
-from compute.text import Candidate, Message, Prompt
-from engines.launch import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
-from engines.profiles import PROFILES, Profile
-from engines.prompts import ChatTokenizer, Prompts, Rendered
-from engines.reward_profiles import RewardProfile, find_reward_profile
+from ponder.compute.engine import LONG, Checked, Read, Reward
+from ponder.compute.errors import EngineError
+from ponder.compute.text import Candidate, Message, Prompt
+from ponder.engines.launch import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
+from ponder.engines.profiles import PROFILES, Profile
+from ponder.engines.prompts import ChatTokenizer, Prompts, Rendered
+from ponder.engines.reward_profiles import RewardProfile, find_reward_profile
 
 GPU_SHARE = 0.22
 """Share of a GPU for a reward model in this process, where none is given."""
@@ -94,7 +94,7 @@ async def start_reward(
         llm.shutdown()
         raise
     finally:
-        del llm  # see `engines.launch.launch`
+        del llm  # see `ponder.engines.launch.launch`
 
 
 class VllmReader:
@@ -179,7 +179,7 @@ def of_labels(labels: Sequence[int], likely: Mapping[int, float]) -> list[float]
 
 
 class ProcessRewardModel:
-    """Lays chains out for a reward model and takes its verdicts down; fulfils `compute.engine.RewardModel`."""
+    """Lays chains out for a reward model and takes its verdicts down; fulfils `ponder.compute.engine.RewardModel`."""
 
     def __init__(self, reader: Reader, tokenizer: ChatTokenizer, profile: RewardProfile, name: str) -> None:
         self.reader = reader

@@ -18,7 +18,7 @@ class RewardProfile(BaseModel):
     """chat: the steps, a tag behind each, as one turn of the assistant. turns: each step a turn of the user, a label
     the turn that follows. text: question and steps in a row."""
     template: str = "plain"
-    """The profile (of `engines.profiles`) by which the chat template is rendered; one that thinks opens its thought."""
+    """The profile (`engines/profiles.py`) by which the chat template is rendered; one that thinks opens its thought."""
     system: str | None = None
     """The system message the family was trained with; None keeps the conversation's own."""
     tag: str = "<extra_0>"

@@ -26,7 +26,7 @@ from referencing import Registry, Resource
 from referencing.exceptions import NoSuchAnchor, PointerToNowhere, Unresolvable
 from referencing.jsonschema import DRAFT7, DRAFT202012, specification_with
 
-from compute.errors import RequestError
+from ponder.compute.errors import RequestError
 
 Schema = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""A model in vLLM, in this process: `AsyncLLM` behind the contract of `compute.engine.Engine`.
+"""A model in vLLM, in this process: `AsyncLLM` behind the contract of `ponder.compute.engine.Engine`.
 
 Token ids go in and token ids come out; what they spell, and what of it is hidden, is worked out here and in `writing`.
 """
@@ -13,14 +13,14 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
-from compute.errors import EngineError, RequestError, Unavailable
-from compute.page import Page
-from compute.text import Hidden, Prompt
-from engines.launch import EngineOptions, arguments, dead, launch, read_config, settle_environment
-from engines.model import Model
-from engines.profiles import Profile, find
-from engines.writing import Writing
+from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
+from ponder.compute.errors import EngineError, RequestError, Unavailable
+from ponder.compute.page import Page
+from ponder.compute.text import Hidden, Prompt
+from ponder.engines.launch import EngineOptions, arguments, dead, launch, read_config, settle_environment
+from ponder.engines.model import Model
+from ponder.engines.profiles import Profile, find
+from ponder.engines.writing import Writing
 
 CHECK_SECONDS = 20.0
 """A model that makes no token for so long, though asked, does not answer."""
@@ -50,7 +50,7 @@ async def start(path: str, *, name: str, profile: Profile | None, options: Engin
 
 
 class VllmEngine:
-    """One model in vLLM; fulfils `compute.engine.Engine`."""
+    """One model in vLLM; fulfils `ponder.compute.engine.Engine`."""
 
     def __init__(
         self, llm: Any, tokenizer: Any, profile: Profile, name: str, *, repetition_in_answers: bool = False

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from compute.engine import Delta, Sampling
-from compute.errors import EngineError, RequestError
-from compute.page import Page
-from compute.text import Candidate, Ending, Prompt, TokenLogprob
-from engines.model import Model
-from engines.thinking import Splitter
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.page import Page
+from ponder.compute.text import Candidate, Ending, Prompt, TokenLogprob
+from ponder.engines.model import Model
+from ponder.engines.thinking import Splitter
 
 UNHEARD = 64
 """Tokens between two looks at a chain nobody listens to, at most."""
@@ -188,7 +188,7 @@ class Writing:
         if watched:
             wishes["repetition_detection"] = model.repetition
         if (watched or sampling.grammar is not None) and (written := self._written(phase)):
-            # See `engines.scheduling`.
+            # See `ponder.engines.scheduling`.
             wishes["extra_args"] = {"continued": written}
         seed = None if sampling.seed is None else (sampling.seed + self.calls) % 2**63
         self.calls += 1

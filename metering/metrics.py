@@ -26,9 +26,9 @@ from prometheus_client import (
     generate_latest,
 )
 
-from compute.budget import Ledger
-from compute.engine import Checked
-from compute.outcome import Outcome
+from ponder.compute.budget import Ledger
+from ponder.compute.engine import Checked
+from ponder.compute.outcome import Outcome
 
 OWNERS = 200
 """Key owners with series of their own; the rest share `other`."""

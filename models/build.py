@@ -1,4 +1,4 @@
-"""The recipe: `python -m models.build` makes both demo models from nothing; `--only STAGE` runs one stage.
+"""The recipe: `python -m ponder.models.build` makes both demo models from nothing; `--only STAGE` runs one stage.
 
 Every stage picks up where it was stopped; what it has finished is under `models/work/`, and removing that folder starts
 anew. On two CPU cores the whole takes about an hour; a GPU is used where there is one.
@@ -11,38 +11,38 @@ import subprocess
 import sys
 import time
 
-from models import tokenizer as words
+from ponder.models import tokenizer as words
 
 REASONER_STEPS = 2600
 PRM_STEPS = 900
 
 
 def data() -> None:
-    from models import data
+    from ponder.models import data
 
     data.build()
 
 
 def reasoner() -> None:
-    from models import reasoner
+    from ponder.models import reasoner
 
     reasoner.build(REASONER_STEPS)
 
 
 def choose() -> None:
-    from models import choose
+    from ponder.models import choose
 
     choose.build()
 
 
 def rollouts() -> None:
-    from models import choose, rollouts
+    from ponder.models import choose, rollouts
 
     rollouts.build(choose.DEMO)
 
 
 def prm() -> None:
-    from models import prm, reasoner
+    from ponder.models import prm, reasoner
 
     finished = reasoner.snapshot(REASONER_STEPS)
     prm.build(finished, PRM_STEPS)
@@ -50,7 +50,7 @@ def prm() -> None:
 
 
 def evaluate() -> None:
-    from models import choose, evaluate, prm
+    from ponder.models import choose, evaluate, prm
 
     evaluate.build(choose.DEMO, prm.DEMO)
 
@@ -66,7 +66,7 @@ STAGES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m models.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m ponder.models.build", description=__doc__)
     parser.add_argument("--only", choices=STAGES, help="run this stage alone")
     only = parser.parse_args().only
     if only:
@@ -76,7 +76,7 @@ def main() -> None:
     for stage in STAGES:  # a process each: vLLM and training want different thread settings
         began = time.monotonic()
         print(f"== {stage}", flush=True)
-        subprocess.run([sys.executable, "-m", "models.build", "--only", stage], check=True)
+        subprocess.run([sys.executable, "-m", "ponder.models.build", "--only", stage], check=True)
         print(f"== {stage} took {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
 
 

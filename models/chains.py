@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from models.lessons import Lesson, boxed
-from models.task import Problem, judge_lines, read_answer
-from models.tokenizer import THINK, UNTHINK
+from ponder.models.lessons import Lesson, boxed
+from ponder.models.task import Problem, judge_lines, read_answer
+from ponder.models.tokenizer import THINK, UNTHINK
 
 
 def ask(tokenizer: Tokenizer, question: str) -> list[int]:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from models import reasoner
-from models import tokenizer as words
-from models.chains import read
-from models.evaluate import by_groups, questions
+from ponder.models import reasoner
+from ponder.models import tokenizer as words
+from ponder.models.chains import read
+from ponder.models.evaluate import by_groups, questions
 
 LEFT = 0.10
 SAMPLES = 32
@@ -26,7 +26,7 @@ CHOSEN = words.WORK / "chosen"
 
 def left_to_find(folder: Path, seed: int = 80_001) -> float:
     """How much more often one of SAMPLES is right than their majority, in [0, 1]."""
-    from models.sample import Ask, Writer, question
+    from ponder.models.sample import Ask, Writer, question
 
     tokenizer = words.load(folder)
     problems = questions(EACH, seed)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from models import tokenizer as words
-from models.lessons import lesson
+from ponder.models import tokenizer as words
+from ponder.models.lessons import lesson
 
 LESSONS = 220_000
 SHARD = 5_000

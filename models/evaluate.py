@@ -1,4 +1,6 @@
-"""Stage six: how much thinking pays, on questions nobody trained on; `python -m models.evaluate` prints and draws it.
+"""Stage six: how much thinking pays, on questions nobody trained on.
+
+`python -m ponder.models.evaluate` prints and draws it.
 
 Every share is over fresh test questions of 2 to 10 steps, sampled at temperature 1.0, with a 95 % interval from a
 bootstrap over questions.
@@ -18,18 +20,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Tokenizer
 
-from models import tokenizer as words
-from models.chains import Chain, read, read_at_once, thought_length, vote
-from models.task import Problem, make
+from ponder.models import tokenizer as words
+from ponder.models.chains import Chain, read, read_at_once, thought_length, vote
+from ponder.models.task import Problem, make
 
 if TYPE_CHECKING:
-    from models.sample import Writer
+    from ponder.models.sample import Writer
 
 STEPS = range(2, 11)
 EACH = 67
 BUDGETS = (0, 16, 32, 64, 128, 256)
 VOTES = (1, 2, 4, 8, 16, 32)
-PICTURE = Path(__file__).parents[1] / "bench" / "results" / "demo.png"
+PICTURE = Path(__file__).resolve().parents[1] / "bench" / "results" / "demo.png"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def measure_reasoner(reasoner: Path, each: int = EACH, samples: int = 32) -> Fig
     kept = words.WORK / f"evaluation-{_fingerprint(reasoner)}-{each}x{samples}.pickle"
     if kept.exists():
         return pickle.loads(kept.read_bytes())
-    from models.sample import Writer
+    from ponder.models.sample import Writer
 
     tokenizer = words.load(reasoner)
     problems = questions(each)
@@ -143,7 +145,7 @@ def measure_reasoner(reasoner: Path, each: int = EACH, samples: int = 32) -> Fig
 
 def _samples(writer: Writer, problems: list[Problem], samples: int, kept: Path) -> list[list[list[int]]]:
     """`samples` chains of every problem, [problem][sample][token]; kept, because they take most of the time."""
-    from models.sample import Ask, question
+    from ponder.models.sample import Ask, question
 
     if not kept.exists():
         flat = writer.write([Ask(question(p.question)) for p in problems for _ in range(samples)], seed=1)
@@ -163,7 +165,7 @@ def _budgets(writer: Writer, tokenizer: Tokenizer, problems: list[Problem], figu
     The thoughts are those of the samples, cut, so that budgets differ in nothing else; without any thinking is asked
     anew.
     """
-    from models.sample import Ask, question
+    from ponder.models.sample import Ask, question
 
     each, raw = 2, figures.samples
     for budget in BUDGETS:
@@ -189,7 +191,7 @@ def _second_turn(
     writer: Writer, tokenizer: Tokenizer, problems: list[Problem], chains: list[list[Chain]], figures: Figures
 ) -> None:
     """The reasoner sees its own first attempt and is asked to check it."""
-    from models.sample import Ask, check
+    from ponder.models.sample import Ask, check
 
     each = 2
     asked = [
@@ -211,7 +213,7 @@ def _second_turn(
 
 def _irrelevant(writer: Writer, tokenizer: Tokenizer, each: int, figures: Figures) -> None:
     """The same chains of operations as stories with and without irrelevant sentences."""
-    from models.sample import Ask, question
+    from ponder.models.sample import Ask, question
 
     repeats = 4
     for name, wanted in (("without", False), ("with", True)):
@@ -229,7 +231,7 @@ def _irrelevant(writer: Writer, tokenizer: Tokenizer, each: int, figures: Figure
 def measure_prm(prm: Path, tokenizer: Tokenizer, reasoner: Figures, each: int = EACH, judged: int = 16) -> None:
     """Adds the figures of the PRM: AUC of its verdicts on lines against the generator's truth, and what its votes and
     choices are worth."""
-    from models.sample import Judge
+    from ponder.models.sample import Judge
 
     pairs = [
         (problem, [read(tokenizer, ids) for ids in group[:judged]])

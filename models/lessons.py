@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
-from models.talk import SYSTEMS, small_talk
-from models.task import HIGHEST, LOWEST, Problem, Step, make, slip
-from models.tokenizer import END, START, THINK, UNTHINK
+from ponder.models.talk import SYSTEMS, small_talk
+from ponder.models.task import HIGHEST, LOWEST, Problem, Step, make, slip
+from ponder.models.tokenizer import END, START, THINK, UNTHINK
 
 SHARES = {"think": 52, "at once": 8, "cut": 10, "check": 20, "follow": 5, "talk": 5}
 

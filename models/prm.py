@@ -31,14 +31,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models import rollouts
-from models import tokenizer as words
-from models.chains import laid_out
-from models.evaluate import auc
-from models.lessons import result, thought
-from models.net import Attention, Layer, Net, config, export, restore
-from models.reasoner import DEVICE, pace
-from models.task import MAX_STEPS, judge_lines, make
+from ponder.models import rollouts
+from ponder.models import tokenizer as words
+from ponder.models.chains import laid_out
+from ponder.models.evaluate import auc
+from ponder.models.lessons import result, thought
+from ponder.models.net import Attention, Layer, Net, config, export, restore
+from ponder.models.reasoner import DEVICE, pace
+from ponder.models.task import MAX_STEPS, judge_lines, make
 
 CHECKPOINT = words.WORK / "prm.pt"
 DEMO = Path(__file__).parent / "demo-prm"

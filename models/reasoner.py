@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models import data
-from models import tokenizer as words
-from models.net import Net, Shape, config, export, optimizers
+from ponder.models import data
+from ponder.models import tokenizer as words
+from ponder.models.net import Net, Shape, config, export, optimizers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CHECKPOINT = words.WORK / "reasoner.pt"

@@ -14,9 +14,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import tokenizer as words
-from models.chains import Chain, read
-from models.task import Problem, make
+from ponder.models import tokenizer as words
+from ponder.models.chains import Chain, read
+from ponder.models.task import Problem, make
 
 QUESTIONS, SAMPLES, LEAST = 2000, 8, 2
 ROLLOUTS = words.WORK / "rollouts.jsonl"
@@ -52,7 +52,7 @@ def build(reasoner: Path, seed: int = 11) -> None:
     """Writes `work/rollouts.jsonl`, one judged chain a line; done already is done."""
     if ROLLOUTS.exists():
         return
-    from models.sample import Ask, Writer, question
+    from ponder.models.sample import Ask, Writer, question
 
     rng = random.Random(seed)
     problems = [make(rng, "train", rng.randint(2, 12)) for _ in range(QUESTIONS)]

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from compute.budget import Budget, Ledger
-from compute.engine import Sampling
-from compute.page import Page
-from compute.text import Candidate, Hidden, Message, Prompt
-from engines.launch import EngineOptions
-from engines.reward import start_reward
-from engines.vllm import start
-from models.chains import Chain
-from models.lessons import CHECKS, boxed
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Sampling
+from ponder.compute.page import Page
+from ponder.compute.text import Candidate, Hidden, Message, Prompt
+from ponder.engines.launch import EngineOptions
+from ponder.engines.reward import start_reward
+from ponder.engines.vllm import start
+from ponder.models.chains import Chain
+from ponder.models.lessons import CHECKS, boxed
 
 IN_FLIGHT = 512
 OPTIONS = EngineOptions(dtype="float32", max_num_seqs=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from models.task import phrases
+from ponder.models.task import phrases
 
 SYSTEMS = (
     "You are a helpful assistant.",

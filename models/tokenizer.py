@@ -10,8 +10,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from models.talk import SYSTEMS, small_talk, small_talk_sentences
-from models.task import make
+from ponder.models.talk import SYSTEMS, small_talk, small_talk_sentences
+from ponder.models.task import make
 
 WORK = Path(__file__).parent / "work"
 VOCABULARY = 1152

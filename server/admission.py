@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from compute.errors import TooBusy, Unavailable
-from compute.run import GRACE, Leash
-from metering.metrics import Metrics
+from ponder.compute.errors import TooBusy, Unavailable
+from ponder.compute.run import GRACE, Leash
+from ponder.metering.metrics import Metrics
 
 
 class Turn:

@@ -18,18 +18,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from compute.errors import NotAuthenticated, NotFound, NotPermitted, RequestError
-from metering.metrics import Metrics
-from server import errors
-from server.admission import Admission
-from server.chat import Chat
-from server.keys import ANYONE, Key, Keyring
-from server.plan import Menu, Served
-from server.settings import Scope as KeyScope
-from server.settings import Settings
-from server.status import Status, answer
-from server.traces import Traces
-from server.wire import ChatRequest
+from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, RequestError
+from ponder.metering.metrics import Metrics
+from ponder.server import errors
+from ponder.server.admission import Admission
+from ponder.server.chat import Chat
+from ponder.server.keys import ANYONE, Key, Keyring
+from ponder.server.plan import Menu, Served
+from ponder.server.settings import Scope as KeyScope
+from ponder.server.settings import Settings
+from ponder.server.status import Status, answer
+from ponder.server.traces import Traces
+from ponder.server.wire import ChatRequest
 
 __all__ = ["Door", "Served", "create_app"]
 

@@ -6,8 +6,8 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from server.errors import TooLarge, TooSlow, WrongMedia
-from server.settings import Limits
+from ponder.server.errors import TooLarge, TooSlow, WrongMedia
+from ponder.server.settings import Limits
 
 
 async def read(request: Request, limits: Limits) -> bytes:

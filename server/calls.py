@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from compute.text import ToolCall
+from ponder.compute.text import ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 CUT = "<tool"

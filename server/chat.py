@@ -15,21 +15,21 @@ from typing import Any
 
 from starlette.requests import Request
 
-from compute.budget import Ledger
-from compute.engine import Delta
-from compute.errors import RequestError
-from compute.outcome import Outcome
-from compute.text import TokenLogprob, ToolCall
-from metering.metrics import Metrics
-from server import reveal, wire
-from server.admission import Admission
-from server.body import read
-from server.calls import Listener
-from server.keys import Key
-from server.plan import Menu, Order, Served, make
-from server.respond import Answering, Planned
-from server.settings import Settings
-from server.traces import Traces
+from ponder.compute.budget import Ledger
+from ponder.compute.engine import Delta
+from ponder.compute.errors import RequestError
+from ponder.compute.outcome import Outcome
+from ponder.compute.text import TokenLogprob, ToolCall
+from ponder.metering.metrics import Metrics
+from ponder.server import reveal, wire
+from ponder.server.admission import Admission
+from ponder.server.body import read
+from ponder.server.calls import Listener
+from ponder.server.keys import Key
+from ponder.server.plan import Menu, Order, Served, make
+from ponder.server.respond import Answering, Planned
+from ponder.server.settings import Settings
+from ponder.server.traces import Traces
 
 LEAST_LOGPROB = -9999.0
 """Stands for the logarithm of nothing, which JSON cannot say."""

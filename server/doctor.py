@@ -17,13 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
-from compute.errors import EngineError
-from engines.reward_remote import reach
-from server import made
-from server.listen import CannotListen, bind, listen
-from server.places import hub_folder, model_folder
-from server.plan import Menu
-from server.settings import ModelSettings, Settings, WrongSettings
+from ponder.compute.errors import EngineError
+from ponder.engines.reward_remote import reach
+from ponder.server import made
+from ponder.server.listen import CannotListen, bind, listen
+from ponder.server.places import hub_folder, model_folder
+from ponder.server.plan import Menu
+from ponder.server.settings import ModelSettings, Settings, WrongSettings
 
 PIP = f"{sys.executable} -m pip"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"

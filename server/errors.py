@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from starlette.responses import Response
 
-from compute.errors import (
+from ponder.compute.errors import (
     DeadlinePassed,
     EngineError,
     NotAuthenticated,

@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from compute.errors import NotAuthenticated
-from server.settings import KeySettings, Scope
+from ponder.compute.errors import NotAuthenticated
+from ponder.server.settings import KeySettings, Scope
 
 LONGEST = 512
 """Characters of an Authorization header that are looked at; ours have 53."""

@@ -19,8 +19,8 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from compute.errors import PonderError
-from server.settings import Limits, Settings
+from ponder.compute.errors import PonderError
+from ponder.server.settings import Limits, Settings
 
 KEEP_ALIVE = 30
 """Seconds an idle connection is kept: longer than clients keep theirs, so that none is closed under a request."""

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from compute.errors import PonderError
-from engines import from_gguf
+from ponder.compute.errors import PonderError
+from ponder.engines import from_gguf
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What a folder must hold to be taken for a model that was made whole."""
@@ -246,9 +246,9 @@ def unpacked(source: Source, fetched: Path, into: Path) -> Path:
 
 
 def _convert(file: Path, into: Path, lock: int) -> None:
-    """In a process of its own, see `engines.from_gguf`."""
+    """In a process of its own, see `ponder.engines.from_gguf`."""
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", from_gguf.__name__, str(file), str(into)],
         env=os.environ | quiet | {"PYTHONPATH": path},

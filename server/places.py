@@ -7,8 +7,8 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from compute.errors import PonderError
-from server import made
+from ponder.compute.errors import PonderError
+from ponder.server import made
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -18,7 +18,7 @@ class NoSuchModel(PonderError):
 
 
 def _models() -> Path | None:
-    spec = find_spec("models")
+    spec = find_spec("ponder.models")
     return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 

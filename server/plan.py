@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from compute.budget import Budget
-from compute.engine import (
+from ponder.compute.budget import Budget
+from ponder.compute.engine import (
     CallSchema,
     Engine,
     Grammar,
@@ -25,17 +25,17 @@ from compute.engine import (
     read_beside,
     tokens,
 )
-from compute.errors import NotFound, NotPermitted, RequestError
-from compute.lengths import Lengths
-from compute.run import CLOSING, Means, Named, Plan
-from compute.text import Message, Prompt, Tool, ToolCall
-from server.calls import Offered
-from server.keys import Key
-from server.reveal import permitted
-from server.settings import Chosen, ModelSettings, Settings, WrongSettings, nearest
-from server.wire import ChatRequest, Choice, ThinkingConfig, ToolChoice, WireMessage, stops, wrong
-from strategies import strategies
-from verifiers import verifiers
+from ponder.compute.errors import NotFound, NotPermitted, RequestError
+from ponder.compute.lengths import Lengths
+from ponder.compute.run import CLOSING, Means, Named, Plan
+from ponder.compute.text import Message, Prompt, Tool, ToolCall
+from ponder.server.calls import Offered
+from ponder.server.keys import Key
+from ponder.server.reveal import permitted
+from ponder.server.settings import Chosen, ModelSettings, Settings, WrongSettings, nearest
+from ponder.server.wire import ChatRequest, Choice, ThinkingConfig, ToolChoice, WireMessage, stops, wrong
+from ponder.strategies import strategies
+from ponder.verifiers import verifiers
 
 AUTO = -1
 

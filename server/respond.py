@@ -16,17 +16,17 @@ from typing import Any, Protocol
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.types import Receive, Scope, Send
 
-from compute.budget import Ledger
-from compute.engine import Delta
-from compute.errors import DeadlinePassed, NotNow, RequestError
-from compute.outcome import Outcome
-from compute.run import Hear, Leash, execute
-from metering.metrics import Metrics
-from server import errors
-from server.admission import Admission, Turn
-from server.outbox import Outbox, SlowReader
-from server.plan import Order
-from server.traces import Traces, trace
+from ponder.compute.budget import Ledger
+from ponder.compute.engine import Delta
+from ponder.compute.errors import DeadlinePassed, NotNow, RequestError
+from ponder.compute.outcome import Outcome
+from ponder.compute.run import Hear, Leash, execute
+from ponder.metering.metrics import Metrics
+from ponder.server import errors
+from ponder.server.admission import Admission, Turn
+from ponder.server.outbox import Outbox, SlowReader
+from ponder.server.plan import Order
+from ponder.server.traces import Traces, trace
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [

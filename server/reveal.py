@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from compute.errors import NotPermitted
-from compute.outcome import Outcome
-from compute.text import Hidden
-from server.keys import Key
+from ponder.compute.errors import NotPermitted
+from ponder.compute.outcome import Outcome
+from ponder.compute.text import Hidden
+from ponder.server.keys import Key
 
 Texts = Mapping[int, tuple[Hidden[str], Hidden[str]]]
 """Thought and answer of calls, by their number."""

@@ -15,18 +15,18 @@ from typing import NoReturn
 
 import uvloop
 
-from compute.engine import RewardModel
-from compute.lengths import Lengths
-from engines.launch import EngineOptions, metrics_text, on_cpu
-from engines.reward import GPU_SHARE, start_reward
-from engines.reward_remote import connect_reward
-from engines.vllm import start
-from metering.metrics import Metrics
-from server.app import Served, create_app
-from server.listen import bind, listen, run, url_of
-from server.places import locate
-from server.plan import Menu
-from server.settings import ModelSettings, Settings, WrongSettings
+from ponder.compute.engine import RewardModel
+from ponder.compute.lengths import Lengths
+from ponder.engines.launch import EngineOptions, metrics_text, on_cpu
+from ponder.engines.reward import GPU_SHARE, start_reward
+from ponder.engines.reward_remote import connect_reward
+from ponder.engines.vllm import start
+from ponder.metering.metrics import Metrics
+from ponder.server.app import Served, create_app
+from ponder.server.listen import bind, listen, run, url_of
+from ponder.server.places import locate
+from ponder.server.plan import Menu
+from ponder.server.settings import ModelSettings, Settings, WrongSettings
 
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""

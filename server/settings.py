@@ -37,9 +37,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from compute.errors import PonderError
-from engines.profiles import PROFILES, Profile
-from engines.reward_profiles import REWARD_PROFILES, RewardProfile
+from ponder.compute.errors import PonderError
+from ponder.engines.profiles import PROFILES, Profile
+from ponder.engines.reward_profiles import REWARD_PROFILES, RewardProfile
 
 PREFIX = "PONDER_"
 DEFAULT_FILE = Path("ponder.toml")

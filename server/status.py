@@ -13,13 +13,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from compute.engine import Engine, RewardModel
-from compute.errors import NotFound, PonderError, Unavailable
-from metering.metrics import Metrics, Role
-from server import errors
-from server.admission import Admission
-from server.keys import Key
-from server.plan import Dish, Menu, Served
+from ponder.compute.engine import Engine, RewardModel
+from ponder.compute.errors import NotFound, PonderError, Unavailable
+from ponder.metering.metrics import Metrics, Role
+from ponder.server import errors
+from ponder.server.admission import Admission
+from ponder.server.keys import Key
+from ponder.server.plan import Dish, Menu, Served
 
 CHECK_SECONDS = 5.0
 """An engine that has not answered by then is away."""

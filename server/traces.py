@@ -19,12 +19,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from compute.budget import Hold, Ledger
-from compute.errors import NotFound
-from compute.outcome import Outcome
-from server import reveal
-from server.keys import Key
-from server.plan import Order
+from ponder.compute.budget import Hold, Ledger
+from ponder.compute.errors import NotFound
+from ponder.compute.outcome import Outcome
+from ponder.server import reveal
+from ponder.server.keys import Key
+from ponder.server.plan import Order
 
 OVERHEAD = 2048
 """Bytes of a trace beside its calls."""

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from compute.errors import RequestError
-from server.settings import Limits
+from ponder.compute.errors import RequestError
+from ponder.server.settings import Limits
 
 # -- bytes to values ---------------------------------------------------------------------------------------------------
 

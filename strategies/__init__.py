@@ -5,14 +5,17 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Any
 
-from strategies.auto import Auto
-from strategies.beam_search import BeamSearch
-from strategies.best_of_n import BestOfN
-from strategies.direct import Direct
-from strategies.dvts import Dvts
-from strategies.majority_vote import MajorityVote
-from strategies.particle_filter import ParticleFilter
-from strategies.revision import Revision
+from ponder import under_one_name
+from ponder.strategies.auto import Auto
+from ponder.strategies.beam_search import BeamSearch
+from ponder.strategies.best_of_n import BestOfN
+from ponder.strategies.direct import Direct
+from ponder.strategies.dvts import Dvts
+from ponder.strategies.majority_vote import MajorityVote
+from ponder.strategies.particle_filter import ParticleFilter
+from ponder.strategies.revision import Revision
+
+under_one_name(__name__)
 
 STRATEGIES: dict[str, type[Any]] = {
     "direct": Direct,

@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.run import Run
-from compute.text import Candidate
-from strategies.voting import elect, settled, votes_to_settle
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate
+from ponder.strategies.voting import elect, settled, votes_to_settle
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.run import Run
-from compute.text import Candidate
-from strategies.voting import elect
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate
+from ponder.strategies.voting import elect
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

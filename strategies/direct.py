@@ -7,8 +7,8 @@ from typing import ClassVar
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from compute.run import Run
-from compute.text import Candidate
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from compute.run import Run
-from compute.text import Candidate
-from strategies.steps import Scored, elect, grow
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate
+from ponder.strategies.steps import Scored, elect, grow
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.outcome import Vote
-from compute.run import Run
-from compute.text import Candidate
-from strategies.voting import fair_sample, settled, votes_to_settle
+from ponder.compute.outcome import Vote
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate
+from ponder.strategies.voting import fair_sample, settled, votes_to_settle
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.answers import group
-from compute.run import Run
-from compute.text import Candidate, Message, Prompt
-from strategies.voting import elect
+from ponder.compute.answers import group
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate, Message, Prompt
+from ponder.strategies.voting import elect
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

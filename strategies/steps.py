@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compute.run import Run
-from compute.text import Candidate, Score
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate, Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
-from compute.errors import EngineError, RequestError
-from compute.page import Page
-from compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
+from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
+from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.page import Page
+from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 
 CLOSE = 0x110000
 """The token id of the end-of-thought marker; other ids are code points."""

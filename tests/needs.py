@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server import made
+from ponder.server import made
 
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where servers are; not on everybody's path."""

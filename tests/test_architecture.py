@@ -16,9 +16,11 @@ ROOMS = {
     "metering": {"compute"},
     "clients": set[str](),
     "models": {"compute", "engines"},
-    "server": {"compute", "strategies", "verifiers", "engines", "metering", "clients"},
+    "server": {"compute", "strategies", "verifiers", "engines", "metering"},
+    "ponder": {"server", "clients"},
 }
-"""What each room may import of ours. `server` knows everyone; `ponder ask` is its door to `clients`."""
+"""What each room may import of ours. `server` knows everyone but `clients`; `ponder`, the one name of all rooms, holds
+the command line, which knows the two."""
 
 
 def files(room: str) -> list[Path]:
@@ -41,8 +43,8 @@ def modules(path: Path) -> set[str]:
 
 
 def imports(path: Path) -> set[str]:
-    """The first names of all that a file imports."""
-    return {name.split(".")[0] for name in modules(path)}
+    """The first names of all that a file imports; of ours the rooms, without the `ponder.` before them."""
+    return {name.removeprefix("ponder.").split(".")[0] for name in modules(path)} - {"ponder"}
 
 
 def attributes(path: Path) -> set[str]:
@@ -59,6 +61,13 @@ def test_arrows_point_down_only(room: str) -> None:
     for path in files(room):
         upward = imports(path) & ROOMS.keys() - ROOMS[room] - {room}
         assert not upward, f"{path.relative_to(ROOT)} imports {upward}"
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "tests", "bench"])
+def test_a_room_is_imported_under_ponder_alone(room: str) -> None:
+    for path in files(room):
+        flat = {name.split(".")[0] for name in modules(path)} & ROOMS.keys() - {"ponder"}
+        assert not flat, f"{path.relative_to(ROOT)} imports {flat} without ponder. before it"
 
 
 def test_only_engines_and_verifiers_look_at_thoughts() -> None:
@@ -99,9 +108,9 @@ def test_the_core_imports_no_torch_and_no_engine_library_at_the_top() -> None:
     """But for what vLLM itself imports in its own process, which nobody else does."""
     for room in ROOMS.keys() - {"models"}:
         for path in files(room):
-            inside = {"engines.tails", "engines.scheduling"}
+            inside = {"ponder.engines.tails", "ponder.engines.scheduling"}
             assert not inside & modules(path), path
-            if f"{path.parent.name}.{path.stem}" in inside:
+            if f"ponder.{path.parent.name}.{path.stem}" in inside:
                 continue
             top = {a.name.split(".")[0] for n in tree(path).body if isinstance(n, ast.Import) for a in n.names}
             top |= {(n.module or "").split(".")[0] for n in tree(path).body if isinstance(n, ast.ImportFrom)}

@@ -18,13 +18,13 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 
-from compute.answers import final_answer, number, same
-from compute.errors import RequestError
-from engines.thinking import Splitter, Vocabulary
-from server.wire import loads, nearest
+from ponder.compute.answers import final_answer, number, same
+from ponder.compute.errors import RequestError
+from ponder.engines.thinking import Splitter, Vocabulary
+from ponder.server.wire import loads, nearest
+from ponder.verifiers.judge import Judge
+from ponder.verifiers.rules import document
 from tests.verifiers.hand import candidate
-from verifiers.judge import Judge
-from verifiers.rules import document
 
 LONG = 16_000
 """Characters that are repeated at most: all within what the answer is looked for in."""

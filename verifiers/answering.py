@@ -15,7 +15,7 @@ import os
 import sys
 import types
 
-from verifiers.border import Border, Broken
+from ponder.verifiers.border import Border, Broken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import symtable
 import sys
 import types
 
-from verifiers.border import Border, RemoteClass, Super
+from ponder.verifiers.border import Border, RemoteClass, Super
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ SUPER = super
 
 
 def _border() -> Border:
-    from verifiers.border import here
+    from ponder.verifiers.border import here
 
     return here()
 

@@ -15,9 +15,9 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.run import Run
-from compute.text import Candidate, Score
-from verifiers.sandbox import Sandbox
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate, Score
+from ponder.verifiers.sandbox import Sandbox
 
 AT_ONCE = 2
 """Programs run at the same time by one server."""

@@ -16,9 +16,9 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.errors import EngineError
-from compute.run import Run
-from compute.text import Candidate, Hidden, Message, Prompt, Score
+from ponder.compute.errors import EngineError
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
 
 YES, NO = "yes", "no"
 LEAST = 0.01

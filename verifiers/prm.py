@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compute.errors import EngineError
-from compute.run import Run
-from compute.text import Candidate, Score
+from ponder.compute.errors import EngineError
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate, Score
 
 AGGREGATIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "last": lambda steps: steps[-1],

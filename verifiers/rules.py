@@ -15,12 +15,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from compute.answers import final_answer, number
-from compute.errors import EngineError, NoVerdict
-from compute.pool import pool
-from compute.run import Run
-from compute.text import Candidate, Score
-from compute.worker import compiled
+from ponder.compute.answers import final_answer, number
+from ponder.compute.errors import EngineError, NoVerdict
+from ponder.compute.pool import pool
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate, Score
+from ponder.compute.worker import compiled
 
 SECONDS = 2.0
 """Seconds of processor time one rule may take over one text."""

@@ -28,8 +28,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from compute.errors import EngineError
-from verifiers.syscalls import SYSTEM_CALLS, syscall_filter
+from ponder.compute.errors import EngineError
+from ponder.verifiers.syscalls import SYSTEM_CALLS, syscall_filter
 
 OUTPUT = 2**20
 """Bytes a program may print."""
@@ -56,7 +56,7 @@ else:
     with open("/sides", "rb") as file:
         sides = marshal.load(file)
     for name in ("border", side):
-        module = sys.modules["verifiers." + name] = types.ModuleType("verifiers." + name)
+        module = sys.modules["ponder.verifiers." + name] = types.ModuleType("ponder.verifiers." + name)
         exec(sides[name], module.__dict__)
     module.main(*pipes)
 """

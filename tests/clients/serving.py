@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from compute.lengths import Lengths
-from server.app import Served, create_app
-from server.listen import bind, listen, url_of
-from server.settings import KeySettings, ModelSettings, Settings
+from ponder.compute.lengths import Lengths
+from ponder.server.app import Served, create_app
+from ponder.server.listen import bind, listen, url_of
+from ponder.server.settings import KeySettings, ModelSettings, Settings
 from tests.fakes import ScriptedEngine
 
 

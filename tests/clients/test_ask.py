@@ -22,7 +22,7 @@ def start(url: str, *arguments: str) -> subprocess.Popen[str]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PONDER_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "server", "ask", *arguments],
+        [sys.executable, "-m", "ponder", "ask", *arguments],
         env=environment | {"PYTHONPATH": str(ROOT), "PONDER_URL": url},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

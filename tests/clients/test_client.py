@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-import clients.client
-from clients.client import AskError, AsyncClient, Client, CutOff, Piece, Refused, Reply, Unreachable
-from server import keys
-from server.settings import KeySettings
+import ponder.clients.client
+from ponder.clients.client import AskError, AsyncClient, Client, CutOff, Piece, Refused, Reply, Unreachable
+from ponder.server import keys
+from ponder.server.settings import KeySettings
 from tests.clients.serving import comes_true, serving
 from tests.fakes import MARKER, Chain, ScriptedEngine, always
 
@@ -194,7 +194,7 @@ def test_an_error_of_somebody_in_between_is_a_refusal_too() -> None:
 
 
 def test_the_client_imports_nothing_of_the_servers() -> None:
-    tree = ast.parse(Path(clients.client.__file__).read_text())
+    tree = ast.parse(Path(ponder.clients.client.__file__).read_text())
     names = {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
     names |= {alias.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
-    assert not names & {"compute", "strategies", "verifiers", "engines", "metering", "server", "clients"}
+    assert not names & {"ponder", "compute", "strategies", "verifiers", "engines", "metering", "server", "clients"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute.answers import final_answer, group, number, same
+from ponder.compute.answers import final_answer, group, number, same
 
 
 def groups(*texts: str) -> list[int | None]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute.budget import Budget, Ledger
-from compute.errors import Exhausted
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.errors import Exhausted
 
 
 def test_a_hold_gives_back_what_it_leaves() -> None:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Sampling
-from compute.errors import PonderError
-from compute.lengths import Lengths
-from compute.outcome import Outcome
-from compute.run import Leash, Means, Named, Plan, Run, execute
-from compute.text import Candidate, Message, Prompt, Score
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.errors import PonderError
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome
+from ponder.compute.run import Leash, Means, Named, Plan, Run, execute
+from ponder.compute.text import Candidate, Message, Prompt, Score
 from tests.fakes import Chain, ScriptedEngine, always
 
 PROMPT = Prompt((Message("user", "How many?"),))

@@ -10,7 +10,7 @@ from statistics import quantiles
 
 import pytest
 
-from compute.lengths import Lengths
+from ponder.compute.lengths import Lengths
 
 Draw = Callable[[random.Random, int], float]
 """(chance, number of the request) -> tokens of a chain, were it not cut."""

@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from compute.answers import final_answer, group
-from compute.errors import NoVerdict
-from compute.pool import KEPT, Turns, WorkerPool, pool
-from compute.worker import MEMORY
+from ponder.compute.answers import final_answer, group
+from ponder.compute.errors import NoVerdict
+from ponder.compute.pool import KEPT, Turns, WorkerPool, pool
+from ponder.compute.worker import MEMORY
+from ponder.verifiers.agreement import Agreement
+from ponder.verifiers.rules import Rules
 from tests.verifiers.hand import candidate, run_of
-from verifiers.agreement import Agreement
-from verifiers.rules import Rules
 
 ROOT = Path(__file__).parents[2]
 EVER = 600.0
@@ -273,7 +273,7 @@ def test_a_worker_that_is_killed_from_outside_costs_one_item_and_no_memory_of_it
 
 SERVER = """
 import asyncio
-from compute.pool import WorkerPool
+from ponder.compute.pool import WorkerPool
 from tests.compute.test_pool import hang, match
 
 async def main():

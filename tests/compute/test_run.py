@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Grammar, Sampling
-from compute.errors import DeadlinePassed, EngineError, RequestError
-from compute.lengths import Lengths
-from compute.outcome import Outcome
-from compute.run import Means, Named, Plan, Run, execute
-from compute.text import Candidate, Hidden, Message, Prompt
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Grammar, Sampling
+from ponder.compute.errors import DeadlinePassed, EngineError, RequestError
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome
+from ponder.compute.run import Means, Named, Plan, Run, execute
+from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from tests.fakes import CARD, Chain, ScriptedEngine, always
 
 BUDGET = Budget(1000, 100)

@@ -21,9 +21,9 @@ from typing import Any, cast
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from compute.engine import ModelCard
-from engines.profiles import PROFILES
-from engines.vllm import VllmEngine
+from ponder.compute.engine import ModelCard
+from ponder.engines.profiles import PROFILES
+from ponder.engines.vllm import VllmEngine
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")

@@ -19,8 +19,8 @@ from typing import Any, Literal, cast
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from engines.profiles import PROFILES, Profile
-from engines.vllm import VllmEngine
+from ponder.engines.profiles import PROFILES, Profile
+from ponder.engines.vllm import VllmEngine
 from tests.fakes import MARKER
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"

@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 import jsonschema
 import pytest
 
-from compute.budget import Budget, Ledger
-from compute.engine import Grammar, Sampling
-from compute.errors import EngineError
-from compute.page import Page
-from compute.text import Candidate, Message, Prompt
-from engines import vllm
-from engines.launch import EngineOptions
-from engines.profiles import Profile
-from engines.scheduling import EVERY, circles
-from engines.vllm import VllmEngine
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Grammar, Sampling
+from ponder.compute.errors import EngineError
+from ponder.compute.page import Page
+from ponder.compute.text import Candidate, Message, Prompt
+from ponder.engines import vllm
+from ponder.engines.launch import EngineOptions
+from ponder.engines.profiles import Profile
+from ponder.engines.scheduling import EVERY, circles
+from ponder.engines.vllm import VllmEngine
 
 T = TypeVar("T")
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -273,12 +273,12 @@ def test_a_circle_is_seen_whatever_its_length(stage: Stage, unit: str) -> None:
 
 APART = """
 import asyncio, json, sys
-from compute.budget import Budget, Ledger
-from compute.engine import Grammar, Sampling
-from compute.page import Page
-from compute.text import Message, Prompt
-from engines import vllm
-from engines.launch import EngineOptions, metrics_text
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Grammar, Sampling
+from ponder.compute.page import Page
+from ponder.compute.text import Message, Prompt
+from ponder.engines import vllm
+from ponder.engines.launch import EngineOptions, metrics_text
 
 async def main():
     options = EngineOptions(kv_cache_memory_bytes=3 << 20, max_model_len=256, max_num_seqs=48)

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FAMILY = """
 import multiprocessing, os, sys, threading, time
-from engines import lifeline
+from ponder.engines import lifeline
 
 def rest(writer):
     if sys.argv[1] == "spawn":

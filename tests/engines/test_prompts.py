@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from compute.errors import EngineError, RequestError
-from compute.text import Hidden, Message, Prompt, Tool, ToolCall
-from engines.profiles import PROFILES, Profile, find
-from engines.prompts import ChatTokenizer, Prompts
+from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.text import Hidden, Message, Prompt, Tool, ToolCall
+from ponder.engines.profiles import PROFILES, Profile, find
+from ponder.engines.prompts import ChatTokenizer, Prompts
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 LOOP = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ BODY }}<|im_end|>\n{% endfor %}"

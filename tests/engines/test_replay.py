@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Sampling
-from compute.errors import EngineError
-from compute.lengths import Lengths
-from compute.outcome import Outcome
-from compute.page import Page
-from compute.run import Means, Named, Plan, execute
-from compute.text import Candidate, Message, Prompt
-from engines.replay import Question, RecordedRewards, ReplayEngine, Sample, read
-from engines.virtual_time import VirtualTimeLoop
-from strategies import STRATEGIES
-from verifiers import VERIFIERS
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.errors import EngineError
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome
+from ponder.compute.page import Page
+from ponder.compute.run import Means, Named, Plan, execute
+from ponder.compute.text import Candidate, Message, Prompt
+from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, Sample, read
+from ponder.engines.virtual_time import VirtualTimeLoop
+from ponder.strategies import STRATEGIES
+from ponder.verifiers import VERIFIERS
 
 ONE = [Question("one", frozenset({0}), tuple(Sample(i % 2, 1000 + 100 * i) for i in range(8)))]
 

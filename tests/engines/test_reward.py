@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from compute.errors import EngineError
-from compute.text import Candidate, Hidden, Message, Prompt
-from engines.launch import EngineOptions
-from engines.reward import ProcessRewardModel, start_reward
-from engines.reward_profiles import REWARD_PROFILES, RewardProfile, find_reward_profile
+from ponder.compute.errors import EngineError
+from ponder.compute.text import Candidate, Hidden, Message, Prompt
+from ponder.engines.launch import EngineOptions
+from ponder.engines.reward import ProcessRewardModel, start_reward
+from ponder.engines.reward_profiles import REWARD_PROFILES, RewardProfile, find_reward_profile
 from tests.fakes import Told
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"

@@ -12,11 +12,11 @@ from typing import Any, cast
 import pytest
 from transformers import AutoTokenizer
 
-from compute.engine import LONG, Checked
-from compute.errors import EngineError
-from compute.text import Candidate, Hidden, Message, Prompt
-from engines.reward import ProcessRewardModel, Reading
-from engines.reward_profiles import REWARD_PROFILES
+from ponder.compute.engine import LONG, Checked
+from ponder.compute.errors import EngineError
+from ponder.compute.text import Candidate, Hidden, Message, Prompt
+from ponder.engines.reward import ProcessRewardModel, Reading
+from ponder.engines.reward_profiles import REWARD_PROFILES
 from tests.fakes import MARKER, Told
 from tests.memory import within
 

@@ -23,13 +23,13 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import SecretStr
 
-from compute.errors import EngineError
-from compute.text import Candidate, Hidden, Message, Prompt
-from engines.launch import EngineOptions
-from engines.reward import ProcessRewardModel, start_reward
-from engines.reward_profiles import RewardProfile
-from engines.reward_remote import connect_reward, reach
-from server.places import locate
+from ponder.compute.errors import EngineError
+from ponder.compute.text import Candidate, Hidden, Message, Prompt
+from ponder.engines.launch import EngineOptions
+from ponder.engines.reward import ProcessRewardModel, start_reward
+from ponder.engines.reward_profiles import RewardProfile
+from ponder.engines.reward_remote import connect_reward, reach
+from ponder.server.places import locate
 from tests.engines.pooler import PRM, Answer, Pooler, rows, score
 from tests.fakes import Told
 from tests.server.serving import ASK, door, scripted, serving, until

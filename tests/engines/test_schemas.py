@@ -17,10 +17,10 @@ import pytest
 import xgrammar
 from transformers import AutoTokenizer
 
-from compute.engine import CallSchema, Grammar
-from compute.errors import RequestError
-from engines.grammars import spelt
-from engines.schemas import Schemas
+from ponder.compute.engine import CallSchema, Grammar
+from ponder.compute.errors import RequestError
+from ponder.engines.grammars import spelt
+from ponder.engines.schemas import Schemas
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 REFERRED = {"$defs": {"N": {"type": "integer"}, "a/b": {"type": "boolean"}, "a b": {"type": "null"}}}

@@ -18,10 +18,10 @@ import jsonschema
 import pytest
 from fastapi import FastAPI
 
-from compute.lengths import Lengths
-from engines import vllm
-from engines.launch import EngineOptions, metrics_text
-from engines.vllm import VllmEngine
+from ponder.compute.lengths import Lengths
+from ponder.engines import vllm
+from ponder.engines.launch import EngineOptions, metrics_text
+from ponder.engines.vllm import VllmEngine
 from tests.server.serving import door, events, written
 
 T = TypeVar("T")

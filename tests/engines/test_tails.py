@@ -16,11 +16,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from compute.text import Message, Prompt
-from engines import vllm
-from engines.launch import EngineOptions, metrics_text
-from engines.tails import SHARE, TailCache
-from engines.vllm import VllmEngine
+from ponder.compute.text import Message, Prompt
+from ponder.engines import vllm
+from ponder.engines.launch import EngineOptions, metrics_text
+from ponder.engines.tails import SHARE, TailCache
+from ponder.engines.vllm import VllmEngine
 
 T = TypeVar("T")
 DEMO = Path(__file__).parents[2] / "models" / "demo"

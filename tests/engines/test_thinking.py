@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from engines.thinking import Splitter, Vocabulary
+from ponder.engines.thinking import Splitter, Vocabulary
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 

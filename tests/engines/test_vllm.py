@@ -16,16 +16,16 @@ from typing import Any, TypeVar, cast
 import pytest
 from vllm.logprobs import FlatLogprobs
 
-from compute.budget import Budget, Hold, Ledger
-from compute.engine import Delta, Grammar, Sampling
-from compute.errors import EngineError, RequestError
-from compute.page import Page
-from compute.text import Candidate, Message, Prompt
-from engines import vllm
-from engines.launch import EngineOptions, metrics_text
-from engines.profiles import Profile
-from engines.vllm import VllmEngine
-from engines.writing import top
+from ponder.compute.budget import Budget, Hold, Ledger
+from ponder.compute.engine import Delta, Grammar, Sampling
+from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.page import Page
+from ponder.compute.text import Candidate, Message, Prompt
+from ponder.engines import vllm
+from ponder.engines.launch import EngineOptions, metrics_text
+from ponder.engines.profiles import Profile
+from ponder.engines.vllm import VllmEngine
+from ponder.engines.writing import top
 
 T = TypeVar("T")
 DEMO = Path(__file__).parents[2] / "models" / "demo"

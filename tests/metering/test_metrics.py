@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 
-from compute.budget import Budget, Ledger
-from compute.engine import Checked
-from compute.outcome import Outcome
-from compute.page import Page
-from compute.text import Answer, Message, Prompt
-from metering.metrics import NAMES, OWNERS, Capped, Metrics
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Checked
+from ponder.compute.outcome import Outcome
+from ponder.compute.page import Page
+from ponder.compute.text import Answer, Message, Prompt
+from ponder.metering.metrics import NAMES, OWNERS, Capped, Metrics
 from tests.needs import tool
 
 BY = {"model": "m", "strategy": "direct"}

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from compute.text import Message, Prompt
-from engines.reward import ProcessRewardModel
-from engines.reward_profiles import REWARD_PROFILES
-from models.chains import laid_out
-from models.tokenizer import load
+from ponder.compute.text import Message, Prompt
+from ponder.engines.reward import ProcessRewardModel
+from ponder.engines.reward_profiles import REWARD_PROFILES
+from ponder.models.chains import laid_out
+from ponder.models.tokenizer import load
 
 LINES = ["12 + 7 = 19", "19 - 3 = 15", "15 * 2 = 30"]
 QUESTION = "Tom has 12 apples. Tom gets 7 more. Tom loses 3. Then the number of apples doubles. How many are there now?"
@@ -27,9 +27,9 @@ SCRIPT = """
 import json, sys, time
 from dataclasses import replace
 from pathlib import Path
-from models.sample import OPTIONS, Ask, Judge, Writer, question as asked
-from models.chains import Chain, read
-from models.tokenizer import load
+from ponder.models.sample import OPTIONS, Ask, Judge, Writer, question as asked
+from ponder.models.chains import Chain, read
+from ponder.models.tokenizer import load
 began = time.monotonic()
 demo, prm, questions, lines = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
 options = replace(OPTIONS, enable_chunked_prefill=True)

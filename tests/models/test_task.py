@@ -8,9 +8,20 @@ import re
 
 import pytest
 
-from models.lessons import NOTICED, SHARES, SLIPS, lesson, result, thought
-from models.task import HIGHEST, LOWEST, MAX_STEPS, Problem, Step, judge_lines, make, read_answer, read_line, slip
-from models.tokenizer import END, THINK, UNTHINK, load
+from ponder.models.lessons import NOTICED, SHARES, SLIPS, lesson, result, thought
+from ponder.models.task import (
+    HIGHEST,
+    LOWEST,
+    MAX_STEPS,
+    Problem,
+    Step,
+    judge_lines,
+    make,
+    read_answer,
+    read_line,
+    slip,
+)
+from ponder.models.tokenizer import END, THINK, UNTHINK, load
 
 
 def some(count: int, seed: int = 5, **wishes: object) -> list[Problem]:

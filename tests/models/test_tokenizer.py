@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from models.chains import ask, read, read_at_once
-from models.lessons import Lesson
-from models.task import make
-from models.tokenizer import END, SPECIALS, UNTHINK, load
+from ponder.models.chains import ask, read, read_at_once
+from ponder.models.lessons import Lesson
+from ponder.models.task import make
+from ponder.models.tokenizer import END, SPECIALS, UNTHINK, load
 
 QUESTION = "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer
 
-from compute.text import Prompt
-from engines.profiles import PROFILES
-from engines.prompts import ChatTokenizer, Prompts
+from ponder.compute.text import Prompt
+from ponder.engines.profiles import PROFILES
+from ponder.engines.prompts import ChatTokenizer, Prompts
 from tests.fakes import ScriptedEngine
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"

@@ -17,11 +17,11 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from compute.engine import Engine, RewardModel
-from compute.lengths import Lengths
-from metering.metrics import Metrics
-from server.app import Door, Served, create_app
-from server.settings import ModelSettings, Settings
+from ponder.compute.engine import Engine, RewardModel
+from ponder.compute.lengths import Lengths
+from ponder.metering.metrics import Metrics
+from ponder.server.app import Door, Served, create_app
+from ponder.server.settings import ModelSettings, Settings
 from tests.fakes import MARKER, Chain, ScriptedEngine, always
 
 CHAIN = Chain(f"{MARKER}: three and four\nmake seven", "It is 7.")

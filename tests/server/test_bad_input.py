@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from server.settings import Settings
+from ponder.server.settings import Settings
 from tests.fakes import always
 from tests.server.reading import SHOWS_CALLS, ReadingEngine, demo_prompts
 from tests.server.serving import ASK, CHAIN, answered, ask, chat, counted, door, refused, scripted, serving

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from compute.engine import Grammar
-from server.calls import Listener, Offered
+from ponder.compute.engine import Grammar
+from ponder.server.calls import Listener, Offered
 from tests.fakes import Chain
 from tests.server.serving import answered, chat, door, events, scripted
 

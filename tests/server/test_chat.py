@@ -9,10 +9,10 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from compute.lengths import Lengths
-from compute.text import TokenLogprob
-from server.chat import token_logprobs
-from server.settings import Settings
+from ponder.compute.lengths import Lengths
+from ponder.compute.text import TokenLogprob
+from ponder.server.chat import token_logprobs
+from ponder.server.settings import Settings
 from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, question
 from tests.server.serving import answered, chat, door, events, refused, scripted, serving
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from server import keys
-from server.keys import Keyring
-from server.settings import KeySettings
+from ponder.server import keys
+from ponder.server.keys import Keyring
+from ponder.server.settings import KeySettings
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -24,7 +24,7 @@ def ponder(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
     """The command's status and what it said, from an empty folder and without settings of its own."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PONDER_")}
     return subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
+        [sys.executable, "-m", "ponder", *arguments],
         cwd=folder,
         env=clean | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from server import doctor
-from server.doctor import Finding
-from server.settings import ModelSettings, Settings
+from ponder.server import doctor
+from ponder.server.doctor import Finding
+from ponder.server.settings import ModelSettings, Settings
 from tests.engines.pooler import PRM, Pooler
 from tests.server.serving import serving
 

@@ -10,11 +10,11 @@ import pytest
 from openai.types import Model
 from starlette.routing import Route
 
-from compute.engine import Checked
-from compute.lengths import Lengths
-from server.app import Guarded, Served, create_app
-from server.keys import digest
-from server.settings import KeySettings, ModelSettings, Settings
+from ponder.compute.engine import Checked
+from ponder.compute.lengths import Lengths
+from ponder.server.app import Guarded, Served, create_app
+from ponder.server.keys import digest
+from ponder.server.settings import KeySettings, ModelSettings, Settings
 from tests.fakes import Chain, ScriptedEngine, ScriptedRewards, always
 from tests.server.serving import answered, ask, chat, counted, door, its_door, refused, scripted, written
 from tests.server.test_hangups import Line

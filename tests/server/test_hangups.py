@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from server.settings import Settings
+from ponder.server.settings import Settings
 from tests.fakes import MARKER, Chain, ScriptedEngine
 from tests.server.serving import ASK, counted, door, its_door, scripted, serving, until, written
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from compute.errors import NotAuthenticated
-from server import keys
-from server.keys import Keyring
-from server.settings import KeySettings
+from ponder.compute.errors import NotAuthenticated
+from ponder.server import keys
+from ponder.server.keys import Keyring
+from ponder.server.settings import KeySettings
 
 
 def ring(*names: str) -> tuple[Keyring, dict[str, str]]:

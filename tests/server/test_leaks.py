@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from compute.engine import Delta, Sampling
-from compute.lengths import Lengths
-from compute.page import Page
-from compute.text import Prompt
-from server.keys import digest
-from server.settings import KeySettings, Settings
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.lengths import Lengths
+from ponder.compute.page import Page
+from ponder.compute.text import Prompt
+from ponder.server.keys import digest
+from ponder.server.settings import KeySettings, Settings
 from tests.fakes import MARKER, Chain, ScriptedEngine
 from tests.server.serving import answered, ask, chat, door, events, its_door, refused, scripted
 

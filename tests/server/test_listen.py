@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from server.listen import CannotListen, bind, listen, run, url_of
-from server.settings import Limits, Settings
+from ponder.server.listen import CannotListen, bind, listen, run, url_of
+from ponder.server.settings import Limits, Settings
 
 LIMITS = Limits(header_bytes=2048, header_timeout=0.5, connections=3)
 

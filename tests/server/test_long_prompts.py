@@ -14,11 +14,11 @@ from typing import Any, cast
 import pytest
 from transformers import AutoTokenizer
 
-from compute.engine import LONG, Delta, Sampling
-from compute.page import Page
-from compute.text import Message, Prompt
-from engines.profiles import PROFILES
-from engines.prompts import ChatTokenizer, Prompts
+from ponder.compute.engine import LONG, Delta, Sampling
+from ponder.compute.page import Page
+from ponder.compute.text import Message, Prompt
+from ponder.engines.profiles import PROFILES
+from ponder.engines.prompts import ChatTokenizer, Prompts
 from tests.fakes import CARD, MARKER, ScriptedEngine, always
 from tests.memory import within
 from tests.server.reading import DEMO, ReadingEngine, demo_prompts

@@ -18,10 +18,10 @@ import pytest
 import safetensors.torch
 from transformers import AutoTokenizer
 
-from server import doctor, made
-from server.made import CannotMake, Source
-from server.places import NoSuchModel, locate, model_folder
-from server.settings import ModelSettings
+from ponder.server import doctor, made
+from ponder.server.made import CannotMake, Source
+from ponder.server.places import NoSuchModel, locate, model_folder
+from ponder.server.settings import ModelSettings
 
 ROOT = Path(__file__).parents[2]
 INSIDE = "its_package/tiny.gguf"
@@ -109,7 +109,7 @@ def source(index: tuple[Path, Source, dict[str, Any]], monkeypatch: pytest.Monke
 MAKE = """
 import json, sys
 from pathlib import Path
-from server.made import Source, make
+from ponder.server.made import Source, make
 print(make("tiny", Source(**json.loads(sys.argv[1])), Path(sys.argv[2])))
 """
 

@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from server.listen import KEEP_ALIVE, PIPELINED, protocol
-from server.settings import Limits
+from ponder.server.listen import KEEP_ALIVE, PIPELINED, protocol
+from ponder.server.settings import Limits
 
 LIMITS = Limits(header_bytes=2048, header_timeout=7, body_timeout=11, connections=3)
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"

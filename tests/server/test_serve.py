@@ -20,9 +20,9 @@ import psutil
 import pytest
 from openai.types.chat import ChatCompletion
 
-from engines.launch import EngineOptions
-from server.serve import options_of
-from server.settings import EngineSettings, ModelSettings, RewardEngineSettings, WrongSettings
+from ponder.engines.launch import EngineOptions
+from ponder.server.serve import options_of
+from ponder.server.settings import EngineSettings, ModelSettings, RewardEngineSettings, WrongSettings
 from tests import needs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +37,7 @@ def ponder_serve(
     """The process and its address, once the ready line is out. `more` on its command line and in its environment."""
     given = {k: v for k, v in os.environ.items() if not k.startswith("PONDER_")} | {"PYTHONPATH": str(ROOT)}
     given |= environment or {}
-    command = [sys.executable, "-m", "server", "serve", "--port", "0", *more]
+    command = [sys.executable, "-m", "ponder", "serve", "--port", "0", *more]
     told, log = folder / "stdout", folder / "stderr"
     with (
         told.open("wb") as out,
@@ -128,7 +128,7 @@ def test_a_signal_while_the_model_is_loading_ends_it_at_once(tmp_path: Path) -> 
     with log.open("wb") as err:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", "--port", "0"], cwd=tmp_path, env=environment, stderr=err
+            [sys.executable, "-m", "ponder", "serve", "--port", "0"], cwd=tmp_path, env=environment, stderr=err
         )
         try:
             while "loading demo" not in log.read_text():
@@ -198,7 +198,7 @@ def test_a_server_that_is_killed_leaves_no_engine_behind(tmp_path: Path) -> None
 
 def test_a_server_that_is_killed_while_it_loads_leaves_no_engine_behind(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    command = [sys.executable, "-m", "server", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "ponder", "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
         born: list[psutil.Process] = []
         try:

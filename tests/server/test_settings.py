@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from engines.profiles import Profile
-from server.settings import (
+from ponder.engines.profiles import Profile
+from ponder.server.settings import (
     EFFORT,
     EngineSettings,
     KeySettings,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from compute.engine import Delta, Sampling
-from compute.page import Page
-from compute.text import Prompt
-from server.outbox import KEEPALIVE, PIECE, ROOM, Outbox
-from server.settings import Settings
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.page import Page
+from ponder.compute.text import Prompt
+from ponder.server.outbox import KEEPALIVE, PIECE, ROOM, Outbox
+from ponder.server.settings import Settings
 from tests.fakes import Chain, ScriptedEngine
 from tests.server.serving import ASK, counted, door, events, its_door, serving, until, written
 from tests.server.test_hangups import Line

@@ -18,7 +18,7 @@ import pytest
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from models.task import make, read_answer
+from ponder.models.task import make, read_answer
 from tests.server.test_serve import ponder_serve
 
 BUDGETS: list[int | None] = [0, 16, 64, 256, -1, None]

@@ -16,11 +16,11 @@ import jsonschema
 import pytest
 from fastapi import FastAPI
 
-from compute.lengths import Lengths
-from engines import vllm
-from engines.launch import EngineOptions
-from server.app import Served, create_app
-from server.settings import ModelSettings, Settings
+from ponder.compute.lengths import Lengths
+from ponder.engines import vllm
+from ponder.engines.launch import EngineOptions
+from ponder.server.app import Served, create_app
+from ponder.server.settings import ModelSettings, Settings
 from tests.server.serving import ASK, events
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"

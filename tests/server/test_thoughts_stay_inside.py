@@ -15,9 +15,9 @@ import pytest
 from fastapi import FastAPI
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from compute.lengths import Lengths
-from server.keys import digest
-from server.settings import KeySettings, Settings
+from ponder.compute.lengths import Lengths
+from ponder.server.keys import digest
+from ponder.server.settings import KeySettings, Settings
 from tests.engines.scripted_vllm import FAMILIES, Fate, Nature, ScriptedVllm, engine
 from tests.fakes import MARKER, ScriptedRewards
 from tests.server.serving import ASK, ask, door, events, its_door, refused, serving

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Sampling
-from compute.outcome import Outcome
-from compute.page import Page
-from compute.text import Hidden, Prompt
-from server.app import create_app
-from server.keys import digest
-from server.plan import Order
-from server.settings import KeySettings, Settings
-from server.traces import ROWS, Trace, Traces, told
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.outcome import Outcome
+from ponder.compute.page import Page
+from ponder.compute.text import Hidden, Prompt
+from ponder.server.app import create_app
+from ponder.server.keys import digest
+from ponder.server.plan import Order
+from ponder.server.settings import KeySettings, Settings
+from ponder.server.traces import ROWS, Trace, Traces, told
 from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
 from tests.server.serving import ASK, CHAIN, ask, door, its_door, scripted
 from tests.server.test_hangups import PATH, Line

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import Limits
+from ponder.server.settings import Limits
 from tests.needs import tool
 from tests.server.serving import ASK, door, scripted
 from tests.server.test_listen import code_of, heard, say, served

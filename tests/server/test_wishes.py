@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from compute.run import CLOSING
-from server.keys import digest
-from server.settings import KeySettings, Settings
+from ponder.compute.run import CLOSING
+from ponder.server.keys import digest
+from ponder.server.settings import KeySettings, Settings
 from tests.fakes import CARD, Chain
 from tests.server.serving import answered, chat, door, refused, scripted
 

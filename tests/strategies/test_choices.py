@@ -13,22 +13,22 @@ from typing import ClassVar
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Sampling
-from compute.errors import EngineError
-from compute.lengths import Lengths
-from compute.outcome import Outcome, Vote
-from compute.run import Means, Named, Plan, Run, Strategy, execute
-from compute.text import Candidate, Hidden, Message, Prompt, Score
-from strategies import STRATEGIES
-from strategies.auto import Auto
-from strategies.beam_search import BeamSearch
-from strategies.best_of_n import BestOfN
-from strategies.dvts import Dvts
-from strategies.majority_vote import MajorityVote
-from strategies.particle_filter import ParticleFilter
-from strategies.revision import Revision
-from strategies.voting import lead_probability, settled, votes_to_settle
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.errors import EngineError
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome, Vote
+from ponder.compute.run import Means, Named, Plan, Run, Strategy, execute
+from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
+from ponder.strategies import STRATEGIES
+from ponder.strategies.auto import Auto
+from ponder.strategies.beam_search import BeamSearch
+from ponder.strategies.best_of_n import BestOfN
+from ponder.strategies.dvts import Dvts
+from ponder.strategies.majority_vote import MajorityVote
+from ponder.strategies.particle_filter import ParticleFilter
+from ponder.strategies.revision import Revision
+from ponder.strategies.voting import lead_probability, settled, votes_to_settle
 from tests.fakes import Chain, Script, ScriptedEngine, ScriptedRewards, always, question
 
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Sampling
-from compute.lengths import Lengths
-from compute.outcome import Outcome, Vote
-from compute.run import Means, Named, Plan, execute
-from engines.replay import Question, ReplayEngine, Sample
-from engines.virtual_time import VirtualTimeLoop
-from strategies.auto import Auto
-from strategies.majority_vote import MajorityVote
-from strategies.voting import fair_sample
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome, Vote
+from ponder.compute.run import Means, Named, Plan, execute
+from ponder.engines.replay import Question, ReplayEngine, Sample
+from ponder.engines.virtual_time import VirtualTimeLoop
+from ponder.strategies.auto import Auto
+from ponder.strategies.majority_vote import MajorityVote
+from ponder.strategies.voting import fair_sample
 from tests.verifiers.hand import candidate
 
 RIGHT, WRONG = 0, 1

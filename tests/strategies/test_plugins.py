@@ -11,7 +11,7 @@ DOCUMENT = "docs/strategies.md"
 
 
 def test_a_strategy_of_another_package_is_in_the_table(tmp_path: Path) -> None:
-    out = run(installed(tmp_path, DOCUMENT), "-c", "from strategies import strategies; print(*strategies())")
+    out = run(installed(tmp_path, DOCUMENT), "-c", "from ponder.strategies import strategies; print(*strategies())")
     assert "first_to_finish" in out.split()
     assert "direct" in out.split()
 

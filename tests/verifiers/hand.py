@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from compute.budget import Budget, Ledger
-from compute.engine import Delta, Engine, RewardModel, Sampling
-from compute.lengths import Lengths
-from compute.run import Means, Named, Plan, Run, Verifier
-from compute.text import Candidate, Ending, Hidden, Message, Prompt, Score
-from strategies.direct import Direct
+from ponder.compute.budget import Budget, Ledger
+from ponder.compute.engine import Delta, Engine, RewardModel, Sampling
+from ponder.compute.lengths import Lengths
+from ponder.compute.run import Means, Named, Plan, Run, Verifier
+from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt, Score
+from ponder.strategies.direct import Direct
 from tests.fakes import Chain, ScriptedEngine, always
 
 QUESTION = Prompt((Message("user", "What is three and four?"),))

@@ -6,9 +6,9 @@ import textwrap
 
 import pytest
 
+from ponder.verifiers.code import Case, Code
 from tests.needs import tool
 from tests.verifiers.hand import values
-from verifiers.code import Case, Code
 
 
 @pytest.fixture(autouse=True)
@@ -279,14 +279,14 @@ CHEATS = {
         """,
     "patches its own side of the border": """
         import sys
-        border = sys.modules['verifiers.border'].Border
+        border = sys.modules['ponder.verifiers.border'].Border
         here = border.here
         here.encode = lambda value: ["n", "unittest.mock", "ANY"]
         def double(x): return 0
         """,
     "makes a class in the test": """
         import sys
-        border = sys.modules['verifiers.border'].Border.here
+        border = sys.modules['ponder.verifiers.border'].Border.here
         def yes(*args): return True
         def double(x):
             encode = border.encode
@@ -296,7 +296,7 @@ CHEATS = {
         """,
     "describes a list with operators of its own": """
         import sys
-        border = sys.modules['verifiers.border'].Border.here
+        border = sys.modules['ponder.verifiers.border'].Border.here
         class Items(list):
             def __eq__(self, other): return True
         describe = border.class_of
@@ -311,7 +311,7 @@ CHEATS = {
         """,
     "sends the verdict as a message": """
         import sys
-        border = sys.modules['verifiers.border'].Border.here
+        border = sys.modules['ponder.verifiers.border'].Border.here
         def double(x):
             short = b'["=",42,{"k":[],"n":[],"s":[],"d":[],"g":[]}]'
             for text in (b'passed', b'', b'[]', b'["=",42]', b'{"passed":true}', short):
@@ -320,7 +320,7 @@ CHEATS = {
         """,
     "gives the test new names": """
         import sys
-        border = sys.modules['verifiers.border'].Border.here
+        border = sys.modules['ponder.verifiers.border'].Border.here
         tell = border.tell
         def more(also):
             tell(also)

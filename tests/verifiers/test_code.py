@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from ponder.verifiers.code import Case, Code, program
+from ponder.verifiers.sandbox import Sandbox
 from tests.needs import tool
 from tests.verifiers.hand import values
-from verifiers.code import Case, Code, program
-from verifiers.sandbox import Sandbox
 
 DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
 
@@ -145,7 +145,7 @@ def test_all_tests_of_a_program_share_its_time() -> None:
 def test_where_there_is_no_sandbox_nothing_is_run(tmp_path: Path) -> None:
     probe = (
         "import asyncio, os, sys\n"
-        "from verifiers.sandbox import Sandbox\nfrom compute.errors import EngineError\n"
+        "from ponder.verifiers.sandbox import Sandbox\nfrom ponder.compute.errors import EngineError\n"
         "try:\n    asyncio.run(Sandbox(256).probe())\n"
         "except EngineError as error:\n    print(error.message)\n"
     )

@@ -6,9 +6,9 @@ import textwrap
 
 import pytest
 
+from ponder.verifiers.code import Code
 from tests.needs import tool
 from tests.verifiers.hand import values
-from verifiers.code import Code
 
 
 @pytest.fixture(autouse=True)

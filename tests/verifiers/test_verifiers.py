@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from compute.engine import Delta, Sampling
-from compute.errors import EngineError
-from compute.page import Page
-from compute.text import Hidden, Prompt, TokenLogprob
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.errors import EngineError
+from ponder.compute.page import Page
+from ponder.compute.text import Hidden, Prompt, TokenLogprob
+from ponder.verifiers import VERIFIERS, verifiers
+from ponder.verifiers.agreement import Agreement
+from ponder.verifiers.confidence import Confidence
+from ponder.verifiers.judge import Judge
+from ponder.verifiers.prm import Prm
+from ponder.verifiers.rules import Rules
 from tests.fakes import CARD, MARKER, Chain, ScriptedEngine, ScriptedRewards, always, question
 from tests.verifiers.hand import candidate, judged, run_of, values
-from verifiers import VERIFIERS, verifiers
-from verifiers.agreement import Agreement
-from verifiers.confidence import Confidence
-from verifiers.judge import Judge
-from verifiers.prm import Prm
-from verifiers.rules import Rules
 
 # -- the table --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,128 @@
+"""The subcommands of `ponder` that want the server: serve a model, make keys, find out what a machine lacks.
+
+Each imports what it needs when it runs, so that a key does not wait for a server's libraries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
+
+from pydantic import ValidationError
+
+from ponder.compute.errors import PonderError
+from ponder.server.settings import KeySettings, Scope, Settings, WrongSettings, load
+
+FLAGS = (
+    "host",
+    "port",
+    "prm",
+    "prm_model",
+    "profile",
+    "strategy",
+    "verifier",
+    "thinking_budget",
+    "max_thinking_budget",
+    "answer_tokens",
+    "timeout",
+    "drain_timeout",
+    "log_level",
+)
+"""Settings that are flags of `serve` too."""
+PLACES = ("host", "port", "prm", "prm_model")
+"""Those that `doctor` takes."""
+MISUSED = 2
+"""Exit status for a command line or configuration that cannot be meant."""
+
+
+def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """The server's subcommands, added to a command line. What a flag means is read off the setting of that name."""
+    serve_ = add_parser("serve", help="serve a model over the OpenAI API")
+    _settings_of(serve_, FLAGS)
+    serve_.set_defaults(command=partial(_told, serve))
+
+    keys_ = add_parser("keys", help="make API keys").add_subparsers(required=True, metavar="COMMAND")
+    new = keys_.add_parser("new", help="make a key, show it once, and print its table for ponder.toml")
+    new.add_argument("name", help="who it belongs to")
+    new.add_argument("--scopes", default="infer,usage", help="of infer, usage, admin, reveal, trace (%(default)s)")
+    words = KeySettings.model_fields["max_thinking_budget"].description
+    new.add_argument("--max-thinking-budget", type=int, metavar="TOKENS", help=f"{words} (left out: the server's)")
+    new.set_defaults(command=partial(_told, new_key))
+
+    doctor_ = add_parser("doctor", help="tell what is missing to serve, and the line that mends it")
+    _settings_of(doctor_, PLACES)
+    doctor_.set_defaults(command=partial(_told, examine))
+
+
+def _told(subcommand: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Its exit status; what went wrong is said on standard error."""
+    try:
+        return subcommand(options)
+    except WrongSettings as error:
+        for line in error.message.splitlines():
+            sys.stderr.write(f"ponder: {line}\n")
+        return MISUSED
+    except PonderError as error:
+        sys.stderr.write(f"ponder: {error.message}\n")
+        return 1
+
+
+def _settings_of(command: argparse.ArgumentParser, flags: Sequence[str]) -> None:
+    command.add_argument("model", nargs="?", metavar="MODEL", help=Settings.model_fields["model"].description)
+    command.add_argument("--config", metavar="FILE", help="settings (default: $PONDER_CONFIG, else ponder.toml if any)")
+    for name in flags:
+        words = (Settings.model_fields[name].description or "").replace("%", "%%")
+        command.add_argument("--" + name.replace("_", "-"), dest=name, metavar="X", help=words)
+
+
+def _load(options: argparse.Namespace, flags: Sequence[str]) -> Settings:
+    return load(options.config, **{name: getattr(options, name) for name in ("model", *flags)})
+
+
+# -- the subcommands --------------------------------------------------------------------------------------------------
+
+
+def serve(options: argparse.Namespace) -> int:
+    """`ponder serve`"""
+    from ponder.server.serve import serve as serve_models
+
+    serve_models(_load(options, FLAGS))
+    return 0
+
+
+def new_key(options: argparse.Namespace) -> int:
+    """`ponder keys new`: the key, once, and what goes into the configuration."""
+    from ponder.server import keys
+
+    key, digest = keys.make()
+    scopes = [word.strip() for word in cast("str", options.scopes).split(",") if word.strip()]
+    try:
+        KeySettings(
+            name=options.name,
+            hash=digest,
+            scopes=frozenset(cast("list[Scope]", scopes)),
+            max_thinking_budget=options.max_thinking_budget,
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        flags = {"scopes": "--scopes", "max_thinking_budget": "--max-thinking-budget"}
+        what = flags.get(str(wrong["loc"][0]), "NAME")
+        raise WrongSettings(f"{what} {wrong['input']!r}: {wrong['msg'].removeprefix('Input ')}") from None
+    listed = ", ".join(f'"{scope}"' for scope in scopes)
+    sys.stdout.write(
+        f"{key}\n\n# This key is shown once and kept nowhere. Put this into ponder.toml:\n"
+        f'[[keys]]\nname = "{options.name}"\nhash = "{digest}"\nscopes = [{listed}]\n'
+    )
+    if options.max_thinking_budget is not None:
+        sys.stdout.write(f"max_thinking_budget = {options.max_thinking_budget}\n")
+    return 0
+
+
+def examine(options: argparse.Namespace) -> int:
+    """`ponder doctor`"""
+    from ponder.server import doctor
+
+    return doctor.tell(doctor.examine(_load(options, PLACES)), sys.stdout)
