@@ -204,8 +204,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def interval(values: Sequence[float], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
+def interval(values: Sequence[float], groups: int = 1, draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the median. Of values that came in so many `groups` of one size, one after the other,
+    first groups are drawn, then values of each: those of a group have more in common."""
     chance = random.Random(0)
-    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
+    size = len(values) // groups
+    each = [values[at : at + size] for at in range(0, size * groups, size)]
+
+    def drawn() -> float:
+        parts = each if groups == 1 else chance.choices(each, k=groups)
+        return statistics.median([value for part in parts for value in chance.choices(part, k=size)])
+
+    medians = sorted(drawn() for _ in range(draws))
     return round(medians[draws // 40], 3), round(medians[-draws // 40], 3)

@@ -7,7 +7,8 @@ seeds and client, in turns.
 Both servers are up at the same time and are asked in turns (`bench/paired.py`). Ponder runs `direct` with a budget no
 chain reaches, so both let the model write the same; vLLM splits thought from answer with its own reasoning parser and
 keeps the thought to itself too. A model that does not think is asked by both without a thought. The figures are the
-medians over rounds; a ratio is the median over rounds of ours / theirs, with its 95 % interval (bootstrap over rounds).
+medians over rounds; a ratio is the median over rounds of ours / theirs, with its 95 % interval (bootstrap over starts
+and their rounds: the same program started twice differs by up to 2 % for as long as it runs).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Load:
 
 
 DEMO = Load(rounds=40, requests=32, max_tokens=512)
-OTHERS = Load(rounds=15, requests=8, max_tokens=32)
+OTHERS = Load(rounds=16, requests=8, max_tokens=32)
 """Their tokens cost twenty times as much as the demo reasoner's, and more."""
 
 
@@ -118,8 +119,12 @@ async def served_name(url: str) -> str:
         return str((await client.get(url + "/v1/models")).json()["data"][0]["id"])
 
 
-async def rounds(servers: Sequence[Server], options: argparse.Namespace, thinks: bool) -> list[Entry]:
-    """One entry for each concurrency and mode."""
+Measured = dict[tuple[bool, int], dict[str, list[Figures]]]
+"""By mode (streamed) and concurrency: the rounds of each server."""
+
+
+async def rounds(servers: Sequence[Server], options: argparse.Namespace, thinks: bool, begun: int) -> Measured:
+    """The rounds of one start, numbered from `begun`."""
     names = {server.name: await served_name(server.url) for server in servers}
     sampling = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
     common: dict[str, Any] = {"max_completion_tokens": options.max_tokens, "include_reasoning": False, **sampling}
@@ -129,22 +134,65 @@ async def rounds(servers: Sequence[Server], options: argparse.Namespace, thinks:
         fields = common | ({} if server.name == "vllm" else ours)
         return bodies(names[server.name], stories(count, seed), streamed=streamed, **fields)
 
-    entries: list[Entry] = []
+    found: Measured = {}
     for streamed in [mode == "streamed" for mode in options.modes]:
         for server in servers:
             await volley(server.url, requests(server, options.requests, 999, streamed), 8)
         for concurrency in options.concurrency:
-            count = max(options.requests, options.requests * concurrency // 4)
+            count = at_once(options, concurrency)
 
             async def one(
-                server: Server, number: int, streamed: bool = streamed, at_once: int = concurrency, count: int = count
+                server: Server, number: int, streamed: bool = streamed, asked: int = concurrency, count: int = count
             ) -> Figures:
-                return await measure(server, requests(server, count, number, streamed), at_once)
+                return await measure(server, requests(server, count, begun + number, streamed), asked)
 
-            each = await by_turns(servers, options.rounds, one)
-            entries.append(compare(each, streamed, concurrency, count))
-            show(entries[-1], target=not options.against)
-    return entries
+            found[streamed, concurrency] = await by_turns(servers, options.rounds // options.starts, one)
+    return found
+
+
+def at_once(options: argparse.Namespace, concurrency: int) -> int:
+    """Requests of a round."""
+    return max(options.requests, options.requests * concurrency // 4)
+
+
+def entries(measured: Sequence[Measured], options: argparse.Namespace) -> list[Entry]:
+    """One entry for each concurrency and mode, of all starts."""
+    found: list[Entry] = []
+    for streamed, concurrency in measured[0]:
+        each: dict[str, list[Figures]] = {}
+        for start in measured:
+            for name, figures in start[streamed, concurrency].items():
+                each.setdefault(name, []).extend(figures)
+        ours_first = {name: each[name] for name in sorted(each, key=lambda name: name != "ponder")}
+        found.append(compare(ours_first, streamed, concurrency, at_once(options, concurrency), len(measured)))
+    return found
+
+
+def up(
+    options: argparse.Namespace, folder: str, thinks: bool, stack: ExitStack, started: dict[str, str]
+) -> list[Server]:
+    """Both servers, ready; `started` is told how each was started, by its name."""
+    urls = {"vllm": options.vllm_url, "ponder": options.ponder_url, "before": None}
+    servers: list[Server] = []
+    for name, start in starts(options, folder, thinks).items():
+        if url := urls[name]:
+            servers.append(Server(name, str(url)))
+            continue
+        command = start.command
+        if name == "vllm" and thinks and options.opening:
+            command += template(folder, options.opening, stack)
+        log = stack.enter_context(tempfile.NamedTemporaryFile(suffix=f"-{name}.log"))  # noqa: SIM115 (the stack's)
+        port = machine.free_port()
+        command = [*command, "--port", str(port)]
+        started[name] = " ".join([f"{k}={v}" for k, v in start.environment.items()] + ["python", *command[1:]])
+        if start.checkout != machine.ROOT:
+            started[name] += f"  # of {machine.commit(start.checkout)}"
+        servers.append(
+            stack.enter_context(
+                machine.started(name, command, port, start.ready, log, start.environment, start.checkout)
+            )
+        )
+    return servers
 
 
 def main() -> None:
@@ -153,7 +201,8 @@ def main() -> None:
     parser.add_argument("--against", metavar="DIR", help="Ponder of this checkout, in the place of vLLM's server")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--modes", nargs="+", choices=["streamed", "whole"], default=["streamed", "whole"])
-    parser.add_argument("--rounds", type=int, help="left out: 40 for the demo, 15 for others")
+    parser.add_argument("--starts", type=int, default=4, help="times both servers are started; the rounds are divided")
+    parser.add_argument("--rounds", type=int, help="left out: 40 for the demo, 16 for others")
     parser.add_argument(
         "--requests", type=int, help="of a round at concurrency 1, more at higher ones; left out: 32 for the demo, 8"
     )
@@ -176,33 +225,28 @@ def main() -> None:
     thinks = has_markers(folder)
     head = machine.describe()
     print(f"{head['machine']}\n{head['versions']}")
-    urls = {"vllm": options.vllm_url, "ponder": options.ponder_url, "before": None}
     started: dict[str, str] = {}
-    with ExitStack() as stack:
-        servers: list[Server] = []
-        for name, start in starts(options, folder, thinks).items():
-            if url := urls[name]:
-                servers.append(Server(name, str(url)))
-                continue
-            command = start.command
-            if name == "vllm" and thinks and options.opening:
-                command += template(folder, options.opening, stack)
-            log = stack.enter_context(tempfile.NamedTemporaryFile(suffix=f"-{name}.log"))
-            port = machine.free_port()
-            command = [*command, "--port", str(port)]
-            started[name] = " ".join([f"{k}={v}" for k, v in start.environment.items()] + ["python", *command[1:]])
-            if start.checkout != machine.ROOT:
-                started[name] += f"  # of {machine.commit(start.checkout)}"
-            servers.append(
-                stack.enter_context(
-                    machine.started(name, command, port, start.ready, log, start.environment, start.checkout)
-                )
-            )
-        entries = asyncio.run(rounds(servers, options, thinks))
+    measured: list[Measured] = []
+    for number in range(options.starts):
+        with ExitStack() as stack:
+            servers = up(options, folder, thinks, stack, started)
+            # Who comes up first changes, too.
+            turns = servers if number % 2 == 0 else servers[::-1]
+            measured.append(asyncio.run(rounds(turns, options, thinks, number * options.rounds)))
+        print(f"start {number + 1} of {options.starts} is measured", file=sys.stderr, flush=True)
+    results = entries(measured, options)
+    for entry in results:
+        show(entry, target=not options.against)
     if options.against:
-        verdict(entries)
-    result = {"model": options.model, "rounds": options.rounds, "max_tokens": options.max_tokens, "servers": started}
-    machine.keep({**head, **result, "results": [asdict(e) for e in entries]}, options.json)
+        verdict(results)
+    result = {
+        "model": options.model,
+        "starts": options.starts,
+        "rounds": options.rounds,
+        "max_tokens": options.max_tokens,
+        "servers": started,
+    }
+    machine.keep({**head, **result, "results": [asdict(e) for e in results]}, options.json)
 
 
 if __name__ == "__main__":

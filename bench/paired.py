@@ -96,8 +96,11 @@ async def by_turns(
     return each
 
 
-def compare(each: Mapping[str, Sequence[Figures]], streamed: bool, concurrency: int, requests: int) -> Entry:
-    """The rounds of two servers, ours first; or of ours alone, without a ratio."""
+def compare(
+    each: Mapping[str, Sequence[Figures]], streamed: bool, concurrency: int, requests: int, starts: int = 1
+) -> Entry:
+    """The rounds of two servers, ours first; or of ours alone, without a ratio. `starts`: so many times the servers
+    were started, each time for as many rounds."""
     names = [name for name in ROWS if all(name in f for rounds in each.values() for f in rounds)]
     medians = {server: {n: statistics.median(f[n] for f in rs) for n in names} for server, rs in each.items()}
     first, *others = each.values()
@@ -109,7 +112,7 @@ def compare(each: Mapping[str, Sequence[Figures]], streamed: bool, concurrency: 
         requests=requests,
         medians={s: {n: round(v, 3) for n, v in m.items()} for s, m in medians.items()},
         ratio={n: round(statistics.median(r), 3) for n, r in ratios.items() if r},
-        ratio_interval={n: machine.interval(r) for n, r in ratios.items() if r},
+        ratio_interval={n: machine.interval(r, starts) for n, r in ratios.items() if r},
     )
 
 

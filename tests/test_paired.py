@@ -40,6 +40,15 @@ def test_a_ratio_is_slower_when_its_whole_interval_is(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "\nnothing is slower with 95 % certainty\n"
 
 
+def test_rounds_of_one_start_are_not_taken_for_independent() -> None:
+    chance = random.Random(2)
+    values = [luck * chance.gauss(1, 0.001) for luck in (0.98, 0.99, 1.01, 1.02) for _ in range(10)]
+    low, high = machine.interval(values, 4)
+    assert low < 0.985
+    assert high > 1.015
+    assert machine.interval([0.97] * 40, 4) == (0.97, 0.97)
+
+
 def test_memory_is_shown_and_not_judged() -> None:
     more = entry(1.0, memory=110.0)
     assert more.ratio["memory_mb"] == 1.1
