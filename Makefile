@@ -4,6 +4,7 @@ PYTHON ?= python3
 EXTRA ?= cpu
 PORT ?= 8000
 ARGS ?=
+SOAK_RESULTS ?= bench/results/soak.jsonl
 BIN := .venv/bin
 INSTALL = $(PYTHON) tools/install.py
 SYSTEM := promtool:prometheus bwrap:bubblewrap nginx:nginx curl:curl javac:default-jdk-headless
@@ -33,9 +34,9 @@ test: ## run every test; some of them in ARGS="tests/compute -k budget"
 	  if [ -n "$$missing" ]; then echo "ponder: some tests want Debian packages that are not here: sudo apt-get install$$missing"; fi
 	@$(BIN)/python -m pytest $(ARGS)
 
-soak: ## run the long tests, those that `make test` leaves out
+soak: ## run the long tests that `make test` leaves out; results go to SOAK_RESULTS=, and a run that was cut goes on
 	@$(INSTALL) $(EXTRA) dev
-	@$(BIN)/python -m pytest -m soak $(ARGS)
+	@$(BIN)/python -m pytest -m soak --soak-results $(SOAK_RESULTS) $(ARGS)
 
 check: lint ## ruff, its formatter and pyright find nothing
 	@$(BIN)/pyright --pythonpath $(BIN)/python
