@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,8 @@ from ponder.engines.vllm import VllmEngine
 from tests.server.serving import door, events, written
 
 T = TypeVar("T")
+WAIT = 3000
+"""Seconds for one answer at most: a long one of many chains takes minutes on two cores."""
 MOST = 6000
 """Tokens that all tests of this file but the long ones may have the model write."""
 QUESTIONS = [
@@ -33,6 +35,7 @@ QUESTIONS = [
     "Why is the sky blue?",
     "List three fruits.",
 ]
+STOCKED = "Make up the stock of a small shop: the name and the shelf of each item, and how many were sold each month."
 CITY: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -51,6 +54,29 @@ WEATHER: dict[str, Any] = {
     "additionalProperties": False,
 }
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": WEATHER}}
+ITEM: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 4, "maxLength": 24},
+        "shelf": {"enum": ["upper", "middle", "lower"]},
+        "sold": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 100, "maximum": 999},
+            "minItems": 12,
+            "maxItems": 12,
+        },
+    },
+    "required": ["name", "shelf", "sold"],
+    "additionalProperties": False,
+}
+STOCK: dict[str, Any] = {
+    "type": "object",
+    "properties": {"items": {"type": "array", "items": ITEM, "minItems": 16, "maxItems": 18}},
+    "required": ["items"],
+    "additionalProperties": False,
+}
+"""Some 80 tokens an item: four or five for each of its numbers, the rest for its names."""
+LONG = {"type": "json_schema", "json_schema": {"name": "stock", "schema": STOCK, "strict": True}}
 
 
 @dataclass
@@ -62,12 +88,12 @@ class Talk:
     app: FastAPI
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=600)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=WAIT)
 
     async def post(self, question: str, **fields: Any) -> httpx.Response:
         body = {"model": "smollm2", "messages": [{"role": "user", "content": question}], **fields}
         transport = httpx.ASGITransport(self.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://door", timeout=600) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://door", timeout=WAIT) as client:
             return await client.post("/v1/chat/completions", json=body)
 
     def ask(self, question: str = QUESTIONS[0], **fields: Any) -> dict[str, Any]:
@@ -94,7 +120,7 @@ class Talk:
 
 @pytest.fixture(scope="module")
 def talk(loop: asyncio.AbstractEventLoop, smollm2: Path) -> Iterator[Talk]:
-    options = EngineOptions(kv_cache_memory_bytes=1 << 28, max_model_len=2048)
+    options = EngineOptions(kv_cache_memory_bytes=1 << 28, max_model_len=4096)
     starting = vllm.start(str(smollm2), name="smollm2", profile=None, options=options)
     engine = asyncio.run_coroutine_threadsafe(starting, loop).result(timeout=600)
     app = door(engine, name="smollm2", lengths=Lengths(*engine.card.typical_chain))
@@ -219,3 +245,37 @@ def test_every_strategy_holds_answers_to_a_schema(talk: Talk, strategy: dict[str
     check(answer, 600)
     assert answer["choices"][0]["finish_reason"] == "stop"
     jsonschema.validate(json.loads(text(answer)), CITY)
+
+
+PAIRS: list[dict[str, Any]] = [
+    {"name": "direct"},
+    {"name": "majority_vote", "n": 2, "first": 2},
+    {"name": "best_of_n", "n": 2},
+    {"name": "revision", "chains": 1, "rounds": 1},
+    {"name": "beam_search", "beams": 2, "width": 2},
+    {"name": "dvts", "beams": 2, "width": 2},
+    {"name": "particle_filter", "particles": 2},
+    {"name": "auto", "n": 2},
+]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(WAIT)
+@pytest.mark.parametrize("strategy", PAIRS, ids=lambda strategy: strategy["name"])
+@pytest.mark.parametrize("seed", range(5))
+def test_every_strategy_holds_a_document_of_more_than_a_thousand_tokens_to_its_schema(
+    talk: Talk, strategy: dict[str, Any], seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Two chains, of which each may have to write the whole document."""
+    before, told = talk.drawn(), talk.metered()
+    fields: dict[str, Any] = {"strategy": strategy, "verifier": "confidence", "seed": seed, "response_format": LONG}
+    answer = talk.ask(STOCKED, thinking_budget=6000, max_answer_tokens=2000, **fields)
+    check(answer, 6000)
+    used, thought = answer["usage"]["completion_tokens"], answer["thinking"]["spent"]
+    record_property("completion_tokens", used)
+    record_property("visible_tokens", used - thought)
+    record_property("samples", answer["thinking"]["samples"])
+    assert talk.drawn() - before == talk.metered() - told == used
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    jsonschema.validate(json.loads(text(answer)), STOCK)
+    assert 1000 <= used - thought <= 2000
