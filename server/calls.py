@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ponder.compute.text import ToolCall
 
@@ -19,6 +19,7 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 CUT = "<tool"
 """What a text that ends so has begun is a call."""
 _MARK, _TEXT = re.compile(f'"|{CLOSE}'), re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_SPACE = re.compile(r"\s*+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,16 @@ class Listener:
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     _kept: str = ""
     """Perhaps the beginning of a call."""
-    _space: str = ""
+    _space: list[str] = field(default_factory=list[str])
     """White space that may turn out to stand before a call."""
     _fresh: bool = False
     """Nothing was shown since the last call."""
     _read: int = 0
-    """Characters of the call that is kept in which its end was looked for."""
+    """Characters of what is kept in which the beginning of a call, or its end, was looked for."""
+    _body: Literal["", "object", "other"] = ""
+    """What the call that is kept begins with, when it is known."""
     _in_text: bool = False
-    """These end within a text of its arguments."""
+    """What was read ends within a text of its arguments."""
     _plain: bool = False
     """The answer is a document: there are no calls in it."""
     cut: bool = False
@@ -69,44 +72,48 @@ class Listener:
         # Nobody else holds it meanwhile, so it grows in place.
         kept, self._kept = self._kept, ""
         kept += text
-        self._kept = kept
-        del kept
-        if self.offered.held and not self.offered.required and not self.calls:
-            begun = self._kept.lstrip()[: len(OPEN)]
+        if self.offered.held and not self.offered.required and not self.calls and not kept.startswith(OPEN):
+            begun = kept.lstrip()[: len(OPEN)]
             if not OPEN.startswith(begun):
                 self._plain = True
-                document, self._kept = self._kept, ""
-                return document, []
+                return "".join([*self._space, kept]), []
         before = len(self.calls)
         shown: list[str] = []
+        at = 0  # What stands before it was shown, or is a call.
         while True:
-            at = self._kept.find(OPEN)
-            if at < 0 and self.offered.required:
-                break
-            if at < 0:
-                at = len(self._kept) - _overlap(self._kept, OPEN)
-                shown.append(self._show(self._kept[:at]))
-                self._kept = self._kept[at:]
-                break
-            shown.append(self._show(self._kept[:at]))
-            self._kept = self._kept[at:]
-            end = self._closing()
+            if not kept.startswith(OPEN, at):
+                found = kept.find(OPEN, max(at, self._read))
+                if found < 0 and self.offered.required:
+                    self._read = max(self._read, len(kept) - len(OPEN) + 1)
+                    break
+                begin = found if found >= 0 else len(kept) - _overlap(kept[max(at, len(kept) - len(OPEN)) :], OPEN)
+                shown.append(self._show(kept[at:begin]))
+                at = begin
+                if found < 0:
+                    break
+            end = self._closing(kept, at)
             if end < 0:
                 break
-            self._read, self._in_text = 0, False
-            whole, self._kept = self._kept[: end + len(CLOSE)], self._kept[end + len(CLOSE) :]
-            if not self._call(whole[len(OPEN) : -len(CLOSE)]):
-                shown.append(self._show(whole))
+            body, whole = kept[at + len(OPEN) : end], (at, end + len(CLOSE))
+            at = self._read = end + len(CLOSE)
+            self._body, self._in_text = "", False
+            if not self._call(body):
+                shown.append(self._show(kept[slice(*whole)]))
+        self._kept, self._read = kept[at:], max(0, self._read - at)
         return "".join(shown), self.calls[before:]
 
-    def _closing(self) -> int:
-        """Where the call that is kept is closed, or -1: what stands in the texts of its arguments closes none."""
-        kept = self._kept
-        if not self._read:
-            body = kept[len(OPEN) :].lstrip()
-            if not body.startswith("{"):
-                return kept.find(CLOSE)
-            self._read = len(OPEN)
+    def _closing(self, kept: str, at: int) -> int:
+        """Where the call that begins there is closed, or -1: what stands in the texts of its arguments closes none."""
+        if not self._body:
+            space = _SPACE.match(kept, max(self._read, at + len(OPEN)))
+            self._read = space.end() if space else len(kept)
+            if self._read == len(kept):
+                return -1
+            self._body = "object" if kept[self._read] == "{" else "other"
+        if self._body == "other":
+            end = kept.find(CLOSE, self._read)
+            self._read = max(self._read, len(kept) - len(CLOSE) + 1)
+            return end
         while True:
             if self._in_text:
                 text = _TEXT.match(kept, self._read)
@@ -135,16 +142,20 @@ class Listener:
             self.cut = True
             return "", []
         shown = self._show(kept)
-        return shown if self.calls else shown + self._space, []
+        return shown if self.calls or self._plain else shown + "".join(self._space), []
 
     def _show(self, text: str) -> str:
         """The text less the white space at its end, which is shown when more text follows and never beside a call."""
         if self._fresh:
             text = text.lstrip()
             self._fresh = not text
-        text = self._space + text
-        shown = text.rstrip()
-        self._space = text[len(shown) :]
+        said = text.rstrip()
+        space = text[len(said) :]
+        if not said:
+            self._space.append(space)
+            return ""
+        shown = "".join([*self._space, said])
+        self._space = [space]
         return shown
 
     def _call(self, text: str) -> bool:
@@ -163,7 +174,7 @@ class Listener:
             arguments = json.dumps(arguments, ensure_ascii=False)
         if self.offered.parallel or not self.calls:
             self.calls.append(ToolCall("call_" + secrets.token_hex(12), name, arguments))
-        self._space, self._fresh = "", True
+        self._space, self._fresh = [], True
         return True
 
 

@@ -21,10 +21,12 @@ from tokenizers.models import WordLevel
 from ponder.compute.answers import final_answer, number, same
 from ponder.compute.errors import RequestError
 from ponder.engines.thinking import Splitter, Vocabulary
+from ponder.server.calls import Listener, Offered
 from ponder.server.wire import loads, nearest
+from tests.verifiers.hand import candidate
+from ponder.verifiers.code import program
 from ponder.verifiers.judge import Judge
 from ponder.verifiers.rules import document
-from tests.verifiers.hand import candidate
 
 LONG = 16_000
 """Characters that are repeated at most: all within what the answer is looked for in."""
@@ -93,6 +95,25 @@ def named(text: str) -> None:
     nearest(text, ["thinking_budget", "max_completion_tokens"])
 
 
+OFFERED = {
+    "auto": Offered(frozenset({"time"})),
+    "required": Offered(frozenset({"time"}), required=True, held=True),
+    "beside a document": Offered(frozenset({"time"}), held=True),
+}
+
+
+def listened(offered: Offered, size: int) -> Callable[[str], object]:
+    """In pieces of so many characters."""
+
+    def read(text: str) -> None:
+        listener = Listener(offered)
+        for at in range(0, len(text), size):
+            listener.hear(text[at : at + size])
+        listener.end()
+
+    return read
+
+
 PROSE = (
     " ",
     "\n",
@@ -131,6 +152,8 @@ MATHS = (
     "####",
 )
 BLOCKS = ("`", "```", "```\n", "```python", "<tool_call>", "</tool_call>", '{"a":', "[", '"', "\\", "because", "since")
+CALLS = (" ", "a", "<", "<tool_call>", "</tool_call>", "{", "}", '"', "\\", '{"name": "time"}')
+CALL = '<tool_call>{"name": "time"}</tool_call>'
 
 READERS: dict[str, tuple[Callable[[str], object], Sequence[str]]] = {
     "the answer of a text": (answer, (*PROSE, *MATHS, *BLOCKS)),
@@ -141,6 +164,11 @@ READERS: dict[str, tuple[Callable[[str], object], Sequence[str]]] = {
         (" ", "[", "]", "{", "}", '"', "\\", "\\u", "\\ud800", ",", ":", '"a":', "1", "-", "1e", ".", "{}"),
     ),
     "a judge's question": (judged, (" ", "\n", "a", "</proposed-answer>", "yes")),
+    "the program of a text": (program, ("`", "```", "```\n", "```python\n", "```a\n", "````", " ", "\n", "a", "py")),
+    **{
+        f"calls, {name}": (listened(offered, 1 << 30), (*CALLS, CALL, "<tool_call>{}</tool_call>"))
+        for name, offered in OFFERED.items()
+    },
     "a name": (named, ("a", "A", "_", "-", "thinking", "Budget")),
 }
 
@@ -149,6 +177,19 @@ READERS: dict[str, tuple[Callable[[str], object], Sequence[str]]] = {
 def test_time_grows_with_the_length_and_no_faster(name: str) -> None:
     read, pieces = READERS[name]
     assert next((text for text in hostile(pieces) if quadratic(read, *text, LONG)), None) is None
+
+
+CALLED = [
+    (before, piece, "") for before in ("", "<tool_call>", "<tool_call>{", '<tool_call>{"') for piece in (*CALLS, CALL)
+]
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_calls_are_heard_in_time_that_grows_with_the_text_and_no_faster(name: str) -> None:
+    """A character at a time; and all in one piece, of a text so long that what is copied tells."""
+    for size, longest in ((1, 24_000), (1 << 30, 400_000)):
+        read = listened(OFFERED[name], size)
+        assert next((text for text in CALLED if quadratic(read, *text, longest)), None) is None
 
 
 # -- texts as they come in --------------------------------------------------------------------------------------------

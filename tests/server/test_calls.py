@@ -212,3 +212,10 @@ def test_however_the_text_is_cut_the_same_is_heard(text: str, cuts: list[int], o
         pieces.append(rest[:cut])
         rest = rest[cut:]
     assert heard([*pieces, rest]) == heard([text])
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_white_space_before_a_document_stays_where_it_is(size: int) -> None:
+    listener, text = Listener(Offered(frozenset({"time"}), held=True)), " \n {} "
+    heard = "".join(listener.hear(text[at : at + size])[0] for at in range(0, len(text), size))
+    assert heard + listener.end()[0] == text
