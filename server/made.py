@@ -182,16 +182,7 @@ def _fetch(source: Source, into: Path, lock: int) -> None:
             f"{source.release} is fetched by pip or uv, and there is neither", f"{sys.executable} -m ensurepip"
         )
     # pip draws how far it is on stdout, and says on stderr what went wrong.
-    done = subprocess.run(  # noqa: S603
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.__stderr__,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-        pass_fds=[lock],
-    )
+    done = _ended(command, lock, os.environ)
     if done.returncode:
         raise CannotMake(
             f"{source.release} could not be fetched: {_last(done.stderr)}",
@@ -248,18 +239,9 @@ def unpacked(source: Source, fetched: Path, into: Path) -> Path:
 def _convert(file: Path, into: Path, lock: int) -> None:
     """In a process of its own, see `ponder.engines.from_gguf`."""
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", from_gguf.__name__, str(file), str(into)],
-        env=os.environ | quiet | {"PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        check=False,
-        pass_fds=[lock],
-    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", from_gguf.__name__, str(file), str(into)]
+    done = _ended(command, lock, os.environ | quiet | {"PYTHONPATH": path})
     if done.returncode or not _whole(into):
         ended = f"signal {-done.returncode} (out of memory?)" if done.returncode < 0 else _last(done.stderr)
         raise CannotMake(
@@ -267,6 +249,21 @@ def _convert(file: Path, into: Path, lock: int) -> None:
             f"{sys.executable} -m pip install 'ponder-server[cpu]' brings the versions of transformers, gguf and "
             "accelerate that can",
         )
+
+
+def _ended(command: Sequence[str], lock: int, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs a program under the lock: its output is shown as it comes, what it says of errors is kept."""
+    return subprocess.run(  # noqa: S603
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.__stderr__,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        check=False,
+        pass_fds=[lock],
+    )
 
 
 def _last(said: str) -> str:

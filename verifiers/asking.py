@@ -16,7 +16,7 @@ import symtable
 import sys
 import types
 
-from ponder.verifiers.border import Border, RemoteClass, Super
+from ponder.verifiers.border import Border, RemoteClass, Super, loaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,14 +107,7 @@ class Asking(Border):
         owner = getattr(value, "__objclass__", None)
         module = getattr(value, "__module__", None) if owner is None else owner.__module__
         name = getattr(value, "__qualname__", None)
-        if type(module) is not str or type(name) is not str or module == "__main__":
-            return None
-        if module.split(".")[0] not in sys.stdlib_module_names:
-            return None
-        found: Any = sys.modules.get(module)
-        for part in name.split("."):
-            found = getattr(found, part, None)
-        return (module, name) if found is value else None
+        return (module, name) if loaded(module, name) is value else None
 
     def raised(self, exception: BaseException) -> None:
         if isinstance(exception, SystemExit):

@@ -213,9 +213,9 @@ def learn_counter() -> None:
         PLAIN.add(Counter)
 
 
-def _loaded(module: Any, name: Any) -> Any:
+def loaded(module: Any, name: Any) -> Any:
     """What an already imported module of the standard library calls so; None when there is no such thing."""
-    if not isinstance(module, str) or not isinstance(name, str) or module == "__main__":
+    if type(module) is not str or type(name) is not str or module == "__main__":
         return None
     if module.split(".")[0] not in sys.stdlib_module_names:
         return None
@@ -939,7 +939,7 @@ class Border:
         if kind is Method:
             return ["m", self.encode(value.__self__), value.__name__]
         key = (kind.__module__, kind.__qualname__)
-        if key in BUILT and _loaded(*key) in (kind, None):
+        if key in BUILT and loaded(*key) in (kind, None):
             return ["v", *key, self.encode_all([*BUILT[key](value)])]
         if kind.__name__ in VIEWS and VIEWS[kind.__name__][0] is kind:
             return ["w", kind.__name__, self.encode_all([*value])]
@@ -1110,7 +1110,7 @@ class Border:
         doc: str | None,
     ) -> None:
         """Makes the class of the stand-ins for a class of the other side."""
-        known = _loaded(module, qualname)
+        known = loaded(module, qualname)
         if isinstance(known, type) and issubclass(known, BaseException) and module.split(".")[0] not in UNREAL:
             self.mirrors[number] = known
             return
