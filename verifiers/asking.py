@@ -107,7 +107,9 @@ class Asking(Border):
         owner = getattr(value, "__objclass__", None)
         module = getattr(value, "__module__", None) if owner is None else owner.__module__
         name = getattr(value, "__qualname__", None)
-        return (module, name) if loaded(module, name) is value else None
+        if type(module) is str and type(name) is str and loaded(module, name) is value:
+            return module, name
+        return None
 
     def raised(self, exception: BaseException) -> None:
         if isinstance(exception, SystemExit):

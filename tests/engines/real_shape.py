@@ -1,6 +1,6 @@
 """A vLLM without a model whose chains have a real one's shape: thoughts of thousands of tokens, answers of hundreds.
 
-What `VllmEngine` uses of `AsyncLLM`, over a tokenizer with Qwen3's markers and the switches of its chat template. A
+A stand-in for `AsyncLLM` over a tokenizer with Qwen3's markers and the switches of its chat template. A
 chain names its case at the head of its thought and of its answer, so a call that goes on with one, closed by force or
 cut anywhere, finds out which it is and goes on from where it stands.
 """
@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from types import SimpleNamespace
 from typing import Any, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from ponder.compute.engine import ModelCard
 from ponder.engines.profiles import PROFILES
 from ponder.engines.vllm import VllmEngine
+from tests.engines.stand_in import Call, StandIn
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
@@ -103,55 +103,26 @@ class Habits:
 
 
 @dataclass
-class RealShape:
-    """The few methods of `AsyncLLM` that are used."""
+class RealShape(StandIn):
+    """Whose chains are drawn by habits."""
 
     habits: Habits = field(default_factory=Habits)
     portion: int = 48
     """Tokens of an output at most."""
     context: int = 40960
-    made: int = 0
-    running: int = 0
-    errored: bool = False
     cases: list[Case] = field(default_factory=list[Case])
     prompts: int = 0
 
     def __post_init__(self) -> None:
         backend = cast(Tokenizer, tokenizer().backend_tokenizer)
-        self.model_config = SimpleNamespace(
-            max_model_len=self.context,
-            max_logprobs=-1,
-            is_diffusion=False,
-            get_vocab_size=lambda: backend.get_vocab_size(with_added_tokens=True),
-        )
-        self.vllm_config = SimpleNamespace(
-            model_config=self.model_config, speculative_config=None, structured_outputs_config=None
-        )
-        self.tokenizer = backend
-        self.end_of_turn = cast(int, backend.token_to_id("<|im_end|>"))
+        super().__init__(tokenizer(), self.context, backend.get_vocab_size(with_added_tokens=True))
         self.end_of_thought = cast(int, backend.token_to_id("</think>"))
-        self.calls: dict[str, _Collector] = {}
 
-    def get_tokenizer(self) -> Any:
-        return tokenizer()
-
-    def shutdown(self, timeout: float | None = None) -> None:
-        self.errored = True
-
-    async def add_request(self, number: str, inputs: Any, params: Any) -> _Collector:
-        self.running += 1
+    def begin(self, number: str, prompt: list[int], params: Any) -> Call:
         self.prompts += 1
-        self.calls[number] = call = _Collector(self, number, list(inputs["prompt_token_ids"]), params)
-        return call
-
-    async def abort(self, number: str, internal: bool = False) -> None:
-        if (call := self.calls.pop(number, None)) is not None:
-            call.aborted = True
+        return _Portions(self, number, prompt, params)
 
     # -- what it writes -----------------------------------------------------------------------------------------------
-
-    def ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def goes_on(self, prompt: list[int], params: Any) -> tuple[list[int], Case | None]:
         """All that follows this prompt, up to the end of the turn, and whose it is."""
@@ -202,14 +173,14 @@ class RealShape:
         return json.dumps({"case": f"case {number}.", "steps": steps, "answer": case.value})
 
 
-class _Collector:
-    """One request: its outputs as `VllmEngine` reads them."""
+class _Portions(Call):
+    """Its outputs have equal sizes."""
+
+    tail = 3
 
     def __init__(self, llm: RealShape, number: str, prompt: list[int], params: Any) -> None:
-        self.llm, self.request_id, self.params = llm, number, params
-        self.aborted = self.over = False
-        self.at = 0
-        self.reason, self.stop = "length", None
+        super().__init__(llm, number, params)
+        self.portion = llm.portion
         ids, case = llm.goes_on(prompt, params)
         self.likelihood = -0.1 if case and case.right else -0.5
         stops = {llm.end_of_turn, *params.stop_token_ids}
@@ -219,42 +190,10 @@ class _Collector:
             self.reason, self.stop = "stop", None if ids[-1] == llm.end_of_turn else ids[-1]
         self.ids = ids[: params.max_tokens]
 
-    def _output(self, size: int, reason: str | None) -> Any:
-        ids = self.ids[self.at : self.at + size]
-        self.at += len(ids)
-        self.llm.made += len(ids)
-        if reason is not None:
-            self.over = True
-            self.llm.running -= 1
-            self.llm.calls.pop(self.request_id, None)
-        completion = SimpleNamespace(
-            token_ids=ids,
-            logprobs=self._logprobs(ids),
-            finish_reason=reason,
-            stop_reason=self.stop if reason == "stop" else None,
-        )
-        return SimpleNamespace(outputs=[completion], finished=reason is not None, num_cached_tokens=0)
-
-    def _logprobs(self, ids: Sequence[int]) -> Any:
-        if self.params.logprobs is None:
-            return None
-        others = self.llm.ids("Yes") + self.llm.ids("No")
-        width = 1 + min(self.params.logprobs, len(others))
-        return SimpleNamespace(
-            start_indices=[i * width for i in range(len(ids))],
-            end_indices=[(i + 1) * width for i in range(len(ids))],
-            token_ids=[i for token in ids for i in (token, *others[: width - 1])],
-            logprobs=[self.likelihood, *[-1.0] * (width - 1)] * len(ids),
-        )
-
     async def get(self) -> Any:
         await asyncio.sleep(0)
-        last = self.at + self.llm.portion >= len(self.ids)
-        return self._output(self.llm.portion, self.reason if last else None)
-
-    def get_nowait(self) -> Any:
-        """What came in behind the reader's back when the request was aborted."""
-        return self._output(3, "abort") if self.aborted and not self.over else None
+        last = self.at + self.portion >= len(self.ids)
+        return self.output(self.portion, self.reason if last else None)
 
 
 def engine(llm: RealShape) -> VllmEngine:

@@ -1,4 +1,4 @@
-"""A vLLM without a model: what `VllmEngine` uses of `AsyncLLM`, writing token ids by a script in portions of any size.
+"""A vLLM without a model: a stand-in for `AsyncLLM` that writes token ids by a script in portions of any size.
 
 It reads off its prompt what was written before, as a model does, so chains that were closed by force, cut into steps or
 left in the middle go on from where they stand.
@@ -13,14 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, cast
 
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.vllm import VllmEngine
+from tests.engines.stand_in import Call, StandIn
 from tests.fakes import MARKER
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -67,8 +66,8 @@ class Nature:
 
 
 @dataclass
-class ScriptedVllm:
-    """The few methods of `AsyncLLM` that are used."""
+class ScriptedVllm(StandIn):
+    """Whose chains are told by its nature."""
 
     profile: Profile
     nature: Nature = Nature()
@@ -79,48 +78,25 @@ class ScriptedVllm:
     """Raised in the place of the third portion of a call."""
     refusal: Exception | None = None
     """Raised over every request."""
-    made: int = 0
     hidden: str = ""
     """All the thoughts it ever wrote, roughly."""
-    running: int = 0
-    errored: bool = False
 
     def __post_init__(self) -> None:
-        self.model_config = SimpleNamespace(
-            max_model_len=2048, max_logprobs=-1, is_diffusion=False, get_vocab_size=lambda: 1154
-        )
-        self.vllm_config = SimpleNamespace(
-            model_config=self.model_config, speculative_config=None, structured_outputs_config=None
-        )
+        super().__init__(tokenizer(), 2048, 1154)
         self.hangs = asyncio.Event()
         self.sizes = itertools.cycle(self.portions)
-        self.tokenizer = cast(Tokenizer, tokenizer().backend_tokenizer)
-        self.end_of_turn = self.ids(END_OF_TURN)[0]
-        self.calls: dict[str, _Collector] = {}
 
-    def get_tokenizer(self) -> Any:
-        return tokenizer()
-
-    def shutdown(self, timeout: float | None = None) -> None:
-        self.errored = True
-
-    async def add_request(self, number: str, inputs: Any, params: Any) -> _Collector:
+    def begin(self, number: str, prompt: list[int], params: Any) -> Call:
         if self.refusal is not None:
             raise self.refusal
-        self.running += 1
-        self.calls[number] = call = _Collector(self, number, list(inputs["prompt_token_ids"]), params)
-        return call
-
-    async def abort(self, number: str, internal: bool = False) -> None:
-        if (call := self.calls.pop(number, None)) is not None:
-            call.abort()
+        return _Spelt(self, number, prompt, params)
 
     # -- what it writes -----------------------------------------------------------------------------------------------
 
     def ids(self, text: str) -> list[int]:
         """Marker tokens are tokens; all else is spelt as the nature has it."""
         if not self.nature.letters:
-            return self.tokenizer.encode(text, add_special_tokens=False).ids
+            return super().ids(text)
         pieces = re.split(r"(</?think>|<\|im_end\|>)", text)
         spelt = [[piece] if i % 2 else list(piece) for i, piece in enumerate(pieces)]
         return [i for units in spelt for unit in units for i in self.tokenizer.encode(unit).ids]
@@ -197,24 +173,20 @@ class ScriptedVllm:
         yield self.profile.end[half:] if fate == "closed" else END_OF_TURN
 
 
-class _Collector:
-    """One request to the scripted vLLM: its outputs as `VllmEngine` reads them."""
+class _Spelt(Call):
+    """Its outputs have the sizes of a script."""
 
     def __init__(self, llm: ScriptedVllm, number: str, prompt: list[int], params: Any) -> None:
-        self.llm, self.request_id, self.params = llm, number, params
-        self.prompt = prompt
+        super().__init__(llm, number, params)
+        self.script = llm
         self.portion = 0
-        self.at = 0
         self.stuck_at: int | None = None
-        self.aborted = self.over = False
-        self.reason: str = "length"
-        self.stop: int | str | None = None
-        self.ids = list(self._written())
+        self.ids = list(self._written(prompt))
 
-    def _written(self) -> Iterator[int]:
+    def _written(self, prompt: list[int]) -> Iterator[int]:
         """The tokens of the call up to one of its ends."""
-        llm, params = self.llm, self.params
-        text = before = llm.text(self.prompt)
+        llm, params = self.script, self.params
+        text = before = llm.text(prompt)
         n = 0
         for piece in llm.goes_on(before, params):
             if LINE in piece:
@@ -235,51 +207,18 @@ class _Collector:
                     self.stuck_at = n
                     return
 
-    def _output(self, size: int, reason: str | None) -> Any:
-        ids = self.ids[self.at : self.at + size]
-        self.at += len(ids)
-        self.llm.made += len(ids)
-        if reason is not None:
-            self.over = True
-            self.llm.running -= 1
-            self.llm.calls.pop(self.request_id, None)
-        stop = self.stop if reason == "stop" else None
-        completion = SimpleNamespace(
-            token_ids=ids, logprobs=self._logprobs(ids), finish_reason=reason, stop_reason=stop
-        )
-        return SimpleNamespace(outputs=[completion], finished=reason is not None, num_cached_tokens=0)
-
-    def _logprobs(self, ids: Sequence[int]) -> Any:
-        if self.params.logprobs is None:
-            return None
-        others = self.llm.tokenizer.encode("Yes").ids + self.llm.tokenizer.encode("No").ids
-        width = 1 + min(self.params.logprobs, len(others))
-        return SimpleNamespace(
-            start_indices=[i * width for i in range(len(ids))],
-            end_indices=[(i + 1) * width for i in range(len(ids))],
-            token_ids=[i for token in ids for i in (token, *others[: width - 1])],
-            logprobs=[-0.5, *[-1.0] * (width - 1)] * len(ids),
-        )
-
     async def get(self) -> Any:
         await asyncio.sleep(0)
         self.portion += 1
-        if self.llm.error is not None and self.portion > 2:
-            raise self.llm.error
-        size = next(self.llm.sizes)
+        if self.script.error is not None and self.portion > 2:
+            raise self.script.error
+        size = next(self.script.sizes)
         if self.stuck_at is not None and self.at >= self.stuck_at:
-            self.llm.stuck = ""
-            self.llm.hangs.set()
+            self.script.stuck = ""
+            self.script.hangs.set()
             await asyncio.Event().wait()
         last = self.at + size >= len(self.ids) and self.stuck_at is None
-        return self._output(size, self.reason if last else None)
-
-    def get_nowait(self) -> Any:
-        """What came in behind the reader's back: all that is still under way when a request is aborted."""
-        return self._output(2, "abort") if self.aborted and not self.over else None
-
-    def abort(self) -> None:
-        self.aborted = True
+        return self.output(size, self.reason if last else None)
 
 
 def engine(llm: ScriptedVllm) -> VllmEngine:
