@@ -26,6 +26,12 @@ POOLING = """--runner pooling --pooler-config '{"tok_pooling_type": "ALL"}'"""
 TIMEOUT = httpx.Timeout(connect=5, write=30, read=120, pool=120)
 """Seconds. A chain that is not judged by then is not judged; the request's own time may be over before."""
 
+EXCHANGE_SECONDS = 300.0
+"""For one exchange, waiting for a connection included. However slowly an answer comes in, it is over then."""
+
+REPLY, REPLY_FOR_TOKEN = 2**22, 2**9
+"""Bytes of an answer at most: so many, and so many more for each token that is scored. A row of two numbers has 50."""
+
 LOOK_SECONDS = 15.0
 """A server that does not say in this time what it serves is not there."""
 
@@ -112,16 +118,22 @@ async def connect_reward(
 
 
 async def reach(
-    url: str, *, model: str | None, key: SecretStr | None, profile: RewardProfile | None = None
+    url: str,
+    *,
+    model: str | None,
+    key: SecretStr | None,
+    profile: RewardProfile | None = None,
+    seconds: float = EXCHANGE_SECONDS,
 ) -> RemoteReader:
-    """The model served at `url`. Raises `EngineError`: there is no server, or it is not clear which of its models."""
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    """The model served at `url`, whose answers may each take so long. Raises `EngineError`: there is no server, or it
+    is not clear which of its models."""
+    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key.get_secret_value()}"} if key else {})
     client = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT, limits=LIMITS)
     who = f"the reward model at {url}"
     try:
         async with asyncio.timeout(LOOK_SECONDS):
-            cards = await _ask(client, who, MODELS, None, _Cards)
-        return RemoteReader(client, url, _chosen(cards.data, model, who), model, profile)
+            cards = await _ask(client, who, MODELS, None, _Cards, seconds=seconds, tokens=0)
+        return RemoteReader(client, url, _chosen(cards.data, model, who), model, profile, seconds)
     except BaseException as error:
         await client.aclose()
         if isinstance(error, TimeoutError):
@@ -133,9 +145,16 @@ class RemoteReader:
     """Reads with a model that another vLLM serves."""
 
     def __init__(
-        self, client: httpx.AsyncClient, url: str, card: _Card, model: str | None, profile: RewardProfile | None
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        card: _Card,
+        model: str | None,
+        profile: RewardProfile | None,
+        seconds: float,
     ) -> None:
         self._client = client
+        self._seconds = seconds
         self._card = card
         self.files = model or card.root or card.id
         """The folder or hub id that tells its family and has its tokenizer."""
@@ -155,7 +174,7 @@ class RemoteReader:
         if labels:
             return await self._likeliest(ids, labels, tenant)
         asked = {"model": self._card.id, "task": "token_classify", "input": list(ids), "encoding_format": "float"}
-        pooled = await self._ask(POOL, asked, _Pooled)
+        pooled = await self._ask(POOL, asked, _Pooled, len(ids))
         rows = pooled.data[0].data
         if len(rows) != len(ids):
             raise EngineError(f"{self.who} gives {len(rows)} rows for {len(ids)} tokens: {WANTED[POOL]}")
@@ -172,7 +191,7 @@ class RemoteReader:
         }
         if tenant is not None:
             asked["cache_salt"] = tenant
-        completed = await self._ask(COMPLETE, asked, _Completed)
+        completed = await self._ask(COMPLETE, asked, _Completed, 0)
         told = completed.choices[0].logprobs.top_logprobs[0]
         numbers = {token.removeprefix("token_id:"): value for token, value in told.items()}
         likely = {int(number): value for number, value in numbers.items() if number.isdecimal()}
@@ -185,10 +204,10 @@ class RemoteReader:
         will do: no tokenizer is needed."""
         await self.read((1, 2, 3), (1, 2) if self.profile.verdict == "labels" else (), None)
 
-    async def _ask(self, path: str, asked: dict[str, Any], shape: type[_Shape]) -> _Shape:
+    async def _ask(self, path: str, asked: dict[str, Any], shape: type[_Shape], tokens: int) -> _Shape:
         if self._client.is_closed:
             raise EngineError(f"{self.who} is closed")
-        return await _ask(self._client, self.who, path, asked, shape)
+        return await _ask(self._client, self.who, path, asked, shape, seconds=self._seconds, tokens=tokens)
 
     async def close(self) -> None:
         """Closes the connections. Idempotent."""
@@ -196,26 +215,57 @@ class RemoteReader:
 
 
 async def _ask(
-    client: httpx.AsyncClient, who: str, path: str, asked: dict[str, Any] | None, shape: type[_Shape]
+    client: httpx.AsyncClient,
+    who: str,
+    path: str,
+    asked: dict[str, Any] | None,
+    shape: type[_Shape],
+    *,
+    seconds: float,
+    tokens: int,
 ) -> _Shape:
-    """One exchange. Cancelling it closes the connection, by which vLLM stops. What a server says of an error may quote
-    the chain, so it is not repeated."""
+    """One exchange, in which so many tokens are scored. Cancelling it closes the connection, by which vLLM stops. What
+    a server says of an error may quote the chain, so it is not repeated, and not even read."""
     try:
-        response = await client.request("GET" if asked is None else "POST", path, json=asked)
+        async with (
+            asyncio.timeout(seconds),
+            client.stream("GET" if asked is None else "POST", path, json=asked) as response,
+        ):
+            _check(response, who, path)
+            answer = await _whole(response, who, path, REPLY + REPLY_FOR_TOKEN * tokens)
+    except TimeoutError:
+        raise EngineError(f"{who} has not answered {path} within {seconds:.0f} s") from None
     except httpx.TimeoutException as error:
         raise EngineError(f"{who} does not answer in time ({type(error).__name__})") from None
     except httpx.HTTPError as error:
         raise EngineError(f"{who} cannot be reached ({type(error).__name__})") from None
+    try:
+        return shape.model_validate_json(answer)
+    except ValidationError:
+        raise EngineError(f"{who} answers {path} in a shape that does not fit: {WANTED[path]}") from None
+
+
+def _check(response: httpx.Response, who: str, path: str) -> None:
+    """Raises `EngineError` unless an answer follows that can be read."""
     status = response.status_code
     if status in (401, 403):
         raise EngineError(f"{who} wants another key than prm_key (status {status})")
     if status != 200:
         mend = f": {WANTED[path]}" if status < 500 else ""
         raise EngineError(f"{who} answers {path} with status {status}{mend}")
-    try:
-        return shape.model_validate_json(response.content)
-    except ValidationError:
-        raise EngineError(f"{who} answers {path} in a shape that does not fit: {WANTED[path]}") from None
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        # A few bytes may stand for any number of them.
+        raise EngineError(f"{who} answers {path} compressed, which was not asked for: is there a proxy that does it?")
+
+
+async def _whole(response: httpx.Response, who: str, path: str, limit: int) -> bytes:
+    """The body, which may have so many bytes."""
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) > limit:
+            raise EngineError(f"{who} answers {path} with more than {limit} bytes: {WANTED[path]}")
+    return bytes(body)
 
 
 def _chosen(cards: Sequence[_Card], model: str | None, who: str) -> _Card:
