@@ -15,12 +15,15 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from ponder.compute.pool import Turns
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 from ponder.verifiers.sandbox import Sandbox
 
 AT_ONCE = 2
-"""Programs run at the same time by one server."""
+"""Programs of one tenant alone that run at the same time."""
+PLACES = 2 * AT_ONCE
+"""Programs that run at the same time."""
 
 Text = Annotated[str, Field(max_length=100_000)]
 
@@ -54,19 +57,19 @@ class Code:
         programs = {program(c.text) for c in candidates}
         try:
             async with asyncio.TaskGroup() as judging:
-                tasks = {p: judging.create_task(self.passed(sandbox, p)) for p in programs}
+                tasks = {p: judging.create_task(self.passed(sandbox, p, run.tenant)) for p in programs}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [Score(tasks[program(c.text)].result()) for c in candidates]
 
-    async def passed(self, sandbox: Sandbox, source: str) -> float:
-        """The share of tests a program passes."""
+    async def passed(self, sandbox: Sandbox, source: str, tenant: str | None) -> float:
+        """The share of tests a program passes. It waits for its turn among its tenant's, and that one's among all."""
         if not source.strip():
             return 0.0
         clock = asyncio.get_running_loop().time
         passed, used = 0, 0.0
         for test in self.tests:
-            async with _turn():
+            async with _turns().turn(tenant):
                 began = clock()
                 passed += await passes(sandbox, source, test, self.seconds - used)
                 used += clock() - began
@@ -119,8 +122,9 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
-_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
+_of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = weakref.WeakKeyDictionary()
 
 
-def _turn() -> asyncio.Semaphore:
-    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
+def _turns() -> Turns:
+    """The turns of the running event loop."""
+    return _of_loops.setdefault(asyncio.get_running_loop(), Turns(PLACES))

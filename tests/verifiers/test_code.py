@@ -19,7 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 from ponder.verifiers.code import Case, Code, program
 from ponder.verifiers.sandbox import Sandbox
 from tests.needs import tool
-from tests.verifiers.hand import values
+from tests.verifiers.hand import candidate, run_of, values
+from ponder.verifiers.code import Case, Code, program
+from ponder.verifiers.sandbox import Sandbox
 
 DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
 
@@ -338,3 +340,22 @@ def test_no_privilege_can_be_had(call: str) -> None:
 def test_programs_of_many_candidates_are_judged_side_by_side_and_each_once() -> None:
     texts = [f"```python\ndef double(x):\n    return {i} * x\n```" for i in (1, 2, 3, 2, 2)]
     assert values(Code(tests=("assert double(2) == 4",)), *texts) == [0, 1, 0, 1, 1]
+
+
+def test_many_programs_of_one_caller_do_not_hold_up_another() -> None:
+    """One has 16 that never end; the other's is judged while all of them go on or wait."""
+
+    async def judge() -> tuple[list[float], bool]:
+        await Sandbox(256).probe()
+        endless = [candidate(f"while True: {n}", number=n) for n in range(16)]
+        async with asyncio.TaskGroup() as tasks:
+            slow = tasks.create_task(Code(tests=("assert f()",) * 2, seconds=10)(run_of(tenant="slow")[0], endless))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # Its programs have begun.
+            mine = Code(tests=("assert double(2) == 4", "assert double(3) == 6"))
+            scores = await mine(run_of(tenant="quick")[0], [candidate(DOUBLE)])
+            waits = not slow.done()
+            slow.cancel()
+        return [score.value for score in scores], waits
+
+    assert asyncio.run(judge()) == ([1.0], True)
