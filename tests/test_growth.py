@@ -7,6 +7,7 @@ fourfold; what is too short to be measured at the longest has not grown.
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from tokenizers.models import WordLevel
 
 from ponder.compute.answers import final_answer, number, same
 from ponder.compute.errors import RequestError
+from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter, Vocabulary
 from ponder.server.calls import Listener, Offered
 from ponder.server.wire import loads, nearest
@@ -114,6 +116,16 @@ def listened(offered: Offered, size: int) -> Callable[[str], object]:
     return read
 
 
+CHECKED = TASKS["schema"]()
+PATTERNED = json.dumps({"patternProperties": {"a+$": False}, "items": {"pattern": "b+$"}, "additionalProperties": True})
+
+
+def patterns(text: str) -> None:
+    """Of a schema, over texts and over names."""
+    CHECKED(PATTERNED, json.dumps([text]))
+    CHECKED(PATTERNED, json.dumps({text: text}))
+
+
 PROSE = (
     " ",
     "\n",
@@ -169,6 +181,7 @@ READERS: dict[str, tuple[Callable[[str], object], Sequence[str]]] = {
         f"calls, {name}": (listened(offered, 1 << 30), (*CALLS, CALL, "<tool_call>{}</tool_call>"))
         for name, offered in OFFERED.items()
     },
+    "patterns of a schema": (patterns, ("a", "b", " ", "\n", "é")),
     "a name": (named, ("a", "A", "_", "-", "thinking", "Budget")),
 }
 

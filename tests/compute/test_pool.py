@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,8 +27,8 @@ from tests.verifiers.hand import candidate, run_of
 ROOT = Path(__file__).parents[2]
 EVER = 600.0
 """Seconds nobody in these tests waits for."""
-HANGING = json.dumps({"type": "string", "pattern": "(a+)+$"}), json.dumps("a" * 60 + "b")
-"""A schema and a text over which Python's `re` runs for longer than there is time."""
+HANGING = json.dumps({"type": "string", "pattern": "^(?!b)(a+)+$"}), json.dumps("a" * 60 + "b")
+"""A schema and a text over which Python's `re` runs for longer than there is time, and which RE2 does not know."""
 
 
 async def hang(pool: WorkerPool, tenant: str | None, seconds: float = EVER, wait: float = EVER) -> bool:
@@ -71,6 +72,40 @@ def alone() -> None:
     for worker in (left := workers()):
         worker.kill()
     assert none_left(left)
+
+
+# -- patterns of schemas ----------------------------------------------------------------------------------------------
+
+NAMES: dict[str, Any] = {
+    "patternProperties": {"^(a+)+$": {"type": "integer"}},
+    "properties": {"b": {}},
+    "additionalProperties": False,
+}
+DRAFT = {"$schema": "http://json-schema.org/draft-07/schema#"}
+LONG = "a" * 50_000
+PATTERNS: list[tuple[object, object, bool]] = [
+    ({"pattern": "(a+)+$"}, LONG, True),
+    ({"pattern": "(a+)+$"}, LONG + "b", False),
+    ({"pattern": "(a+)+$"}, 7, True),
+    (NAMES, {LONG: 7, "b": "x"}, True),
+    (NAMES, {LONG: "x"}, False),
+    (NAMES, {LONG + "c": 7}, False),
+    (NAMES | {"additionalProperties": {"type": "null"}}, {LONG + "c": None}, True),
+    (NAMES | {"additionalProperties": {"type": "null"}}, {LONG + "c": 7}, False),
+    (DRAFT | {"pattern": "(a+)+$", "items": {"$ref": "#"}}, [[LONG], LONG], True),
+    (DRAFT | {"pattern": "(a+)+$", "items": {"$ref": "#"}}, [[LONG + "b"]], False),
+    ({"pattern": "^(?!b)a"}, "ab", True),
+    ({"pattern": "^(?!a)a"}, "ab", False),
+]
+
+
+@pytest.mark.parametrize(("schema", "value", "fulfilled"), PATTERNS)
+def test_patterns_of_a_schema_take_time_as_the_text_is_long(schema: object, value: object, fulfilled: bool) -> None:
+    async def verdict() -> bool:
+        until = asyncio.get_running_loop().time() + EVER
+        return await pool().ask("schema", json.dumps(schema), json.dumps(value), tenant=None, seconds=20, until=until)
+
+    assert asyncio.run(verdict()) == fulfilled
 
 
 # -- fair -------------------------------------------------------------------------------------------------------------
