@@ -239,7 +239,7 @@ def unpacked(source: Source, fetched: Path, into: Path) -> Path:
 def _convert(file: Path, into: Path, lock: int) -> None:
     """In a process of its own, see `ponder.engines.from_gguf`."""
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "CUDA_VISIBLE_DEVICES": ""}
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", from_gguf.__name__, str(file), str(into)]
     done = _ended(command, lock, os.environ | quiet | {"PYTHONPATH": path})
     if done.returncode or not _whole(into):

@@ -25,10 +25,10 @@ from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter, Vocabulary
 from ponder.server.calls import Listener, Offered
 from ponder.server.wire import loads, nearest
-from tests.verifiers.hand import candidate
 from ponder.verifiers.code import program
 from ponder.verifiers.judge import Judge
 from ponder.verifiers.rules import document
+from tests.verifiers.hand import candidate
 
 LONG = 16_000
 """Characters that are repeated at most: all within what the answer is looked for in."""

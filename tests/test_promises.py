@@ -21,6 +21,7 @@ from ponder.compute.run import Leash, Means, Named, Plan, Run, execute
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score, TokenLogprob
 from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies import strategies
+from ponder.verifiers import verifiers
 from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always, question
 
 ANSWERS = ("The answer is 7.", "The answer is 7.", "The answer is 9.", "I am not sure.", "The answer is 7.")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from compute.errors import EngineError
-from engines.reward_remote import REPLY, REPLY_FOR_TOKEN, RemoteReader, reach
+from ponder.compute.errors import EngineError
+from ponder.engines.reward_remote import REPLY, REPLY_FOR_TOKEN, RemoteReader, reach
 from tests.engines.pooler import PRM
 
 CARDS = json.dumps({"data": [{"id": "judge", "root": str(PRM), "max_model_len": 512}]}).encode()

@@ -23,8 +23,6 @@ from ponder.verifiers.code import Case, Code, program
 from ponder.verifiers.sandbox import Sandbox
 from tests.needs import tool
 from tests.verifiers.hand import candidate, run_of, values
-from ponder.verifiers.code import Case, Code, program
-from ponder.verifiers.sandbox import Sandbox
 
 DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
 
