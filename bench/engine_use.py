@@ -12,7 +12,7 @@ steps, and when raw: much of what a step costs is the same for one chain as for 
 by all processes together, and when raw. A second table shows that cost grows linearly with n.
 
 The demo models are tiny: what is fixed about a call weighs more than the tokens. `--layers 44` lays layers on top that
-change nothing but the cost (`bench/thicker.py`): the same chains, at what a larger model takes. A model that has no
+change nothing but the cost (`bench/pad_layers.py`): the same chains, at what a larger model takes. A model that has no
 reward model has its beams judged by its own confidence, and chains of as many tokens at most as the raw ones.
 """
 
@@ -36,9 +36,9 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.machine import describe, interval, keep
+from bench.pad_layers import pad_layers
 from bench.start_engines import pair
 from bench.strategies import Setup, answer, wanted
-from bench.thicker import thicker
 from ponder.compute.text import Message, Prompt
 from ponder.engines import vllm
 from ponder.engines.launch import metrics_text
@@ -143,16 +143,16 @@ async def measure(args: argparse.Namespace) -> None:
 
         def laid(folder: str, layers: int) -> str:
             into = Path(stack.enter_context(TemporaryDirectory())) / Path(folder).name
-            return str(thicker(Path(folder), layers, into)) if layers else folder
+            return str(pad_layers(Path(folder), layers, into)) if layers else folder
 
         model = laid(args.model, args.layers)
         judge = laid(prm, args.prm_layers) if prm else None
         longest = args.longest or (512 if demo else 128)
         context = None if demo else longest + PROMPT
-        engine, means = await stack.enter_async_context(pair(model, judge, args.tail_cache, context))
+        engine, resources = await stack.enter_async_context(pair(model, judge, args.tail_cache, context))
 
         async def strategy(setup: Setup, i: int) -> int:
-            answered = await answer(problems[i], None, setup, means)
+            answered = await answer(problems[i], None, setup, resources)
             read_again.append(answered.read_again / answered.generated)
             return answered.generated
 

@@ -14,10 +14,10 @@ import uvloop
 
 from ponder.compute.engine import Delta, ModelCard, Sampling
 from ponder.compute.lengths import Lengths
-from ponder.compute.page import Page
 from ponder.compute.text import Hidden, Prompt
-from ponder.server.app import Served, create_app
-from ponder.server.listen import bind, listen, run, url_of
+from ponder.compute.transcript import Transcript
+from ponder.server.app import ServedModel, create_app
+from ponder.server.http_server import bind, listen, run, url_of
 from ponder.server.settings import ModelSettings, Settings
 
 THOUGHT = tuple(range(64))
@@ -36,20 +36,20 @@ class Instant:
     async def accept(self, sampling: Sampling) -> None:
         pass
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
-        page.read(self.length(prompt), 0)
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        transcript.read(self.length(prompt), 0)
         thought = THOUGHT[: sampling.thinking]
-        page.think(thought)
+        transcript.think(thought)
         if len(thought) < len(THOUGHT):
-            page.force([64])
-        page.shut()
+            transcript.force([64])
+        transcript.close_thought()
         pieces = PIECES[: sampling.answer]
         for number, piece in enumerate(pieces):
-            page.say([number], piece)
-            if sampling.heard:
+            transcript.say([number], piece)
+            if sampling.streamed:
                 yield Delta(piece)
-        page.end("finished" if len(pieces) == len(PIECES) else "length", Hidden("(numbers)"))
-        if not sampling.heard:
+        transcript.end("finished" if len(pieces) == len(PIECES) else "length", Hidden("(numbers)"))
+        if not sampling.streamed:
             yield Delta("".join(pieces))
 
     async def check(self) -> None:
@@ -61,7 +61,9 @@ class Instant:
 
 async def serve(settings: Settings) -> None:
     engine = Instant()
-    served = Served(engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=ModelSettings(path="instant"))
+    served = ServedModel(
+        engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=ModelSettings(path="instant")
+    )
     with bind(settings.host, settings.port) as sock:
         app = create_app(settings, {"instant": served})
         listen(sock)

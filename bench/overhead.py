@@ -32,7 +32,7 @@ from bench.machine import Server
 from bench.paired import Entry, Figures, by_turns, compare, measure, show, verdict
 from ponder.engines.launch import read_config
 from ponder.engines.profiles import find
-from ponder.server.places import locate
+from ponder.server.model_paths import locate
 
 OPENING = "<think>\n"
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe, keep
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.lengths import Lengths
-from ponder.compute.run import Means, Named, Plan, Strategy, execute
+from ponder.compute.run import Plan, Resources, Selection, Strategy, execute
 from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, read
 from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies import STRATEGIES
@@ -100,7 +100,7 @@ def replay(questions: Sequence[Question], pool: str, setup: Setup, cap: int, opt
     engine = ReplayEngine(questions, typical_chain=options.prior, answer_tokens=options.answer_tokens)
     scored = any(sample.steps for question in questions for sample in question.samples)
     rewards = RecordedRewards(engine) if scored else None
-    means = Means(engine, Lengths(*engine.card.typical_chain), rewards)
+    resources = Resources(engine, Lengths(*engine.card.typical_chain), rewards)
     verifier = "prm" if rewards else "agreement"
     requests = [(q, draw) for draw in range(options.draws) for q in range(len(questions))]
     random.Random(0).shuffle(requests)
@@ -111,14 +111,14 @@ def replay(questions: Sequence[Question], pool: str, setup: Setup, cap: int, opt
         strategy: Strategy = STRATEGIES[setup.strategy](**setup.parameters)
         plan = Plan(
             prompt=prompt,
-            strategy=Named(setup.strategy, strategy),
+            strategy=Selection(setup.strategy, strategy),
             budget=Budget(cap, 4 * options.answer_tokens),
             sampling=Sampling(0, 0, seed=draw * len(questions) + question + 1 if options.seeded else None),
-            verifier=Named(verifier, VERIFIERS[verifier]()),
-            fallback=Named("agreement", VERIFIERS["agreement"]()),
+            verifier=Selection(verifier, VERIFIERS[verifier]()),
+            fallback=Selection("agreement", VERIFIERS["agreement"]()),
         )
         begun = asyncio.get_running_loop().time()
-        out = await execute(plan, means, Ledger(plan.budget), deaf)
+        out = await execute(plan, resources, Spending(plan.budget), deaf)
         steps = asyncio.get_running_loop().time() - begun
         right = engine.right(prompt, out.answer.text)
         replayed[question][draw] = Replayed(right, out.spent.generated, steps, out.samples)
@@ -130,7 +130,7 @@ def replay(questions: Sequence[Question], pool: str, setup: Setup, cap: int, opt
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(all_of_them())
     in_order = [[of[draw] for draw in range(options.draws)] for of in replayed]
-    return Row(pool, cap, setup.name, in_order, means.lengths.p50, means.lengths.p90)
+    return Row(pool, cap, setup.name, in_order, resources.lengths.p50, resources.lengths.p90)
 
 
 def show(row: Row, first: Row) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from ponder.compute.run import Means
+from ponder.compute.run import Resources
 from ponder.engines.vllm import VllmEngine
 from ponder.server.serve import start_served
 from ponder.server.settings import EngineSettings, ModelSettings, RewardEngineSettings
@@ -17,7 +17,7 @@ from ponder.server.settings import EngineSettings, ModelSettings, RewardEngineSe
 @asynccontextmanager
 async def pair(
     model: str, prm: str | None, tail_cache: bool | None = None, context: int | None = None
-) -> AsyncGenerator[tuple[VllmEngine, Means]]:
+) -> AsyncGenerator[tuple[VllmEngine, Resources]]:
     """Starts both, a GPU's memory shared between them, and closes them. `context`: of prompt and chain, in tokens."""
     settings = ModelSettings(
         path=model,
@@ -29,4 +29,4 @@ async def pair(
         served = await start_served(Path(model).name, settings, stack)
         gc.collect()
         gc.freeze()
-        yield cast("VllmEngine", served.engine), Means(served.engine, served.lengths, served.reward_model)
+        yield cast("VllmEngine", served.engine), Resources(served.engine, served.lengths, served.reward_model)

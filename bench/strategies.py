@@ -24,9 +24,9 @@ import uvloop
 
 from bench.machine import describe, keep
 from bench.start_engines import pair
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
-from ponder.compute.run import Means, Named, Plan, Strategy, Verifier, execute
+from ponder.compute.run import Plan, Resources, Selection, Strategy, Verifier, execute
 from ponder.compute.text import Message, Prompt
 from ponder.models.task import Problem, make, read_answer
 from ponder.strategies import STRATEGIES
@@ -89,38 +89,42 @@ async def deaf(_: Delta) -> None:
     return
 
 
-async def answer(problem: Problem, seed: int | None, setup: Setup, means: Means) -> Answered:
+async def answer(problem: Problem, seed: int | None, setup: Setup, resources: Resources) -> Answered:
     """Asks one question through the strategy, as the server would."""
     verifier = VERIFIERS[setup.verifier]
     strategy: Strategy = STRATEGIES[setup.strategy](**setup.parameters)
     judge: Verifier = verifier()
     plan = Plan(
         prompt=Prompt((Message("user", problem.question),)),
-        strategy=Named(setup.strategy, strategy),
+        strategy=Selection(setup.strategy, strategy),
         budget=Budget(setup.budget, 64),
         sampling=Sampling(0, 0, temperature=1.0, seed=seed, likelihood=getattr(verifier, "needs_likelihood", False)),
-        verifier=Named(setup.verifier, judge),
-        fallback=Named("agreement", VERIFIERS["agreement"]()),
+        verifier=Selection(setup.verifier, judge),
+        fallback=Selection("agreement", VERIFIERS["agreement"]()),
     )
-    ledger = Ledger(plan.budget)
+    spending = Spending(plan.budget)
     begun = time.perf_counter()
-    outcome = await execute(plan, means, ledger, deaf)
+    outcome = await execute(plan, resources, spending, deaf)
     if outcome.degraded:
         raise SystemExit(f"{setup.name}: the verifier failed; the row would not be what it says")
     spent = outcome.spent
     right = read_answer(outcome.answer.text) == problem.answer
     seconds = time.perf_counter() - begun
-    read_again = sum(hold.prompt - hold.cached for hold in ledger.holds if hold.parent is not None)
+    read_again = sum(
+        reservation.prompt - reservation.cached
+        for reservation in spending.reservations
+        if reservation.parent is not None
+    )
     return Answered(len(problem.steps), right, spent.generated, spent.verifier, seconds, read_again)
 
 
-async def row(problems: Sequence[Problem], setup: Setup, means: Means, parallel: int) -> list[Answered]:
+async def row(problems: Sequence[Problem], setup: Setup, resources: Resources, parallel: int) -> list[Answered]:
     """All questions through one setup, `parallel` at a time, in order."""
     gate = asyncio.Semaphore(parallel)
 
     async def one(i: int, problem: Problem) -> Answered:
         async with gate:
-            return await answer(problem, 7919 * i + 1, setup, means)
+            return await answer(problem, 7919 * i + 1, setup, resources)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(i, problem)) for i, problem in enumerate(problems)]
@@ -217,14 +221,14 @@ async def measure(args: argparse.Namespace) -> None:
     problems = [make(chance, "test", 2 + i % 9) for i in range(args.questions)]
     head = describe()
     table: dict[str, list[Answered]] = {}
-    async with pair(args.model, args.prm) as (_, means):
+    async with pair(args.model, args.prm) as (_, resources):
         print(f"{args.questions} questions of 2 to 10 steps, seed {args.seed}, {args.parallel} at a time")
         print(f"{head['machine']}\n{head['versions']}\n")
         print(f"{'':32} {'right %':>8} {'95 %':>13} {'tokens':>8} {'verifier':>9} {'seconds':>8}")
         for setup in SETUPS:
             if not wanted(setup, args.only):
                 continue
-            answers = await row(problems, setup, means, args.parallel)
+            answers = await row(problems, setup, resources, args.parallel)
             table[setup.name] = answers
             low, high = interval(answers)
             print(

@@ -216,7 +216,7 @@ def _timeout(silence: float, fields: Mapping[str, Any]) -> httpx.Timeout:
 
 
 @contextmanager
-def _heard(address: str) -> Generator[None]:
+def _sent_chars(address: str) -> Generator[None]:
     """Transport errors in our words."""
     try:
         yield
@@ -352,7 +352,7 @@ class Client:
         **fields: Any,
     ) -> Reply:
         """A whole answer. Without `model`, the first the server lists; `fields` are any of the API's."""
-        with _heard(self.address):
+        with _sent_chars(self.address):
             body = _body(messages, model or self.models()[0].id, thinking_budget, strategy, False, fields)
             timeout = _timeout(UNSTREAMED, fields)
             return _reply(_checked(self._http.post("/v1/chat/completions", json=body, timeout=timeout)))
@@ -367,7 +367,7 @@ class Client:
         **fields: Any,
     ) -> Generator[Piece | Reply]:
         """The answer's pieces as they are written, then the whole reply. Closing it hangs up: the server stops."""
-        with _heard(self.address):
+        with _sent_chars(self.address):
             body = _body(messages, model or self.models()[0].id, thinking_budget, strategy, True, fields)
             timeout = _timeout(SILENCE, fields)
             with self._http.stream("POST", "/v1/chat/completions", json=body, timeout=timeout) as response:
@@ -379,7 +379,7 @@ class Client:
                 yield gathering.reply()
 
     def _listed(self, path: str) -> tuple[dict[str, Any], ...]:
-        with _heard(self.address):
+        with _sent_chars(self.address):
             return _Listed.model_validate(_checked(self._http.get(path)).json()).data
 
 
@@ -426,7 +426,7 @@ class AsyncClient:
         **fields: Any,
     ) -> Reply:
         """A whole answer. Without `model`, the first the server lists; `fields` are any of the API's."""
-        with _heard(self.address):
+        with _sent_chars(self.address):
             name = model or (await self.models())[0].id
             body = _body(messages, name, thinking_budget, strategy, False, fields)
             timeout = _timeout(UNSTREAMED, fields)
@@ -442,7 +442,7 @@ class AsyncClient:
         **fields: Any,
     ) -> AsyncGenerator[Piece | Reply]:
         """The answer's pieces as they are written, then the whole reply. Closing it hangs up: the server stops."""
-        with _heard(self.address):
+        with _sent_chars(self.address):
             name = model or (await self.models())[0].id
             body = _body(messages, name, thinking_budget, strategy, True, fields)
             timeout = _timeout(SILENCE, fields)
@@ -456,5 +456,5 @@ class AsyncClient:
                 yield gathering.reply()
 
     async def _listed(self, path: str) -> tuple[dict[str, Any], ...]:
-        with _heard(self.address):
+        with _sent_chars(self.address):
             return _Listed.model_validate(_checked(await self._http.get(path)).json()).data

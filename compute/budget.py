@@ -1,11 +1,11 @@
-"""What one request may spend and what it has spent: the budget, the holds taken from it, the ledger of both.
+"""What one request may spend and what it has spent: the budget, the reservations taken from it, and the sum of both.
 
-The bound holds by construction. Every call to a model is preceded by a `Hold` whose limits become the call's token
-limits, and the holds outstanding never exceed what is left. Nothing is ever aborted in order to keep the bound.
+The bound holds by construction. Every call to a model is preceded by a `Reservation` whose limits become the call's
+token limits, and the open reservations never exceed what is left. Nothing is ever aborted in order to keep the bound.
 
 What is hidden? Everything the model generates for a request except the visible tokens of the answer that is given.
 While several candidates are in the race, nobody knows which answer that will be, so the answers of all are paid from
-the thinking budget. Only a chain that is bound to be the answer (it is spoken aloud, or chosen and being completed, or
+the thinking budget. Only a chain that is bound to be the answer (it is streamed, or chosen and being completed, or
 there is no other) writes its visible part on the answer's own allowance. Hence for every choice
 
     reasoning = generated - visible(chosen) <= thinking
@@ -40,12 +40,12 @@ class Budget:
         return [Budget(whole + (i < rest), self.answer, self.total) for i in range(n)]
 
 
-class Hold:
+class Reservation:
     """Tokens set aside for one call, and what the call has used of them. Also a line of the request's trace."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        spending: Spending,
         number: int,
         purpose: str,
         thinking: int,
@@ -53,7 +53,7 @@ class Hold:
         parent: int | None,
         bound: bool,
     ) -> None:
-        self._ledger = ledger
+        self._spending = spending
         self.number = number
         self.purpose = purpose
         self.parent = parent
@@ -83,7 +83,7 @@ class Hold:
         self.forfeited = 0
         """Tokens it left that nobody else may have."""
 
-    def __enter__(self) -> Hold:
+    def __enter__(self) -> Reservation:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,7 +95,7 @@ class Hold:
             if forfeit:
                 self.forfeited = self.outstanding
             self.seconds = time.monotonic() - self.started
-            self._ledger.closed(self)
+            self._spending.closed(self)
 
     def read(self, prompt: int, cached: int) -> None:
         self.prompt += prompt
@@ -142,12 +142,12 @@ class Spent:
         return self.hidden + self.visible
 
 
-class Ledger:
+class Spending:
     """All that one choice of a request has held and spent; the tree of its calls."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.holds: list[Hold] = []
+        self.reservations: list[Reservation] = []
         self.verifier = 0
         self.verifier_cached = 0
         self.chosen: int | None = None
@@ -155,8 +155,8 @@ class Ledger:
         """Thought and answer of each call, only where `Plan.keep_text` says so."""
         self.idle_seconds = 0.0
         """Wall time with no call outstanding: what the orchestration itself costs."""
-        self._open: list[Hold] = []
-        self._bound: list[Hold] = []
+        self._open: list[Reservation] = []
+        self._bound: list[Reservation] = []
         self._settled = 0
         self._forfeited = 0
         self.on_close: Callable[[], None] | None = None
@@ -170,8 +170,8 @@ class Ledger:
         """Tokens of the thinking budget neither spent nor held. What a chain that is not bound to be the answer holds
         for its visible part counts too: it may lose."""
         used = self.generated + self._forfeited - sum(h.visible for h in self._bound)
-        for hold in self._open:
-            used += max(0, hold.thinking - hold.hidden) if hold.bound else hold.outstanding
+        for reservation in self._open:
+            used += max(0, reservation.thinking - reservation.hidden) if reservation.bound else reservation.outstanding
         return max(0, self.budget.thinking - used)
 
     @property
@@ -200,7 +200,9 @@ class Ledger:
 
     # -- holding ------------------------------------------------------------------------------------------------------
 
-    def hold(self, purpose: str, *, thinking: int, answer: int, parent: int | None = None, bound: bool = False) -> Hold:
+    def reserve(
+        self, purpose: str, *, thinking: int, answer: int, parent: int | None = None, bound: bool = False
+    ) -> Reservation:
         """Sets tokens aside for one call; used in a `with`, gives back what it leaves, however it is left.
 
         `bound`: the visible part is the answer for certain and comes from the allowance, else from the thinking budget.
@@ -213,28 +215,28 @@ class Ledger:
             raise Exhausted(f"{purpose} asks for {answer} visible tokens and {self.allowance} are left")
         if not self._open:
             self.idle_seconds += time.monotonic() - self._since
-        hold = Hold(self, len(self.holds), purpose, thinking, answer, parent, bound)
-        self.holds.append(hold)
-        self._open.append(hold)
+        reservation = Reservation(self, len(self.reservations), purpose, thinking, answer, parent, bound)
+        self.reservations.append(reservation)
+        self._open.append(reservation)
         if bound:
-            self._bound.append(hold)
-        return hold
+            self._bound.append(reservation)
+        return reservation
 
-    def closed(self, hold: Hold) -> None:
+    def closed(self, reservation: Reservation) -> None:
         """A hold tells that it is closed."""
-        self._open.remove(hold)
-        self._settled += hold.tokens
-        self._forfeited += hold.forfeited
+        self._open.remove(reservation)
+        self._settled += reservation.tokens
+        self._forfeited += reservation.forfeited
         self._since = time.monotonic()
         if self.on_close is not None:
             self.on_close()
 
-    def grow(self, hold: Hold, answer: int) -> None:
+    def grow(self, reservation: Reservation, answer: int) -> None:
         """Sets `answer` more visible tokens aside for a call that is open and may lose. Raises `Exhausted`."""
         if answer > self.free:
-            raise Exhausted(f"{hold.purpose} asks for {answer} tokens more and {self.free} are left")
-        hold.answer += answer
-        hold.most += answer
+            raise Exhausted(f"{reservation.purpose} asks for {answer} tokens more and {self.free} are left")
+        reservation.answer += answer
+        reservation.most += answer
 
     def unbind(self) -> None:
         """A second chain enters the race: answers so far may lose, so they move from the allowance to the budget.
@@ -244,17 +246,17 @@ class Ledger:
         self._release()
 
     def _release(self) -> None:
-        for hold in self._bound:
-            hold.bound = False
+        for reservation in self._bound:
+            reservation.bound = False
         self._bound.clear()
 
     def bind(self, number: int) -> None:
         """Chain `number` is going to be the answer: its visible tokens, and those it inherited, move to the
         allowance."""
         self._release()
-        self._bound = [self.holds[i] for i in self.line(number)]
-        for hold in self._bound:
-            hold.bound = True
+        self._bound = [self.reservations[i] for i in self.line(number)]
+        for reservation in self._bound:
+            reservation.bound = True
 
     def choose(self, number: int) -> None:
         """Chain `number` is the answer."""
@@ -271,7 +273,7 @@ class Ledger:
         line: set[int] = set()
         while number is not None and number not in line:
             line.add(number)
-            number = self.holds[number].parent
+            number = self.reservations[number].parent
         return line
 
     # -- the bill -----------------------------------------------------------------------------------------------------
@@ -294,19 +296,19 @@ class Ledger:
     @property
     def overdrawn(self) -> bool:
         """A call made more than it held, or the whole went over the budget. Never, or there is a defect."""
-        return any(h.overdrawn for h in self.holds) or self.spent.hidden > self.budget.thinking
+        return any(h.overdrawn for h in self.reservations) or self.spent.hidden > self.budget.thinking
 
     @property
     def spent(self) -> Spent:
-        """The bill as it stands. Before an answer is chosen, everything but what was spoken aloud is hidden."""
+        """The bill as it stands. Before an answer is chosen, everything but what was streamed is hidden."""
         line = {h.number for h in self._bound} if self.chosen is None else self.line(self.chosen)
         visible = kept = prompt = cached = 0
-        for hold in self.holds:
-            prompt += hold.prompt
-            cached += hold.cached
-            if hold.number in line:
-                visible += hold.visible
-                kept += hold.tokens
+        for reservation in self.reservations:
+            prompt += reservation.prompt
+            cached += reservation.cached
+            if reservation.number in line:
+                visible += reservation.visible
+                kept += reservation.tokens
         generated = self.generated
         return Spent(
             hidden=generated - visible,
@@ -316,5 +318,5 @@ class Ledger:
             cached=cached,
             verifier=self.verifier,
             verifier_cached=self.verifier_cached,
-            chains=len(self.holds),
+            chains=len(self.reservations),
         )

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ponder.compute.page import Page
 from ponder.compute.text import Candidate, Prompt, TokenLogprob
+from ponder.compute.transcript import Transcript
 
 LONG = 1 << 14
 """Characters from which a text is worked on beside the event loop, which other streams wait for."""
@@ -74,7 +74,7 @@ class Sampling:
     until: str | None = None
     """Stop behind the first occurrence of this text (a step delimiter), in the thought or, for a model that does not
     think, in the answer. A thought that reaches its limit before that ends the stream ("length"), unclosed."""
-    heard: bool = False
+    streamed: bool = False
     """Somebody listens: yield deltas as they come. Else one delta at the end is enough."""
     tenant: str | None = None
     """Prefix caches are shared only between calls of equal tenants."""
@@ -82,7 +82,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New visible text. The numbers are on the `Page`; a delta is only what may be heard."""
+    """New visible text. The numbers are on the `Transcript`; a delta is only what may be heard."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -141,7 +141,7 @@ class Engine(Protocol):
         its vocabulary, a grammar it cannot hold an answer to. Asked before anything is generated."""
         ...
 
-    def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+    def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         """One chain. Closing or cancelling the stream stops the model; when that has returned, the page is complete and
         the model works on it no more. Raises `EngineError`; the page is complete then too."""
         ...

@@ -16,17 +16,17 @@ from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar, cast
 
 from ponder.compute.answers import group
-from ponder.compute.budget import Budget, Hold, Ledger
+from ponder.compute.budget import Budget, Reservation, Spending
 from ponder.compute.engine import Delta, Engine, Reward, RewardModel, Sampling, read_beside, tokens
 from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome, StoppedBy, Vote
-from ponder.compute.page import Page
 from ponder.compute.text import Answer, Candidate, Hidden, Prompt, Score
+from ponder.compute.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
-Hear = Callable[[Delta], Awaitable[None]]
+OnDelta = Callable[[Delta], Awaitable[None]]
 """Takes new text at once, before anything is awaited; then it may wait until there is room for more. Cancelled while it
 waits it has taken the text, and whoever hears is told it."""
 
@@ -58,7 +58,7 @@ class Verifier(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Named(Generic[T]):
+class Selection(Generic[T]):
     """A strategy or verifier and the name it is listed under."""
 
     name: str
@@ -70,23 +70,23 @@ class Plan:
     """All that was decided about a request before it runs. Made in `server/plan.py` and never changed."""
 
     prompt: Prompt
-    strategy: Named[Strategy]
+    strategy: Selection[Strategy]
     budget: Budget
     sampling: Sampling
     """The caller's wishes; its token limits are set anew for each call from what is held for it."""
-    verifier: Named[Verifier] | None = None
-    fallback: Named[Verifier] | None = None
+    verifier: Selection[Verifier] | None = None
+    fallback: Selection[Verifier] | None = None
     """Judges where `verifier` fails."""
     timeout: float | None = None
     """Seconds from the start of the run."""
     keep_text: bool = False
     """The operator wants the text of every call in the trace."""
-    listens: bool = True
+    stream: bool = True
     """The caller hears the answer as it is written; else it is told in one piece at the end, which costs less."""
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class Resources:
     """What a run works with: the model, what is known of its chains, and a reward model where there is one."""
 
     engine: Engine
@@ -94,16 +94,16 @@ class Means:
     reward_model: RewardModel | None = None
 
 
-class Leash:
+class StopSignal:
     """Lets whoever started a run end it early: what it has by then is answered."""
 
     def __init__(self) -> None:
         self.reason: StoppedBy | None = None
         self.expired = False
-        """The time was up or the leash was pulled; a `TimeoutError` of somebody else's does not say so."""
+        """the time was up or the signal was set; a `TimeoutError` of somebody else's does not say so."""
         self._timeout: asyncio.Timeout | None = None
 
-    def pull(self, reason: StoppedBy = "draining") -> None:
+    def set(self, reason: StoppedBy = "draining") -> None:
         """End the run now. The first reason stands."""
         if self.reason is None:
             self.reason = reason
@@ -111,8 +111,8 @@ class Leash:
             self._timeout.reschedule(0)
 
     @asynccontextmanager
-    async def tied(self, deadline: float | None) -> AsyncGenerator[None]:
-        """Work inside ends with `TimeoutError` at `deadline` (loop time) or when the leash is pulled."""
+    async def scope(self, deadline: float | None) -> AsyncGenerator[None]:
+        """Work inside ends with `TimeoutError` at `deadline` (loop time) or when it is set."""
         async with asyncio.timeout_at(deadline) as timeout:
             self._timeout = timeout
             try:
@@ -162,20 +162,20 @@ class Run:
     `EngineError` when the model fails; a strategy lets both pass, `execute` knows what to do.
     """
 
-    def __init__(self, plan: Plan, means: Means, ledger: Ledger, hear: Hear) -> None:
+    def __init__(self, plan: Plan, resources: Resources, spending: Spending, on_delta: OnDelta) -> None:
         self._plan = plan
-        self._means = means
-        self._ledger = ledger
-        self._hear = hear
+        self._resources = resources
+        self._spending = spending
+        self._on_delta = on_delta
         self._shared: Lengths | None = None
         self._own: Lengths | None = None
         self._starved: deque[asyncio.Future[None]] = deque()
         self._greedy: dict[Prompt, Candidate] = {}
-        self._drafts: dict[int, Page] = {}
-        self._heard = self._heard_logprobs = 0
+        self._drafts: dict[int, Transcript] = {}
+        self._sent_chars = self._sent_logprobs = 0
         self._answering: int | None = None
         self._best: Candidate | None = None
-        self._spoken: int | None = None
+        self._streamed: int | None = None
         self._finished = 0
         self._requested = self._wanted = 0
         self._scores: dict[int, Score] = {}
@@ -203,12 +203,12 @@ class Run:
     @property
     def free(self) -> int:
         """Tokens of the thinking budget neither spent nor held."""
-        return self._ledger.free
+        return self._spending.free
 
     @property
     def blank(self) -> Candidate:
         """A chain of which nothing is written yet: what a search extends first."""
-        return Candidate(-1, self.prompt, Hidden(()), Hidden(""), "", 0, 0, self._means.engine.card.thinks, "step")
+        return Candidate(-1, self.prompt, Hidden(()), Hidden(""), "", 0, 0, self._resources.engine.card.thinks, "step")
 
     @property
     def seed(self) -> int | None:
@@ -226,14 +226,14 @@ class Run:
         return self._plan.sampling.temperature == 0 or self._plan.sampling.top_k == 1
 
     @property
-    def spoken(self) -> int | None:
-        """The number of the chain that was heard as it was written; None before `speak`."""
-        return self._spoken
+    def streamed(self) -> int | None:
+        """The number of the chain that was heard as it was written; None before `stream`."""
+        return self._streamed
 
     @property
     def step_ids(self) -> frozenset[int]:
         """The tokens that end a step of this model's thoughts; may be empty."""
-        return self._means.engine.card.step_ids
+        return self._resources.engine.card.step_ids
 
     @property
     def exact(self) -> bool:
@@ -255,9 +255,9 @@ class Run:
     # -- the verbs ----------------------------------------------------------------------------------------------------
 
     def _may(self) -> None:
-        """Raises `RuntimeError` once an answer is spoken: what the caller has heard is the answer."""
-        if self._spoken is not None:
-            raise RuntimeError(f"strategy {self._plan.strategy.name}: speak() is the last verb of a run")
+        """Raises `RuntimeError` once an answer is streamed: what the caller has read is the answer."""
+        if self._streamed is not None:
+            raise RuntimeError(f"strategy {self._plan.strategy.name}: stream() is the last verb of a run")
 
     async def sample(self, n: int, prompt: Prompt | Sequence[Prompt] | None = None) -> list[Candidate]:
         """Up to `n` finished candidates: fewer when the budget runs short, never none. Given several prompts, the
@@ -299,18 +299,18 @@ class Run:
 
         async with asyncio.TaskGroup() as children:
 
-            async def one(hold: Hold, prompt: Prompt, seat: _Seat) -> None:
+            async def one(reservation: Reservation, prompt: Prompt, seat: _Seat) -> None:
                 try:
-                    candidate = await self._write(hold, prompt)
+                    candidate = await self._write(reservation, prompt)
                     if ordered:
                         await seat.turn.wait()
-                    candidate = await self._go_on(hold, candidate, seat if ordered else None)
+                    candidate = await self._go_on(reservation, candidate, seat if ordered else None)
                 except asyncio.CancelledError:
-                    self._all.censored(hold.tokens)
-                    hold.close(forfeit=ordered)
+                    self._all.censored(reservation.tokens)
+                    reservation.close(forfeit=ordered)
                     raise
                 finally:
-                    hold.close()
+                    reservation.close()
                 self._learn(candidate)
                 if self.greedy:
                     self._greedy[prompt] = candidate
@@ -319,11 +319,13 @@ class Run:
                 arrived.put_nowait(candidate)
 
             def start(thinking: int, answer: int, bound: bool = False) -> None:
-                hold = self._hold("sample", thinking=thinking, answer=answer, bound=bound)
+                reservation = self._reserve("sample", thinking=thinking, answer=answer, bound=bound)
                 seat = _Seat()
-                tasks.append(self._begin(children, hold, one(hold, prompts[len(begun) % len(prompts)], seat)))
+                tasks.append(
+                    self._begin(children, reservation, one(reservation, prompts[len(begun) % len(prompts)], seat))
+                )
                 seats.append(seat)
-                begun.append(hold.number)
+                begun.append(reservation.number)
 
             def fill() -> None:
                 """Starts what is wanted now and the budget can feed."""
@@ -332,12 +334,12 @@ class Run:
                 if wanted < 1:
                     return
                 lengths = self._lengths
-                if not self._ledger.holds and lengths.at_first(left, free) <= 1:
-                    start(free, self._ledger.allowance, bound=True)
+                if not self._spending.reservations and lengths.at_first(left, free) <= 1:
+                    start(free, self._spending.allowance, bound=True)
                     return
-                free = self._ledger.contested
+                free = self._spending.contested
                 if free >= lengths.p50:
-                    self._ledger.unbind()
+                    self._spending.unbind()
                     chains = max(1, lengths.at_first(left, free))
                     for _ in range(min(chains, wanted)):
                         start(*self._shares(free // chains))
@@ -392,34 +394,36 @@ class Run:
         if self.greedy and n > 1:
             self.alike, n = True, 1
         wanted = n * sum(not beam.over for beam in beams)
-        self._ledger.unbind()
+        self._spending.unbind()
         fed = min(wanted, self.free // (2 * min(LEAST_STEP, until or LEAST_STEP)))
         if fed < wanted:
             self.short = True
-            if not fed and not self._ledger.busy:
+            if not fed and not self._spending.busy:
                 if self.free < 2:
                     raise Exhausted(f"{wanted} continuations asked for, {self.free} thinking tokens left")
                 fed = 1
         thinking, answer = self._shares(self.free // max(1, fed))
         step = None
         if until is not None:
-            step = self._means.engine.card.step
+            step = self._resources.engine.card.step
             thinking, answer = (min(thinking, until), answer) if thinking else (0, min(answer, until))
         ordered = self.seed is not None
 
-        async def one(hold: Hold, beam: Candidate, before: asyncio.Event | None, done: asyncio.Event) -> Candidate:
+        async def one(
+            reservation: Reservation, beam: Candidate, before: asyncio.Event | None, done: asyncio.Event
+        ) -> Candidate:
             try:
                 begun = beam if beam.number >= 0 else None
-                candidate = await self._write(hold, beam.prompt, begun, until=step)
+                candidate = await self._write(reservation, beam.prompt, begun, until=step)
                 if before is not None:
                     await before.wait()
-                if step is None or self._means.engine.card.thinks:
-                    candidate = await self._go_on(hold, candidate)
+                if step is None or self._resources.engine.card.thinks:
+                    candidate = await self._go_on(reservation, candidate)
             except asyncio.CancelledError:
-                hold.close(forfeit=ordered)
+                reservation.close(forfeit=ordered)
                 raise
             finally:
-                hold.close()
+                reservation.close()
             done.set()
             if candidate.over:
                 self._finished += 1
@@ -436,9 +440,9 @@ class Run:
                 for _ in range(min(n, fed)):
                     fed -= 1
                     parent = beam.number if beam.number >= 0 else None
-                    hold = self._hold("extend", thinking=thinking, answer=answer, parent=parent)
+                    reservation = self._reserve("extend", thinking=thinking, answer=answer, parent=parent)
                     done = asyncio.Event()
-                    written.append(self._begin(tasks, hold, one(hold, beam, before, done)))
+                    written.append(self._begin(tasks, reservation, one(reservation, beam, before, done)))
                     before = done if ordered else None
         return [c.result() if isinstance(c, asyncio.Task) else c for c in written]
 
@@ -454,7 +458,7 @@ class Run:
         """One answer to another question (a critique, a judgement): hidden and paid like any thought."""
         await self._read(prompt)
         self._may()
-        self._ledger.unbind()
+        self._spending.unbind()
         free = self.free
         if free < 1:
             raise Exhausted(f"no thinking tokens left for {purpose}")
@@ -464,20 +468,20 @@ class Run:
         if answer is not None:
             visible = min(free, answer)
         share = min(free - visible, share if thinking is None else thinking)
-        with self._hold(purpose, thinking=share, answer=visible, aside=True) as hold:
-            return await self._write(hold, prompt, aside=True, logprobs=logprobs)
+        with self._reserve(purpose, thinking=share, answer=visible, aside=True) as reservation:
+            return await self._write(reservation, prompt, aside=True, logprobs=logprobs)
 
-    async def speak(self, prompt: Prompt | None = None) -> Candidate:
+    async def stream(self, prompt: Prompt | None = None) -> Candidate:
         """One candidate whose visible text the caller hears as it is written. It is the answer, and the last verb:
         others raise `RuntimeError` behind it, as it does itself while chains are being written."""
         self._may()
-        if self._ledger.busy:
-            raise RuntimeError(f"strategy {self._plan.strategy.name}: speak() while other chains are being written")
+        if self._spending.busy:
+            raise RuntimeError(f"strategy {self._plan.strategy.name}: stream() while other chains are being written")
         self._requested += 1
-        self._ledger.unbind()
-        with self._hold("speak", thinking=self.free, answer=self._ledger.allowance, bound=True) as hold:
-            self._spoken = hold.number
-            candidate = await self._write(hold, prompt or self.prompt, heard=self._plan.listens)
+        self._spending.unbind()
+        with self._reserve("stream", thinking=self.free, answer=self._spending.allowance, bound=True) as reservation:
+            self._streamed = reservation.number
+            candidate = await self._write(reservation, prompt or self.prompt, streamed=self._plan.stream)
         self._learn(candidate)
         return candidate
 
@@ -503,10 +507,10 @@ class Run:
         for candidate, score in zip(candidates, scores, strict=True):
             self._scores[candidate.number] = score
             if candidate.number >= 0:
-                self._ledger.holds[candidate.number].score = score.value
+                self._spending.reservations[candidate.number].score = score.value
         return scores
 
-    async def _judged(self, judge: Named[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
+    async def _judged(self, judge: Selection[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
         """Its scores. Raises `EngineError` over another number of them, or one that is no number in [0, 1]."""
         scores = await judge.call(self, candidates)
         if len(scores) != len(candidates):
@@ -522,7 +526,7 @@ class Run:
 
     async def reward(self, candidates: Sequence[Candidate]) -> Sequence[Reward]:
         """Step scores by the process reward model. Raises `EngineError` where none is configured."""
-        model = self._means.reward_model
+        model = self._resources.reward_model
         if model is None:
             raise EngineError("no process reward model is configured for this model")
         by_prompt: dict[int, list[int]] = {}
@@ -534,7 +538,7 @@ class Run:
             judged = await model.reward(
                 siblings[0].prompt,
                 siblings,
-                read=self._ledger.read_for_verifier,
+                read=self._spending.read_for_verifier,
                 tenant=self._plan.sampling.tenant,
             )
             rewards |= dict(zip(places, judged, strict=True))
@@ -543,7 +547,7 @@ class Run:
     @property
     def reward_model(self) -> RewardModel | None:
         """The process reward model of this model, where one is configured."""
-        return self._means.reward_model
+        return self._resources.reward_model
 
     async def vote(self, candidates: Sequence[Candidate], scores: Sequence[Score] | None = None) -> Vote:
         """Groups the candidates by equivalent answers and adds up their scores (or counts them, without); offers the
@@ -562,7 +566,7 @@ class Run:
             if answer is not None:
                 total, count = totals.get(answer, (0.0, 0))
                 totals[answer] = total + weight, count + 1
-                self._ledger.holds[candidate.number].answer_group = answer
+                self._spending.reservations[candidate.number].answer_group = answer
         ranked = sorted(totals, key=lambda answer: (-totals[answer][0], -totals[answer][1], answer))
         if ranked:
             running = [i for i, answer in enumerate(groups) if answer == ranked[0]]
@@ -584,25 +588,27 @@ class Run:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, group: asyncio.TaskGroup, hold: Hold, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
-        """A child task that pays from `hold`, which is closed even if the task is cancelled before it begins."""
+    def _begin(
+        self, group: asyncio.TaskGroup, reservation: Reservation, work: Coroutine[None, None, T]
+    ) -> asyncio.Task[T]:
+        """A child task that pays from `reservation`, which is closed even if the task is cancelled before it begins."""
         task = group.create_task(work)
-        task.add_done_callback(lambda _: hold.close())
+        task.add_done_callback(lambda _: reservation.close())
         return task
 
     def _shares(self, share: int) -> tuple[int, int]:
         """(thinking, answer) of a chain that pays for both out of `share` tokens: what is kept for the answer should
         the thought be closed by force."""
-        if not self._means.engine.card.thinks:
-            return 0, min(share, self._ledger.budget.answer)
-        answer = max(1, min(self._lengths.answer * 3 // 2, self._ledger.budget.answer, share // 2))
+        if not self._resources.engine.card.thinks:
+            return 0, min(share, self._spending.budget.answer)
+        answer = max(1, min(self._lengths.answer * 3 // 2, self._spending.budget.answer, share // 2))
         return max(0, share - answer), answer
 
     @property
     def _all(self) -> Lengths:
         """What is known of the model's chains, to which this request adds."""
         if self._shared is None:
-            self._shared = self._means.lengths.request()
+            self._shared = self._resources.lengths.request()
         return self._shared
 
     @property
@@ -612,14 +618,14 @@ class Run:
         if self.seed is None:
             return self._all
         if self._own is None:
-            self._own = self._means.lengths.prior()
+            self._own = self._resources.lengths.prior()
         return self._own
 
     def _learn(self, candidate: Candidate) -> None:
         """What a chain that has come to rest tells about those to come."""
         self._finished += 1
         self._best = self._best or candidate
-        if candidate.hidden == 0 and self._means.engine.card.thinks:
+        if candidate.hidden == 0 and self._resources.engine.card.thinks:
             return
         for lengths in (self._all, self._own):
             if lengths is None:
@@ -632,7 +638,7 @@ class Run:
             else:
                 lengths.saw(candidate.tokens, candidate.visible)
 
-    def _hold(
+    def _reserve(
         self,
         purpose: str,
         *,
@@ -641,11 +647,11 @@ class Run:
         parent: int | None = None,
         bound: bool = False,
         aside: bool = False,
-    ) -> Hold:
+    ) -> Reservation:
         """Tokens set aside for one call, and the seed that it draws with."""
-        hold = self._ledger.hold(purpose, thinking=thinking, answer=answer, parent=parent, bound=bound)
-        self._seed(hold, parent, aside)
-        return hold
+        reservation = self._spending.reserve(purpose, thinking=thinking, answer=answer, parent=parent, bound=bound)
+        self._seed(reservation, parent, aside)
+        return reservation
 
     def _released(self) -> None:
         """A hold was closed: a chain whose answer waits for tokens may find some."""
@@ -654,26 +660,26 @@ class Run:
             if not waiting.done():
                 waiting.set_result(None)
         else:
-            self._ledger.on_close = None
+            self._spending.on_close = None
 
-    async def _go_on(self, hold: Hold, candidate: Candidate, seat: _Seat | None = None) -> Candidate:
+    async def _go_on(self, reservation: Reservation, candidate: Candidate, seat: _Seat | None = None) -> Candidate:
         """The chain with its answer written on, where that was cut at its share and the budget can pay for more; where
         others that are being written may leave some, it waits for them (at its seat, for its next turn)."""
-        if hold.bound:
+        if reservation.bound:
             return candidate
         while candidate.ending == "length" and not candidate.thinking and self._room(candidate.prompt, candidate) > 0:
-            left = self._ledger.budget.answer - self._said(hold)
-            more = min(max(hold.visible, self._lengths.answer), left, self.free)
+            left = self._spending.budget.answer - self._said(reservation)
+            more = min(max(reservation.visible, self._lengths.answer), left, self.free)
             if more > 0:
-                self._ledger.grow(hold, more)
-                candidate = await self._write(hold, candidate.prompt, candidate)
+                self._spending.grow(reservation, more)
+                candidate = await self._write(reservation, candidate.prompt, candidate)
             elif seat is not None and not seat.last:
                 seat.turn.clear()
                 seat.stands.set()
                 await seat.turn.wait()
-            elif seat is None and self.seed is None and self._ledger.open > len(self._starved) + 1:
+            elif seat is None and self.seed is None and self._spending.open > len(self._starved) + 1:
                 waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._ledger.on_close = self._released
+                self._spending.on_close = self._released
                 self._starved.append(waiting)
                 try:
                     await waiting
@@ -686,91 +692,93 @@ class Run:
             self._released()
         return candidate
 
-    def _said(self, hold: Hold) -> int:
+    def _said(self, reservation: Reservation) -> int:
         """Visible tokens of a chain, those it was continued from included."""
-        return sum(self._ledger.holds[i].visible for i in self._ledger.line(hold.number))
+        return sum(self._spending.reservations[i].visible for i in self._spending.line(reservation.number))
 
     async def _write(
         self,
-        hold: Hold,
+        reservation: Reservation,
         prompt: Prompt,
         begun: Candidate | None = None,
         *,
         until: str | None = None,
-        heard: bool = False,
+        streamed: bool = False,
         aside: bool = False,
         logprobs: int | None = None,
     ) -> Candidate:
         """One chain, within its hold and the model's context; `begun` may be the chain of this very hold. `aside`: a
         question of our own, to which the caller's wishes about the answer do not apply."""
-        engine = self._means.engine
+        engine = self._resources.engine
         await self._read(prompt)
-        if begun is None and not hold.thinking:
+        if begun is None and not reservation.thinking:
             await self._read(prompt, thinking=False)
         room = self._room(prompt, begun)
         if room < 1:
-            raise Exhausted(f"{hold.purpose}: prompt and chain fill the context of {engine.card.context} tokens")
-        room += hold.tokens
-        answer = min(hold.answer, room)
-        thinking = min(hold.thinking, room - answer)
-        total = self._ledger.total_left if hold.bound else None
+            raise Exhausted(f"{reservation.purpose}: prompt and chain fill the context of {engine.card.context} tokens")
+        room += reservation.tokens
+        answer = min(reservation.answer, room)
+        thinking = min(reservation.thinking, room - answer)
+        total = self._spending.total_left if reservation.bound else None
         wishes = self._plan.sampling
         if aside:
             wishes = replace(wishes, stop=(), grammar=None, logit_bias=(), logprobs=logprobs)
-        elif not hold.bound:
+        elif not reservation.bound:
             # One pot for thought and answer, of which the answer has what the thought leaves.
-            inherited = self._said(hold) - hold.visible
-            total = min(hold.thinking + hold.answer, room)
-            answer = max(0, min(hold.most, room, self._ledger.budget.answer - inherited))
+            inherited = self._said(reservation) - reservation.visible
+            total = min(reservation.thinking + reservation.answer, room)
+            answer = max(0, min(reservation.most, room, self._spending.budget.answer - inherited))
         sampling = replace(
             wishes,
             thinking=thinking,
             answer=answer,
-            tight=self._ledger.budget.answer < SHORT_ANSWER,
+            tight=self._spending.budget.answer < SHORT_ANSWER,
             total=total,
-            seed=self._call_seed(hold),
+            seed=self._call_seed(reservation),
             until=until,
-            heard=heard,
+            streamed=streamed,
         )
-        page = Page(hold, prompt, begun, own=begun is not None and begun.number == hold.number)
+        transcript = Transcript(
+            reservation, prompt, begun, own=begun is not None and begun.number == reservation.number
+        )
         if not aside:
-            self._drafts[hold.number] = page
-        async with aclosing(engine.generate(prompt, sampling, page)) as stream:
+            self._drafts[reservation.number] = transcript
+        async with aclosing(engine.generate(prompt, sampling, transcript)) as stream:
             async for delta in stream:
-                if heard:
+                if streamed:
                     await self._tell(delta)
-        candidate = page.candidate()
-        hold.ending = candidate.ending
+        candidate = transcript.candidate()
+        reservation.ending = candidate.ending
         if self._plan.keep_text:
-            self._ledger.texts[hold.number] = candidate.thought, Hidden(candidate.text)
-        if candidate.ending == "length" and self._said(hold) >= self._ledger.budget.answer:
+            self._spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
+        if candidate.ending == "length" and self._said(reservation) >= self._spending.budget.answer:
             candidate = replace(candidate, ending="full")
         return candidate
 
-    def _seed(self, hold: Hold, begun: int | None, aside: bool) -> None:
+    def _seed(self, reservation: Reservation, begun: int | None, aside: bool) -> None:
         """Gives a call a seed that follows from the caller's (which the first chain has itself), the chain gone on from
         and how many went on from it before: not from what else happened to run at the time."""
         if self.seed is None:
             return
-        parent = hold.purpose if aside else -1 if begun is None else begun
+        parent = reservation.purpose if aside else -1 if begun is None else begun
         at = self._siblings.get(parent, 0)
         self._siblings[parent] = at + 1
         seed = self.seed if begun is None else self._seeds[begun]
         if at or parent != -1:
             seed = _derived(f"{seed}:{parent if aside else begun is not None}:{at}")
-        self._seeds[hold.number] = seed
+        self._seeds[reservation.number] = seed
 
-    def _call_seed(self, hold: Hold) -> int | None:
+    def _call_seed(self, reservation: Reservation) -> int | None:
         """The seed of the next call to the engine for a hold: its own, then others that follow from it."""
         if self.seed is None:
             return None
-        seed, calls = self._seeds[hold.number], self._calls.get(hold.number, 0)
-        self._calls[hold.number] = calls + 1
+        seed, calls = self._seeds[reservation.number], self._calls.get(reservation.number, 0)
+        self._calls[reservation.number] = calls + 1
         return _derived(f"{seed}:on:{calls}") if calls else seed
 
     def _room(self, prompt: Prompt, begun: Candidate | None) -> int:
         """Tokens of the model's context left behind a prompt and what is begun."""
-        engine = self._means.engine
+        engine = self._resources.engine
         length = tokens(engine, prompt, thinking=self._plan.budget.thinking > 0)
         return engine.card.context - length - (begun.length if begun else 0) - CLOSING
 
@@ -778,27 +786,27 @@ class Run:
         """Has the model read a long prompt beside the event loop, if it has not yet; for a thought where the request
         may have one."""
         way = self._plan.budget.thinking > 0 if thinking is None else thinking
-        await read_beside(self._means.engine, prompt, thinking=way)
+        await read_beside(self._resources.engine, prompt, thinking=way)
 
     async def _tell(self, delta: Delta) -> None:
         """Counted and taken in one: a telling that is cut off was only waiting for room."""
-        self._heard += len(delta.text)
-        self._heard_logprobs += len(delta.logprobs)
-        await self._hear(delta)
+        self._sent_chars += len(delta.text)
+        self._sent_logprobs += len(delta.logprobs)
+        await self._on_delta(delta)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def best(self) -> Candidate | None:
-        """What there is to answer with when the run is cut short: the spoken chain, the best offered, one that is
+        """What there is to answer with when the run is cut short: the streamed chain, the best offered, one that is
         whole, the longest half-written one."""
         if self._answering is not None:
             return self._drafts[self._answering].candidate()
-        if self._spoken is not None:
-            page = self._drafts.get(self._spoken)
-            return page and page.candidate()
+        if self._streamed is not None:
+            transcript = self._drafts.get(self._streamed)
+            return transcript and transcript.candidate()
         if self._best is not None:
             return self._best
-        drafts = [page.candidate() for page in self._drafts.values()]
+        drafts = [transcript.candidate() for transcript in self._drafts.values()]
         return max(drafts, key=lambda c: (c.complete, not c.thinking, c.length), default=None)
 
     def wrote(self, candidate: object) -> bool:
@@ -809,42 +817,42 @@ class Run:
         """Makes `chosen` whole: closes its thought and completes its answer from what is kept back for that, heard as
         it is written. With None, an answer without a thought."""
         if chosen is not None:
-            self._ledger.bind(chosen.number)
+            self._spending.bind(chosen.number)
             await self.tell_rest(chosen)
-        allowance = self._ledger.allowance
+        allowance = self._spending.allowance
         prompt = self.prompt if chosen is None else chosen.prompt
         unfinished = chosen is None or not chosen.complete
         if unfinished and allowance > 0 and self._room(prompt, chosen) > 0:
             parent = None if chosen is None else chosen.number
-            with self._hold("answer", thinking=0, answer=allowance, parent=parent, bound=True) as hold:
-                self._answering = hold.number
-                self._drafts[hold.number] = Page(hold, prompt, chosen)
-                chosen = await self._write(hold, prompt, chosen, heard=self._plan.listens)
+            with self._reserve("answer", thinking=0, answer=allowance, parent=parent, bound=True) as reservation:
+                self._answering = reservation.number
+                self._drafts[reservation.number] = Transcript(reservation, prompt, chosen)
+                chosen = await self._write(reservation, prompt, chosen, streamed=self._plan.stream)
         if chosen is None:
             raise DeadlinePassed("time was up before there was anything to answer with")
         return chosen
 
     async def tell_rest(self, chosen: Candidate) -> None:
         """What the caller has not heard of it yet."""
-        if len(chosen.text) > self._heard:
-            await self._tell(Delta(chosen.text[self._heard :], chosen.logprobs[self._heard_logprobs :]))
+        if len(chosen.text) > self._sent_chars:
+            await self._tell(Delta(chosen.text[self._sent_chars :], chosen.logprobs[self._sent_logprobs :]))
 
     def outcome(self, chosen: Candidate, stopped_by: StoppedBy) -> Outcome:
-        self._ledger.choose(chosen.number)
+        self._spending.choose(chosen.number)
         if stopped_by == "finished" and chosen.circled:
             stopped_by = "repetition"
         if stopped_by == "finished" and (chosen.forced or self.short):
             stopped_by = "budget"
         if stopped_by == "finished" and self.stopped_early:
             stopped_by = "early_agreement"
-        line = self._ledger.line(chosen.number)
+        line = self._spending.line(chosen.number)
         score = next((self._scores[n] for n in sorted(line, reverse=True) if n in self._scores), None)
         verifier = self._plan.fallback if self.degraded else self._plan.verifier
         return Outcome(
             answer=Answer(chosen.text, logprobs=chosen.logprobs),
             complete=chosen.complete,
             stopped_by=stopped_by,
-            spent=self._ledger.spent,
+            spent=self._spending.spent,
             samples=max(1, self._finished),
             samples_requested=max(1, self._requested, self._wanted, self._finished),
             agreement=self.agreement,
@@ -858,44 +866,48 @@ class Run:
         )
 
 
-async def execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: Leash | None = None) -> Outcome:
+async def execute(
+    plan: Plan, resources: Resources, spending: Spending, on_delta: OnDelta, stop_signal: StopSignal | None = None
+) -> Outcome:
     """Runs the plan's strategy to an answer, within its budget and its time.
 
-    The visible text goes to `hear`, all of it exactly once, in order, as early as the strategy allows. Cut short by the
-    budget, by time or by the leash, the best so far is completed and answered. Raises `DeadlinePassed` when there is
-    nothing at all, `EngineError` when the model fails before there is a complete answer, `RequestError` for a request
-    the model refuses. Cancelled, it stops the model, and the ledger is complete when it has returned.
+    The visible text goes to `on_delta`, all of it exactly once, in order, as early as the strategy allows. Cut short by
+    the budget, by time or by the stop signal, the best so far is completed and answered. Raises `DeadlinePassed` when
+    there is nothing at all, `EngineError` when the model fails before there is a complete answer, `RequestError` for a
+    request the model refuses. Cancelled, it stops the model, and the spending is complete when it has returned.
     """
     try:
-        return await _execute(plan, means, ledger, hear, leash or Leash())
+        return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal())
     except BaseExceptionGroup as group:
         raise _first(group) from None
 
 
-async def _execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: Leash) -> Outcome:
-    run = Run(plan, means, ledger, hear)
+async def _execute(
+    plan: Plan, resources: Resources, spending: Spending, on_delta: OnDelta, stop_signal: StopSignal
+) -> Outcome:
+    run = Run(plan, resources, spending, on_delta)
     stopped_by: StoppedBy = "finished"
     chosen: Candidate | None = None
     now = asyncio.get_running_loop().time()
     deadline = None if plan.timeout is None else now + plan.timeout
     run.cut = None if plan.timeout is None else now + plan.timeout - min(GRACE, plan.timeout / 10)
     try:
-        async with leash.tied(run.cut):
+        async with stop_signal.scope(run.cut):
             chosen = await plan.strategy.call(run)
             if not run.wrote(chosen):
                 raise TypeError(f"strategy {plan.strategy.name} returned no candidate of its run")
-            if run.spoken not in (None, chosen.number):
+            if run.streamed not in (None, chosen.number):
                 log.warning(
-                    "strategy %s returned another chain than it spoke; what was spoken stands", plan.strategy.name
+                    "strategy %s returned another chain than it streamed; what was streamed stands", plan.strategy.name
                 )
                 chosen = run.best()
     except* Exhausted:
         stopped_by = "budget"
     except* TimeoutError:
         # Anybody may raise one; ours alone says that the time was up.
-        if not leash.expired:
+        if not stop_signal.expired:
             raise
-        stopped_by = leash.reason or "deadline"
+        stopped_by = stop_signal.reason or "deadline"
     except* EngineError:
         chosen = run.best()
         if chosen is None or not chosen.complete:
@@ -905,7 +917,7 @@ async def _execute(plan: Plan, means: Means, ledger: Ledger, hear: Hear, leash: 
         async with asyncio.timeout_at(deadline):
             chosen = await run.finish(chosen or run.best())
     except TimeoutError:
-        stopped_by = leash.reason or "deadline"
+        stopped_by = stop_signal.reason or "deadline"
         chosen = run.best()
         if chosen is None or not chosen.text:
             raise DeadlinePassed("time was up before there was anything to answer with") from None

@@ -22,7 +22,7 @@ class Hidden(Generic[T]):
     def __init__(self, value: T) -> None:
         self._value = value
 
-    def reveal(self) -> T:
+    def unseal(self) -> T:
         """The value itself; for engines and verifiers."""
         return self._value
 
@@ -95,8 +95,8 @@ class Prompt:
 
 
 def _size(message: Message) -> int:
-    content = message.content if isinstance(message.content, str) else message.content.reveal()
-    thought = "" if message.thought is None else message.thought.reveal()
+    content = message.content if isinstance(message.content, str) else message.content.unseal()
+    thought = "" if message.thought is None else message.thought.unseal()
     return len(content) + len(thought) + sum(len(call.arguments) for call in message.tool_calls)
 
 
@@ -156,12 +156,12 @@ class Candidate:
     @property
     def same_place(self) -> int:
         """Equal for chains that stand at the same tokens of the same prompt."""
-        return hash((id(self.prompt), self.ids.reveal()))
+        return hash((id(self.prompt), self.ids.unseal()))
 
     @property
     def length(self) -> int:
         """Tokens behind the prompt: what it takes of the model's context."""
-        return len(self.ids.reveal())
+        return len(self.ids.unseal())
 
     @property
     def tokens(self) -> int:

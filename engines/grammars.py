@@ -23,7 +23,7 @@ SIZE = 1 << 19
 Kind = Literal["grammar", "structural_tag"]
 
 
-def spelt(grammar: Grammar) -> tuple[Kind, str]:
+def encoded(grammar: Grammar) -> tuple[Kind, str]:
     """The field of vLLM's `StructuredOutputsParams` and its text. Raises `RequestError` for a schema that cannot be
     held."""
     document = _document(grammar) if grammar.document or not grammar.calls else None

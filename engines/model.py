@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ponder.compute.engine import Grammar, ModelCard
-from ponder.engines.grammars import spelt
+from ponder.engines.grammars import encoded
 from ponder.engines.profiles import Profile
 from ponder.engines.prompts import Prompts
 from ponder.engines.thinking import Vocabulary
@@ -49,8 +49,8 @@ class Model:
         self.step_stops = sorted(self.vocabulary.containing(profile.step))
         self.vocabulary_size = vocabulary_size
         closing = profile.closing if profile.thinks else ""
-        self.closing = self.prompts.marked(closing)
-        self.closing_behind_newline = self.prompts.marked(closing.lstrip("\n"))
+        self.closing = self.prompts.with_markers(closing)
+        self.closing_behind_newline = self.prompts.with_markers(closing.lstrip("\n"))
         self.logit_bans: dict[int, float] = {}
         self.word_bans: list[str] = []
         if profile.thinks and profile.start:
@@ -59,7 +59,7 @@ class Model:
                 self.logit_bans = {i: BANNED for i in numbers if i is not None and i < self.vocabulary_size}
             else:
                 self.word_bans = [profile.start]
-        self._spelt = lru_cache(maxsize=GRAMMARS)(spelt)
+        self._spelt = lru_cache(maxsize=GRAMMARS)(encoded)
         step = profile.step.encode()
         self.card = ModelCard(
             name=name,

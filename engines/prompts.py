@@ -109,14 +109,14 @@ class Prompts:
         else:
             ids, tail = self._ids(spans, prompt.parts), _tail(spans)
         added, inside = self._ending(tail, thinking)
-        rendered = prompt.read[self, thinking] = Rendered((*ids, *self.marked(added)), inside)
+        rendered = prompt.read[self, thinking] = Rendered((*ids, *self.with_markers(added)), inside)
         return rendered
 
-    def marked(self, text: str) -> tuple[int, ...]:
+    def with_markers(self, text: str) -> tuple[int, ...]:
         """The ids of a text of ours, markers as markers."""
         return tuple(self._ids([_Span(text, False)])) if text else ()
 
-    def spelt(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+    def encoded(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """The ids of pieces of text, (text, a caller's): markers are markers only in what is not a caller's."""
         return self._ids([_Span(text, typed) for text, typed in parts])
 
@@ -204,14 +204,14 @@ class Prompts:
             return "", thinking
         # An earlier turn's block is closed and followed by more than white space, so it decides nothing here.
         inside = tail.rfind(profile.start) > tail.rfind(profile.end)
-        shut = tail.rstrip().endswith(profile.end)
+        closed = tail.rstrip().endswith(profile.end)
         if thinking:
-            if shut:
+            if closed:
                 raise EngineError(
                     f"profile {profile.name!r} does not fit: the chat template closes the thought when it is to be open"
                 )
             return ("" if inside else profile.opening), True
-        return ("" if shut else profile.closing if inside else profile.closed), False
+        return ("" if closed else profile.closing if inside else profile.closed), False
 
     # -- tokenising ---------------------------------------------------------------------------------------------------
 
@@ -293,12 +293,12 @@ def _conversation(prompt: Prompt, profile: Profile, thinking: bool, put: Any) ->
     """The messages as templates expect them, each text through `put`."""
     turns: list[dict[str, Any]] = []
     for message in prompt.messages:
-        content = message.content if isinstance(message.content, str) else message.content.reveal()
+        content = message.content if isinstance(message.content, str) else message.content.unseal()
         role = "system" if message.role == "developer" else message.role
         turn: dict[str, Any] = {"role": role, "content": put(content)}
         if message.name:
             turn["name"] = put(message.name)
-        if message.thought is not None and profile.shows_thoughts and (thought := message.thought.reveal()):
+        if message.thought is not None and profile.shows_thoughts and (thought := message.thought.unseal()):
             turn["reasoning_content"] = put(thought)
         if message.tool_call_id:
             turn["tool_call_id"] = put(message.tool_call_id)

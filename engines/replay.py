@@ -21,8 +21,8 @@ from typing import Any
 from ponder.compute.answers import group
 from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
 from ponder.compute.errors import EngineError
-from ponder.compute.page import Page
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt
+from ponder.compute.transcript import Transcript
 
 THINKS, CLOSES, SAYS = 0, 1, 2
 """The three tokens there are."""
@@ -131,7 +131,7 @@ class ReplayEngine:
 
     def sample(self, candidate: Candidate) -> tuple[Sample, int]:
         """The sample that a chain replays, and how many tokens its thought has when it ends by itself."""
-        sample = self._request(candidate.prompt).question.samples[int(candidate.thought.reveal())]
+        sample = self._request(candidate.prompt).question.samples[int(candidate.thought.unseal())]
         return sample, sample.tokens - self._visible(sample)
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
@@ -146,14 +146,14 @@ class ReplayEngine:
     async def close(self) -> None:
         """There is nothing to let go of."""
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         if sampling.logprobs is not None or sampling.grammar is not None:
             raise EngineError("recorded samples hold neither log-probabilities nor answers in a grammar")
         request = self._request(prompt)
-        begun = page.begun
-        number = request.draw(sampling.seed) if begun is None else int(begun.thought.reveal())
-        page.read(self.length(prompt), 0)
-        writing = _Writing(self, sampling, page, request.question.samples[number])
+        begun = transcript.begun
+        number = request.draw(sampling.seed) if begun is None else int(begun.thought.unseal())
+        transcript.read(self.length(prompt), 0)
+        writing = _Writing(self, sampling, transcript, request.question.samples[number])
         self.running += 1
         try:
             await writing.think(self._visible(request.question.samples[number]))
@@ -161,7 +161,7 @@ class ReplayEngine:
                 yield Delta(text)
         finally:
             self.running -= 1
-            page.end(writing.ending, Hidden(str(number)))
+            transcript.end(writing.ending, Hidden(str(number)))
 
     def _request(self, prompt: Prompt) -> _Request:
         request = self._requests.get(prompt.messages[0])
@@ -177,10 +177,10 @@ class ReplayEngine:
 class _Writing:
     """One stream of a `ReplayEngine`."""
 
-    def __init__(self, engine: ReplayEngine, sampling: Sampling, page: Page, sample: Sample) -> None:
-        self.engine, self.sampling, self.page, self.sample = engine, sampling, page, sample
-        begun = page.begun
-        ids = begun.ids.reveal() if begun else ()
+    def __init__(self, engine: ReplayEngine, sampling: Sampling, transcript: Transcript, sample: Sample) -> None:
+        self.engine, self.sampling, self.transcript, self.sample = engine, sampling, transcript, sample
+        begun = transcript.begun
+        ids = begun.ids.unseal() if begun else ()
         self.thought, self.said = ids.count(THINKS), ids.count(SAYS)
         self.thinking = begun.thinking if begun else True
         self.forced = begun.forced if begun else False
@@ -194,27 +194,27 @@ class _Writing:
         end, steps = whole, len(self.sample.steps)
         if self.sampling.until and steps:
             end = next((at for i in range(1, steps) if (at := whole * i // steps) > self.thought), whole)
-        tokens = max(0, min(end - self.thought, self.sampling.thinking - self.page.hidden, self.left))
-        await self.decode(tokens, lambda made: self.page.think((THINKS,) * made))
+        tokens = max(0, min(end - self.thought, self.sampling.thinking - self.transcript.hidden, self.left))
+        await self.decode(tokens, lambda made: self.transcript.think((THINKS,) * made))
         if self.thought + tokens == whole:
-            self.page.shut()
+            self.transcript.close_thought()
             self.thinking = False
         elif self.sampling.until:
             self.ending = "step" if self.thought + tokens == end else "length"
         else:
-            self.page.force((CLOSES,))
+            self.transcript.force((CLOSES,))
             self.thinking, self.forced = False, True
 
     async def say(self, visible: int) -> str:
         """The answer, or as much of it as may be said: what it is comes with its last token."""
-        tokens = max(0, min(visible - self.said, self.sampling.answer - self.page.visible, self.left))
+        tokens = max(0, min(visible - self.said, self.sampling.answer - self.transcript.visible, self.left))
         whole = self.said + tokens == visible
         text = "" if self.said or not tokens else "So: "
         if whole:
             text += _answer(None if self.forced else self.sample.answer).removeprefix("So: ")
 
         def write(made: int) -> None:
-            self.page.say((SAYS,) * made, text if made == tokens else "")
+            self.transcript.say((SAYS,) * made, text if made == tokens else "")
 
         await self.decode(tokens, write)
         self.ending = "finished" if whole else "length"
@@ -224,7 +224,7 @@ class _Writing:
     def left(self) -> int:
         """Tokens it may still make under the limit of both parts."""
         total = self.sampling.total
-        return 1 << 40 if total is None else total - self.page.hidden - self.page.visible
+        return 1 << 40 if total is None else total - self.transcript.hidden - self.transcript.visible
 
     async def decode(self, tokens: int, write: Callable[[int], None]) -> None:
         """So many steps of the model; stopped earlier, as many as there was time for."""
@@ -263,7 +263,7 @@ class RecordedRewards:
             if not sample.steps:
                 raise EngineError("the scores of steps were not recorded in this pool")
             read(candidate.length, 0)
-            thinks = candidate.ids.reveal().count(THINKS)
+            thinks = candidate.ids.unseal().count(THINKS)
             rewards.append(Reward(sample.steps[: len(sample.steps) * thinks // max(1, thought)]))
         return rewards
 

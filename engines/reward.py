@@ -196,7 +196,7 @@ class ProcessRewardModel:
         self._labels: list[int] = []
         self._judged = float("-inf")
         if profile.verdict == "labels":
-            self._labels = [self._prompts.spelt(((label, True),))[-1] for label in profile.labels]
+            self._labels = [self._prompts.encoded(((label, True),))[-1] for label in profile.labels]
 
     @property
     def name(self) -> str:
@@ -247,7 +247,7 @@ class ProcessRewardModel:
     def _steps(self, candidate: Candidate) -> tuple[list[str], list[str]]:
         """The steps of thought and answer."""
         step = self.profile.step
-        thought = [part for part in candidate.thought.reveal().split(step) if part.strip()]
+        thought = [part for part in candidate.thought.unseal().split(step) if part.strip()]
         if self.profile.judges == "thought":
             return thought, []
         return thought, [part for part in candidate.text.split(step) if part.strip()]
@@ -295,14 +295,14 @@ class ProcessRewardModel:
                 parts = []
                 found.append(list(base))
             else:
-                found.append([*base, *self._prompts.spelt(parts)])
+                found.append([*base, *self._prompts.encoded(parts)])
         return found
 
     def _step_ids(self, prompt: Prompt, parts: tuple[tuple[str, bool], ...]) -> list[int]:
         key = self._prompts, parts
         ids: list[int] | None = prompt.read.get(key)
         if ids is None:
-            ids = prompt.read[key] = self._prompts.spelt(parts)
+            ids = prompt.read[key] = self._prompts.encoded(parts)
         return ids
 
     def _asked(self, prompt: Prompt, messages: tuple[Message, ...], *, thinking: bool) -> Rendered:
@@ -412,4 +412,4 @@ def _hashes(prefixes: Sequence[Sequence[int]], tenant: str | None) -> list[bytes
 
 
 def _text(message: Message) -> str:
-    return message.content if isinstance(message.content, str) else message.content.reveal()
+    return message.content if isinstance(message.content, str) else message.content.unseal()

@@ -314,8 +314,8 @@ class Schemas:
                 self._pattern(layer, pattern)
             if isinstance(layer.schema.get("format"), str) and any(isinstance(value, str) for value in values):
                 self._refuse(layer, "format", "it stands beside an enum: leave one of the two out")
-            holds: Any = Draft202012Validator({k: v for k, v in layer.schema.items() if k != "$schema"})
-            values = [value for value in values if holds.is_valid(value)]
+            reservations: Any = Draft202012Validator({k: v for k, v in layer.schema.items() if k != "$schema"})
+            values = [value for value in values if reservations.is_valid(value)]
         if not values:
             self._refuse(first, "enum", "none of its values satisfies what is said beside it")
         return values

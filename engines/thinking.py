@@ -94,9 +94,9 @@ class Vocabulary:
             at = next((n for n in range(len(ids), 0, -1) if ids[n - 1] == self.end_id), 0)
         elif thought_first:
             # The first end behind the last begin: an answer may hold the words that end a thought.
-            spelt = b"".join(map(self.bytes, ids))
-            begun = spelt.rfind(self.start.encode()) if self.start else 0
-            end = spelt.find(self.end.encode(), max(0, begun))
+            raw = b"".join(map(self.bytes, ids))
+            begun = raw.rfind(self.start.encode()) if self.start else 0
+            end = raw.find(self.end.encode(), max(0, begun))
             read = 0
             while at < len(ids) and (end < 0 or read < end + len(self.end.encode())):
                 read += len(self.bytes(ids[at]))

@@ -15,8 +15,8 @@ from typing import Any
 
 from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
 from ponder.compute.errors import EngineError, RequestError, Unavailable
-from ponder.compute.page import Page
 from ponder.compute.text import Hidden, Prompt
+from ponder.compute.transcript import Transcript
 from ponder.engines.launch import EngineOptions, arguments, dead, launch, read_config, settle_environment
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find
@@ -101,9 +101,9 @@ class VllmEngine:
         except (ValueError, RuntimeError, self._refusal):
             raise unenforceable(grammar) from None
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         """One chain; see the contract."""
-        writing = Writing(self.model, prompt, sampling, page)
+        writing = Writing(self.model, prompt, sampling, transcript)
         try:
             while (call := writing.next_call()) is not None:
                 stream = await self._submit(call.ids, call.params, sampling)
@@ -114,7 +114,7 @@ class VllmEngine:
                         finished = out.finished
                         self._progress = time.monotonic()
                         delta = writing.take(out, call)
-                        if delta is not None and sampling.heard:
+                        if delta is not None and sampling.streamed:
                             yield delta
                         if writing.cut:
                             break
@@ -125,14 +125,14 @@ class VllmEngine:
                         if (out := stream.get_nowait()) is not None:
                             writing.take(out, call)
                     writing.settle(call)
-            if (rest := writing.finish()) and sampling.heard:
+            if (rest := writing.finish()) and sampling.streamed:
                 yield Delta(rest)
-            if not sampling.heard and (writing.told or writing.tokens):
+            if not sampling.streamed and (writing.told or writing.tokens):
                 yield Delta("".join(writing.told), tuple(writing.tokens))
         except dead() as error:
             raise EngineError(f"model {self.card.name}: the engine is dead") from error
         finally:
-            page.end(writing.ending, Hidden(writing.thought()))
+            transcript.end(writing.ending, Hidden(writing.thought()))
 
     async def _submit(self, ids: list[int], params: Any, sampling: Sampling) -> Any:
         """Begins a call; returns vLLM's collector of its outputs."""
@@ -163,7 +163,7 @@ class VllmEngine:
             return None
         kind = self.model.sampling_params.RequestOutputKind.FINAL_ONLY
         params = self.model.sampling_params.SamplingParams(max_tokens=1, detokenize=False, output_kind=kind)
-        ids = list(self.model.prompts.marked("\n")[-1:] or (0,)) * CHECK_TOKENS
+        ids = list(self.model.prompts.with_markers("\n")[-1:] or (0,)) * CHECK_TOKENS
         stream: Any = None
         out: Any = None
         try:

@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol
 
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError, RequestError
-from ponder.compute.page import Page
 from ponder.compute.text import Candidate, Ending, Prompt, TokenLogprob
+from ponder.compute.transcript import Transcript
 from ponder.engines.model import Model
 from ponder.engines.thinking import Splitter
 
@@ -57,8 +57,8 @@ class Call:
 class Writing:
     """One chain: decides on its calls and tells its page every token."""
 
-    def __init__(self, model: Model, prompt: Prompt, sampling: Sampling, page: Page) -> None:
-        self.model, self.sampling, self.page = model, sampling, page
+    def __init__(self, model: Model, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> None:
+        self.model, self.sampling, self.transcript = model, sampling, transcript
         self.ending: Ending = "aborted"
         self.over: Ending | None = None
         self.cut = False
@@ -67,12 +67,12 @@ class Writing:
         """The visible text, in the pieces it came in."""
         self.tokens: list[TokenLogprob] = []
         vocabulary = model.vocabulary
-        begun = page.begun
-        self.kept = list(begun.ids.reveal()) if begun else []
+        begun = transcript.begun
+        self.chain = list(begun.ids.unseal()) if begun else []
         if begun is None:
             on = sampling.thinking > 0
         else:
-            on = begun.thinking or begun.forced or bool(begun.thought.reveal()) or vocabulary.end_id in self.kept
+            on = begun.thinking or begun.forced or bool(begun.thought.unseal()) or vocabulary.end_id in self.chain
         self.thought_first = on
         """What is kept begins with a thought."""
         rendered = model.prompts.render(prompt, thinking=on)
@@ -80,24 +80,24 @@ class Writing:
         if begun is None:
             self.inside = rendered.inside
         else:
-            self.inside = model.profile.thinks and (begun.thinking or vocabulary.reopened(self.kept))
-        self.earlier = "" if begun is None or begun.thinking else begun.thought.reveal()
+            self.inside = model.profile.thinks and (begun.thinking or vocabulary.reopened(self.chain))
+        self.earlier = "" if begun is None or begun.thinking else begun.thought.unseal()
         self.splitter = Splitter(
             vocabulary,
             inside=self.inside,
             stop=sampling.stop,
-            said=() if self.inside else self.kept,
+            said=() if self.inside else self.chain,
             text=begun.text if begun else "",
             unread=self._unread(begun) if begun else "",
-            thought=self.kept if self.inside else (),
+            thought=self.chain if self.inside else (),
         )
-        self.begun_thought = list(self.kept) if begun and begun.thinking else []
+        self.begun_thought = list(self.chain) if begun and begun.thinking else []
         if not self.inside:
-            page.shut()
+            transcript.close_thought()
         self.calls = 0
-        if model.card.context - len(self.prompt_ids) - len(self.kept) < 1:
+        if model.card.context - len(self.prompt_ids) - len(self.chain) < 1:
             raise RequestError(
-                f"the prompt has {len(self.prompt_ids) + len(self.kept)} tokens and this model's context holds "
+                f"the prompt has {len(self.prompt_ids) + len(self.chain)} tokens and this model's context holds "
                 f"{model.card.context}",
                 param="messages",
                 code="context_length_exceeded",
@@ -109,7 +109,7 @@ class Writing:
         held = [*self.sampling.stop, *([] if vocabulary.by_ids else [vocabulary.start])]
         if self.inside or not any(held):
             return ""
-        text = vocabulary.last_answer(self.kept)
+        text = vocabulary.last_answer(self.chain)
         for size in range(min(len(text) + 1, max(map(len, held)))):
             if begun.text.endswith(text[: len(text) - size]):
                 return text[len(text) - size :]
@@ -122,16 +122,16 @@ class Writing:
         if self.over is not None:
             self.ending = self.over
             return None
-        room = self.model.card.context - len(self.prompt_ids) - len(self.kept)
+        room = self.model.card.context - len(self.prompt_ids) - len(self.chain)
         if self.sampling.total is not None:
-            room = min(room, self.sampling.total - self.page.hidden - self.page.visible)
+            room = min(room, self.sampling.total - self.transcript.hidden - self.transcript.visible)
         if self.splitter.inside:
             # Room in the context for the closing phrase and an answer; no limit of the caller's is touched by this.
-            spare = self.model.card.context - len(self.prompt_ids) - len(self.kept) - len(self.model.closing)
+            spare = self.model.card.context - len(self.prompt_ids) - len(self.chain) - len(self.model.closing)
             kept = self.sampling.answer
             if self.sampling.total is not None:
                 kept = max(1, min(kept, self.sampling.total - self.sampling.thinking))
-            limit = min(room, self.sampling.thinking - self.page.hidden, spare - min(kept, spare // 2))
+            limit = min(room, self.sampling.thinking - self.transcript.hidden, spare - min(kept, spare // 2))
             if limit > 0:
                 return self._call("thought", limit)
             if self.sampling.until is not None:
@@ -139,7 +139,7 @@ class Writing:
                 return None
             self._close()
             return self.next_call()
-        limit = min(room, self.sampling.answer - self.page.visible)
+        limit = min(room, self.sampling.answer - self.transcript.visible)
         if limit > 0:
             return self._call("answer", limit)
         self.ending = "length"
@@ -148,10 +148,10 @@ class Writing:
     def _close(self) -> None:
         """Ends the thought by force."""
         model = self.model
-        behind = bool(self.kept) and model.vocabulary.bytes(self.kept[-1]).endswith(b"\n")
+        behind = bool(self.chain) and model.vocabulary.bytes(self.chain[-1]).endswith(b"\n")
         closing = model.closing_behind_newline if behind else model.closing
-        self.kept.extend(closing)
-        self.page.force(closing)
+        self.chain.extend(closing)
+        self.transcript.force(closing)
         self.splitter.force()
 
     def _call(self, phase: Phase, limit: int) -> Call:
@@ -161,7 +161,7 @@ class Writing:
         stops: list[int] = []
         wishes: dict[str, Any] = {}
         logprobs = 0 if sampling.likelihood else None
-        every = 1 if sampling.heard else min(UNHEARD, max(LOOK, sampling.answer))
+        every = 1 if sampling.streamed else min(UNHEARD, max(LOOK, sampling.answer))
         apart = False
         if phase == "thought":
             if sampling.until is not None:
@@ -210,13 +210,13 @@ class Writing:
             **{"detokenize": False, **wishes},
         )
         self.cut = False
-        return Call(phase, [*self.prompt_ids, *self.kept], params, frozenset(stops), apart)
+        return Call(phase, [*self.prompt_ids, *self.chain], params, frozenset(stops), apart)
 
     def _written(self, phase: Phase) -> int:
         """Tokens of this thought or this answer that are there before the call."""
         if phase == "thought":
-            return len(self.kept)
-        return len(self.kept) - self.model.vocabulary.answer_at(self.kept, self.thought_first)
+            return len(self.chain)
+        return len(self.chain) - self.model.vocabulary.answer_at(self.chain, self.thought_first)
 
     def _steps(self, until: str) -> list[int]:
         if until == self.model.profile.step:
@@ -241,7 +241,7 @@ class Writing:
         """Tells the page the tokens of an output."""
         if not call.read:
             call.read = True
-            self.page.read(len(call.ids), out.num_cached_tokens or 0)
+            self.transcript.read(len(call.ids), out.num_cached_tokens or 0)
         completion = out.outputs[0]
         ids: Sequence[int] = completion.token_ids
         logprobs: FlatLogprobs | None = completion.logprobs
@@ -266,10 +266,10 @@ class Writing:
         done = 0
         if self.cut:
             pass
-        elif call.phase == "thought" and self.page.visible + len(ids) > self.sampling.answer:
+        elif call.phase == "thought" and self.transcript.visible + len(ids) > self.sampling.answer:
             # The answer may be full within these tokens: no more of them at a time than fit.
             while done < len(ids) and not self.cut:
-                room = self.sampling.answer - self.page.visible
+                room = self.sampling.answer - self.transcript.visible
                 size = self.splitter.ahead(ids[done:]) if self.splitter.inside else room
                 if size > 0:
                     done += self._split(ids[done : done + size], logprobs, done, call)
@@ -286,33 +286,33 @@ class Writing:
 
     def _split(self, ids: Sequence[int], logprobs: FlatLogprobs | None, offset: int, call: Call) -> int:
         """Tells the page the sides of these tokens; returns how many it told."""
-        page, splitter = self.page, self.splitter
+        transcript, splitter = self.transcript, self.splitter
         was_inside = splitter.inside
         done = 0
         for part in splitter.feed(ids):
             run = ids[part.first : part.last]
             likely = _likelihood(logprobs, offset + part.first, offset + part.last) if self.sampling.likelihood else ()
-            self.kept.extend(run)
+            self.chain.extend(run)
             done = part.last
             if part.hidden and call.phase == "thought":
-                page.think(run, likely)
+                transcript.think(run, likely)
                 if self.sampling.grammar is not None:
                     # The grammar begins behind the token that ends the thought, whatever that spells beyond it.
                     continue
                 if part.text:
-                    page.shut()
-                    page.say((), part.text)
+                    transcript.close_thought()
+                    transcript.say((), part.text)
             else:
                 if was_inside:
-                    page.shut()
+                    transcript.close_thought()
                     was_inside = False
                 tokens = () if part.hidden else self._token_logprobs(logprobs, run, offset + part.first)
-                page.say(run, part.text, likely, tokens)
+                transcript.say(run, part.text, likely, tokens)
                 self.tokens.extend(tokens)
             if part.text:
                 self.told.append(part.text)
         if was_inside and not splitter.inside:
-            page.shut()
+            transcript.close_thought()
         if splitter.stopped:
             self._rest("stop")
         elif call.phase == "thought" and not splitter.inside and call.apart and not self.model.vocabulary.by_ids:
@@ -323,9 +323,9 @@ class Writing:
     def _surplus(self, ids: Sequence[int], call: Call) -> None:
         """Tokens made behind a stop string or past the answer's limit. Behind a thought they are within its limit."""
         if call.phase == "thought":
-            self.page.waste(len(ids))
+            self.transcript.discard(len(ids))
         else:
-            self.page.say(ids, "", (0.0,) * len(ids) if self.sampling.likelihood else ())
+            self.transcript.say(ids, "", (0.0,) * len(ids) if self.sampling.likelihood else ())
 
     def _told_end(self, token: int, likely: Sequence[float], call: Call) -> None:
         """The model's end of turn."""
@@ -334,18 +334,18 @@ class Writing:
         elif self.splitter.inside:
             # It ended its turn in the middle of a thought: the thought is closed and the answer asked for.
             self._surplus((token,), call)
-        elif call.phase == "thought" and self.page.visible >= self.sampling.answer:
+        elif call.phase == "thought" and self.transcript.visible >= self.sampling.answer:
             self._rest("length")
-            self.page.waste(1)
+            self.transcript.discard(1)
         else:
-            self.kept.append(token)
-            self.page.say((token,), "", likely if self.sampling.likelihood else ())
+            self.chain.append(token)
+            self.transcript.say((token,), "", likely if self.sampling.likelihood else ())
             self.over = "finished"
 
     def settle(self, call: Call) -> None:
         """A call is over, by itself or aborted."""
         if not call.read:
-            self.page.read(len(call.ids), 0)
+            self.transcript.read(len(call.ids), 0)
         if self.over is not None or call.reason in (None, "abort"):
             return
         if call.reason == "error":
@@ -355,10 +355,10 @@ class Writing:
         if call.reason == "repetition":
             # In an answer it counts where the operator asks only; else the answer goes on, in a call of its own.
             if self.splitter.inside:
-                self.page.circled()
+                self.transcript.circled()
                 self._close()
             elif self.model.repetition_in_answers:
-                self.page.circled()
+                self.transcript.circled()
                 self.over = "length"
         elif call.reason == "length":
             if call.phase == "answer":
@@ -369,7 +369,7 @@ class Writing:
                 else:
                     self._close()
         elif self.sampling.until is not None and (self.splitter.inside or not self.model.profile.thinks):
-            if self.kept and call.stop == self.kept[-1]:
+            if self.chain and call.stop == self.chain[-1]:
                 self.over = "step"
             else:
                 self._close()
@@ -380,7 +380,7 @@ class Writing:
         """The chain has come to rest: the visible text that was kept back."""
         rest = self.splitter.finish()
         if rest:
-            self.page.say((), rest)
+            self.transcript.say((), rest)
             self.told.append(rest)
         return rest
 
@@ -400,8 +400,8 @@ class Writing:
         return tuple(tokens)
 
     def _logprob(self, token: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        spelt = self.model.vocabulary.bytes(token)
-        return TokenLogprob(spelt.decode(errors="replace"), spelt, max(value, -9999.0), top)
+        encoded = self.model.vocabulary.bytes(token)
+        return TokenLogprob(encoded.decode(errors="replace"), encoded, max(value, -9999.0), top)
 
 
 def _likelihood(logprobs: FlatLogprobs | None, first: int, last: int) -> Sequence[float]:

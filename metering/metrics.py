@@ -26,7 +26,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from ponder.compute.budget import Ledger
+from ponder.compute.budget import Spending
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
 
@@ -184,12 +184,12 @@ class Metrics:
         seconds: float,
         first_visible: float | None = None,
         budget: int | None = None,
-        ledgers: Sequence[Ledger] = (),
+        spendings: Sequence[Spending] = (),
         outcomes: Sequence[Outcome] = (),
         prompt: int = 0,
         verifier: str | None = None,
     ) -> None:
-        """A request is over. `outcome` is a word such as answered, failed or disconnected; `ledgers` are all it had,
+        """A request is over. `outcome` is a word such as answered, failed or disconnected; `spendings` are all it had,
         `outcomes` those of its choices that came to an answer, `prompt` its `usage.prompt_tokens`, `budget` its
         thinking budget (left out: the ledgers'), `verifier` the one that was to judge."""
         self._inflight.dec()
@@ -198,25 +198,25 @@ class Metrics:
         self._of(self._seconds, model, strategy).observe(seconds)
         if first_visible is not None:
             self._of(self._first, model, strategy).observe(first_visible)
-        if ledgers:
-            self._count(owner, model, strategy, budget, ledgers, prompt)
+        if spendings:
+            self._count(owner, model, strategy, budget, spendings, prompt)
         for one in outcomes:
             self._judge(strategy, one, verifier)
 
     def _count(
-        self, owner: str, model: str, strategy: str, budget: int | None, ledgers: Sequence[Ledger], prompt: int
+        self, owner: str, model: str, strategy: str, budget: int | None, spendings: Sequence[Spending], prompt: int
     ) -> None:
-        spent = [ledger.spent for ledger in ledgers]
-        holds = [hold for ledger in ledgers for hold in ledger.holds]
+        spent = [spending.spent for spending in spendings]
+        reservations = [reservation for spending in spendings for reservation in spending.reservations]
         hidden = sum(s.hidden for s in spent)
         cached, verifier_cached = sum(s.cached for s in spent), sum(s.verifier_cached for s in spent)
         verifier = sum(s.verifier for s in spent)
         thought = said = 0
-        for hold in holds:
-            thought += hold.hidden
-            said += hold.visible
-            if hold.circled is not None:
-                self._of(self._repetitions, model, hold.circled).inc()
+        for reservation in reservations:
+            thought += reservation.hidden
+            said += reservation.visible
+            if reservation.circled is not None:
+                self._of(self._repetitions, model, reservation.circled).inc()
         for role, kind, tokens in (
             ("generator", "prompt", sum([s.prompt_read for s in spent]) - cached),
             ("generator", "cached", cached),
@@ -238,12 +238,12 @@ class Metrics:
         if discarded := sum(s.discarded for s in spent):
             self._of(self._discarded, model, strategy).inc(discarded)
         self._of(self._thought, model, strategy).observe(hidden)
-        allowed = sum(ledger.budget.thinking for ledger in ledgers) if budget is None else budget
+        allowed = sum(spending.budget.thinking for spending in spendings) if budget is None else budget
         if allowed > 0:
             self._of(self._used, model, strategy).observe(hidden / allowed)
-        if hidden > max(0, allowed) or any(ledger.overdrawn for ledger in ledgers):
+        if hidden > max(0, allowed) or any(spending.overdrawn for spending in spendings):
             self._violations.inc()
-        self._of(self._overhead, strategy).observe(max(ledger.idle_seconds for ledger in ledgers))
+        self._of(self._overhead, strategy).observe(max(spending.idle_seconds for spending in spendings))
 
     def _judge(self, strategy: str, outcome: Outcome, verifier: str | None) -> None:
         self._of(self._samples, strategy, "finished").inc(outcome.samples)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
-from ponder.models.talk import SYSTEMS, small_talk
+from ponder.models.small_talk import SYSTEMS, small_talk
 from ponder.models.task import HIGHEST, LOWEST, Problem, Step, make, slip
 from ponder.models.tokenizer import END, START, THINK, UNTHINK
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Sampling
-from ponder.compute.page import Page
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
+from ponder.compute.transcript import Transcript
 from ponder.engines.launch import EngineOptions
 from ponder.engines.reward import start_reward
 from ponder.engines.vllm import start
@@ -70,7 +70,7 @@ class Writer:
                 async with gate:
                     candidate = await self._one(ask, None if seed is None else seed * 1_000_003 + at)
                 bar.update()
-                return list(candidate.ids.reveal())
+                return list(candidate.ids.unseal())
 
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(at, ask)) for at, ask in enumerate(asks)]
@@ -81,14 +81,14 @@ class Writer:
         if ask.begun:
             blank = Hidden("")
             begun = Candidate(0, ask.prompt, Hidden(ask.begun), blank, "", 0, 0, True, "step")
-        ledger = Ledger(Budget(ask.thinking, ask.answer))
+        spending = Spending(Budget(ask.thinking, ask.answer))
         sampling = Sampling(ask.thinking, ask.answer, seed=seed)
-        with ledger.hold("sample", thinking=ask.thinking, answer=ask.answer, bound=True) as hold:
-            page = Page(hold, ask.prompt, begun)
-            async with aclosing(self._engine.generate(ask.prompt, sampling, page)) as stream:
+        with spending.reserve("sample", thinking=ask.thinking, answer=ask.answer, bound=True) as reservation:
+            transcript = Transcript(reservation, ask.prompt, begun)
+            async with aclosing(self._engine.generate(ask.prompt, sampling, transcript)) as stream:
                 async for _ in stream:
                     pass
-        return page.candidate()
+        return transcript.candidate()
 
     def close(self) -> None:
         self._runner.run(self._engine.close())

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ponder.models.talk import SYSTEMS, small_talk, small_talk_sentences
+from ponder.models.small_talk import SYSTEMS, small_talk, small_talk_sentences
 from ponder.models.task import make
 
 WORK = Path(__file__).parent / "work"

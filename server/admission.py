@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from ponder.compute.errors import TooBusy, Unavailable
-from ponder.compute.run import GRACE, Leash
+from ponder.compute.run import GRACE, StopSignal
 from ponder.metering.metrics import Metrics
 
 
@@ -44,7 +44,7 @@ class Turn:
 
 
 class Admission:
-    """The places of one server, and the leashes of those who have one."""
+    """The places of one server, and the stop signals of those who have one."""
 
     def __init__(self, running: int, waiting: int, metrics: Metrics) -> None:
         self.draining = False
@@ -52,7 +52,7 @@ class Admission:
         """Requests that run."""
         self._most, self._queue_most, self._metrics = running, waiting, metrics
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._leashes: set[Leash] = set()
+        self._stop_signals: set[StopSignal] = set()
         self._seconds = 1.0
         """How long a place is kept, running mean."""
 
@@ -76,9 +76,9 @@ class Admission:
             )
 
     @asynccontextmanager
-    async def place(self, leashes: Sequence[Leash]) -> AsyncGenerator[Turn]:
+    async def place(self, stop_signals: Sequence[StopSignal]) -> AsyncGenerator[Turn]:
         """For the block a place, or one in the queue: await the turn before anything is done that takes a place. The
-        leashes are pulled when a drain takes too long. Raises `TooBusy` and `Unavailable` at once."""
+        stop signals are set when a drain takes too long. Raises `TooBusy` and `Unavailable` at once."""
         self.check()
         turn = Turn(asyncio.get_running_loop().create_future(), self._metrics, self._seconds)
         if self.inside < self._most:
@@ -87,11 +87,11 @@ class Admission:
         else:
             self._queue.append(turn.comes)
             self._metrics.queued(self.queued)
-        self._leashes.update(leashes)
+        self._stop_signals.update(stop_signals)
         try:
             yield turn
         finally:
-            self._leashes.difference_update(leashes)
+            self._stop_signals.difference_update(stop_signals)
             if turn.began is not None:
                 self._seconds += (time.monotonic() - turn.began - self._seconds) / 16
             if turn.has_come:
@@ -118,8 +118,8 @@ class Admission:
             if not turn.done():
                 turn.set_exception(Unavailable("the server is going down", code="draining", retry_after=5))
         await self._empty(seconds)
-        for leash in list(self._leashes):
-            leash.pull("draining")
+        for stop_signal in list(self._stop_signals):
+            stop_signal.set("draining")
         await self._empty(GRACE)
 
     async def _empty(self, seconds: float) -> None:

@@ -24,21 +24,21 @@ from ponder.server import errors
 from ponder.server.admission import Admission
 from ponder.server.chat import Chat
 from ponder.server.keys import ANYONE, Key, Keyring
-from ponder.server.plan import Menu, Served
+from ponder.server.plan import Registry, ServedModel
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.status import Status, answer
 from ponder.server.traces import Traces
 from ponder.server.wire import ChatRequest
 
-__all__ = ["Door", "Served", "create_app"]
+__all__ = ["ServedModel", "ServerHandle", "create_app"]
 
 Endpoint = Callable[[Request, Key], Awaitable[ASGIApp]]
 """Finds out what is to be answered; what it returns sends it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ServerHandle:
     """What whoever runs the application needs of it besides serving it; `app.state.door`."""
 
     admission: Admission
@@ -52,7 +52,7 @@ class Door:
         await self.admission.drain(self.drain_timeout)
 
 
-class Guarded:
+class AuthenticatedRoute:
     """A route: finds out who asks, lets those in who may, and sends what the endpoint answers."""
 
     def __init__(self, endpoint: Endpoint, scope: KeyScope | None, keyring: Keyring, metrics: Metrics) -> None:
@@ -74,7 +74,7 @@ class Guarded:
         await response(scope, receive, send)
 
 
-class Entrance:
+class ErrorMiddleware:
     """Around everything: an id for each request, on every answer, and every error in one shape."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Mapping[tuple[str, str], ASGIApp]) -> None:
@@ -127,18 +127,18 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 def create_app(
     settings: Settings,
-    models: Mapping[str, Served],
+    models: Mapping[str, ServedModel],
     *,
     metrics: Metrics | None = None,
     engine_metrics: Callable[[], bytes] | None = None,
 ) -> FastAPI:
     """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text."""
     metrics = metrics or Metrics()
-    keyring, menu = Keyring(settings.keys), Menu()
+    keyring, registry = Keyring(settings.keys), Registry()
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
-    status = Status(models, menu, admission, metrics, engine_metrics)
+    status = Status(models, registry, admission, metrics, engine_metrics)
     traces = Traces(settings.traces, settings.trace_bytes)
-    chat = Chat(settings, models, menu, admission, metrics, traces)
+    chat = Chat(settings, models, registry, admission, metrics, traces)
     app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     async def schema(request: Request, key: Key) -> Response:
@@ -157,14 +157,16 @@ def create_app(
         ("GET", "/metrics/engine", "usage", status.metrics_of_engine),
         ("GET", "/openapi.json", "infer", schema),
     ]
-    guarded = {(method, path): Guarded(endpoint, scope, keyring, metrics) for method, path, scope, endpoint in table}
+    guarded = {
+        (method, path): AuthenticatedRoute(endpoint, scope, keyring, metrics) for method, path, scope, endpoint in table
+    }
     app.router.routes[:] = [
         Route(path, route, methods=[method], name=path) for (method, path), route in guarded.items()
     ]
     app.add_exception_handler(HTTPException, _no_route)
     direct = {(method, path): route for (method, path), route in guarded.items() if "{" not in path}
-    app.add_middleware(Entrance, metrics=metrics, routes=direct)
-    app.state.door = Door(admission, metrics, traces, settings.drain_timeout)
+    app.add_middleware(ErrorMiddleware, metrics=metrics, routes=direct)
+    app.state.door = ServerHandle(admission, metrics, traces, settings.drain_timeout)
     return app
 
 

@@ -39,7 +39,7 @@ class Offered:
 
 
 @dataclass(slots=True)
-class Listener:
+class ToolCallParser:
     """Hears the visible text of one choice piece by piece and tells what of it is text and what are calls.
 
     What might be the beginning of a call is kept back until it is known; white space before a call is dropped. Text
@@ -65,7 +65,7 @@ class Listener:
     cut: bool = False
     """The answer ended within a call."""
 
-    def hear(self, text: str) -> tuple[str, list[ToolCall]]:
+    def feed(self, text: str) -> tuple[str, list[ToolCall]]:
         """New text to show and calls that are complete now."""
         if not self.offered.any or self._plain:
             return text, []

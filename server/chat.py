@@ -15,19 +15,19 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ponder.compute.budget import Ledger
+from ponder.compute.budget import Spending
 from ponder.compute.engine import Delta
 from ponder.compute.errors import RequestError
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.metering.metrics import Metrics
-from ponder.server import reveal, wire
+from ponder.server import unseal, wire
 from ponder.server.admission import Admission
 from ponder.server.body import read
-from ponder.server.calls import Listener
+from ponder.server.calls import ToolCallParser
 from ponder.server.keys import Key
-from ponder.server.plan import Menu, Order, Served, make
-from ponder.server.respond import Answering, Planned
+from ponder.server.plan import Registry, ResolvedRequest, ServedModel, make
+from ponder.server.respond import CompletionResponse, Planned
 from ponder.server.settings import Settings
 from ponder.server.traces import Traces
 
@@ -38,11 +38,11 @@ LEAST_LOGPROB = -9999.0
 class ChatForm:
     """One chat completion, whole or in chunks."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: ResolvedRequest) -> None:
         self._order = order
         self._id = "chatcmpl-" + secrets.token_hex(12)
         self._created = int(time.time())
-        self._listeners = [Listener(order.tools) for _ in order.plans]
+        self._parsers = [ToolCallParser(order.tools) for _ in order.plans]
         usage = ', "usage": null' if order.include_usage else ""
         self._head = (
             f'data: {{"id": "{self._id}", "object": "chat.completion.chunk", "created": {self._created}, '
@@ -59,11 +59,11 @@ class ChatForm:
         delta = '{"role": "assistant", "content": ""}'
         return b"".join(self._chunk(i, delta) for i in range(len(self._order.plans)))
 
-    def heard(self, choice: int, delta: Delta) -> bytes:
+    def delta_events(self, choice: int, delta: Delta) -> bytes:
         logprobs = ""
         if self._order.logprobs and delta.logprobs:
             logprobs = f', "logprobs": {json.dumps(token_logprobs(delta.logprobs))}'
-        text, calls = self._listeners[choice].hear(delta.text)
+        text, calls = self._parsers[choice].feed(delta.text)
         return self._events(choice, text, calls, logprobs)
 
     def _events(self, choice: int, text: str, calls: Sequence[ToolCall], logprobs: str = "") -> bytes:
@@ -73,28 +73,28 @@ class ChatForm:
             events = f'{lead}{json.dumps(text)}}}{logprobs}, "finish_reason": null}}]}}\n\n'.encode()
         if not calls:
             return events
-        number = len(self._listeners[choice].calls) - len(calls)
+        number = len(self._parsers[choice].calls) - len(calls)
         for i, call in enumerate(calls, number):
             events += self._chunk(choice, json.dumps({"tool_calls": [{"index": i} | shaped(call)]}))
         return events
 
-    def closed(self, choice: int, outcomes: Sequence[Outcome | None], ledgers: Sequence[Ledger]) -> bytes:
+    def closed(self, choice: int, outcomes: Sequence[Outcome | None], spendings: Sequence[Spending]) -> bytes:
         order, outcome = self._order, outcomes[choice]
         assert outcome is not None  # noqa: S101 - the choice that has just ended
-        listener = self._listeners[choice]
-        events = self._events(choice, *listener.end(outcome.complete))
+        parser = self._parsers[choice]
+        events = self._events(choice, *parser.end(outcome.complete))
         if order.reasoning:
-            thought = reveal.thought(outcome)
+            thought = unseal.thought(outcome)
             events += self._chunk(choice, json.dumps({"reasoning": thought, "reasoning_content": thought}))
         ended = [one for one in outcomes if one is not None]
         last, more = len(ended) == len(outcomes), ""
         if last and not order.include_usage:
             more = f', "thinking": {json.dumps(thinking(order, ended))}'
-        events += self._chunk(choice, "{}", finish=f'"{finish_reason(outcome, listener)}"', more=more)
+        events += self._chunk(choice, "{}", finish=f'"{finish_reason(outcome, parser)}"', more=more)
         if last and order.include_usage:
             facts: dict[str, Any] = {
                 "choices": [],
-                "usage": usage(order, ended, ledgers),
+                "usage": usage(order, ended, spendings),
                 "thinking": thinking(order, ended),
             }
             events += b"data: " + json.dumps(self._base("chat.completion.chunk") | facts).encode() + b"\n\n"
@@ -105,29 +105,29 @@ class ChatForm:
     def _base(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._order.model}
 
-    def whole(self, outcomes: Sequence[Outcome], ledgers: Sequence[Ledger]) -> Mapping[str, Any]:
+    def whole(self, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> Mapping[str, Any]:
         order = self._order
         return self._base("chat.completion") | {
             "choices": [self._choice(i, outcome) for i, outcome in enumerate(outcomes)],
-            "usage": usage(order, outcomes, ledgers),
+            "usage": usage(order, outcomes, spendings),
             "thinking": thinking(order, outcomes),
         }
 
     def _choice(self, index: int, outcome: Outcome) -> dict[str, Any]:
-        listener = self._listeners[index]
-        text = listener.hear(outcome.answer.text)[0] + listener.end(outcome.complete)[0]
+        parser = self._parsers[index]
+        text = parser.feed(outcome.answer.text)[0] + parser.end(outcome.complete)[0]
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if listener.calls:
+        if parser.calls:
             message["content"] = text or None
-            message["tool_calls"] = [shaped(call) for call in listener.calls]
+            message["tool_calls"] = [shaped(call) for call in parser.calls]
         if self._order.reasoning:
-            message["reasoning"] = message["reasoning_content"] = reveal.thought(outcome)
+            message["reasoning"] = message["reasoning_content"] = unseal.thought(outcome)
         logprobs = token_logprobs(outcome.answer.logprobs) if self._order.logprobs else None
         return {
             "index": index,
             "message": message,
             "logprobs": logprobs,
-            "finish_reason": finish_reason(outcome, listener),
+            "finish_reason": finish_reason(outcome, parser),
         }
 
 
@@ -136,14 +136,14 @@ def shaped(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def finish_reason(outcome: Outcome, listener: Listener) -> str:
+def finish_reason(outcome: Outcome, parser: ToolCallParser) -> str:
     """`length` only where the visible answer was cut, if after calls then within the next."""
-    if listener.calls and not listener.cut:
+    if parser.calls and not parser.cut:
         return "tool_calls"
     return "stop" if outcome.complete else "length"
 
 
-def usage(order: Order, outcomes: Sequence[Outcome], ledgers: Sequence[Ledger]) -> dict[str, Any]:
+def usage(order: ResolvedRequest, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> dict[str, Any]:
     """OpenAI's usage: the prompt once, everything the model made, and how much of it was hidden."""
     generated = sum(outcome.spent.generated for outcome in outcomes)
     hidden = sum(outcome.spent.hidden for outcome in outcomes)
@@ -151,7 +151,7 @@ def usage(order: Order, outcomes: Sequence[Outcome], ledgers: Sequence[Ledger]) 
         "prompt_tokens": order.prompt_tokens,
         "completion_tokens": generated,
         "total_tokens": order.prompt_tokens + generated,
-        "prompt_tokens_details": {"cached_tokens": _cached(order, ledgers), "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": _cached(order, spendings), "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": hidden,
             "accepted_prediction_tokens": 0,
@@ -161,17 +161,17 @@ def usage(order: Order, outcomes: Sequence[Outcome], ledgers: Sequence[Ledger]) 
     }
 
 
-def _cached(order: Order, ledgers: Sequence[Ledger]) -> int:
+def _cached(order: ResolvedRequest, spendings: Sequence[Spending]) -> int:
     """Tokens of the prompt that were in the prefix cache when the first chain began. A chain whose thought was closed
     by force has read its prompt a second time, from the cache by nature."""
-    holds = ledgers[0].holds
-    if not holds:
+    reservations = spendings[0].reservations
+    if not reservations:
         return 0
-    again = max(0, holds[0].prompt - order.prompt_tokens)
-    return max(0, min(order.prompt_tokens, holds[0].cached - again))
+    again = max(0, reservations[0].prompt - order.prompt_tokens)
+    return max(0, min(order.prompt_tokens, reservations[0].cached - again))
 
 
-def thinking(order: Order, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def thinking(order: ResolvedRequest, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The one extension object: what was decided about the thinking, and what came of it."""
     cut = next((o for o in outcomes if o.stopped_by != "finished"), outcomes[0])
     told: dict[str, Any] = {
@@ -227,16 +227,16 @@ class Chat:
     def __init__(
         self,
         settings: Settings,
-        models: Mapping[str, Served],
-        menu: Menu,
+        models: Mapping[str, ServedModel],
+        registry: Registry,
         admission: Admission,
         metrics: Metrics,
         traces: Traces,
     ) -> None:
-        self._settings, self._models, self._menu = settings, models, menu
+        self._settings, self._models, self._registry = settings, models, registry
         self._admission, self._metrics, self._traces = admission, metrics, traces
 
-    async def __call__(self, request: Request, key: Key) -> Answering:
+    async def __call__(self, request: Request, key: Key) -> CompletionResponse:
         began = time.monotonic()
         settings = self._settings
         self._admission.check()
@@ -244,7 +244,7 @@ class Chat:
         timeout = header_timeout(request)
 
         async def plan() -> Planned:
-            order = await make(wanted, self._models, self._menu, settings, key, timeout)
+            order = await make(wanted, self._models, self._registry, settings, key, timeout)
             headers: dict[str, str] = {}
             if ignored := wire.ignored(wanted, order.ignored):
                 headers["x-ignored-parameters"] = ignored
@@ -252,7 +252,7 @@ class Chat:
                 headers["x-thinking-budget-clamped"] = str(order.budget)
             return Planned(order, ChatForm(order), headers)
 
-        return Answering(
+        return CompletionResponse(
             plan,
             self._admission,
             self._metrics,

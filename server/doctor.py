@@ -20,9 +20,9 @@ from typing import TextIO
 from ponder.compute.errors import EngineError
 from ponder.engines.reward_remote import reach
 from ponder.server import made
-from ponder.server.listen import CannotListen, bind, listen
-from ponder.server.places import hub_folder, model_folder
-from ponder.server.plan import Menu
+from ponder.server.http_server import CannotListen, bind, listen
+from ponder.server.model_paths import hub_folder, model_folder
+from ponder.server.plan import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 
 PIP = f"{sys.executable} -m pip"
@@ -234,7 +234,7 @@ def _version(name: str) -> str | None:
 def choices(settings: Settings) -> Finding:
     """The strategies and verifiers that are configured can be had."""
     try:
-        Menu().check(settings.served(), settings.limits.samples)
+        Registry().check(settings.served(), settings.limits.samples)
     except WrongSettings as error:
         return Finding(False, str(error), "ponder serve --help")
     return Finding(True, "strategies and verifiers")

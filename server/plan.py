@@ -1,4 +1,4 @@
-"""Where a request's wishes, the defaults of its model and the caps on both meet, once: out comes an `Order`.
+"""Where a request's wishes, the defaults of its model and the caps on both meet, once: out comes an `ResolvedRequest`.
 
 The thinking budget has many spellings (every vendor has its own). They are read here in one order of precedence, must
 agree, and become one number under one ceiling; nothing behind this file knows there was more than one.
@@ -27,12 +27,12 @@ from ponder.compute.engine import (
 )
 from ponder.compute.errors import NotFound, NotPermitted, RequestError
 from ponder.compute.lengths import Lengths
-from ponder.compute.run import CLOSING, Means, Named, Plan
+from ponder.compute.run import CLOSING, Plan, Resources, Selection
 from ponder.compute.text import Message, Prompt, Tool, ToolCall
 from ponder.server.calls import Offered
 from ponder.server.keys import Key
-from ponder.server.reveal import permitted
 from ponder.server.settings import Chosen, ModelSettings, Settings, WrongSettings, nearest
+from ponder.server.unseal import permitted
 from ponder.server.wire import ChatRequest, Choice, ThinkingConfig, ToolChoice, WireMessage, stops, wrong
 from ponder.strategies import strategies
 from ponder.verifiers import verifiers
@@ -41,7 +41,7 @@ AUTO = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A model that is ready to be asked."""
 
     engine: Engine
@@ -53,7 +53,7 @@ class Served:
 # -- what can be chosen ------------------------------------------------------------------------------------------------
 
 
-class Dish:
+class Entry:
     """A strategy or verifier that can be asked for: its name, words, JSON schema, and itself with parameters."""
 
     def __init__(self, name: str, kind: type[Any]) -> None:
@@ -62,9 +62,9 @@ class Dish:
         self.description = (kind.__doc__ or name).strip().partition("\n")[0]
         self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
         self.schema: dict[str, Any] = self._adapter.json_schema()
-        self._plain: Named[Any] | None = None
+        self._plain: Selection[Any] | None = None
 
-    def made(self, parameters: Mapping[str, Any], param: str, most: int) -> Named[Any]:
+    def made(self, parameters: Mapping[str, Any], param: str, most: int) -> Selection[Any]:
         """With these parameters, and `most` chains at most. Raises `RequestError` that names the parameter that is
         wrong, `param` before it."""
         if not parameters and self._plain is not None:
@@ -75,7 +75,7 @@ class Dish:
             raise wrong(error, parameters, param) from None
         if chains(call) > most:
             call = self._fewer(call, parameters, param, most)
-        named = Named(self.name, call)
+        named = Selection(self.name, call)
         if not parameters:
             self._plain = named
         return named
@@ -119,14 +119,14 @@ def _number(call: Any, name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-class Menu:
+class Registry:
     """The strategies and verifiers of this server."""
 
     def __init__(self) -> None:
-        self.strategies = {name: Dish(name, kind) for name, kind in strategies().items()}
-        self.verifiers = {name: Dish(name, kind) for name, kind in verifiers().items()}
+        self.strategies = {name: Entry(name, kind) for name, kind in strategies().items()}
+        self.verifiers = {name: Entry(name, kind) for name, kind in verifiers().items()}
 
-    def pick(self, models: Mapping[str, Served], asked: str) -> tuple[str, Served, str | None]:
+    def pick(self, models: Mapping[str, ServedModel], asked: str) -> tuple[str, ServedModel, str | None]:
         """The model and, where it is `MODEL:STRATEGY`, the strategy that an id asks for. Raises `NotFound`."""
         if asked in models:
             return asked, models[asked], None
@@ -138,8 +138,8 @@ class Menu:
         )
 
     def choose(
-        self, table: Mapping[str, Dish], wish: str | Choice | Chosen, param: Literal["strategy", "verifier"], most: int
-    ) -> Named[Any]:
+        self, table: Mapping[str, Entry], wish: str | Choice | Chosen, param: Literal["strategy", "verifier"], most: int
+    ) -> Selection[Any]:
         """What a request names, with its parameters. Raises `RequestError`."""
         name = wish if isinstance(wish, str) else wish.name
         if name not in table:
@@ -152,7 +152,7 @@ class Menu:
         """Strategies and verifiers that are configured exist, take their parameters, ask for no more than `most` chains
         and have what they need. Raises `WrongSettings`."""
         for model, settings in models.items():
-            chosen: list[tuple[Literal["strategy", "verifier"], str | Chosen | None, Mapping[str, Dish]]] = [
+            chosen: list[tuple[Literal["strategy", "verifier"], str | Chosen | None, Mapping[str, Entry]]] = [
                 ("strategy", settings.strategy, self.strategies),
                 ("verifier", settings.verifier, self.verifiers),
             ]
@@ -179,12 +179,12 @@ class Menu:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ResolvedRequest:
     """What is to be done for a request, and what its answer has to tell about the decisions."""
 
     plans: tuple[Plan, ...]
     """One for each choice."""
-    means: Means
+    resources: Resources
     model: str
     """The name it was asked by."""
     base: str
@@ -213,21 +213,21 @@ class Order:
 
 async def make(
     request: ChatRequest,
-    models: Mapping[str, Served],
-    menu: Menu,
+    models: Mapping[str, ServedModel],
+    registry: Registry,
     settings: Settings,
     key: Key,
     header_timeout: float | None = None,
-) -> Order:
+) -> ResolvedRequest:
     """The order for a request. Raises `RequestError` and its family."""
-    base, served, by_name = menu.pick(models, request.model)
+    base, served, by_name = registry.pick(models, request.model)
     if not key.may_ask(base):
         raise NotPermitted("this API key may not ask this model", param="model", code="model_not_permitted")
     card, own = served.engine.card, served.settings
     tools, offered, grammar = _tools(request)
     prompt = Prompt(tuple(message(m, f"messages.{i}") for i, m in enumerate(request.messages)), tools)
     wish = wished(request, settings)
-    strategy = _strategy(request, menu, own, settings, by_name, wish)
+    strategy = _strategy(request, registry, own, settings, by_name, wish)
     length, ceiling, budget = await _budget(request, wish, served, prompt, key, one=_one_chain(strategy))
     thinking, clamped = ceiling if budget is None else budget, None
     if thinking > ceiling:
@@ -239,7 +239,7 @@ async def make(
             )
         thinking, clamped = ceiling, thinking
     answer, total = _answer(request, own, card.context - length - CLOSING, thinking)
-    verifier, fallback = _verifier(request, menu, served, settings, strategy)
+    verifier, fallback = _verifier(request, registry, served, settings, strategy)
     n = request.n or 1
     limit = settings.stream_timeout if request.stream else settings.timeout
     timeout = min(t for t in (request.timeout, header_timeout, limit) if t is not None)
@@ -257,13 +257,13 @@ async def make(
             fallback,
             timeout,
             settings.retain_text,
-            listens=bool(request.stream),
+            stream=bool(request.stream),
         )
         for i, share in enumerate(Budget(thinking, answer, total).split(n))
     )
-    return Order(
+    return ResolvedRequest(
         plans=plans,
-        means=Means(served.engine, served.lengths, served.reward_model),
+        resources=Resources(served.engine, served.lengths, served.reward_model),
         model=request.model,
         base=base,
         owner=key.name,
@@ -366,7 +366,7 @@ def _conflict(one: str, other: str) -> RequestError:
 
 
 async def _budget(
-    request: ChatRequest, wish: Wish, served: Served, prompt: Prompt, key: Key, *, one: bool
+    request: ChatRequest, wish: Wish, served: ServedModel, prompt: Prompt, key: Key, *, one: bool
 ) -> tuple[int, int, int | None]:
     """(tokens of the prompt, ceiling of hidden tokens, what is asked for before the ceiling; None is all of it).
 
@@ -428,8 +428,8 @@ def _answer(request: ChatRequest, own: ModelSettings, room: int, thinking: int) 
 
 
 def _strategy(
-    request: ChatRequest, menu: Menu, own: ModelSettings, settings: Settings, by_name: str | None, wish: Wish
-) -> Named[Any]:
+    request: ChatRequest, registry: Registry, own: ModelSettings, settings: Settings, by_name: str | None, wish: Wish
+) -> Selection[Any]:
     """What the request names, else what suits it: who sends a verifier wants many chains and the best of them."""
     asked = request.strategy
     if by_name is not None:
@@ -438,33 +438,33 @@ def _strategy(
             raise _conflict("model", "strategy")
         asked = by_name if asked is None else asked
     chooses = own.thinking_budget == "auto" and own.strategy is None if wish.tokens is None else wish.tokens == AUTO
-    if asked is None and chooses and "auto" in menu.strategies:
+    if asked is None and chooses and "auto" in registry.strategies:
         asked = "auto"
     if asked is None:
         asked = own.strategy or "direct"
     silent, most = request.strategy is None and by_name is None, settings.limits.samples
-    chosen = menu.choose(menu.strategies, asked, "strategy", most)
+    chosen = registry.choose(registry.strategies, asked, "strategy", most)
     if silent and request.verifier is not None and not _judged(chosen):
-        return menu.choose(menu.strategies, "best_of_n", "strategy", most)
+        return registry.choose(registry.strategies, "best_of_n", "strategy", most)
     return chosen
 
 
-def _one_chain(strategy: Named[Any]) -> bool:
+def _one_chain(strategy: Selection[Any]) -> bool:
     """It writes one chain, whatever the budget."""
     return getattr(strategy.call, "one_chain", False)
 
 
-def _judged(strategy: Named[Any]) -> bool:
+def _judged(strategy: Selection[Any]) -> bool:
     """It asks the verifier."""
     return getattr(strategy.call, "judged", False)
 
 
 def _verifier(
-    request: ChatRequest, menu: Menu, served: Served, settings: Settings, strategy: Named[Any]
-) -> tuple[Named[Any] | None, Named[Any] | None]:
+    request: ChatRequest, registry: Registry, served: ServedModel, settings: Settings, strategy: Selection[Any]
+) -> tuple[Selection[Any] | None, Selection[Any] | None]:
     """The verifier, and who judges where it fails. Where nobody chose: the process reward model if there is one, else
     the model's own confidence, and that only for a strategy that is judged (it costs)."""
-    table = menu.verifiers
+    table = registry.verifiers
     fallback = table["agreement"].made({}, "verifier", 1) if "agreement" in table else None
     wish = served.settings.verifier if request.verifier is None else request.verifier
     if wish is None:
@@ -481,7 +481,7 @@ def _verifier(
             param="verifier",
             code="unsupported_parameter",
         )
-    return menu.choose(table, wish, "verifier", settings.limits.samples), fallback
+    return registry.choose(table, wish, "verifier", settings.limits.samples), fallback
 
 
 def _sampling(request: ChatRequest, card: ModelCard, key: Key, grammar: Grammar | None) -> Sampling:

@@ -16,16 +16,16 @@ from typing import Any, Protocol
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.types import Receive, Scope, Send
 
-from ponder.compute.budget import Ledger
+from ponder.compute.budget import Spending
 from ponder.compute.engine import Delta
 from ponder.compute.errors import DeadlinePassed, NotNow, RequestError
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Hear, Leash, execute
+from ponder.compute.run import OnDelta, StopSignal, execute
 from ponder.metering.metrics import Metrics
 from ponder.server import errors
 from ponder.server.admission import Admission, Turn
 from ponder.server.outbox import Outbox, SlowReader
-from ponder.server.plan import Order
+from ponder.server.plan import ResolvedRequest
 from ponder.server.traces import Traces, trace
 
 DONE = b"data: [DONE]\n\n"
@@ -43,15 +43,15 @@ class Form(Protocol):
         """The first events of a stream, sent before the model has begun."""
         ...
 
-    def heard(self, choice: int, delta: Delta) -> bytes:
+    def delta_events(self, choice: int, delta: Delta) -> bytes:
         """Events for new visible text of a choice; may be empty."""
         ...
 
-    def closed(self, choice: int, outcomes: Sequence[Outcome | None], ledgers: Sequence[Ledger]) -> bytes:
+    def closed(self, choice: int, outcomes: Sequence[Outcome | None], spendings: Sequence[Spending]) -> bytes:
         """Events for the end of a choice; `outcomes` are those of all choices that have ended, this one included."""
         ...
 
-    def whole(self, outcomes: Sequence[Outcome], ledgers: Sequence[Ledger]) -> Mapping[str, Any]:
+    def whole(self, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> Mapping[str, Any]:
         """The answer in one piece."""
         ...
 
@@ -79,15 +79,15 @@ async def hang_up(receive: Receive) -> None:
 class Planned:
     """What is to be done, what the answer looks like, and the headers it has of its own."""
 
-    order: Order
+    order: ResolvedRequest
     form: Form
     headers: Mapping[str, str]
 
 
-class Answering:
+class CompletionResponse:
     """Makes a plan, carries out its order and sends the answer."""
 
-    _order: Order
+    _order: ResolvedRequest
     _form: Form
 
     def __init__(
@@ -110,7 +110,7 @@ class Answering:
         self._phase = "planning"
         self._first: float | None = None
         self._started = False
-        self._ledgers: list[Ledger] = []
+        self._spendings: list[Spending] = []
         self._outcomes: list[Outcome | None] = []
         self._told: str | None = None
         """How the request ended, where its stream has said that already."""
@@ -151,26 +151,26 @@ class Answering:
     # -- working ------------------------------------------------------------------------------------------------------
 
     async def _whole(self, send: Send) -> None:
-        leashes = [Leash() for _ in self._order.plans]
-        async with self._admission.place(leashes) as turn:
+        stop_signals = [StopSignal() for _ in self._order.plans]
+        async with self._admission.place(stop_signals) as turn:
             await self._begin(turn)
-            await self._run(leashes, lambda _: self._listen)
+            await self._run(stop_signals, lambda _: self._listen)
             await self._send_whole(send)
 
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
-        leashes = [Leash() for _ in self._order.plans]
-        async with self._admission.place(leashes) as turn:
+        stop_signals = [StopSignal() for _ in self._order.plans]
+        async with self._admission.place(stop_signals) as turn:
             headers = [*STREAM_HEADERS, *self._headers]
             out = Outbox(send, headers, keepalive=self._keepalive, send_timeout=self._send_timeout)
             self._started = True
             group.create_task(out.write())
             keeper = group.create_task(out.keep())
 
-            def hear(choice: int) -> Hear:
-                heard = self._form.heard
+            def on_delta(choice: int) -> OnDelta:
+                delta_events = self._form.delta_events
 
                 async def told(delta: Delta) -> None:
-                    out.put(heard(choice, delta))
+                    out.put(delta_events(choice, delta))
                     if self._first is None and delta.text:
                         self._answers()
                         # The first text leaves before more is made: a turn for the writer, one for the socket.
@@ -182,13 +182,13 @@ class Answering:
                 return told
 
             async def closed(choice: int) -> None:
-                out.put(self._form.closed(choice, self._outcomes, self._ledgers))
+                out.put(self._form.closed(choice, self._outcomes, self._spendings))
 
             last = DONE
             try:
                 out.put(self._form.opening())
                 await self._begin(turn)
-                await self._run(leashes, hear, closed)
+                await self._run(stop_signals, on_delta, closed)
                 self._phase = "writing"
             except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
                 last = self._event(errors.first(error), request_id)
@@ -204,7 +204,7 @@ class Answering:
     async def _begin(self, turn: Turn) -> None:
         await turn.wait(self._left())
         self._phase = "thinking"
-        self._ledgers = [Ledger(plan.budget) for plan in self._order.plans]
+        self._spendings = [Spending(plan.budget) for plan in self._order.plans]
 
     def _left(self) -> float:
         return max(0.001, self._order.timeout - (time.monotonic() - self._began))
@@ -220,8 +220,8 @@ class Answering:
 
     async def _run(
         self,
-        leashes: Sequence[Leash],
-        hear: Callable[[int], Hear],
+        stop_signals: Sequence[StopSignal],
+        on_delta: Callable[[int], OnDelta],
         closed: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         """Runs all choices at the same time."""
@@ -229,7 +229,7 @@ class Answering:
 
         async def one(i: int) -> None:
             plan = replace(order.plans[i], timeout=left)
-            self._outcomes[i] = await execute(plan, order.means, self._ledgers[i], hear(i), leashes[i])
+            self._outcomes[i] = await execute(plan, order.resources, self._spendings[i], on_delta(i), stop_signals[i])
             if closed is not None:
                 await closed(i)
 
@@ -245,7 +245,7 @@ class Answering:
     async def _send_whole(self, send: Send) -> None:
         self._phase = "writing"
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
-        content = dumped(self._form.whole(outcomes, self._ledgers))
+        content = dumped(self._form.whole(outcomes, self._spendings))
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
@@ -274,7 +274,7 @@ class Answering:
         if self._started:
             errors.told(error, request_id)
         else:
-            billed = any(ledger.generated for ledger in self._ledgers)
+            billed = any(spending.generated for spending in self._spendings)
             await self._in_time(errors.response(error, request_id, billed=billed)(scope, receive, send))
         return _word(error)
 
@@ -287,7 +287,7 @@ class Answering:
 
     def _tell(self, ended: str, request_id: str) -> None:
         order, seconds = self._order, time.monotonic() - self._began
-        self._traces.keep(request_id, trace(order, ended, seconds, self._ledgers, self._outcomes))
+        self._traces.keep(request_id, trace(order, ended, seconds, self._spendings, self._outcomes))
         self._metrics.ended(
             owner=order.owner,
             model=order.base,
@@ -296,9 +296,9 @@ class Answering:
             seconds=seconds,
             first_visible=self._first,
             budget=order.budget,
-            ledgers=self._ledgers,
+            spendings=self._spendings,
             outcomes=[outcome for outcome in self._outcomes if outcome is not None],
-            prompt=order.prompt_tokens if any(ledger.holds for ledger in self._ledgers) else 0,
+            prompt=order.prompt_tokens if any(spending.reservations for spending in self._spendings) else 0,
             verifier=judge.name if (judge := order.plans[0].verifier) else None,
         )
 

@@ -22,10 +22,10 @@ from ponder.engines.reward import GPU_SHARE, start_reward
 from ponder.engines.reward_remote import connect_reward
 from ponder.engines.vllm import start
 from ponder.metering.metrics import Metrics
-from ponder.server.app import Served, create_app
-from ponder.server.listen import bind, listen, run, url_of
-from ponder.server.places import locate
-from ponder.server.plan import Menu
+from ponder.server.app import ServedModel, create_app
+from ponder.server.http_server import bind, listen, run, url_of
+from ponder.server.model_paths import locate
+from ponder.server.plan import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
@@ -38,7 +38,7 @@ TOGETHER = 0.92
 def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises `PonderError` where it cannot begin: before an engine is started, where
     that can be known."""
-    Menu().check(settings.served(), settings.limits.samples)
+    Registry().check(settings.served(), settings.limits.samples)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -64,7 +64,7 @@ class Starting:
 
 async def _serve(settings: Settings, sock: socket.socket, starting: Starting) -> None:
     metrics = Metrics()
-    models: dict[str, Served] = {}
+    models: dict[str, ServedModel] = {}
     async with AsyncExitStack() as stack:
         for name, model in settings.served().items():
             sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
@@ -81,7 +81,7 @@ async def _serve(settings: Settings, sock: socket.socket, starting: Starting) ->
         await run(app, settings, sock, app.state.door.drain, metrics.lag)
 
 
-async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> Served:
+async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> ServedModel:
     """One model and its reward model, where it has one; engines here are started one after the other."""
     options, beside = options_of(model, cpu=on_cpu())
     prm = locate(model.prm) if model.prm and not model.prm_is_remote else None
@@ -98,7 +98,9 @@ async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -
         sys.stderr.write(f"ponder: loading {name}'s reward model ({model.prm})\n")
         reward_model = await start_reward(prm, name=Path(prm).name, profile=model.reward_profile, options=beside)
         stack.push_async_callback(reward_model.close)
-    return Served(engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=model, reward_model=reward_model)
+    return ServedModel(
+        engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=model, reward_model=reward_model
+    )
 
 
 def options_of(model: ModelSettings, *, cpu: bool) -> tuple[EngineOptions, EngineOptions]:

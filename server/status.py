@@ -19,7 +19,7 @@ from ponder.metering.metrics import Metrics, Role
 from ponder.server import errors
 from ponder.server.admission import Admission
 from ponder.server.keys import Key
-from ponder.server.plan import Dish, Menu, Served
+from ponder.server.plan import Entry, Registry, ServedModel
 
 CHECK_SECONDS = 5.0
 """An engine that has not answered by then is away."""
@@ -46,13 +46,13 @@ class Status:
 
     def __init__(
         self,
-        models: Mapping[str, Served],
-        menu: Menu,
+        models: Mapping[str, ServedModel],
+        registry: Registry,
         admission: Admission,
         metrics: Metrics,
         engine_metrics: Callable[[], bytes] | None,
     ) -> None:
-        self._models, self._menu, self._admission = models, menu, admission
+        self._models, self._registry, self._admission = models, registry, admission
         self._metrics, self._engine_metrics = metrics, engine_metrics
         self._since = time.monotonic()
         self._lock = asyncio.Lock()
@@ -61,11 +61,11 @@ class Status:
 
     # -- models -------------------------------------------------------------------------------------------------------
 
-    def _ids(self, key: Key) -> Iterator[tuple[str, Served]]:
+    def _ids(self, key: Key) -> Iterator[tuple[str, ServedModel]]:
         for name, served in self._models.items():
             if key.may_ask(name):
                 yield name, served
-                for strategy in self._menu.strategies:
+                for strategy in self._registry.strategies:
                     yield f"{name}:{strategy}", served
 
     async def models(self, request: Request, key: Key) -> Response:
@@ -87,8 +87,8 @@ class Status:
         return answer(
             {
                 "object": "list",
-                "data": [_dish(dish, "strategy") for dish in self._menu.strategies.values()],
-                "verifiers": [_dish(dish, "verifier") for dish in self._menu.verifiers.values()],
+                "data": [_dish(entry, "strategy") for entry in self._registry.strategies.values()],
+                "verifiers": [_dish(entry, "verifier") for entry in self._registry.verifiers.values()],
             }
         )
 
@@ -180,7 +180,7 @@ class Status:
         return Response(content, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-def _details(name: str, served: Served, found: Answering) -> dict[str, Any]:
+def _details(name: str, served: ServedModel, found: Answering) -> dict[str, Any]:
     told: dict[str, Any] = {
         "answers": found.models[name],
         "context": served.engine.card.context,
@@ -191,13 +191,13 @@ def _details(name: str, served: Served, found: Answering) -> dict[str, Any]:
     return told
 
 
-def _model(name: str, served: Served) -> dict[str, Any]:
+def _model(name: str, served: ServedModel) -> dict[str, Any]:
     card = served.engine.card
     return {"id": name, "object": "model", "created": card.created, "owned_by": card.owner}
 
 
-def _dish(dish: Dish, kind: str) -> dict[str, Any]:
-    return {"name": dish.name, "object": kind, "description": dish.description, "parameters": dish.schema}
+def _dish(entry: Entry, kind: str) -> dict[str, Any]:
+    return {"name": entry.name, "object": kind, "description": entry.description, "parameters": entry.schema}
 
 
 def _version() -> str:

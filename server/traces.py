@@ -19,12 +19,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from ponder.compute.budget import Hold, Ledger
+from ponder.compute.budget import Reservation, Spending
 from ponder.compute.errors import NotFound
 from ponder.compute.outcome import Outcome
-from ponder.server import reveal
+from ponder.server import unseal
 from ponder.server.keys import Key
-from ponder.server.plan import Order
+from ponder.server.plan import ResolvedRequest
 
 OVERHEAD = 2048
 """Bytes of a trace beside its calls."""
@@ -38,30 +38,30 @@ class Calls:
 
     WIDTH = 15
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, spending: Spending) -> None:
         self._words: list[str] = []
-        begun = ledger.holds[0].started if ledger.holds else 0.0
-        chosen = ledger.line(ledger.chosen)
+        begun = spending.reservations[0].started if spending.reservations else 0.0
+        chosen = spending.line(spending.chosen)
         self._rows = array("d")
-        for hold in ledger.holds:
-            self._rows.extend(self._row(hold, begun, hold.number in chosen))
+        for reservation in spending.reservations:
+            self._rows.extend(self._row(reservation, begun, reservation.number in chosen))
 
-    def _row(self, hold: Hold, begun: float, chosen: bool) -> tuple[float, ...]:
+    def _row(self, reservation: Reservation, begun: float, chosen: bool) -> tuple[float, ...]:
         return (
-            NONE if hold.parent is None else hold.parent,
-            self._word(hold.purpose),
-            hold.thinking,
-            hold.answer,
-            hold.hidden,
-            hold.visible,
-            hold.prompt,
-            hold.cached,
-            hold.calls,
-            hold.started - begun,
-            NONE if hold.seconds is None else hold.seconds,
-            NONE if hold.ending is None else self._word(hold.ending),
-            NONE if hold.score is None else hold.score,
-            NONE if hold.answer_group is None else hold.answer_group,
+            NONE if reservation.parent is None else reservation.parent,
+            self._word(reservation.purpose),
+            reservation.thinking,
+            reservation.answer,
+            reservation.hidden,
+            reservation.visible,
+            reservation.prompt,
+            reservation.cached,
+            reservation.calls,
+            reservation.started - begun,
+            NONE if reservation.seconds is None else reservation.seconds,
+            NONE if reservation.ending is None else self._word(reservation.ending),
+            NONE if reservation.score is None else reservation.score,
+            NONE if reservation.answer_group is None else reservation.answer_group,
             chosen,
         )
 
@@ -106,7 +106,7 @@ class Told:
     idle_seconds: float
     facts: Mapping[str, str | float]
     calls: Calls
-    texts: reveal.Texts
+    texts: unseal.Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Trace:
     @property
     def bytes(self) -> int:
         """Memory it takes."""
-        return OVERHEAD + sum(OVERHEAD + one.calls.bytes + reveal.size(one.texts) for one in self.choices)
+        return OVERHEAD + sum(OVERHEAD + one.calls.bytes + unseal.size(one.texts) for one in self.choices)
 
     def silent(self) -> Trace:
         """The same without texts."""
@@ -132,19 +132,23 @@ class Trace:
 
 
 def trace(
-    order: Order, ended: str, seconds: float, ledgers: Sequence[Ledger], outcomes: Sequence[Outcome | None]
+    order: ResolvedRequest,
+    ended: str,
+    seconds: float,
+    spendings: Sequence[Spending],
+    outcomes: Sequence[Outcome | None],
 ) -> Trace:
-    """What of a request is worth keeping. `ledgers` is empty where it never began."""
-    choices = tuple(told(ledger, outcome) for ledger, outcome in zip(ledgers, outcomes, strict=False))
+    """What of a request is worth keeping. `spendings` is empty where it never began."""
+    choices = tuple(told(spending, outcome) for spending, outcome in zip(spendings, outcomes, strict=False))
     return Trace(order.owner, order.base, order.strategy, order.budget, ended, seconds, choices)
 
 
-def told(ledger: Ledger, outcome: Outcome | None) -> Told:
+def told(spending: Spending, outcome: Outcome | None) -> Told:
     """What of a choice is worth keeping. `outcome` is None where it came to none."""
-    spent = ledger.spent
+    spent = spending.spent
     tokens = {"hidden": spent.hidden, "visible": spent.visible, "verifier": spent.verifier}
     facts = {} if outcome is None else _facts(outcome)
-    return Told(tokens, ledger.idle_seconds, facts, Calls(ledger), dict(ledger.texts))
+    return Told(tokens, spending.idle_seconds, facts, Calls(spending), dict(spending.texts))
 
 
 def _facts(outcome: Outcome) -> dict[str, str | float]:
@@ -217,7 +221,7 @@ def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
             call = choice.calls.told(number)
             shown = reveals and number in choice.texts
             if shown:
-                call["text"] = reveal.shown(choice.texts[number])
+                call["text"] = unseal.shown(choice.texts[number])
             piece += (", " if number else "") + json.dumps(call)
             if shown or number % ROWS == ROWS - 1:
                 yield piece

@@ -32,7 +32,7 @@ class Auto:
     async def __call__(self, run: Run) -> Candidate:
         probes = min(self.probes, self.n)
         if run.chains(probes) < 2:
-            return await run.speak()
+            return await run.stream()
         candidates = await run.sample(probes)
         vote = await run.vote(candidates)
         if vote.unanimous:

@@ -38,7 +38,7 @@ class BeamSearch:
     async def __call__(self, run: Run) -> Candidate:
         beams = run.chains(self.beams)
         if beams == 1:
-            return await run.speak()
+            return await run.stream()
         finished: list[Scored] = []
         latest: list[Scored] = []
         race = [(Scored(run.blank), beams)]

@@ -18,4 +18,4 @@ class Direct:
     one_chain: ClassVar[bool] = True
 
     async def __call__(self, run: Run) -> Candidate:
-        return await run.speak()
+        return await run.stream()

@@ -36,7 +36,7 @@ class Dvts:
     async def __call__(self, run: Run) -> Candidate:
         beams = run.chains(self.beams)
         if beams == 1:
-            return await run.speak()
+            return await run.stream()
         trees = max(1, beams // self.width)
         leaves: list[Scored] = []
 

@@ -33,7 +33,7 @@ class ParticleFilter:
         chance = random.Random(run.seed)  # noqa: S311 (sampling, not secrets)
         particles = run.chains(self.particles)
         if particles == 1:
-            return await run.speak()
+            return await run.stream()
         cloud = await grow(run, [Scored(run.blank)], particles, self.step_tokens)
         for left in reversed(range(self.steps)):
             finished = [p for p in cloud if p.candidate.over]

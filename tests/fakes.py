@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
 from ponder.compute.errors import EngineError, RequestError
-from ponder.compute.page import Page
 from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
+from ponder.compute.transcript import Transcript
 
 CLOSE = 0x110000
 """The token id of the end-of-thought marker; other ids are code points."""
@@ -48,7 +48,7 @@ def always(*chains: Chain) -> Script:
 def question(prompt: Prompt) -> str:
     """The text of the last turn of a prompt."""
     content = prompt.messages[-1].content
-    return content if isinstance(content, str) else content.reveal()
+    return content if isinstance(content, str) else content.unseal()
 
 
 @dataclass
@@ -95,15 +95,15 @@ class ScriptedEngine:
     async def close(self) -> None:
         self.closed = True
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         call = self.calls
         self.calls += 1
         self.prompts.append(prompt)
         self.samplings.append(sampling)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
-        writing = _Writing(self, prompt, sampling, page, call)
-        page.read(ScriptedEngine.length(self, prompt), 0)
+        writing = _Writing(self, prompt, sampling, transcript, call)
+        transcript.read(ScriptedEngine.length(self, prompt), 0)
         try:
             async for delta in writing.go():
                 yield delta
@@ -113,16 +113,18 @@ class ScriptedEngine:
                     await asyncio.sleep(self.delay)
                     writing.drain()
             self.running -= 1
-            page.end(writing.ending, Hidden(writing.thought))
+            transcript.end(writing.ending, Hidden(writing.thought))
 
 
 class _Writing:
     """One stream of a `ScriptedEngine`."""
 
-    def __init__(self, engine: ScriptedEngine, prompt: Prompt, sampling: Sampling, page: Page, call: int) -> None:
-        self.engine, self.sampling, self.page = engine, sampling, page
-        begun = page.begun
-        self.thought = begun.thought.reveal() if begun else ""
+    def __init__(
+        self, engine: ScriptedEngine, prompt: Prompt, sampling: Sampling, transcript: Transcript, call: int
+    ) -> None:
+        self.engine, self.sampling, self.transcript = engine, sampling, transcript
+        begun = transcript.begun
+        self.thought = begun.thought.unseal() if begun else ""
         self.said = begun.text if begun else ""
         self.thinking = begun.thinking if begun else engine.card.thinks
         by_seed = engine.seeded and sampling.seed is not None
@@ -135,29 +137,29 @@ class _Writing:
 
     def room(self) -> bool:
         total = self.sampling.total
-        return total is None or self.page.hidden + self.page.visible < total
+        return total is None or self.transcript.hidden + self.transcript.visible < total
 
     def drain(self) -> None:
-        if self.thinking and self.page.hidden < self.sampling.thinking and self.room():
+        if self.thinking and self.transcript.hidden < self.sampling.thinking and self.room():
             self.engine.produced += 1
-            self.page.think([ord(".")], self._likely())
+            self.transcript.think([ord(".")], self._likely())
 
     async def go(self) -> AsyncGenerator[Delta]:
-        page, sampling = self.page, self.sampling
+        transcript, sampling = self.transcript, self.sampling
         if self.thinking:
             for char in [*self.chain.thought[len(self.thought) :], None]:
-                if page.hidden >= sampling.thinking:
+                if transcript.hidden >= sampling.thinking:
                     break
                 if self.fails and len(self.thought) >= len(self.chain.thought) // 2:
                     raise EngineError(f"the engine died over {MARKER}")
                 await asyncio.sleep(self.engine.delay)
                 self.engine.produced += 1
                 if char is None:
-                    page.think([CLOSE], self._likely())
-                    page.shut()
+                    transcript.think([CLOSE], self._likely())
+                    transcript.close_thought()
                     self.thinking = False
                     break
-                page.think([ord(char)], self._likely())
+                transcript.think([ord(char)], self._likely())
                 self.thought += char
                 if sampling.until and self.thought.endswith(sampling.until):
                     self.ending = "step"
@@ -166,7 +168,7 @@ class _Writing:
                 if sampling.until:
                     self.ending = "length"
                     return
-                page.force([CLOSE])
+                transcript.force([CLOSE])
                 self.thinking = False
         if self.fails:
             raise EngineError(f"the engine died over {MARKER}")
@@ -174,28 +176,28 @@ class _Writing:
             yield delta
 
     async def _answer(self) -> AsyncGenerator[Delta]:
-        page, sampling = self.page, self.sampling
+        transcript, sampling = self.transcript, self.sampling
         unheard, answer = "", self.chain.answer
         ends = [(answer.find(s, max(0, len(self.said) - len(s) + 1)), s) for s in sampling.stop if s in answer]
         cut, stop = min((e for e in ends if e[0] >= 0), default=(len(answer), ""))
         for char in answer[len(self.said) : cut]:
-            if page.visible >= sampling.answer or not self.room():
+            if transcript.visible >= sampling.answer or not self.room():
                 self.ending = "length"
                 break
             await asyncio.sleep(self.engine.delay)
             self.engine.produced += 1
             self.said += char
             logprobs = () if sampling.logprobs is None else (TokenLogprob(char, char.encode(), self.chain.likelihood),)
-            page.say([ord(char)], char, self._likely(), logprobs)
+            transcript.say([ord(char)], char, self._likely(), logprobs)
             unheard += char
-            if sampling.heard:
+            if sampling.streamed:
                 yield Delta(char, logprobs)
                 unheard = ""
         else:
             self.ending = "stop" if stop else "finished"
-            unsaid = stop[: sampling.answer - page.visible]
+            unsaid = stop[: sampling.answer - transcript.visible]
             self.engine.produced += len(unsaid)
-            page.say([ord(char) for char in unsaid], "", self._likely(len(unsaid)))
+            transcript.say([ord(char) for char in unsaid], "", self._likely(len(unsaid)))
         if unheard:
             yield Delta(unheard)
 
@@ -220,8 +222,8 @@ class ScriptedRewards:
             raise EngineError("the reward model is away")
         rewards: list[Reward] = []
         for candidate in candidates:
-            lines = [line for line in candidate.thought.reveal().split("\n") if line]
-            tokens = len(candidate.ids.reveal())
+            lines = [line for line in candidate.thought.unseal().split("\n") if line]
+            tokens = len(candidate.ids.unseal())
             self.read += tokens
             read(tokens, 0)
             rewards.append(Reward(tuple(self.judge(line) for line in lines), self.truncates))

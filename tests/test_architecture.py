@@ -71,8 +71,8 @@ def test_a_room_is_imported_under_ponder_alone(room: str) -> None:
 
 
 def test_only_engines_and_verifiers_look_at_thoughts() -> None:
-    """`compute/page.py` continues a chain, `compute/text.py` compares places;
-    `server/reveal.py` is the one place where a key with the scope for it is shown a thought."""
+    """`compute/transcript.py` continues a chain, `compute/text.py` compares places;
+    `server/unseal.py` is the one place where a key with the scope for it is shown a thought."""
     allowed = {"compute/page.py", "compute/text.py", "server/reveal.py"}
     for room in ("compute", "strategies", "metering", "server", "clients"):
         for path in files(room):

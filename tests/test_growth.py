@@ -23,7 +23,7 @@ from ponder.compute.answers import final_answer, number, same
 from ponder.compute.errors import RequestError
 from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter, Vocabulary
-from ponder.server.calls import Listener, Offered
+from ponder.server.calls import Offered, ToolCallParser
 from ponder.server.wire import loads, nearest
 from ponder.verifiers.code import program
 from ponder.verifiers.judge import Judge
@@ -108,10 +108,10 @@ def listened(offered: Offered, size: int) -> Callable[[str], object]:
     """In pieces of so many characters."""
 
     def read(text: str) -> None:
-        listener = Listener(offered)
+        parser = ToolCallParser(offered)
         for at in range(0, len(text), size):
-            listener.hear(text[at : at + size])
-        listener.end()
+            parser.feed(text[at : at + size])
+        parser.end()
 
     return read
 

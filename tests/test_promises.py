@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.page import Page
-from ponder.compute.run import Leash, Means, Named, Plan, Run, execute
+from ponder.compute.run import Plan, Resources, Run, Selection, StopSignal, execute
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score, TokenLogprob
+from ponder.compute.transcript import Transcript
 from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies import strategies
 from ponder.verifiers import verifiers
@@ -83,26 +83,26 @@ VERIFIERS: dict[str, Any] = {**verifiers(), "by_length": ByLength}
 class Opinionated(ScriptedEngine):
     """Judges too: likes short answers, in the one token it is asked for."""
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         if sampling.logprobs is None:
-            async with aclosing(super().generate(prompt, sampling, page)) as stream:
+            async with aclosing(super().generate(prompt, sampling, transcript)) as stream:
                 async for delta in stream:
                     yield delta
             return
         call = self.calls
         self.calls += 1
-        page.read(self.length(prompt), 0)
-        page.shut()
+        transcript.read(self.length(prompt), 0)
+        transcript.close_thought()
         try:
             await asyncio.sleep(self.delay)
             if self.fail_at == call:
                 raise EngineError(f"the engine died over {MARKER}")
             self.produced += 1
             no = TokenLogprob("No", b"No", -len(question(prompt)) / 1000)
-            page.say([ord("y")], "Yes", tokens=[TokenLogprob("Yes", b"Yes", -0.5, (no,))])
+            transcript.say([ord("y")], "Yes", tokens=[TokenLogprob("Yes", b"Yes", -0.5, (no,))])
             yield Delta("Yes")
         finally:
-            page.end("length", Hidden(""))
+            transcript.end("length", Hidden(""))
 
 
 class Case:
@@ -118,46 +118,47 @@ class Case:
         rewards: ScriptedRewards | None = None,
     ) -> None:
         self.engine = engine
-        self.ledger = Ledger(budget)
-        self.heard: list[str] = []
-        self.leash = Leash()
+        self.spending = Spending(budget)
+        self.streamed: list[str] = []
+        self.stop_signal = StopSignal()
         self.rewards = rewards or ScriptedRewards(lambda line: min(1.0, len(line) / 30))
         self.plan = Plan(
             prompt=Prompt((Message("user", "What is three and four?"),)),
-            strategy=Named(setting.strategy, STRATEGIES[setting.strategy](**setting.parameters)),
+            strategy=Selection(setting.strategy, STRATEGIES[setting.strategy](**setting.parameters)),
             budget=budget,
             sampling=Sampling(thinking=0, answer=0, seed=1, likelihood=setting.verifier == "confidence"),
-            verifier=Named(setting.verifier, VERIFIERS[setting.verifier]()),
-            fallback=Named("even", Even()),
+            verifier=Selection(setting.verifier, VERIFIERS[setting.verifier]()),
+            fallback=Selection("even", Even()),
             timeout=timeout,
         )
 
     async def hear(self, delta: Delta) -> None:
-        self.heard.append(delta.text)
+        self.streamed.append(delta.text)
 
     async def run(self) -> Outcome:
         card = self.engine.card
-        means = Means(self.engine, Lengths(*card.typical_chain), self.rewards)
-        return await execute(self.plan, means, self.ledger, self.hear, self.leash)
+        resources = Resources(self.engine, Lengths(*card.typical_chain), self.rewards)
+        return await execute(self.plan, resources, self.spending, self.hear, self.stop_signal)
 
     def check(self, outcome: Outcome | None) -> None:
         """Promises 1 to 4, whatever has happened."""
-        spent, thinking = self.ledger.spent, self.plan.budget.thinking
+        spent, thinking = self.spending.spent, self.plan.budget.thinking
         assert spent.hidden <= thinking
-        assert self.ledger.held == 0
-        assert not self.ledger.overdrawn
-        assert self.ledger.generated == self.engine.produced
+        assert self.spending.held == 0
+        assert not self.spending.overdrawn
+        assert self.spending.generated == self.engine.produced
         assert self.engine.running == 0
-        assert self.ledger.verifier == self.rewards.read
+        assert self.spending.verifier == self.rewards.read
         if outcome is not None:
             assert outcome.spent == spent
             assert outcome.answer.text
-            assert "".join(self.heard) == outcome.answer.text
+            assert "".join(self.streamed) == outcome.answer.text
             assert spent.visible <= self.plan.budget.answer
             if self.plan.budget.total is not None:
                 assert spent.generated <= self.plan.budget.total
             assert MARKER not in f"{outcome!r} {outcome}"
-        assert MARKER not in f"{self.heard} {self.ledger.holds!r} {spent!r} {[vars(h) for h in self.ledger.holds]}"
+        kept = self.spending.reservations
+        assert MARKER not in f"{self.streamed} {kept!r} {spent!r} {[vars(one) for one in kept]}"
 
 
 @pytest.fixture(params=SETTINGS)
@@ -213,7 +214,7 @@ def test_cut_short_it_answers_with_its_best_so_far(setting: Setting, reason: str
         engine = Opinionated(always(*script), delay=0.01, tail=2)
         case = Case(setting, Budget(500_000, 50), engine, timeout=10 if reason == "deadline" else 600)
         if reason == "draining":
-            asyncio.get_running_loop().call_later(2, case.leash.pull, "draining")
+            asyncio.get_running_loop().call_later(2, case.stop_signal.set, "draining")
         outcome = await case.run()
         case.check(outcome)
         return outcome

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Grammar, Sampling
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Means, Named, Plan, execute
+from ponder.compute.run import Plan, Resources, Selection, execute
 from ponder.compute.text import Message, Prompt
 from ponder.strategies import STRATEGIES
 from ponder.verifiers import VERIFIERS
@@ -47,8 +47,8 @@ class Asked:
 
     llm: RealShape
     outcome: Outcome
-    ledger: Ledger
-    heard: str
+    spending: Spending
+    streamed: str
 
 
 def ask(
@@ -68,29 +68,29 @@ def ask(
     judge = VERIFIERS[verifier](**JUDGES[verifier])
     plan = Plan(
         PROMPT,
-        Named(strategy, chosen),
+        Selection(strategy, chosen),
         Budget(budget, answer),
         Sampling(0, 0, likelihood=verifier == "confidence", **sampling),
-        Named(verifier, judge),
-        Named("agreement", VERIFIERS["agreement"]()),
-        listens=False,
+        Selection(verifier, judge),
+        Selection("agreement", VERIFIERS["agreement"]()),
+        stream=False,
     )
     rewards = ScriptedRewards(lambda line: 0.9 if SOUND in line else 0.3)
-    ledger = Ledger(plan.budget)
-    heard: list[str] = []
+    spending = Spending(plan.budget)
+    streamed: list[str] = []
 
     async def hear(delta: Delta) -> None:
-        heard.append(delta.text)
+        streamed.append(delta.text)
 
-    means = Means(model, lengths or Lengths(*model.card.typical_chain), rewards)
-    outcome = asyncio.run(execute(plan, means, ledger, hear))
-    asked = Asked(llm, outcome, ledger, "".join(heard))
+    resources = Resources(model, lengths or Lengths(*model.card.typical_chain), rewards)
+    outcome = asyncio.run(execute(plan, resources, spending, hear))
+    asked = Asked(llm, outcome, spending, "".join(streamed))
     assert outcome.spent.hidden <= budget
-    assert not ledger.overdrawn
-    assert ledger.held == 0
-    assert ledger.generated == llm.made
+    assert not spending.overdrawn
+    assert spending.held == 0
+    assert spending.generated == llm.made
     assert llm.running == 0
-    assert asked.heard == outcome.answer.text
+    assert asked.streamed == outcome.answer.text
     assert SOUND not in outcome.answer.text
     return asked
 
@@ -122,9 +122,9 @@ def test_answers_of_every_length_vote_from_the_first_request_on(strategy: str, t
     assert right(asked), asked.outcome
     assert asked.outcome.agreement is not None
     if strategy in ("best_of_n", "revision"):
-        judged = [hold for hold in asked.ledger.holds if hold.score is not None]
+        judged = [reservation for reservation in asked.spending.reservations if reservation.score is not None]
         assert judged
-        assert all(hold.ending == "finished" for hold in judged)
+        assert all(reservation.ending == "finished" for reservation in judged)
 
 
 @pytest.mark.parametrize("tokens", [150, 600, 4000])
@@ -137,7 +137,7 @@ def test_chains_whose_answers_do_not_fit_their_share_go_on_with_what_others_leav
     llm = RealShape(Habits(answer=1200, sure=most))
     asked = ask("majority_vote", llm, lengths=Lengths(1500, 2500, 40), budget=40_000, parameters={"confidence": 1})
     assert right(asked)
-    assert sum(hold.answer_group is not None for hold in asked.ledger.holds) > 2
+    assert sum(reservation.answer_group is not None for reservation in asked.spending.reservations) > 2
 
 
 @pytest.mark.parametrize("strategy", SETTINGS)
@@ -170,6 +170,15 @@ def test_json_answers_vote_and_are_whole(strategy: str) -> None:
 def test_at_temperature_0_one_chain_is_drawn_and_said_so() -> None:
     for strategy in SETTINGS:
         asked = ask(strategy, RealShape(Habits(sure=lambda number: True)), temperature=0.0, parameters={})
-        assert len({hold.number for hold in asked.ledger.holds if hold.purpose in ("sample", "speak")}) <= 2
+        assert (
+            len(
+                {
+                    reservation.number
+                    for reservation in asked.spending.reservations
+                    if reservation.purpose in ("sample", "stream")
+                }
+            )
+            <= 2
+        )
         assert asked.outcome.alike
         assert right(asked)

@@ -27,7 +27,7 @@ OUTPUT = 2**20
 """Bytes a program may print between two answers."""
 
 
-class Answering(Border):
+class ProgramSide(Border):
     """A program's names, what it prints and what it reads, as a test sees them."""
 
     def __init__(self, reading: IO[bytes], writing: IO[bytes], module: types.ModuleType) -> None:
@@ -109,7 +109,7 @@ class Printed(io.RawIOBase):
 class Given(io.RawIOBase):
     """Reads line by line what the test puts into its `sys.stdin`; without that, nothing."""
 
-    def __init__(self, border: Answering) -> None:
+    def __init__(self, border: ProgramSide) -> None:
         self.border, self.rest = border, b""
 
     def readable(self) -> bool:
@@ -123,7 +123,7 @@ class Given(io.RawIOBase):
         return size
 
 
-def run(source: str, border: Answering) -> None:
+def run(source: str, border: ProgramSide) -> None:
     """Runs a program, one statement after the other: where one fails because there was nothing to read, as a script
     does that reads its input before anything is called, the next one follows."""
     flags = compile(source, "program.py", "exec", dont_inherit=True).co_flags & FUTURE
@@ -143,7 +143,7 @@ def main(calls: int, answers: int) -> None:
     """Runs the program in /program.py and serves the test until that is gone."""
     module = types.ModuleType("candidate")
     sys.modules["candidate"], sys.argv = module, ["program.py"]
-    border = Answering(os.fdopen(calls, "rb"), os.fdopen(answers, "wb"), module)
+    border = ProgramSide(os.fdopen(calls, "rb"), os.fdopen(answers, "wb"), module)
     with open("/program.py", encoding="utf-8") as file:
         source = file.read()
     try:

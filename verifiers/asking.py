@@ -115,7 +115,7 @@ class Asking(Border):
         if isinstance(exception, SystemExit):
             self.ends.append(exception)
 
-    def hear(self, also: dict[str, Any]) -> None:
+    def take_beside(self, also: dict[str, Any]) -> None:
         for stream, text in zip((sys.stdout, sys.stderr), also["o"], strict=True):
             if text:
                 stream.write(str(text))

@@ -705,7 +705,7 @@ class Border:
     def tell(self, also: dict[str, Any]) -> None:
         """Adds what a message carries besides."""
 
-    def hear(self, also: dict[str, Any]) -> None:
+    def take_beside(self, also: dict[str, Any]) -> None:
         """Takes what a message carried besides."""
 
     # messages
@@ -827,7 +827,7 @@ class Border:
                 fill(shared.kind, shared.object, self.decode_contents(shared.kind, inside))
                 shared.agreed = contents(shared.kind, shared.object)
         self.scratch.take(also["f"])
-        self.hear(also)
+        self.take_beside(also)
         for number in also["g"]:
             if (value := self.exported.pop(number, None)) is not None:
                 del self.exports[id(value)]

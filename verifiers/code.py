@@ -81,7 +81,7 @@ class Code:
 async def passes(sandbox: Sandbox, source: str, test: str | Case, seconds: float) -> bool:
     """Whether a program passes a test within its limits."""
     if not isinstance(test, Case):
-        return await sandbox.holds(source, test, seconds)
+        return await sandbox.reservations(source, test, seconds)
     status, printed = await sandbox.run(source, test.stdin, seconds)
     return status == 0 and _lines(printed.decode(errors="replace")) == _lines(test.stdout)
 

@@ -45,7 +45,7 @@ class Confidence:
 
     def judge(self, candidate: Candidate, ends: frozenset[int]) -> Score:
         """The score of one chain; `ends` are the tokens that end a step."""
-        ids, likelihood = candidate.ids.reveal(), candidate.likelihood.reveal()
+        ids, likelihood = candidate.ids.unseal(), candidate.likelihood.unseal()
         if not ids:
             return Score(0.0)
         if not likelihood:

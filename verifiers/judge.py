@@ -82,9 +82,9 @@ class Judge:
 
 
 def _text(content: str | Hidden[str]) -> str:
-    return content if isinstance(content, str) else content.reveal()
+    return content if isinstance(content, str) else content.unseal()
 
 
 def _shown(candidate: Candidate) -> str:
     """What is judged: the answer, or of a chain that has none yet the thought so far."""
-    return (candidate.text or candidate.thought.reveal())[-LONGEST:]
+    return (candidate.text or candidate.thought.unseal())[-LONGEST:]

@@ -92,7 +92,7 @@ class Sandbox:
             raise EngineError("the sandbox needs bubblewrap: apt-get install bubblewrap")
         if platform.machine() not in SYSTEM_CALLS:
             raise EngineError(f"the sandbox has no system call filter for {platform.machine()}")
-        if not await Sandbox(256).holds(f"{PROBE}\ndef held(): return True", f"{PROBE}\nassert held()", 30.0):
+        if not await Sandbox(256).reservations(f"{PROBE}\ndef held(): return True", f"{PROBE}\nassert held()", 30.0):
             raise EngineError(
                 "the sandbox does not hold on this machine: are user namespaces allowed (sysctl "
                 "user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns, the container's profile)?"
@@ -108,7 +108,7 @@ class Sandbox:
                 status = await _all_of(process, printed, seconds)
         return status, bytes(printed)
 
-    async def holds(self, source: str, test: str, seconds: float) -> bool:
+    async def reservations(self, source: str, test: str, seconds: float) -> bool:
         """Whether the assert statements of a test hold for a program, within its limits.
 
         In processor time each side has `seconds`, in wall time both together.

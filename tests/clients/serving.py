@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import uvicorn
 
 from ponder.compute.lengths import Lengths
-from ponder.server.app import Served, create_app
-from ponder.server.listen import bind, listen, url_of
+from ponder.server.app import ServedModel, create_app
+from ponder.server.http_server import bind, listen, url_of
 from ponder.server.settings import KeySettings, ModelSettings, Settings
 from tests.fakes import ScriptedEngine
 
@@ -21,7 +21,7 @@ def serving(engine: ScriptedEngine, keys: Sequence[KeySettings] = ()) -> Generat
     """The address of a server of the model `scripted`."""
     settings = Settings(keys=list(keys))
     lengths = Lengths(*engine.card.typical_chain)
-    app = create_app(settings, {"scripted": Served(engine, lengths, ModelSettings(path="scripted"))})
+    app = create_app(settings, {"scripted": ServedModel(engine, lengths, ModelSettings(path="scripted"))})
     with bind("127.0.0.1", 0) as sock:
         listen(sock)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None))

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import PonderError
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Leash, Means, Named, Plan, Run, execute
+from ponder.compute.run import Plan, Resources, Run, Selection, StopSignal, execute
 from ponder.compute.text import Candidate, Message, Prompt, Score
 from tests.fakes import Chain, ScriptedEngine, always
 
@@ -30,8 +30,8 @@ class Ran:
     """One run and what came of it."""
 
     engine: ScriptedEngine
-    ledger: Ledger
-    heard: str
+    spending: Spending
+    streamed: str
     outcome: Outcome | None
     error: BaseException | None
 
@@ -64,39 +64,39 @@ def ran(
     verifier: object = None,
     *,
     timeout: float | None = None,
-    leash: Leash | None = None,
+    stop_signal: StopSignal | None = None,
     **sampling: Any,
 ) -> Ran:
     engine = engine or ScriptedEngine(always(Chain("so " * 10, "seven " * 8), Chain("or " * 20, "nine")))
     budget = budget or Budget(400, 100)
-    heard: list[str] = []
+    streamed: list[str] = []
 
     async def hear(delta: Delta) -> None:
-        heard.append(delta.text)
+        streamed.append(delta.text)
 
     plan = Plan(
         PROMPT,
-        Named("given", Given(strategy)),
+        Selection("given", Given(strategy)),
         budget,
         Sampling(0, 0, **sampling),
-        verifier=Named("judge", verifier or Gives(0.5)),  # pyright: ignore[reportArgumentType]
-        fallback=Named("even", Gives(0.5)),
+        verifier=Selection("judge", verifier or Gives(0.5)),  # pyright: ignore[reportArgumentType]
+        fallback=Selection("even", Gives(0.5)),
         timeout=timeout,
     )
-    ledger = Ledger(budget)
+    spending = Spending(budget)
     outcome = error = None
     try:
-        outcome = asyncio.run(execute(plan, Means(engine, Lengths(20, 40, 10)), ledger, hear, leash))
+        outcome = asyncio.run(execute(plan, Resources(engine, Lengths(20, 40, 10)), spending, hear, stop_signal))
     except Exception as failed:  # noqa: BLE001 - the tests say which is right
         error = failed
-    assert ledger.spent.hidden <= budget.thinking
-    assert ledger.held == 0
-    assert not ledger.overdrawn
-    assert ledger.generated == engine.produced
+    assert spending.spent.hidden <= budget.thinking
+    assert spending.held == 0
+    assert not spending.overdrawn
+    assert spending.generated == engine.produced
     assert engine.running == 0
     if outcome is not None:
-        assert "".join(heard) == outcome.answer.text
-    return Ran(engine, ledger, "".join(heard), outcome, error)
+        assert "".join(streamed) == outcome.answer.text
+    return Ran(engine, spending, "".join(streamed), outcome, error)
 
 
 # -- speaking ends the verbs ------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def ran(
 def test_what_was_spoken_is_the_answer_whatever_a_strategy_returns() -> None:
     async def returns_another(run: Run) -> Candidate:
         (sampled,) = await run.sample(1)
-        await run.speak()
+        await run.stream()
         return sampled
 
     engine = ScriptedEngine(always(Chain("so " * 20, "seven " * 3), Chain("or " * 10, "nine " * 8)))
@@ -115,10 +115,10 @@ def test_what_was_spoken_is_the_answer_whatever_a_strategy_returns() -> None:
     assert done.outcome.spent.hidden <= 100
 
 
-@pytest.mark.parametrize("verb", ["sample", "extend", "ask", "score", "speak"])
+@pytest.mark.parametrize("verb", ["sample", "extend", "ask", "score", "stream"])
 def test_speaking_is_the_last_verb(verb: str) -> None:
     async def goes_on(run: Run) -> Candidate:
-        spoken = await run.speak()
+        streamed = await run.stream()
         match verb:
             case "sample":
                 await run.sample(2)
@@ -127,10 +127,10 @@ def test_speaking_is_the_last_verb(verb: str) -> None:
             case "ask":
                 await run.ask(OTHER, "critique")
             case "score":
-                await run.score([spoken])
+                await run.score([streamed])
             case _:
-                await run.speak()
-        return spoken
+                await run.stream()
+        return streamed
 
     done = ran(goes_on)
     assert isinstance(done.error, RuntimeError)
@@ -143,7 +143,7 @@ def test_nobody_speaks_while_others_are_written() -> None:
             group.create_task(run.sample(3))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            await run.speak()
+            await run.stream()
         raise AssertionError
 
     done = ran(both, budget=Budget(2000, 100))
@@ -215,8 +215,8 @@ async def _offer(run: Run, known: list[Candidate]) -> None:
         run.offer(known[-1])
 
 
-async def _speak(run: Run, known: list[Candidate]) -> None:
-    known.append(await run.speak())
+async def _stream(run: Run, known: list[Candidate]) -> None:
+    known.append(await run.stream())
 
 
 VERBS: dict[str, Verb] = {
@@ -228,7 +228,7 @@ VERBS: dict[str, Verb] = {
     "score": _judge,
     "vote": _vote,
     "offer": _offer,
-    "speak": _speak,
+    "stream": _stream,
 }
 
 
@@ -293,18 +293,18 @@ def test_a_plug_ins_own_timeout_is_not_the_deadline() -> None:
 
 def test_a_leash_may_be_pulled_while_the_time_is_just_up() -> None:
     async def pulled() -> tuple[str | None, bool]:
-        leash = Leash()
+        stop_signal = StopSignal()
         loop = asyncio.get_running_loop()
         try:
-            async with leash.tied(loop.time()):
+            async with stop_signal.scope(loop.time()):
                 try:
                     await asyncio.Event().wait()
                 finally:
                     # The time is up and the block is being left: a drain begins now.
-                    leash.pull("draining")
+                    stop_signal.set("draining")
         except TimeoutError:
             pass
-        return leash.reason, leash.expired
+        return stop_signal.reason, stop_signal.expired
 
     assert asyncio.run(pulled()) == ("draining", True)
 
@@ -319,18 +319,18 @@ def test_the_longest_half_written_chain_is_measured_whole() -> None:
         raise TimeoutError
 
     engine = ScriptedEngine(always(Chain("long" * 40, "7")))
-    leash = Leash()
+    stop_signal = StopSignal()
 
     async def pulls(run: Run) -> Candidate:
         try:
             return await cut_short(run)
         except TimeoutError:
-            leash.pull("draining")
+            stop_signal.set("draining")
             await asyncio.Event().wait()
             raise
 
-    done = ran(pulls, engine, Budget(400, 50), leash=leash)
-    chosen = done.ledger.line(done.ledger.chosen)
+    done = ran(pulls, engine, Budget(400, 50), stop_signal=stop_signal)
+    chosen = done.spending.line(done.spending.chosen)
     assert {0, 1} <= chosen
     assert 2 not in chosen
 

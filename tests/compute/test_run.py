@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Grammar, Sampling
 from ponder.compute.errors import DeadlinePassed, EngineError, RequestError
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Means, Named, Plan, Run, execute
+from ponder.compute.run import Plan, Resources, Run, Selection, execute
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from tests.fakes import CARD, Chain, ScriptedEngine, always
 
@@ -29,8 +29,8 @@ class Asked:
     """One request, its outcome and what was heard."""
 
     engine: ScriptedEngine
-    ledger: Ledger
-    heard: list[str]
+    spending: Spending
+    streamed: list[str]
     outcome: Outcome
 
 
@@ -42,19 +42,19 @@ def ask(
     timeout: float | None = None,
     **sampling: Any,
 ) -> Asked:
-    heard: list[str] = []
+    streamed: list[str] = []
 
     async def hear(delta: Delta) -> None:
-        heard.append(delta.text)
+        streamed.append(delta.text)
 
     class Given:
         async def __call__(self, run: Run) -> Candidate:
             return await strategy(run)
 
-    plan = Plan(PROMPT, Named("given", Given()), budget, Sampling(0, 0, **sampling), timeout=timeout)
-    ledger = Ledger(budget)
-    outcome = asyncio.run(execute(plan, Means(engine, Lengths(20, 40)), ledger, hear))
-    return Asked(engine, ledger, heard, outcome)
+    plan = Plan(PROMPT, Selection("given", Given()), budget, Sampling(0, 0, **sampling), timeout=timeout)
+    spending = Spending(budget)
+    outcome = asyncio.run(execute(plan, Resources(engine, Lengths(20, 40)), spending, hear))
+    return Asked(engine, spending, streamed, outcome)
 
 
 async def first_of_many(run: Run) -> Candidate:
@@ -68,8 +68,8 @@ async def one_of_two(run: Run) -> Candidate:
     return (await run.sample(2))[0]
 
 
-async def speak(run: Run) -> Candidate:
-    return await run.speak()
+async def stream(run: Run) -> Candidate:
+    return await run.stream()
 
 
 def test_leaving_a_sampling_block_stops_the_rest_at_the_engine() -> None:
@@ -85,19 +85,19 @@ def test_a_chosen_answer_cut_at_its_share_is_completed_from_the_allowance() -> N
     asked = ask(one_of_two, ScriptedEngine(always(Chain("so", "seven " * 15))), Budget(200, 100))
     assert asked.outcome.answer.text == "seven " * 15
     assert asked.outcome.complete
-    assert "".join(asked.heard) == asked.outcome.answer.text
+    assert "".join(asked.streamed) == asked.outcome.answer.text
 
 
 def test_spoken_text_is_heard_as_it_is_written_and_other_text_at_the_end() -> None:
     chain = Chain("so", "seven")
-    assert ask(speak, ScriptedEngine(always(chain))).heard == list("seven")
-    assert ask(one_of_two, ScriptedEngine(always(chain))).heard == ["seven"]
+    assert ask(stream, ScriptedEngine(always(chain))).streamed == list("seven")
+    assert ask(one_of_two, ScriptedEngine(always(chain))).streamed == ["seven"]
 
 
 def test_a_question_of_our_own_is_not_bound_by_the_callers_wishes() -> None:
     async def critique(run: Run) -> Candidate:
         await run.ask(run.prompt.then(Message("user", "Is that so?")), "critique")
-        return await run.speak()
+        return await run.stream()
 
     wishes: dict[str, Any] = {"stop": ("x",), "grammar": Grammar(), "logprobs": 2, "logit_bias": ((1, 5.0),)}
     own, callers = ask(critique, ScriptedEngine(always(Chain("so", "7"))), **wishes).engine.samplings
@@ -119,7 +119,7 @@ def test_a_prompt_that_outgrows_the_context_ends_in_the_best_so_far() -> None:
 
 def test_a_chain_never_asks_for_more_than_the_context_has() -> None:
     engine = ScriptedEngine(always(Chain("so " * 5000, "7")), replace(CARD, context=500))
-    ask(speak, engine, Budget(100_000, 100))
+    ask(stream, engine, Budget(100_000, 100))
     asked = engine.samplings[0]
     assert asked.thinking + asked.answer + engine.length(PROMPT) <= 500
 
@@ -135,16 +135,16 @@ def test_each_sample_has_a_seed_of_its_own_and_the_same_each_time() -> None:
 def test_time_up_with_nothing_written_is_an_error() -> None:
     engine = ScriptedEngine(always(Chain("so " * 100, "7")), delay=60)
     with pytest.raises(DeadlinePassed):
-        ask(speak, engine, timeout=0.2)
+        ask(stream, engine, timeout=0.2)
     assert engine.running == 0
 
 
 def test_an_answer_cut_by_time_is_what_was_heard() -> None:
-    asked = ask(speak, ScriptedEngine(always(Chain("", "seven " * 90)), delay=0.005), Budget(100, 1000), timeout=0.4)
+    asked = ask(stream, ScriptedEngine(always(Chain("", "seven " * 90)), delay=0.005), Budget(100, 1000), timeout=0.4)
     assert asked.outcome.stopped_by == "deadline"
     assert not asked.outcome.complete
     assert asked.outcome.answer.text
-    assert "".join(asked.heard) == asked.outcome.answer.text
+    assert "".join(asked.streamed) == asked.outcome.answer.text
 
 
 def test_an_error_in_a_task_comes_out_as_itself() -> None:
@@ -159,11 +159,13 @@ def test_an_error_in_a_task_comes_out_as_itself() -> None:
 
 
 def test_a_ledger_has_numbers_and_no_text() -> None:
-    ledger = ask(one_of_two, ScriptedEngine(always(Chain("thinking about it", "seven")))).ledger
-    assert [hold.purpose for hold in ledger.holds] == ["sample", "sample"]
-    assert ledger.chosen == 0
-    assert ledger.texts == {}
-    told = [value for hold in ledger.holds for value in vars(hold).values() if value is not ledger]
+    spending = ask(one_of_two, ScriptedEngine(always(Chain("thinking about it", "seven")))).spending
+    assert [reservation.purpose for reservation in spending.reservations] == ["sample", "sample"]
+    assert spending.chosen == 0
+    assert spending.texts == {}
+    told = [
+        value for reservation in spending.reservations for value in vars(reservation).values() if value is not spending
+    ]
     assert all(isinstance(value, int | float | str | None) for value in told)
     assert not {"thinking about it", "seven"} & set(map(str, told))
 
@@ -184,9 +186,9 @@ def test_chains_without_a_thought_say_nothing_of_lengths_and_those_closed_by_for
     lengths = Lengths(60, 110)
 
     def asked(budget: Budget, chain: Chain) -> None:
-        plan = Plan(PROMPT, Named("speak", Speaks()), budget, Sampling(0, 0))
-        means = Means(ScriptedEngine(always(chain)), lengths)
-        asyncio.run(execute(plan, means, Ledger(budget), deaf))
+        plan = Plan(PROMPT, Selection("speak", Speaks()), budget, Sampling(0, 0))
+        resources = Resources(ScriptedEngine(always(chain)), lengths)
+        asyncio.run(execute(plan, resources, Spending(budget), deaf))
 
     for _ in range(100):
         asked(Budget(0, 100), Chain("so", "7"))
@@ -202,16 +204,16 @@ def test_chains_without_a_thought_say_nothing_of_lengths_and_those_closed_by_for
 
 def test_an_answer_that_is_cut_is_learned_from() -> None:
     lengths = Lengths(60, 110, 4)
-    plan = Plan(PROMPT, Named("speak", Speaks()), Budget(1000, 20), Sampling(0, 0))
-    means = Means(ScriptedEngine(always(Chain("so", "seven " * 50))), lengths)
+    plan = Plan(PROMPT, Selection("speak", Speaks()), Budget(1000, 20), Sampling(0, 0))
+    resources = Resources(ScriptedEngine(always(Chain("so", "seven " * 50))), lengths)
     for _ in range(50):
-        asyncio.run(execute(plan, means, Ledger(plan.budget), deaf))
+        asyncio.run(execute(plan, resources, Spending(plan.budget), deaf))
     assert lengths.answer > 20
 
 
 class Speaks:
     async def __call__(self, run: Run) -> Candidate:
-        return await run.speak()
+        return await run.stream()
 
 
 async def deaf(_: Delta) -> None:

@@ -98,8 +98,8 @@ class ScriptedVllm(StandIn):
         if not self.nature.letters:
             return super().ids(text)
         pieces = re.split(r"(</?think>|<\|im_end\|>)", text)
-        spelt = [[piece] if i % 2 else list(piece) for i, piece in enumerate(pieces)]
-        return [i for units in spelt for unit in units for i in self.tokenizer.encode(unit).ids]
+        encoded = [[piece] if i % 2 else list(piece) for i, piece in enumerate(pieces)]
+        return [i for units in encoded for unit in units for i in self.tokenizer.encode(unit).ids]
 
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
@@ -130,7 +130,7 @@ class ScriptedVllm(StandIn):
             )
             if not again:
                 yield "\n"
-                yield from self.speak(first, params, written)
+                yield from self.stream(first, params, written)
             yield last
         else:
             half = next((n for n in range(len(start) - 1, 0, -1) if visible.endswith(start[:n])), 0)
@@ -139,13 +139,13 @@ class ScriptedVllm(StandIn):
                 yield from self.thought(0, nature.second or "closed")
                 yield last
             elif visible.endswith(first) and self.opens(params, written):
-                yield from self.speak("", params, written)
+                yield from self.stream("", params, written)
                 yield last
             else:
                 whole = first + last
                 said = next((n for n in range(len(whole), 0, -1) if visible.endswith(whole[:n])), 0)
                 if said < len(first):
-                    yield from self.speak(first[said:], params, written)
+                    yield from self.stream(first[said:], params, written)
                     said = len(first)
                 yield whole[said:]
         yield END_OF_TURN
@@ -158,7 +158,7 @@ class ScriptedVllm(StandIn):
         banned = params.logit_bias or (params.bad_words and not nature.letters)
         return not (nature.obeys and banned)
 
-    def speak(self, text: str, params: Any, written: str) -> Iterator[str]:
+    def stream(self, text: str, params: Any, written: str) -> Iterator[str]:
         yield text
         if self.opens(params, written):
             yield self.profile.start

@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import jsonschema
 import pytest
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Grammar, Sampling
 from ponder.compute.errors import EngineError
-from ponder.compute.page import Page
 from ponder.compute.text import Candidate, Message, Prompt
+from ponder.compute.transcript import Transcript
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions
 from ponder.engines.profiles import Profile
@@ -81,13 +81,13 @@ class Stage:
         **wishes: Any,
     ) -> Candidate:
         prompt = begun.prompt if begun else Prompt((Message("user", STORY),))
-        hold = Ledger(Budget(100_000, 100_000)).hold("test", thinking=thinking, answer=answer, bound=True)
-        page = Page(hold, prompt, begun)
+        reservation = Spending(Budget(100_000, 100_000)).reserve("test", thinking=thinking, answer=answer, bound=True)
+        transcript = Transcript(reservation, prompt, begun)
         sampling = Sampling(thinking=thinking, answer=answer, **wishes)
-        async with aclosing((engine or self.engine).generate(prompt, sampling, page)) as stream:
+        async with aclosing((engine or self.engine).generate(prompt, sampling, transcript)) as stream:
             async for _ in stream:
                 pass
-        return page.candidate()
+        return transcript.candidate()
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ CIRCLE = 512 + EVERY
 
 def leaning(stage: Stage, **wishes: Any) -> VllmEngine:
     llm = stage.engine.llm
-    token = stage.engine.model.prompts.marked("7")[0]
+    token = stage.engine.model.prompts.with_markers("7")[0]
     return VllmEngine(Leaning(llm, token), llm.get_tokenizer(), stage.engine.model.profile, "leaning", **wishes)
 
 
@@ -224,7 +224,7 @@ def test_a_circle_that_spans_calls_is_one(stage: Stage) -> None:
 
 
 def test_an_answer_in_circles_is_ended_where_the_operator_asks(stage: Stage) -> None:
-    bias = ((stage.engine.model.prompts.marked("7")[0], 100.0),)
+    bias = ((stage.engine.model.prompts.with_markers("7")[0], 100.0),)
     free = stage.do(stage.write(0, 700, logit_bias=bias))
     assert (free.visible, free.circled) == (700, False)
     held = stage.do(stage.write(0, 700, logit_bias=bias, engine=leaning(stage, repetition_in_answers=True)))
@@ -250,7 +250,7 @@ HONEST = {
 
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_repetition_is_no_circle(stage: Stage, name: str) -> None:
-    ids = stage.engine.model.prompts.marked("Let me write it down.\n" + HONEST[name] + "\nSo that is it.")
+    ids = stage.engine.model.prompts.with_markers("Let me write it down.\n" + HONEST[name] + "\nSo that is it.")
     pattern = stage.engine.model.repetition
     assert not any(circles(ids[:n], n, pattern) for n in range(1, len(ids) + 1))
 
@@ -266,16 +266,16 @@ def test_honest_repetition_is_no_circle(stage: Stage, name: str) -> None:
 )
 def test_a_circle_is_seen_whatever_its_length(stage: Stage, unit: str) -> None:
     pattern = stage.engine.model.repetition
-    ids = stage.engine.model.prompts.marked("Tom has 12 apples.\n" + unit * (3000 // len(unit)))
+    ids = stage.engine.model.prompts.with_markers("Tom has 12 apples.\n" + unit * (3000 // len(unit)))
     seen = next(n for n in range(1, len(ids) + 1) if circles(ids[:n], n, pattern))
-    assert seen <= 16 + 4 * (128 + len(stage.engine.model.prompts.marked(unit)))
+    assert seen <= 16 + 4 * (128 + len(stage.engine.model.prompts.with_markers(unit)))
 
 
 APART = """
 import asyncio, json, sys
 from ponder.compute.budget import Budget, Ledger
 from ponder.compute.engine import Grammar, Sampling
-from ponder.compute.page import Page
+from ponder.compute.transcript import Page
 from ponder.compute.text import Message, Prompt
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text

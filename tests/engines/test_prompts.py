@@ -123,9 +123,9 @@ def test_thinking_is_opened_and_shut_whoever_does_it(template: str, on: str, off
     asked = prompts(template)
     turn = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert asked.render(user("hi"), thinking=True).ids == ordinary(turn + on)
-    shut = asked.render(user("hi"), thinking=False)
-    assert shut.ids == ordinary(turn + off)
-    assert not shut.inside
+    close_thought = asked.render(user("hi"), thinking=False)
+    assert close_thought.ids == ordinary(turn + off)
+    assert not close_thought.inside
 
 
 def test_a_marker_typed_last_does_not_pass_for_the_templates() -> None:

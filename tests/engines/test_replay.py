@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.page import Page
-from ponder.compute.run import Means, Named, Plan, execute
+from ponder.compute.run import Plan, Resources, Selection, execute
 from ponder.compute.text import Candidate, Message, Prompt
+from ponder.compute.transcript import Transcript
 from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, Sample, read
 from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies import STRATEGIES
@@ -41,13 +41,13 @@ async def write(
     engine: ReplayEngine, prompt: Prompt, begun: Candidate | None = None, **limits: Any
 ) -> tuple[Candidate, float]:
     """One chain, and how long it took."""
-    hold = Ledger(Budget(1 << 30, 1 << 30)).hold("test", thinking=1 << 20, answer=1 << 20)
-    page = Page(hold, prompt, begun)
+    reservation = Spending(Budget(1 << 30, 1 << 30)).reserve("test", thinking=1 << 20, answer=1 << 20)
+    transcript = Transcript(reservation, prompt, begun)
     since = asyncio.get_running_loop().time()
     sampling = replace(Sampling(1 << 20, 1 << 20), **limits)
-    async for _ in engine.generate(prompt, sampling, page):
+    async for _ in engine.generate(prompt, sampling, transcript):
         pass
-    return page.candidate(), asyncio.get_running_loop().time() - since
+    return transcript.candidate(), asyncio.get_running_loop().time() - since
 
 
 def test_time_jumps_to_whatever_is_next_and_threads_are_waited_for() -> None:
@@ -129,16 +129,16 @@ def test_a_chain_stopped_in_the_middle_has_what_there_was_time_for_and_is_gone_o
     async def work() -> None:
         engine = engine_of([Question("one", frozenset({0}), (Sample(0, 1000),))])
         prompt = engine.ask(0, 0)
-        page = Page(Ledger(Budget(5000, 500)).hold("test", thinking=4000, answer=500), prompt)
+        transcript = Transcript(Spending(Budget(5000, 500)).reserve("test", thinking=4000, answer=500), prompt)
 
         async def stopped() -> None:
             async with asyncio.timeout(250):
-                async for _ in engine.generate(prompt, Sampling(4000, 500), page):
+                async for _ in engine.generate(prompt, Sampling(4000, 500), transcript):
                     pass
 
         with pytest.raises(TimeoutError):
             await stopped()
-        half = page.candidate()
+        half = transcript.candidate()
         assert (half.hidden, half.visible, half.ending, engine.produced) == (250, 0, "aborted", 250)
         rest, steps = await write(engine, prompt, half)
         assert (rest.hidden, rest.visible, steps) == (650, 100, 750)
@@ -177,15 +177,15 @@ async def ask(
 ) -> tuple[bool, Outcome]:
     plan = Plan(
         prompt=engine.ask(question, draw),
-        strategy=Named(name, STRATEGIES[name]()),
+        strategy=Selection(name, STRATEGIES[name]()),
         budget=Budget(cap, 400),
         sampling=Sampling(0, 0, seed=seed),
-        verifier=Named("agreement", VERIFIERS["agreement"]()),
+        verifier=Selection("agreement", VERIFIERS["agreement"]()),
     )
-    ledger = Ledger(plan.budget)
-    outcome = await execute(plan, Means(engine, lengths), ledger, deaf)
+    spending = Spending(plan.budget)
+    outcome = await execute(plan, Resources(engine, lengths), spending, deaf)
     assert outcome.spent.hidden <= cap
-    assert not ledger.overdrawn
+    assert not spending.overdrawn
     assert engine.running == 0
     return engine.right(plan.prompt, outcome.answer.text), outcome
 

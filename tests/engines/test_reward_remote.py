@@ -29,7 +29,7 @@ from ponder.engines.launch import EngineOptions
 from ponder.engines.reward import ProcessRewardModel, start_reward
 from ponder.engines.reward_profiles import RewardProfile
 from ponder.engines.reward_remote import connect_reward, reach
-from ponder.server.places import locate
+from ponder.server.model_paths import locate
 from tests.engines.pooler import PRM, Answer, Pooler, rows, score
 from tests.fakes import Told
 from tests.server.serving import ASK, door, scripted, serving, until

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from ponder.compute.engine import CallSchema, Grammar
 from ponder.compute.errors import RequestError
-from ponder.engines.grammars import spelt
+from ponder.engines.grammars import encoded
 from ponder.engines.schemas import Schemas
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -39,7 +39,7 @@ def compiler() -> xgrammar.GrammarCompiler:
 
 @cache
 def matcher(grammar: Grammar) -> Any:
-    kind, text = spelt(grammar)
+    kind, text = encoded(grammar)
     compiled: Any = compiler().compile_grammar(text) if kind == "grammar" else compiler().compile_structural_tag(text)
     return xgrammar.GrammarMatcher(compiled)
 

@@ -21,13 +21,13 @@ def tokenizer() -> Tokenizer:
 
 
 @cache
-def marked() -> Vocabulary:
+def with_markers() -> Vocabulary:
     """Markers that are tokens."""
     return Vocabulary(tokenizer(), "<think>", "</think>")
 
 
 @cache
-def spelt(start: str = "", end: str = "Final answer:") -> Vocabulary:
+def encoded(start: str = "", end: str = "Final answer:") -> Vocabulary:
     """Markers that are text."""
     return Vocabulary(tokenizer(), start, end)
 
@@ -66,18 +66,18 @@ cuts = st.lists(st.integers(1, 7), min_size=1, max_size=6)
 @given(plain, plain, cuts)
 def test_thought_and_answer_come_apart_however_they_are_cut(thought: str, answer: str, pieces: list[int]) -> None:
     tokens = ids(thought + "</think>" + answer)
-    splitter = Splitter(marked(), inside=True)
+    splitter = Splitter(with_markers(), inside=True)
     text, hidden, visible = run(splitter, tokens, pieces)
     assert text == answer.lstrip("\r\n")
     assert hidden == tokens.index(4) + 1
     assert hidden + visible == len(tokens)
-    assert marked().decode(splitter.thought) == thought
+    assert with_markers().decode(splitter.thought) == thought
 
 
 @settings(max_examples=100, deadline=None)
 @given(plain, cuts)
 def test_a_thought_without_an_end_stays_hidden(thought: str, pieces: list[int]) -> None:
-    text, hidden, visible = run(Splitter(marked(), inside=True), ids("x" + thought), pieces)
+    text, hidden, visible = run(Splitter(with_markers(), inside=True), ids("x" + thought), pieces)
     assert (text, visible) == ("", 0)
     assert hidden == len(ids("x" + thought))
 
@@ -86,11 +86,11 @@ def test_a_thought_without_an_end_stays_hidden(thought: str, pieces: list[int]) 
 @given(plain, plain, plain, cuts)
 def test_a_second_thought_in_the_answer_is_hidden_too(first: str, second: str, third: str, pieces: list[int]) -> None:
     whole = f"A{first}<think>{second}</think>B{third}"
-    text, hidden, visible = run(Splitter(marked(), inside=False), ids(whole), pieces)
+    text, hidden, visible = run(Splitter(with_markers(), inside=False), ids(whole), pieces)
     assert text == f"A{first}B{third}"
     assert hidden == len(ids(f"<think>{second}</think>"))
     assert hidden + visible == len(ids(whole))
-    text, _, _ = run(Splitter(marked(), inside=False), ids(f"A{first}<think>{second}"), pieces)
+    text, _, _ = run(Splitter(with_markers(), inside=False), ids(f"A{first}<think>{second}"), pieces)
     assert text == f"A{first}"
 
 
@@ -99,14 +99,14 @@ def test_a_second_thought_in_the_answer_is_hidden_too(first: str, second: str, t
 def test_stop_strings_cut_where_the_first_to_be_complete_begins(
     answer: str, stops: list[str], pieces: list[int]
 ) -> None:
-    text, _, _ = run(Splitter(marked(), inside=False, stop=stops), ids(answer), pieces)
+    text, _, _ = run(Splitter(with_markers(), inside=False, stop=stops), ids(answer), pieces)
     shown = answer.lstrip("\r\n")
     ends = [(shown.index(stop) + len(stop), shown.index(stop)) for stop in stops if stop in shown]
     assert text == shown[: min(ends)[1] if ends else len(shown)]
 
 
 def test_a_possible_stop_string_is_kept_back_until_it_is_decided() -> None:
-    splitter = Splitter(marked(), inside=False, stop=["abcd"])
+    splitter = Splitter(with_markers(), inside=False, stop=["abcd"])
     read = [splitter.feed([token])[0].text for token in (*ids("x"), *ids("a"), *ids("b"), *ids("x"))]
     assert read == ["x", "", "", "abx"]
     assert splitter.finish() == ""
@@ -116,7 +116,7 @@ def test_a_possible_stop_string_is_kept_back_until_it_is_decided() -> None:
 @given(plain, plain, cuts)
 def test_a_marker_that_is_text_is_found_across_tokens(thought: str, answer: str, pieces: list[int]) -> None:
     whole = f"{thought}\nFinal answer: {answer}"
-    splitter = Splitter(spelt(), inside=True)
+    splitter = Splitter(encoded(), inside=True)
     text, hidden, visible = run(splitter, ids(whole), pieces)
     assert text == answer.lstrip()
     assert hidden + visible == len(ids(whole))
@@ -126,7 +126,7 @@ def test_a_marker_that_is_text_is_found_across_tokens(thought: str, answer: str,
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 def test_text_markers_hide_a_second_thought(size: int) -> None:
-    vocabulary = spelt("[[", "]]")
+    vocabulary = encoded("[[", "]]")
     text, _, _ = run(Splitter(vocabulary, inside=True), ids("one]]two[[three]]four"), [size])
     assert text == "twofour"
     text, _, _ = run(Splitter(vocabulary, inside=False), ids("two[[three"), [size])
@@ -136,20 +136,20 @@ def test_text_markers_hide_a_second_thought(size: int) -> None:
 def test_a_half_character_is_read_out_when_it_is_whole() -> None:
     tokens = ids("世")
     assert len(tokens) > 1
-    splitter = Splitter(marked(), inside=False)
+    splitter = Splitter(with_markers(), inside=False)
     assert [splitter.feed([token])[0].text for token in tokens] == [""] * (len(tokens) - 1) + ["世"]
 
 
 def test_an_answer_goes_on_from_what_was_said() -> None:
     said = ids("ab")
-    splitter = Splitter(marked(), inside=False, stop=["bc"], said=said, text="ab")
+    splitter = Splitter(with_markers(), inside=False, stop=["bc"], said=said, text="ab")
     assert run(splitter, ids("cd"), [1])[0] == ""
-    splitter = Splitter(marked(), inside=False, stop=["abX"], said=said, text="", unread="ab")
+    splitter = Splitter(with_markers(), inside=False, stop=["abX"], said=said, text="", unread="ab")
     assert run(splitter, ids("cd"), [1])[0] == "abcd"
 
 
 def test_tokens_spell_their_bytes() -> None:
-    vocabulary = marked()
+    vocabulary = with_markers()
     text = "Tom é世 = 12\n"
     assert b"".join(vocabulary.bytes(token) for token in ids(text)) == text.encode()
     newlines = vocabulary.containing("\n")

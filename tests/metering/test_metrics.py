@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import subprocess
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
-from ponder.compute.page import Page
 from ponder.compute.text import Answer, Message, Prompt
+from ponder.compute.transcript import Transcript
 from ponder.metering.metrics import NAMES, OWNERS, Capped, Metrics
 from tests.needs import tool
 
 BY = {"model": "m", "strategy": "direct"}
 
 
-def spent(thinking: int = 100) -> Ledger:
+def spent(thinking: int = 100) -> Spending:
     """A race of two chains, 13 and 8 tokens, of which the first is the answer; 30 tokens read by a verifier."""
-    ledger = Ledger(Budget(thinking, 20))
+    spending = Spending(Budget(thinking, 20))
     for hidden, visible in ((10, 3), (6, 2)):
-        with ledger.hold("sample", thinking=20, answer=5) as hold:
-            hold.read(12, 4)
-            hold.spend(hidden=hidden)
-            hold.spend(visible=visible)
-    ledger.read_for_verifier(30, 10)
-    ledger.choose(0)
-    return ledger
+        with spending.reserve("sample", thinking=20, answer=5) as reservation:
+            reservation.read(12, 4)
+            reservation.spend(hidden=hidden)
+            reservation.spend(visible=visible)
+    spending.read_for_verifier(30, 10)
+    spending.choose(0)
+    return spending
 
 
-def outcome(ledger: Ledger) -> Outcome:
+def outcome(spending: Spending) -> Outcome:
     return Outcome(
         Answer("19"),
         complete=True,
         stopped_by="finished",
-        spent=ledger.spent,
+        spent=spending.spent,
         samples=2,
         samples_requested=4,
         agreement=0.5,
@@ -43,9 +43,9 @@ def outcome(ledger: Ledger) -> Outcome:
     )
 
 
-def end(metrics: Metrics, owner: str = "alice", model: str = "m", ledger: Ledger | None = None) -> None:
+def end(metrics: Metrics, owner: str = "alice", model: str = "m", spending: Spending | None = None) -> None:
     metrics.begun()
-    ledgers = [ledger or spent()]
+    spendings = [spending or spent()]
     metrics.ended(
         owner=owner,
         model=model,
@@ -54,8 +54,8 @@ def end(metrics: Metrics, owner: str = "alice", model: str = "m", ledger: Ledger
         seconds=2.0,
         first_visible=0.5,
         budget=100,
-        ledgers=ledgers,
-        outcomes=[outcome(ledgers[0])],
+        spendings=spendings,
+        outcomes=[outcome(spendings[0])],
         prompt=12,
         verifier="prm",
     )
@@ -66,14 +66,14 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_chains_that_went_in_circles_are_counted_by_where() -> None:
-    metrics, ledger = Metrics(), Ledger(Budget(100, 20))
-    for shut in (False, True):
-        with ledger.hold("sample", thinking=20, answer=5) as hold:
-            page = Page(hold, Prompt((Message("user", "?"),)))
-            if shut:
-                page.shut()
-            page.circled()
-    end(metrics, ledger=ledger)
+    metrics, spending = Metrics(), Spending(Budget(100, 20))
+    for close_thought in (False, True):
+        with spending.reserve("sample", thinking=20, answer=5) as reservation:
+            transcript = Transcript(reservation, Prompt((Message("user", "?"),)))
+            if close_thought:
+                transcript.close_thought()
+            transcript.circled()
+    end(metrics, spending=spending)
     for where in ("thought", "answer"):
         assert value(metrics, "repetitions_total", model="m", where=where) == 1
 
@@ -149,10 +149,10 @@ def test_the_other_events_are_counted() -> None:
 
 def test_more_than_was_held_is_a_violation() -> None:
     metrics = Metrics()
-    ledger = Ledger(Budget(5, 5))
-    with ledger.hold("sample", thinking=5, answer=5, bound=True) as hold:
-        hold.spend(hidden=7)
-    end(metrics, ledger=ledger)
+    spending = Spending(Budget(5, 5))
+    with spending.reserve("sample", thinking=5, answer=5, bound=True) as reservation:
+        reservation.spend(hidden=7)
+    end(metrics, spending=spending)
     assert value(metrics, "budget_violations_total") == 1
 
 

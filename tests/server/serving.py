@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.lengths import Lengths
 from ponder.metering.metrics import Metrics
-from ponder.server.app import Door, Served, create_app
+from ponder.server.app import ServedModel, ServerHandle, create_app
 from ponder.server.settings import ModelSettings, Settings
 from tests.fakes import MARKER, Chain, ScriptedEngine, always
 
@@ -43,12 +43,12 @@ def door(
     **model: Any,
 ) -> FastAPI:
     """An application that serves one engine."""
-    served = Served(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
+    served = ServedModel(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
     return create_app(settings or Settings(), {name: served}, metrics=metrics)
 
 
-def its_door(app: FastAPI) -> Door:
-    found: Door = app.state.door
+def its_door(app: FastAPI) -> ServerHandle:
+    found: ServerHandle = app.state.door
     return found
 
 

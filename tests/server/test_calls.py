@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from ponder.compute.engine import Grammar
-from ponder.server.calls import Listener, Offered
+from ponder.server.calls import Offered, ToolCallParser
 from tests.fakes import Chain
 from tests.server.serving import answered, chat, door, events, scripted
 
@@ -33,18 +33,18 @@ def both(text: str, **body: Any) -> tuple[str | None, list[tuple[str, str]], str
     ChatCompletion.model_validate(whole, strict=True)
     message = whole["choices"][0]["message"]
     calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls", [])]
-    heard, streamed = "", list[tuple[str, str]]()
+    said, streamed = "", list[tuple[str, str]]()
     stream = events(chat(app, stream=True, **body).text)
     for chunk in stream:
         ChatCompletionChunk.model_validate(chunk, strict=True)
         delta = chunk["choices"][0]["delta"]
-        heard += delta.get("content") or ""
+        said += delta.get("content") or ""
         for call in delta.get("tool_calls", []):
             assert call["index"] == len(streamed)
             assert call["id"].startswith("call_")
             streamed.append((call["function"]["name"], call["function"]["arguments"]))
     finish = whole["choices"][0]["finish_reason"]
-    assert (heard or None, streamed) == (message["content"] or None, calls)
+    assert (said or None, streamed) == (message["content"] or None, calls)
     assert stream[-1]["choices"][0]["finish_reason"] == finish
     return message["content"], calls, finish
 
@@ -164,11 +164,11 @@ def test_the_order_of_properties_is_the_callers() -> None:
 @pytest.mark.parametrize("piece", ["a</tool_call>", "\\\\", '"</tool_call', "<tool_call>", " "])
 def test_a_long_call_that_streams_is_read_once(piece: str) -> None:
     def spent(n: int) -> float:
-        listener = Listener(Offered(frozenset({"time"})))
-        listener.hear('<tool_call>{"name": "time", "arguments": {"a": "')
+        parser = ToolCallParser(Offered(frozenset({"time"})))
+        parser.feed('<tool_call>{"name": "time", "arguments": {"a": "')
         began = time.thread_time()
         for _ in range(n):
-            listener.hear(piece)
+            parser.feed(piece)
         return time.thread_time() - began
 
     n = 8_000
@@ -199,23 +199,23 @@ PIECES = st.sampled_from(
 def test_however_the_text_is_cut_the_same_is_heard(text: str, cuts: list[int], one: bool) -> None:
     offered = Offered(frozenset({"weather", "time"}), parallel=not one)
 
-    def heard(pieces: list[str]) -> tuple[str, list[str]]:
-        listener, said = Listener(offered), ""
+    def streamed(pieces: list[str]) -> tuple[str, list[str]]:
+        parser, said = ToolCallParser(offered), ""
         for piece in pieces:
-            said += listener.hear(piece)[0]
-        said += listener.end()[0]
-        return said, [call.name for call in listener.calls]
+            said += parser.feed(piece)[0]
+        said += parser.end()[0]
+        return said, [call.name for call in parser.calls]
 
     pieces: list[str] = []
     rest = text
     for cut in cuts:
         pieces.append(rest[:cut])
         rest = rest[cut:]
-    assert heard([*pieces, rest]) == heard([text])
+    assert streamed([*pieces, rest]) == streamed([text])
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_white_space_before_a_document_stays_where_it_is(size: int) -> None:
-    listener, text = Listener(Offered(frozenset({"time"}), held=True)), " \n {} "
-    heard = "".join(listener.hear(text[at : at + size])[0] for at in range(0, len(text), size))
-    assert heard + listener.end()[0] == text
+    parser, text = ToolCallParser(Offered(frozenset({"time"}), held=True)), " \n {} "
+    streamed = "".join(parser.feed(text[at : at + size])[0] for at in range(0, len(text), size))
+    assert streamed + parser.end()[0] == text

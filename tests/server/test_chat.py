@@ -179,10 +179,10 @@ def test_logprobs_are_those_of_the_visible_answer() -> None:
     content = body["choices"][0]["logprobs"]["content"]
     assert "".join(token["token"] for token in content) == "It is 7."
     stream = events(chat(app, logprobs=True, stream=True).text)
-    heard = [
+    streamed = [
         t for c in stream for choice in c["choices"] if "logprobs" in choice for t in choice["logprobs"]["content"]
     ]
-    assert heard == content
+    assert streamed == content
 
 
 def test_the_logarithm_of_nothing_is_still_json() -> None:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from ponder.compute.engine import Checked
 from ponder.compute.lengths import Lengths
-from ponder.server.app import Guarded, Served, create_app
+from ponder.server.app import AuthenticatedRoute, ServedModel, create_app
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, Settings
 from tests.fakes import Chain, ScriptedEngine, ScriptedRewards, always
@@ -37,7 +37,7 @@ def test_without_a_key_nothing_but_the_probes_is_open() -> None:
     open_routes: set[str] = set()
     for route in app.router.routes:
         assert isinstance(route, Route)
-        assert isinstance(route.app, Guarded)
+        assert isinstance(route.app, AuthenticatedRoute)
         if route.app.scope is None:
             open_routes.add(route.path)
             continue
@@ -61,7 +61,7 @@ def test_a_key_opens_what_its_scopes_say() -> None:
 
 def test_a_key_may_be_held_to_some_models() -> None:
     engine = scripted()
-    served = {name: Served(engine, Lengths(20, 40), ModelSettings(path="x")) for name in ("demo", "other")}
+    served = {name: ServedModel(engine, Lengths(20, 40), ModelSettings(path="x")) for name in ("demo", "other")}
     app = create_app(KEYS, served)
     refused(chat(app, ANN, model="other"), 403, "model_not_permitted", "model")
     assert chat(app, ANN, model="demo:direct").status_code == 200
@@ -125,7 +125,7 @@ def test_a_reward_model_that_is_away_is_told_and_the_server_stays_ready() -> Non
 
 def test_prometheus_learns_that_a_model_is_away_without_another_asking() -> None:
     engine, rewards = scripted(), ScriptedRewards(lambda line: 0.5)
-    served = {"demo": Served(engine, Lengths(20, 40), ModelSettings(path="x"), rewards)}
+    served = {"demo": ServedModel(engine, Lengths(20, 40), ModelSettings(path="x"), rewards)}
     up = 'ponder_engine_up{model="demo",role="%s"} %d.0'
     text = ask(create_app(Settings(), served), "GET", "/metrics").text
     assert up % ("generator", 1) in text
@@ -156,7 +156,7 @@ def test_what_a_model_writes_to_show_that_it_answers_is_metered_and_billed_to_no
 
 
 def test_metrics_are_told_apart_from_those_of_the_engine() -> None:
-    served = {"demo": Served(scripted(), Lengths(20, 40), ModelSettings(path="x"))}
+    served = {"demo": ServedModel(scripted(), Lengths(20, 40), ModelSettings(path="x"))}
     app = create_app(Settings(), served, engine_metrics=lambda: b"vllm:x 1\n")
     answered(app)
     text = ask(app, "GET", "/metrics").text

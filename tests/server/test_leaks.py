@@ -10,8 +10,8 @@ import pytest
 
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.lengths import Lengths
-from ponder.compute.page import Page
 from ponder.compute.text import Prompt
+from ponder.compute.transcript import Transcript
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from tests.fakes import MARKER, Chain, ScriptedEngine
@@ -71,7 +71,7 @@ def test_no_failure_makes_a_thought_visible(stream: bool, call: int, caplog: pyt
 class Bug(ScriptedEngine):
     """Breaks with an error of no family, and the thought in its message."""
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         raise ValueError(f"cannot decode {MARKER}")
         yield Delta("")
 

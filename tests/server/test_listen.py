@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ponder.server.listen import CannotListen, bind, listen, run, url_of
+from ponder.server.http_server import CannotListen, bind, listen, run, url_of
 from ponder.server.settings import Limits, Settings
 
 LIMITS = Limits(header_bytes=2048, header_timeout=0.5, connections=3)
@@ -71,12 +71,12 @@ async def say(host: str, port: int, data: bytes) -> tuple[int, dict[str, str], b
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(data)
     await writer.drain()
-    answer = await heard(reader)
+    answer = await streamed(reader)
     writer.close()
     return answer
 
 
-async def heard(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+async def streamed(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     first, *lines = head.strip().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
@@ -145,12 +145,12 @@ def test_connections_are_bounded() -> None:
         kept = [await asyncio.open_connection(host, port) for _ in range(3)]
         for reader, writer in kept:
             writer.write(request)
-            assert (await heard(reader))[0] == 200
+            assert (await streamed(reader))[0] == 200
         status, headers, body = await say(host, port, request)
         assert (status, code_of(body), headers["retry-after"]) == (503, "too_many_connections", "1")
         for reader, writer in kept:
             writer.write(request)
-            assert (await heard(reader))[0] == 200
+            assert (await streamed(reader))[0] == 200
             writer.close()
 
     served(talk)

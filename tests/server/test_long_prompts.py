@@ -15,8 +15,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from ponder.compute.engine import LONG, Delta, Sampling
-from ponder.compute.page import Page
 from ponder.compute.text import Message, Prompt
+from ponder.compute.transcript import Transcript
 from ponder.engines.profiles import PROFILES
 from ponder.engines.prompts import ChatTokenizer, Prompts
 from tests.fakes import CARD, MARKER, ScriptedEngine, always
@@ -119,9 +119,9 @@ class Watched(Prompts):
 class Generating(ReadingEngine):
     """Renders what it is asked to write for, as a real engine does."""
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         self.reads.render(prompt, thinking=sampling.thinking > 0)
-        async for delta in super().generate(prompt, sampling, page):
+        async for delta in super().generate(prompt, sampling, transcript):
             yield delta
 
 

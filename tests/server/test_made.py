@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from ponder.server import doctor, made
 from ponder.server.made import CannotMake, Source
-from ponder.server.places import NoSuchModel, locate, model_folder
+from ponder.server.model_paths import NoSuchModel, locate, model_folder
 from ponder.server.settings import ModelSettings
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from ponder.server.listen import KEEP_ALIVE, PIPELINED, protocol
+from ponder.server.http_server import KEEP_ALIVE, PIPELINED, protocol
 from ponder.server.settings import Limits
 
 LIMITS = Limits(header_bytes=2048, header_timeout=7, body_timeout=11, connections=3)

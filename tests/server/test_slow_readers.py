@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ponder.compute.engine import Delta, Sampling
-from ponder.compute.page import Page
 from ponder.compute.text import Prompt
+from ponder.compute.transcript import Transcript
 from ponder.server.outbox import KEEPALIVE, PIECE, ROOM, Outbox
 from ponder.server.settings import Settings
 from tests.fakes import Chain, ScriptedEngine
@@ -139,8 +139,10 @@ def test_an_error_comes_behind_the_text_that_a_paused_reader_has_not_read() -> N
         engine = ScriptedEngine(lambda p, t, c: Chain("", "abc"))
 
         class Failing(ScriptedEngine):
-            async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
-                async for delta in engine.generate(prompt, sampling, page):
+            async def generate(
+                self, prompt: Prompt, sampling: Sampling, transcript: Transcript
+            ) -> AsyncGenerator[Delta]:
+                async for delta in engine.generate(prompt, sampling, transcript):
                     yield delta
                 raise ValueError("what it says is told to nobody")
 

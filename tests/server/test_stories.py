@@ -45,14 +45,14 @@ def stories(n: int, seed: int) -> list[Any]:
 
 def series(url: str, path: str, pattern: str) -> float:
     """The sum of the samples of a metrics page whose line begins with `pattern`."""
-    page = httpx.get(f"{url}{path}", timeout=60).text
-    return sum(float(v) for v in re.findall(rf"^{pattern}(?:{{[^}}]*}})? ([0-9.e+]+)$", page, re.MULTILINE))
+    transcript = httpx.get(f"{url}{path}", timeout=60).text
+    return sum(float(v) for v in re.findall(rf"^{pattern}(?:{{[^}}]*}})? ([0-9.e+]+)$", transcript, re.MULTILINE))
 
 
 def by_us(url: str, role: str, kinds: str) -> float:
     """Tokens by our own metrics. Asking for them may have the models checked."""
-    page = httpx.get(f"{url}/metrics", timeout=60).text
-    lines = re.findall(r"^ponder_engine_tokens_total{([^}]*)} ([0-9.e+]+)$", page, re.MULTILINE)
+    transcript = httpx.get(f"{url}/metrics", timeout=60).text
+    lines = re.findall(r"^ponder_engine_tokens_total{([^}]*)} ([0-9.e+]+)$", transcript, re.MULTILINE)
     wanted = (f'role="{role}"', f'kind="({kinds})"')
     return sum(float(v) for labels, v in lines if all(re.search(label, labels) for label in wanted))
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from ponder.compute.lengths import Lengths
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions
-from ponder.server.app import Served, create_app
+from ponder.server.app import ServedModel, create_app
 from ponder.server.settings import ModelSettings, Settings
 from tests.server.serving import ASK, events
 
@@ -84,7 +84,7 @@ def app(loop: asyncio.AbstractEventLoop) -> Iterator[FastAPI]:
     options = EngineOptions(kv_cache_memory_bytes=1 << 28)
     starting = vllm.start(str(DEMO), name="structured", profile=None, options=options)
     engine = asyncio.run_coroutine_threadsafe(starting, loop).result(timeout=300)
-    served = Served(engine, Lengths(*engine.card.typical_chain), ModelSettings(path=str(DEMO)))
+    served = ServedModel(engine, Lengths(*engine.card.typical_chain), ModelSettings(path=str(DEMO)))
     yield create_app(Settings(), {"demo": served})
     asyncio.run_coroutine_threadsafe(engine.close(), loop).result(timeout=60)
 
@@ -105,7 +105,7 @@ async def asked(app: FastAPI, stream: bool, **body: Any) -> tuple[str, list[tupl
     return text, [(call["name"], call["arguments"]) for call in made], chunks[-1]["finish_reason"]
 
 
-def holds(name: str, text: str, calls: list[tuple[str, str]], finish: str) -> None:
+def reservations(name: str, text: str, calls: list[tuple[str, str]], finish: str) -> None:
     """The answer is what its form wants, or was cut and says so."""
     schemas: dict[str, Any] = {"count": STEPS, "shop": OTHER["function"]["parameters"]}  # type: ignore[index]
     for tool, arguments in calls:
@@ -134,7 +134,7 @@ async def times(app: FastAPI, strategy: str, name: str, n: int) -> None:
             found = await asked(
                 app, bool(i % 2), strategy=strategy, verifier="confidence", thinking_budget=256, **FORMS[name], **wishes
             )
-            holds(name, *found)
+            reservations(name, *found)
 
     async with asyncio.TaskGroup() as group:
         for i in range(n):

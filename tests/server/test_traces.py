@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.outcome import Outcome
-from ponder.compute.page import Page
 from ponder.compute.text import Hidden, Prompt
+from ponder.compute.transcript import Transcript
 from ponder.server.app import create_app
 from ponder.server.keys import digest
-from ponder.server.plan import Order
+from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Settings
 from ponder.server.traces import ROWS, Trace, Traces, told
 from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
@@ -98,7 +98,7 @@ def test_an_answer_that_was_completed_in_a_call_of_its_own_shows_whose_it_is() -
     app = locked(ScriptedEngine(always(Chain("t" * 400, "It is 7.")), delay=0.001))
     calls = trace(app, asked(app, timeout=0.2), "mine")[1]["choices"][0]["calls"]
     assert [(call["purpose"], call["parent"], call["chosen"]) for call in calls] == [
-        ("speak", None, True),
+        ("stream", None, True),
         ("answer", 0, True),
     ]
 
@@ -106,11 +106,11 @@ def test_an_answer_that_was_completed_in_a_call_of_its_own_shows_whose_it_is() -
 def test_nothing_of_a_request_is_kept_in_memory_but_numbers() -> None:
     def alive() -> int:
         gc.collect()
-        return sum(isinstance(one, Outcome | Order | Prompt | Hidden) for one in gc.get_objects())
+        return sum(isinstance(one, Outcome | ResolvedRequest | Prompt | Hidden) for one in gc.get_objects())
 
     class Forgetful(ScriptedEngine):
-        async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
-            async for delta in super().generate(prompt, sampling, page):
+        async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+            async for delta in super().generate(prompt, sampling, transcript):
                 yield delta
             self.prompts.clear()
 
@@ -145,15 +145,15 @@ def test_the_oldest_traces_go() -> None:
 
 def big(calls: int, text: str = "") -> Trace:
     """A trace of so many calls, each with this text."""
-    ledger = Ledger(Budget(calls, calls))
+    spending = Spending(Budget(calls, calls))
     for number in range(calls):
-        with ledger.hold("sample", thinking=1, answer=0) as hold:
-            hold.spend(hidden=1)
-            hold.score = number / calls
+        with spending.reserve("sample", thinking=1, answer=0) as reservation:
+            reservation.spend(hidden=1)
+            reservation.score = number / calls
         if text:
-            ledger.texts[number] = Hidden(f"{text}{number}"), Hidden(f"{number}{text}")
-    ledger.choose(calls - 1)
-    return Trace("mine", "demo", "direct", calls, "answered", 1.0, (told(ledger, None),))
+            spending.texts[number] = Hidden(f"{text}{number}"), Hidden(f"{number}{text}")
+    spending.choose(calls - 1)
+    return Trace("mine", "demo", "direct", calls, "answered", 1.0, (told(spending, None),))
 
 
 @pytest.mark.parametrize("text", ["", "word " * 100])

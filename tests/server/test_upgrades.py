@@ -16,7 +16,7 @@ import pytest
 from ponder.server.settings import Limits
 from tests.needs import tool
 from tests.server.serving import ASK, door, scripted
-from tests.server.test_listen import code_of, heard, say, served
+from tests.server.test_listen import code_of, say, served, streamed
 
 CLIENT = Path(__file__).parent / "JdkClient.java"
 HIDDEN = b"GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -82,9 +82,9 @@ def test_the_body_of_a_request_that_offers_an_upgrade_is_its_body(pieces: str, c
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(0)
-        assert (await heard(reader))[::2] == (200, b"%d" % len(HIDDEN))
+        assert (await streamed(reader))[::2] == (200, b"%d" % len(HIDDEN))
         writer.write(NEXT)
-        assert (await heard(reader))[::2] == (200, b"0")
+        assert (await streamed(reader))[::2] == (200, b"0")
         assert await reader.read() == b""
         writer.close()
 
@@ -95,7 +95,7 @@ def test_offers_on_one_connection_are_passed_over_each() -> None:
     async def talk(host: str, port: int) -> None:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write((OFFER % b"h2c" + framed(HIDDEN, False)) * 5 + NEXT)
-        answers = [(await heard(reader))[::2] for _ in range(6)]
+        answers = [(await streamed(reader))[::2] for _ in range(6)]
         assert answers == [(200, b"%d" % len(HIDDEN))] * 5 + [(200, b"0")]
         assert await reader.read() == b""
         writer.close()
@@ -107,7 +107,7 @@ def test_a_tunnel_is_refused_and_ends_the_connection() -> None:
     async def talk(host: str, port: int) -> None:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(b"CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n" + HIDDEN)
-        status, _, body = await heard(reader)
+        status, _, body = await streamed(reader)
         assert (status, code_of(body)) == (405, "method_not_allowed")
         assert await reader.read() == b""
         writer.close()
@@ -173,7 +173,7 @@ def test_behind_nginx_nobody_gets_the_answer_to_what_another_has_put_into_a_body
             async def through(request: bytes) -> bytes:
                 reader, writer = await asyncio.open_unix_connection(front)
                 writer.write(request)
-                status, _, body = await heard(reader)
+                status, _, body = await streamed(reader)
                 writer.close()
                 assert status == 200
                 return body

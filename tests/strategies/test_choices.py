@@ -13,12 +13,12 @@ from typing import ClassVar
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome, Vote
-from ponder.compute.run import Means, Named, Plan, Run, Strategy, execute
+from ponder.compute.run import Plan, Resources, Run, Selection, Strategy, execute
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
 from ponder.strategies import STRATEGIES
 from ponder.strategies.auto import Auto
@@ -106,15 +106,15 @@ def outcome(
 ) -> Outcome:
     plan = Plan(
         prompt=Prompt((Message("user", "How many?"),)),
-        strategy=Named("it", strategy),
+        strategy=Selection("it", strategy),
         budget=Budget(budget, 100),
         sampling=Sampling(thinking=0, answer=0, seed=seed),
         timeout=timeout,
-        verifier=Named("given", verifier),  # pyright: ignore[reportArgumentType]
-        fallback=Named("even", EVEN),
+        verifier=Selection("given", verifier),  # pyright: ignore[reportArgumentType]
+        fallback=Selection("even", EVEN),
     )
     rewards = ScriptedRewards(judge, delay=delay) if judge else None
-    return asyncio.run(execute(plan, Means(engine, Lengths(20, 40), rewards), Ledger(plan.budget), deaf))
+    return asyncio.run(execute(plan, Resources(engine, Lengths(20, 40), rewards), Spending(plan.budget), deaf))
 
 
 # -- majority vote ----------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome, Vote
-from ponder.compute.run import Means, Named, Plan, execute
+from ponder.compute.run import Plan, Resources, Selection, execute
 from ponder.engines.replay import Question, ReplayEngine, Sample
 from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies.auto import Auto
@@ -61,17 +61,17 @@ def voted(questions: list[Question], strategy: MajorityVote | Auto, seed: int | 
     async def ask(question: int) -> None:
         plan = Plan(
             prompt=engine.ask(question, 0),
-            strategy=Named("it", strategy),
+            strategy=Selection("it", strategy),
             budget=Budget(1_000_000, 1_000),
             sampling=Sampling(0, 0, seed=seed),
         )
         begun = asyncio.get_running_loop().time()
-        ledger = Ledger(plan.budget)
-        out = await execute(plan, Means(engine, lengths), ledger, deaf)
+        spending = Spending(plan.budget)
+        out = await execute(plan, Resources(engine, lengths), spending, deaf)
         right = engine.right(plan.prompt, out.answer.text)
         votes.append(Voted(right, out.spent.generated, asyncio.get_running_loop().time() - begun, out))
         assert engine.running == 0
-        assert ledger.held == 0
+        assert spending.held == 0
 
     async def all_of_them() -> None:
         for question in range(len(questions)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Engine, RewardModel, Sampling
 from ponder.compute.lengths import Lengths
-from ponder.compute.run import Means, Named, Plan, Run, Verifier
+from ponder.compute.run import Plan, Resources, Run, Selection, Verifier
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt, Score
 from ponder.strategies.direct import Direct
 from tests.fakes import Chain, ScriptedEngine, always
@@ -49,12 +49,12 @@ def run_of(
     rewards: RewardModel | None = None,
     thinking: int = 1000,
     tenant: str | None = None,
-) -> tuple[Run, Ledger]:
+) -> tuple[Run, Spending]:
     """A run with nothing written yet, and its ledger."""
     engine = engine or ScriptedEngine(always(Chain("", "7")))
-    ledger = Ledger(Budget(thinking, 100))
-    plan = Plan(QUESTION, Named("direct", Direct()), ledger.budget, Sampling(thinking=0, answer=0, tenant=tenant))
-    return Run(plan, Means(engine, Lengths(20, 40), rewards), ledger, deaf), ledger
+    spending = Spending(Budget(thinking, 100))
+    plan = Plan(QUESTION, Selection("direct", Direct()), spending.budget, Sampling(thinking=0, answer=0, tenant=tenant))
+    return Run(plan, Resources(engine, Lengths(20, 40), rewards), spending, deaf), spending
 
 
 def judged(verifier: Verifier, candidates: Sequence[Candidate], run: Run | None = None) -> list[Score]:

@@ -25,7 +25,7 @@ print(json.dumps({
 
 def test_a_verifier_of_another_package_judges(tmp_path: Path) -> None:
     told: dict[str, Any] = json.loads(run(installed(tmp_path, "docs/verifiers.md"), "-c", ASKING))
-    listed = {dish["name"]: dish for dish in told["listed"]}
+    listed = {entry["name"]: entry for entry in told["listed"]}
     assert "prm" in listed
     assert listed["brevity"]["description"] == "Likes short chains."
     assert "Tokens at which" in json.dumps(listed["brevity"])

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
-from ponder.compute.page import Page
 from ponder.compute.text import Hidden, Prompt, TokenLogprob
+from ponder.compute.transcript import Transcript
 from ponder.verifiers import VERIFIERS, verifiers
 from ponder.verifiers.agreement import Agreement
 from ponder.verifiers.confidence import Confidence
@@ -82,11 +82,11 @@ STEPS = {"good": 0.9, "fair": 0.5, "poor": 0.1}
     [(None, 0.5), ("last", 0.9), ("min", 0.5), ("product", 0.9 * 0.5 * 0.9), ("mean", 2.3 / 3)],
 )
 def test_step_scores_become_one_as_asked(aggregation: Any, value: float) -> None:
-    run, ledger = run_of(rewards=ScriptedRewards(STEPS.__getitem__))
+    run, spending = run_of(rewards=ScriptedRewards(STEPS.__getitem__))
     (score,) = judged(Prm(aggregation), [candidate("7", thought="good\nfair\ngood\n", ids=range(9))], run)
     assert score.value == pytest.approx(value)
     assert score.steps == (0.9, 0.5, 0.9)
-    assert ledger.verifier == 9
+    assert spending.verifier == 9
 
 
 def test_a_chain_without_steps_has_no_worth() -> None:
@@ -151,12 +151,12 @@ class Labels(ScriptedEngine):
 
     top: tuple[tuple[str, float], ...] = (("Yes", 0.6), (" No", 0.2))
 
-    async def generate(self, prompt: Prompt, sampling: Sampling, page: Page) -> AsyncGenerator[Delta]:
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         self.prompts.append(prompt)
         self.samplings.append(sampling)
         tokens = tuple(TokenLogprob(t, t.encode(), math.log(p)) for t, p in self.top)
-        page.say([1], tokens[0].text, (), (replace(tokens[0], top=tokens),))
-        page.end("length", Hidden(""))
+        transcript.say([1], tokens[0].text, (), (replace(tokens[0], top=tokens),))
+        transcript.end("length", Hidden(""))
         yield Delta("")
 
 
@@ -166,11 +166,11 @@ def labels(*top: tuple[str, float]) -> Labels:
 
 def test_the_judge_is_read_by_the_probability_of_its_labels() -> None:
     engine = labels(("Yes", 0.5), (" yes", 0.1), ("No", 0.2), ("Maybe", 0.2))
-    run, ledger = run_of(engine)
+    run, spending = run_of(engine)
     scores = judged(Judge(), [candidate("7"), candidate("9"), candidate("7", number=2)], run)
     assert [s.value for s in scores] == pytest.approx([0.75] * 3)
-    assert ledger.spent.hidden == 2
-    assert ledger.held == 0
+    assert spending.spent.hidden == 2
+    assert spending.held == 0
     assert all(s.thinking == 0 and s.answer == 1 and s.logprobs == 20 for s in engine.samplings)
 
 
@@ -186,10 +186,10 @@ def test_a_judge_that_says_neither_cannot_judge() -> None:
 
 
 def test_judging_what_the_budget_cannot_pay_is_left_to_the_fallback() -> None:
-    run, ledger = run_of(labels(("Yes", 0.5)), thinking=1)
+    run, spending = run_of(labels(("Yes", 0.5)), thinking=1)
     with pytest.raises(EngineError):
         judged(Judge(), [candidate("7"), candidate("9")], run)
-    assert ledger.spent.generated == 0
+    assert spending.spent.generated == 0
 
 
 def test_a_candidate_cannot_close_the_marks_it_stands_between() -> None:

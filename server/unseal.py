@@ -28,14 +28,14 @@ def permitted(key: Key, asked: bool) -> bool:
 def shown(texts: tuple[Hidden[str], Hidden[str]]) -> dict[str, str]:
     """What a call has written, for a trace; kept only where the operator wants it, shown only to such a key."""
     thought, answer = texts
-    return {"thought": thought.reveal(), "answer": answer.reveal()}
+    return {"thought": thought.unseal(), "answer": answer.unseal()}
 
 
 def size(texts: Texts) -> int:
     """Bytes of memory they take."""
-    return sum(PAIR + sum(sys.getsizeof(text.reveal()) for text in pair) for pair in texts.values())
+    return sum(PAIR + sum(sys.getsizeof(text.unseal()) for text in pair) for pair in texts.values())
 
 
 def thought(outcome: Outcome) -> str:
     """The thought of the chosen chain; call it only where `permitted` said so."""
-    return outcome.thought.reveal()
+    return outcome.thought.unseal()

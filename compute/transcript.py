@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ponder.compute.budget import Hold
+from ponder.compute.budget import Reservation
 from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 
 
-class Page:
+class Transcript:
     """One chain being written.
 
     An engine tells it every token the model made, exactly once and before anything else is done with it, also those
@@ -16,15 +16,17 @@ class Page:
     what it has counted is what the model produced: the counts go to the hold that pays for them as they come.
     """
 
-    def __init__(self, hold: Hold, prompt: Prompt, begun: Candidate | None = None, *, own: bool = False) -> None:
+    def __init__(
+        self, reservation: Reservation, prompt: Prompt, begun: Candidate | None = None, *, own: bool = False
+    ) -> None:
         """`own`: what is begun was written within this very hold."""
-        self._hold = hold
+        self._reservation = reservation
         self._prompt = prompt
         self.begun = begun
         """A half-written chain to go on from, of the same prompt."""
         self._parent = None if begun is None else begun.parent if own else begun.number
-        self._ids: list[int] = list(begun.ids.reveal()) if begun else []
-        self._likelihood: list[float] = list(begun.likelihood.reveal()) if begun else []
+        self._ids: list[int] = list(begun.ids.unseal()) if begun else []
+        self._likelihood: list[float] = list(begun.likelihood.unseal()) if begun else []
         self._text: list[str] = [begun.text] if begun else []
         self._logprobs: list[TokenLogprob] = list(begun.logprobs) if begun else []
         self._thought: Hidden[str] = begun.thought if begun else Hidden("")
@@ -36,27 +38,27 @@ class Page:
     @property
     def hidden(self) -> int:
         """Hidden tokens the model made on this page so far."""
-        return self._hold.hidden
+        return self._reservation.hidden
 
     @property
     def visible(self) -> int:
         """Visible tokens the model made on this page so far."""
-        return self._hold.visible
+        return self._reservation.visible
 
     def read(self, prompt: int, cached: int) -> None:
         """The model has read `prompt` tokens, `cached` of them from the prefix cache. Once per call to the model."""
-        self._hold.read(prompt, cached)
+        self._reservation.read(prompt, cached)
 
     def think(self, ids: Sequence[int], logprobs: Sequence[float] = ()) -> None:
         """The model made these hidden tokens: of a thought, or its markers."""
-        self._hold.spend(hidden=len(ids))
+        self._reservation.spend(hidden=len(ids))
         self._ids.extend(ids)
         self._likelihood.extend(logprobs)
 
-    def waste(self, tokens: int) -> None:
+    def discard(self, tokens: int) -> None:
         """The model made tokens nobody will use (behind a stop string, or past the answer's limit): hidden, paid, not
         kept."""
-        self._hold.spend(hidden=tokens)
+        self._reservation.spend(hidden=tokens)
 
     def say(
         self,
@@ -67,14 +69,14 @@ class Page:
     ) -> None:
         """The model made these visible tokens. `text` is what they add to the answer; it may lag behind the ids where a
         character or a stop string is not complete yet. `tokens` carries the log-probabilities the caller asked for."""
-        self._hold.spend(visible=len(ids))
+        self._reservation.spend(visible=len(ids))
         self._ids.extend(ids)
         self._likelihood.extend(logprobs)
         self._logprobs.extend(tokens)
         if text:
             self._text.append(text)
 
-    def shut(self) -> None:
+    def close_thought(self) -> None:
         """The thought is over; what comes is visible."""
         self._thinking = False
 
@@ -89,7 +91,7 @@ class Page:
     def circled(self) -> None:
         """The engine ended the thought or the answer because the model went in circles."""
         self._circled = True
-        self._hold.circled = "thought" if self._thinking else "answer"
+        self._reservation.circled = "thought" if self._thinking else "answer"
 
     def end(self, ending: Ending, thought: Hidden[str]) -> None:
         """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it
@@ -100,7 +102,7 @@ class Page:
     def candidate(self) -> Candidate:
         """The chain as it stands."""
         return Candidate(
-            number=self._hold.number,
+            number=self._reservation.number,
             prompt=self._prompt,
             ids=Hidden(tuple(self._ids)),
             thought=self._thought,

@@ -19,7 +19,7 @@ FILES = cast("Any", safetensors.torch)
 _LAYER = re.compile(r"model\.layers\.0\.(.*)")
 
 
-def thicker(folder: Path, layers: int, into: Path) -> Path:
+def pad_layers(folder: Path, layers: int, into: Path) -> Path:
     """A copy of the Qwen2 model in `folder`, with so many more layers, in the folder `into`, which it makes."""
     shutil.copytree(folder, into)
     config = json.loads((into / "config.json").read_text())
