@@ -266,8 +266,10 @@ class Writing:
         done = 0
         if self.cut:
             pass
-        elif call.phase == "thought" and self.transcript.visible + len(ids) > self.sampling.answer:
-            # The answer may be full within these tokens: no more of them at a time than fit.
+        elif call.phase == "thought" and (
+            self.transcript.visible + len(ids) > self.sampling.answer or self._ends_late(call)
+        ):
+            # The answer may be full or, drawn by itself, begin within these tokens: no more at a time than are certain.
             while done < len(ids) and not self.cut:
                 room = self.sampling.answer - self.transcript.visible
                 size = self.splitter.ahead(ids[done:]) if self.splitter.inside else room
@@ -279,6 +281,11 @@ class Writing:
             done = self._split(ids, logprobs, 0, call)
         if done < len(ids):
             self._surplus(ids[done:], call)
+
+    def _ends_late(self, call: Call) -> bool:
+        """The engine does not stop at the end of this thought, a marker that is text, though the answer is drawn by
+        itself: what comes in one output with the marker is of no use."""
+        return call.apart and self.splitter.inside and not self.model.vocabulary.by_ids
 
     def _rest(self, ending: Ending) -> None:
         self.over = ending
@@ -316,7 +323,7 @@ class Writing:
         if splitter.stopped:
             self._rest("stop")
         elif call.phase == "thought" and not splitter.inside and call.apart and not self.model.vocabulary.by_ids:
-            # A marker that is text cannot stop the engine by itself: here the answer's own call begins.
+            # Here the answer's own call begins.
             self.cut = True
         return done
 

@@ -34,7 +34,7 @@ def answer(value: Mapping[str, Any], status: int = 200, headers: Mapping[str, st
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
+class HealthReport:
     """Which of the models answer, and which of their reward models, where they have one."""
 
     models: Mapping[str, bool]
@@ -56,7 +56,7 @@ class Status:
         self._metrics, self._engine_metrics = metrics, engine_metrics
         self._since = time.monotonic()
         self._lock = asyncio.Lock()
-        self._found = Answering({}, {})
+        self._found = HealthReport({}, {})
         self._checked = float("-inf")
 
     # -- models -------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class Status:
             return Unavailable("a model does not answer", code="engine_unavailable", retry_after=RETRY_SECONDS)
         return None
 
-    async def _check(self) -> Answering:
+    async def _check(self) -> HealthReport:
         """Which models answer; asked once for all who want to know at the same time."""
         async with self._lock:
             if time.monotonic() - self._checked > FRESH_SECONDS:
@@ -147,7 +147,7 @@ class Status:
                         for name, served in self._models.items()
                         if served.reward_model is not None
                     }
-                self._found = Answering(
+                self._found = HealthReport(
                     {name: task.result() for name, task in models.items()},
                     {name: task.result() for name, task in reward_models.items()},
                 )
@@ -180,7 +180,7 @@ class Status:
         return Response(content, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-def _details(name: str, served: ServedModel, found: Answering) -> dict[str, Any]:
+def _details(name: str, served: ServedModel, found: HealthReport) -> dict[str, Any]:
     told: dict[str, Any] = {
         "answers": found.models[name],
         "context": served.engine.card.context,

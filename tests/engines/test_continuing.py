@@ -273,9 +273,9 @@ def test_a_circle_is_seen_whatever_its_length(stage: Stage, unit: str) -> None:
 
 APART = """
 import asyncio, json, sys
-from ponder.compute.budget import Budget, Ledger
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Grammar, Sampling
-from ponder.compute.transcript import Page
+from ponder.compute.transcript import Transcript
 from ponder.compute.text import Message, Prompt
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text
@@ -287,11 +287,11 @@ async def main():
 
     async def write(thinking, answer, begun=None, *, seed):
         prompt = begun.prompt if begun else Prompt((Message("user", f"What is {seed} + 7?"),))
-        hold = Ledger(Budget(1000, 1000)).hold("test", thinking=thinking, answer=answer, bound=True)
-        page = Page(hold, prompt, begun)
-        async for _ in engine.generate(prompt, Sampling(thinking, answer, grammar=grammar, seed=seed), page):
+        reservation = Spending(Budget(1000, 1000)).reserve("test", thinking=thinking, answer=answer, bound=True)
+        transcript = Transcript(reservation, prompt, begun)
+        async for _ in engine.generate(prompt, Sampling(thinking, answer, grammar=grammar, seed=seed), transcript):
             pass
-        return page.candidate()
+        return transcript.candidate()
 
     async def cut(n):
         half = await write(60, 2 + n % 20, seed=n)

@@ -1,0 +1,62 @@
+"""How many tokens of a chain come in one output depends on what else the server does, and nothing else does on that."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from ponder.compute.budget import Budget, Spending
+from ponder.compute.engine import Sampling
+from ponder.compute.text import Candidate, Message, Prompt
+from ponder.compute.transcript import Transcript
+from tests.engines.scripted_vllm import FAMILIES, Nature, ScriptedVllm, engine
+from tests.engines.stand_in import Call
+
+WISHES: dict[str, dict[str, Any]] = {
+    "logit bias": {"logit_bias": ((7, -1.0),)},
+    "log-probabilities": {"logprobs": 0},
+    "stop string": {"stop": ("nobody says this",)},
+}
+
+
+class Recording(ScriptedVllm):
+    """Remembers what each of its calls goes on with."""
+
+    def begin(self, number: str, prompt: list[int], params: Any) -> Call:
+        self.prompts = [*getattr(self, "prompts", []), self.text(prompt)]
+        return super().begin(number, prompt, params)
+
+
+def written(family: str, portion: int, letters: bool, **wishes: Any) -> tuple[Candidate, list[str], int]:
+    """The chain, the prompts of its calls, its visible tokens."""
+    llm = Recording(FAMILIES[family], Nature(letters=letters), portions=(portion,))
+
+    async def go() -> Candidate:
+        reservation = Spending(Budget(1000, 1000)).reserve("test", thinking=300, answer=200, bound=True)
+        prompt = Prompt((Message("user", "How many?"),))
+        transcript = Transcript(reservation, prompt)
+        sampling = Sampling(thinking=300, answer=200, **wishes)
+        async with aclosing(engine(llm).generate(prompt, sampling, transcript)) as stream:
+            async for _ in stream:
+                pass
+        return transcript.candidate()
+
+    return (chain := asyncio.run(go())), llm.prompts, chain.visible
+
+
+@pytest.mark.parametrize("wish", WISHES)
+@pytest.mark.parametrize("letters", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_comes_with_the_end_of_a_thought_is_no_part_of_an_answer_drawn_by_itself(
+    family: str, letters: bool, wish: str
+) -> None:
+    one, prompts, visible = written(family, 1, letters, **WISHES[wish])
+    assert one.complete
+    assert len(prompts) == 2
+    for portion in (2, 5, 1000):
+        many, same, same_visible = written(family, portion, letters, **WISHES[wish])
+        assert (many.text, many.ids.unseal()) == (one.text, one.ids.unseal())
+        assert (same, same_visible) == (prompts, visible)
