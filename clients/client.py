@@ -14,175 +14,52 @@ It speaks HTTP and imports nothing of the server's. What can go wrong::
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from httpx_sse import EventSource
 
-Messages: TypeAlias = str | Sequence[Mapping[str, Any]]
-"""A question, or a conversation as OpenAI writes one."""
+from ponder.clients import exchange
+from ponder.clients.answers import (
+    AskError,
+    Choice,
+    CutOff,
+    Function,
+    Model,
+    Piece,
+    Refused,
+    Reply,
+    Strategy,
+    Thinking,
+    ToolCall,
+    Unreachable,
+    Usage,
+)
+from ponder.clients.exchange import Exchange, Gathering, Messages, Question, Request, in_our_words
 
-CONNECT, WRITE = 10.0, 60.0
-UNSTREAMED = 600.0
-"""Seconds of silence before an answer that is not streamed: the server gives up at 540 unless told otherwise."""
-SILENCE = 360.0
-"""Seconds of silence on a stream: the server sends a comment every 10, and every 300 at the most."""
+__all__ = [
+    "AskError",
+    "AsyncClient",
+    "Choice",
+    "Client",
+    "CutOff",
+    "Function",
+    "Messages",
+    "Model",
+    "Piece",
+    "Refused",
+    "Reply",
+    "Strategy",
+    "Thinking",
+    "ToolCall",
+    "Unreachable",
+    "Usage",
+]
 
-
-class AskError(Exception):
-    """The root of what a client raises."""
-
-
-class Unreachable(AskError):
-    """No server at this address, or no answer in time."""
-
-
-class CutOff(AskError):
-    """The connection ended before the answer did, or what came was no answer."""
-
-
-class Refused(AskError):
-    """The server's own error. `retry_after` is in seconds, where trying again may help."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int,
-        code: str | None = None,
-        param: str | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-        self.code = code
-        self.param = param
-        self.request_id = request_id
-        self.retry_after = retry_after
-
-
-class _Part(BaseModel):
-    """A piece of the server's JSON: frozen, and what a newer server adds is no error."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Thinking(_Part):
-    """What the server tells about the hidden part. Counts are tokens of the language model."""
-
-    strategy: str = ""
-    budget: int | None = None
-    budget_source: str | None = None
-    budget_clamped_from: int | None = None
-    spent: int = 0
-    samples: int = 1
-    samples_requested: int = 1
-    stopped_by: str = ""
-    agreement: float | None = None
-    verifier: str | None = None
-    score: float | None = None
-    verifier_tokens: int = 0
-    discarded_tokens: int = 0
-
-
-class _CompletionDetails(_Part):
-    reasoning_tokens: int = 0
-
-
-class _PromptDetails(_Part):
-    cached_tokens: int = 0
-
-
-class Usage(_Part):
-    """Tokens as OpenAI counts them: `completion_tokens` includes the reasoning."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    completion_tokens_details: _CompletionDetails = _CompletionDetails()
-    prompt_tokens_details: _PromptDetails = _PromptDetails()
-
-    @property
-    def reasoning_tokens(self) -> int:
-        return self.completion_tokens_details.reasoning_tokens
-
-    @property
-    def cached_tokens(self) -> int:
-        return self.prompt_tokens_details.cached_tokens
-
-    @property
-    def visible_tokens(self) -> int:
-        return self.completion_tokens - self.reasoning_tokens
-
-
-class Function(_Part):
-    name: str = ""
-    arguments: str = ""
-
-
-class ToolCall(_Part):
-    """A function the model wants called; `function.arguments` is JSON text."""
-
-    id: str = ""
-    function: Function = Function()
-
-
-class Choice(_Part):
-    """One answer."""
-
-    text: str = ""
-    finish_reason: str | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-
-
-class Reply(_Part):
-    """A whole answer, streamed or not."""
-
-    id: str = ""
-    model: str = ""
-    choices: tuple[Choice, ...] = Field(min_length=1)
-    usage: Usage = Usage()
-    thinking: Thinking = Thinking()
-    request_id: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The first choice's text."""
-        return self.choices[0].text
-
-
-class Piece(_Part):
-    """Visible text as it is written, of choice number `choice`."""
-
-    text: str
-    choice: int = 0
-
-
-class Model(_Part):
-    """A model the server lists; `MODEL:STRATEGY` ids are in the list too."""
-
-    id: str
-
-
-class Strategy(_Part):
-    """A way to spend a budget, and the JSON schema of its parameters."""
-
-    name: str
-    description: str = ""
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
-class _Listed(_Part):
-    data: tuple[dict[str, Any], ...]
-
-
-class _Failed(_Part):
-    error: dict[str, Any]
+T = TypeVar("T")
 
 
 def _address(url: str) -> str:
@@ -194,119 +71,9 @@ def _headers(api_key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def _body(
-    messages: Messages,
-    model: str,
-    thinking_budget: int | str | None,
-    strategy: str | Mapping[str, Any] | None,
-    stream: bool,
-    fields: Mapping[str, Any],
-) -> dict[str, Any]:
-    talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-    wishes = {"thinking_budget": thinking_budget, "strategy": strategy}
-    body = {"model": model, "messages": talk} | {k: v for k, v in wishes.items() if v is not None} | dict(fields)
-    return body | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
-
-
-def _timeout(silence: float, fields: Mapping[str, Any]) -> httpx.Timeout:
-    """The read limit stands behind the server's own: with `timeout` asked of it, half a minute more than that."""
-    asked = fields.get("timeout")
-    read = asked + 30.0 if isinstance(asked, int | float) else silence
-    return httpx.Timeout(connect=CONNECT, write=WRITE, pool=CONNECT, read=read)
-
-
-@contextmanager
-def _sent_chars(address: str) -> Generator[None]:
-    """Transport errors in our words."""
-    try:
-        yield
-    except httpx.ConnectError as error:
-        raise Unreachable(f"no server answers at {address}: is `ponder serve` running there?") from error
-    except httpx.TimeoutException as error:
-        raise Unreachable(f"{address} took too long ({type(error).__name__})") from error
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise Unreachable(f"{address} is no address: {error}") from error
-    except httpx.RequestError as error:
-        raise CutOff(f"the connection to {address} broke off ({type(error).__name__})") from error
-    except (ValidationError, ValueError, LookupError, TypeError) as error:
-        raise CutOff(f"{address} answered with something else than a Ponder server's JSON") from error
-
-
-def _refusal(error: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> Refused:
-    wait = headers.get("retry-after", "")
-    return Refused(
-        str(error.get("message") or f"the server answered {status}"),
-        status=status,
-        code=error.get("code"),
-        param=error.get("param"),
-        request_id=headers.get("x-request-id"),
-        retry_after=float(wait) if wait.isdecimal() else None,
-    )
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    """The response, read whole, or the server's refusal."""
-    if response.is_success:
-        return response
-    try:
-        error = _Failed.model_validate_json(response.content).error
-    except ValidationError:
-        error = {}
-    raise _refusal(error, response.status_code, response.headers)
-
-
-def _reply(response: httpx.Response) -> Reply:
-    data = response.json()
-    choices = [
-        {
-            "text": choice["message"].get("content") or "",
-            "finish_reason": choice.get("finish_reason"),
-            "tool_calls": choice["message"].get("tool_calls") or (),
-        }
-        for choice in data["choices"]
-    ]
-    return Reply.model_validate(data | {"choices": choices, "request_id": response.headers.get("x-request-id")})
-
-
-class _Gathering:
-    """Puts a stream's chunks together: pieces as they come, the reply at the end."""
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._headers = headers
-        self._whole: dict[str, Any] = {"request_id": headers.get("x-request-id")}
-        self._choices: dict[int, dict[str, Any]] = {}
-        self.done = False
-
-    def line(self, line: str) -> Iterator[Piece]:
-        """The pieces in one line of the stream; comments and blank lines have none."""
-        if not line.startswith("data:"):
-            return
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
-            self.done = True
-            return
-        chunk: dict[str, Any] = json.loads(data)
-        if "error" in chunk:
-            raise _refusal(chunk["error"], 200, self._headers)
-        self._whole |= {k: chunk[k] for k in ("id", "model", "usage", "thinking") if chunk.get(k) is not None}
-        for part in chunk["choices"]:
-            choice = self._choices.setdefault(part["index"], {"text": "", "tool_calls": {}})
-            choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
-            delta: dict[str, Any] = part["delta"]
-            for call in delta.get("tool_calls") or ():
-                kept = choice["tool_calls"].setdefault(call["index"], {"function": {"name": "", "arguments": ""}})
-                kept["id"] = call.get("id") or kept.get("id", "")
-                for name, text in call.get("function", {}).items():
-                    kept["function"][name] += text or ""
-            if text := delta.get("content"):
-                choice["text"] += text
-                yield Piece(text=text, choice=part["index"])
-
-    def reply(self) -> Reply:
-        if not self.done:
-            raise CutOff("the stream ended before the answer did")
-        choices = [c | {"tool_calls": list(c["tool_calls"].values())} for _, c in sorted(self._choices.items())]
-        return Reply.model_validate(self._whole | {"choices": choices})
+def _sent(request: Request) -> dict[str, Any]:
+    """A request as arguments of httpx's methods."""
+    return {"method": request.method, "url": request.path, "json": request.body, "timeout": request.timeout}
 
 
 class Client:
@@ -319,9 +86,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.address = _address(url)
-        self._http = httpx.Client(
-            base_url=self.address, headers=_headers(api_key), timeout=_timeout(30, {}), transport=transport
-        )
+        self._http = httpx.Client(base_url=self.address, headers=_headers(api_key), transport=transport)
 
     def __enter__(self) -> Client:
         return self
@@ -332,15 +97,18 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Closes the connections. Idempotent."""
         self._http.close()
 
     def models(self) -> list[Model]:
         """What the server serves, `MODEL:STRATEGY` included."""
-        return [Model.model_validate(item) for item in self._listed("/v1/models")]
+        with in_our_words(self.address):
+            return self._result(exchange.models())
 
     def strategies(self) -> list[Strategy]:
         """The ways to spend a budget."""
-        return [Strategy.model_validate(item) for item in self._listed("/v1/strategies")]
+        with in_our_words(self.address):
+            return self._result(exchange.strategies())
 
     def chat(
         self,
@@ -352,10 +120,9 @@ class Client:
         **fields: Any,
     ) -> Reply:
         """A whole answer. Without `model`, the first the server lists; `fields` are any of the API's."""
-        with _sent_chars(self.address):
-            body = _body(messages, model or self.models()[0].id, thinking_budget, strategy, False, fields)
-            timeout = _timeout(UNSTREAMED, fields)
-            return _reply(_checked(self._http.post("/v1/chat/completions", json=body, timeout=timeout)))
+        question = Question(messages, model, thinking_budget, strategy, fields)
+        with in_our_words(self.address):
+            return self._result(exchange.chat(question))
 
     def stream(
         self,
@@ -367,20 +134,25 @@ class Client:
         **fields: Any,
     ) -> Generator[Piece | Reply]:
         """The answer's pieces as they are written, then the whole reply. Closing it hangs up: the server stops."""
-        with _sent_chars(self.address):
-            body = _body(messages, model or self.models()[0].id, thinking_budget, strategy, True, fields)
-            timeout = _timeout(SILENCE, fields)
-            with self._http.stream("POST", "/v1/chat/completions", json=body, timeout=timeout) as response:
+        question = Question(messages, model, thinking_budget, strategy, fields)
+        with in_our_words(self.address):
+            request = self._result(exchange.asked(question, streamed=True))
+            with self._http.stream(**_sent(request)) as response:
                 if not response.is_success:
                     response.read()
-                gathering = _Gathering(_checked(response).headers)
-                for line in response.iter_lines():
-                    yield from gathering.line(line)
+                gathering = Gathering(response)
+                for event in EventSource(response).iter_sse():
+                    yield from gathering.take(event.data)
                 yield gathering.reply()
 
-    def _listed(self, path: str) -> tuple[dict[str, Any], ...]:
-        with _sent_chars(self.address):
-            return _Listed.model_validate(_checked(self._http.get(path)).json()).data
+    def _result(self, flow: Exchange[T]) -> T:
+        """Sends what an exchange yields, until it returns."""
+        try:
+            request = next(flow)
+            while True:
+                request = flow.send(self._http.request(**_sent(request)))
+        except StopIteration as end:
+            return end.value
 
 
 class AsyncClient:
@@ -393,9 +165,7 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.address = _address(url)
-        self._http = httpx.AsyncClient(
-            base_url=self.address, headers=_headers(api_key), timeout=_timeout(30, {}), transport=transport
-        )
+        self._http = httpx.AsyncClient(base_url=self.address, headers=_headers(api_key), transport=transport)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -406,15 +176,18 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        """Closes the connections. Idempotent."""
         await self._http.aclose()
 
     async def models(self) -> list[Model]:
         """What the server serves, `MODEL:STRATEGY` included."""
-        return [Model.model_validate(item) for item in await self._listed("/v1/models")]
+        with in_our_words(self.address):
+            return await self._result(exchange.models())
 
     async def strategies(self) -> list[Strategy]:
         """The ways to spend a budget."""
-        return [Strategy.model_validate(item) for item in await self._listed("/v1/strategies")]
+        with in_our_words(self.address):
+            return await self._result(exchange.strategies())
 
     async def chat(
         self,
@@ -426,11 +199,9 @@ class AsyncClient:
         **fields: Any,
     ) -> Reply:
         """A whole answer. Without `model`, the first the server lists; `fields` are any of the API's."""
-        with _sent_chars(self.address):
-            name = model or (await self.models())[0].id
-            body = _body(messages, name, thinking_budget, strategy, False, fields)
-            timeout = _timeout(UNSTREAMED, fields)
-            return _reply(_checked(await self._http.post("/v1/chat/completions", json=body, timeout=timeout)))
+        question = Question(messages, model, thinking_budget, strategy, fields)
+        with in_our_words(self.address):
+            return await self._result(exchange.chat(question))
 
     async def stream(
         self,
@@ -442,19 +213,24 @@ class AsyncClient:
         **fields: Any,
     ) -> AsyncGenerator[Piece | Reply]:
         """The answer's pieces as they are written, then the whole reply. Closing it hangs up: the server stops."""
-        with _sent_chars(self.address):
-            name = model or (await self.models())[0].id
-            body = _body(messages, name, thinking_budget, strategy, True, fields)
-            timeout = _timeout(SILENCE, fields)
-            async with self._http.stream("POST", "/v1/chat/completions", json=body, timeout=timeout) as response:
+        question = Question(messages, model, thinking_budget, strategy, fields)
+        with in_our_words(self.address):
+            request = await self._result(exchange.asked(question, streamed=True))
+            async with self._http.stream(**_sent(request)) as response:
                 if not response.is_success:
                     await response.aread()
-                gathering = _Gathering(_checked(response).headers)
-                async for line in response.aiter_lines():
-                    for piece in gathering.line(line):
-                        yield piece
+                gathering = Gathering(response)
+                async with aclosing(EventSource(response).aiter_sse()) as events:
+                    async for event in events:
+                        for piece in gathering.take(event.data):
+                            yield piece
                 yield gathering.reply()
 
-    async def _listed(self, path: str) -> tuple[dict[str, Any], ...]:
-        with _sent_chars(self.address):
-            return _Listed.model_validate(_checked(await self._http.get(path)).json()).data
+    async def _result(self, flow: Exchange[T]) -> T:
+        """Sends what an exchange yields, until it returns."""
+        try:
+            request = next(flow)
+            while True:
+                request = flow.send(await self._http.request(**_sent(request)))
+        except StopIteration as end:
+            return end.value

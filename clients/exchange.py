@@ -1,0 +1,210 @@
+"""What is sent to a server and what its answers mean, without any input or output of its own.
+
+An exchange is a generator: it yields requests, is sent the response to each, read whole, and returns the result. So the
+client that blocks and the one for asyncio differ in how they send alone, as with the authentication flows of httpx.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import httpx
+from httpx_sse import SSEError
+from pydantic import ValidationError
+
+from ponder.clients.answers import CutOff, Model, Part, Piece, Refused, Reply, Strategy, Unreachable
+
+T = TypeVar("T")
+
+Messages: TypeAlias = str | Sequence[Mapping[str, Any]]
+"""A question, or a conversation as OpenAI writes one."""
+
+CONNECT, WRITE = 10.0, 60.0
+"""Seconds for the connection, and for a part of the request to be taken."""
+LISTED = 30.0
+"""Seconds of silence before a list."""
+UNSTREAMED = 600.0
+"""Seconds of silence before an answer that is not streamed: the server gives up at 540 unless told otherwise."""
+SILENCE = 360.0
+"""Seconds of silence on a stream: the server sends a comment every 10, and every 300 at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `path` begins behind the server's address, `body` is sent as JSON, `silence` is in seconds."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    silence: float = LISTED
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        """Silence is what the read limit bounds: it begins anew with all that comes."""
+        return httpx.Timeout(connect=CONNECT, write=WRITE, pool=CONNECT, read=self.silence)
+
+
+Exchange: TypeAlias = Generator[Request, httpx.Response, T]
+"""Requests out, responses in, the result at the end. Raises `Refused` and `CutOff`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a caller asks. Without `model`, the first one the server lists; `fields` are any others of the API's."""
+
+    messages: Messages
+    model: str | None
+    thinking_budget: int | str | None
+    strategy: str | Mapping[str, Any] | None
+    fields: Mapping[str, Any]
+
+
+# -- exchanges --------------------------------------------------------------------------------------------------------
+
+
+def models() -> Exchange[list[Model]]:
+    """What the server serves."""
+    return [Model.model_validate(item) for item in (yield from _listed("/v1/models"))]
+
+
+def strategies() -> Exchange[list[Strategy]]:
+    """The ways to spend a budget."""
+    return [Strategy.model_validate(item) for item in (yield from _listed("/v1/strategies"))]
+
+
+def chat(question: Question) -> Exchange[Reply]:
+    """A whole answer."""
+    return _reply(checked((yield (yield from asked(question, streamed=False)))))
+
+
+def asked(question: Question, *, streamed: bool) -> Exchange[Request]:
+    """The request that asks a question; the models are listed first where none is named. Its silence stands behind the
+    server's own limit: with `timeout` asked of that, half a minute more."""
+    name = question.model or (yield from models())[0].id
+    messages = question.messages
+    talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    body: dict[str, Any] = {"model": name, "messages": talk}
+    wishes = {"thinking_budget": question.thinking_budget, "strategy": question.strategy}
+    body |= {k: v for k, v in wishes.items() if v is not None} | dict(question.fields)
+    if streamed:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    limit = question.fields.get("timeout")
+    silence = SILENCE if streamed else UNSTREAMED
+    if isinstance(limit, int | float):
+        silence = limit + 30.0
+    return Request("POST", "/v1/chat/completions", body, silence)
+
+
+def _listed(path: str) -> Exchange[tuple[dict[str, Any], ...]]:
+    return _Listed.model_validate(checked((yield Request("GET", path))).json()).data
+
+
+# -- what responses mean ----------------------------------------------------------------------------------------------
+
+
+class _Listed(Part):
+    data: tuple[dict[str, Any], ...]
+
+
+class _Failed(Part):
+    error: dict[str, Any]
+
+
+def checked(response: httpx.Response) -> httpx.Response:
+    """The response, read whole where it is no success. Raises the server's refusal."""
+    if response.is_success:
+        return response
+    try:
+        error = _Failed.model_validate_json(response.content).error
+    except ValidationError:
+        error = {}
+    raise _refusal(error, response.status_code, response.headers)
+
+
+def _refusal(error: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> Refused:
+    wait = headers.get("retry-after", "")
+    return Refused(
+        str(error.get("message") or f"the server answered {status}"),
+        status=status,
+        code=error.get("code"),
+        param=error.get("param"),
+        request_id=headers.get("x-request-id"),
+        retry_after=float(wait) if wait.isdecimal() else None,
+    )
+
+
+def _reply(response: httpx.Response) -> Reply:
+    data = response.json()
+    choices = [
+        {
+            "text": choice["message"].get("content") or "",
+            "finish_reason": choice.get("finish_reason"),
+            "tool_calls": choice["message"].get("tool_calls") or (),
+        }
+        for choice in data["choices"]
+    ]
+    return Reply.model_validate(data | {"choices": choices, "request_id": response.headers.get("x-request-id")})
+
+
+class Gathering:
+    """Puts the events of a stream together: pieces as they come, the reply at the end."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._headers = checked(response).headers
+        self._whole: dict[str, Any] = {"request_id": self._headers.get("x-request-id")}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._done = False
+
+    def take(self, data: str) -> Iterator[Piece]:
+        """The pieces in the data of one event. Raises the server's refusal."""
+        if not data:
+            return
+        if data == "[DONE]":
+            self._done = True
+            return
+        chunk: dict[str, Any] = json.loads(data)
+        if "error" in chunk:
+            raise _refusal(chunk["error"], 200, self._headers)
+        self._whole |= {k: chunk[k] for k in ("id", "model", "usage", "thinking") if chunk.get(k) is not None}
+        for part in chunk["choices"]:
+            choice = self._choices.setdefault(part["index"], {"text": "", "tool_calls": {}})
+            choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
+            delta: dict[str, Any] = part["delta"]
+            for call in delta.get("tool_calls") or ():
+                known = choice["tool_calls"].setdefault(call["index"], {"function": {"name": "", "arguments": ""}})
+                known["id"] = call.get("id") or known.get("id", "")
+                for name, text in call.get("function", {}).items():
+                    known["function"][name] += text or ""
+            if text := delta.get("content"):
+                choice["text"] += text
+                yield Piece(text=text, choice=part["index"])
+
+    def reply(self) -> Reply:
+        """The whole answer. Raises `CutOff` where the stream ended before it."""
+        if not self._done:
+            raise CutOff("the stream ended before the answer did")
+        choices = [c | {"tool_calls": list(c["tool_calls"].values())} for _, c in sorted(self._choices.items())]
+        return Reply.model_validate(self._whole | {"choices": choices})
+
+
+@contextmanager
+def in_our_words(address: str) -> Generator[None]:
+    """Raises errors of the transport, and of answers that are none, as the errors of this client."""
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise Unreachable(f"no server answers at {address}: is `ponder serve` running there?") from error
+    except httpx.TimeoutException as error:
+        raise Unreachable(f"{address} took too long ({type(error).__name__})") from error
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise Unreachable(f"{address} is no address: {error}") from error
+    except SSEError as error:
+        raise CutOff(f"{address} answered with something else than a stream of events") from error
+    except httpx.RequestError as error:
+        raise CutOff(f"the connection to {address} broke off ({type(error).__name__})") from error
+    except (ValidationError, ValueError, LookupError, TypeError) as error:
+        raise CutOff(f"{address} answered with something else than a Ponder server's JSON") from error
