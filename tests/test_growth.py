@@ -25,8 +25,8 @@ from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter, Vocabulary
 from ponder.server.calls import Offered, ToolCallParser
 from ponder.server.wire import loads, nearest
-from ponder.verifiers.code import program
 from ponder.verifiers.judge import Judge
+from ponder.verifiers.programs import program
 from ponder.verifiers.rules import document
 from tests.verifiers.hand import candidate
 

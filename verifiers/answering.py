@@ -15,7 +15,8 @@ import os
 import sys
 import types
 
-from ponder.verifiers.border import Border, Broken
+from ponder.verifiers.border import Border
+from ponder.verifiers.border.frames import Broken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ import symtable
 import sys
 import types
 
-from ponder.verifiers.border import Border, RemoteClass, Super, loaded
+from ponder.verifiers.border import Border
+from ponder.verifiers.border.plain import loaded
+from ponder.verifiers.border.stand_ins import RemoteClass, Super, here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,13 +146,13 @@ class Candidate(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _border().ask("global", name)
+        return here().ask("global", name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("__"):
             super().__setattr__(name, value)
         else:
-            _border().ask("set global", name, value)
+            here().ask("set global", name, value)
 
 
 def parent(*of: Any) -> Any:
@@ -162,12 +164,6 @@ def parent(*of: Any) -> Any:
 
 
 SUPER = super
-
-
-def _border() -> Border:
-    from ponder.verifiers.border import here
-
-    return here()
 
 
 def nodes(tree: Any) -> Iterator[Any]:

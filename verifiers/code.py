@@ -7,7 +7,6 @@ is rebuilt from plain values where the tests are, and the verdict is theirs.
 from __future__ import annotations
 
 import asyncio
-import re
 import weakref
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
@@ -18,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from ponder.compute.pool import Turns
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
+from ponder.verifiers.programs import program
 from ponder.verifiers.sandbox import Sandbox
 
 AT_ONCE = 2
@@ -81,41 +81,9 @@ class Code:
 async def passes(sandbox: Sandbox, source: str, test: str | Case, seconds: float) -> bool:
     """Whether a program passes a test within its limits."""
     if not isinstance(test, Case):
-        return await sandbox.reservations(source, test, seconds)
+        return await sandbox.passes(source, test, seconds)
     status, printed = await sandbox.run(source, test.stdin, seconds)
     return status == 0 and _lines(printed.decode(errors="replace")) == _lines(test.stdout)
-
-
-def program(text: str) -> str:
-    """The last Python code block of a text; else the last block that names no language; else, without any block, all
-    of it. Linear in the length of the text."""
-    named, nameless, blocks = None, None, False
-    at, line_end = 0, -1
-    while (start := text.find("```", at)) >= 0:
-        if line_end < start + 3:
-            line_end = text.find("\n", start + 3)
-        if line_end < 0:
-            break
-        if text.find("`", start + 3, line_end) >= 0:  # no fence: code within a line, or more than three backticks
-            at = start + 1
-            continue
-        end = text.find("```", line_end + 1)
-        if end < 0:
-            break
-        language = _LANGUAGE.match(text, start + 3, line_end)
-        name = "" if language is None else language[1].casefold()
-        if name in ("python", "py", "python3"):
-            named = (line_end + 1, end)
-        elif not name:
-            nameless = (line_end + 1, end)
-        blocks, at = True, end + 3
-    if not blocks:
-        return text
-    chosen = named or nameless
-    return "" if chosen is None else text[chosen[0] : chosen[1]]
-
-
-_LANGUAGE = re.compile(r"[ \t]*([\w+-]*)")
 
 
 def _lines(text: str) -> list[str]:

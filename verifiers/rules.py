@@ -88,12 +88,12 @@ class Rules:
         texts = {c.text for c in candidates}
         try:
             async with asyncio.TaskGroup() as judging:
-                tasks = {t: judging.create_task(self._reservations(t, schema, run.tenant, until)) for t in texts}
+                tasks = {t: judging.create_task(self._holds(t, schema, run.tenant, until)) for t in texts}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [Score(float(tasks[c.text].result())) for c in candidates]
 
-    async def _reservations(self, text: str, schema: str | None, tenant: str | None, until: float) -> bool:
+    async def _holds(self, text: str, schema: str | None, tenant: str | None, until: float) -> bool:
         """Whether every rule holds for a text."""
         answer = final_answer(text) or ""
         if self.number is not None:

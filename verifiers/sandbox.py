@@ -54,13 +54,17 @@ if side == "script":
     exec(code, module.__dict__)
 else:
     with open("/sides", "rb") as file:
-        sides = marshal.load(file)
-    for name in ("border", side):
+        modules = marshal.load(file)
+    for name in (*modules["both"], side):
         module = sys.modules["ponder.verifiers." + name] = types.ModuleType("ponder.verifiers." + name)
-        exec(sides[name], module.__dict__)
+        exec(modules[name], module.__dict__)
     module.main(*pipes)
 """
 """Runs first inside: binds itself by the limits, then runs the program as a script, or one side of a test."""
+
+BORDER = ("frames", "operators", "plain", "stand_ins", "classes", "sharing", "encoding", "scratch", "__init__")
+"""The modules of `ponder.verifiers.border`, each behind those that it imports."""
+SIDES = {"asking": "asking.py", "answering": "answering.py"}
 
 PROBE = """
 import os, socket
@@ -92,7 +96,7 @@ class Sandbox:
             raise EngineError("the sandbox needs bubblewrap: apt-get install bubblewrap")
         if platform.machine() not in SYSTEM_CALLS:
             raise EngineError(f"the sandbox has no system call filter for {platform.machine()}")
-        if not await Sandbox(256).reservations(f"{PROBE}\ndef held(): return True", f"{PROBE}\nassert held()", 30.0):
+        if not await Sandbox(256).passes(f"{PROBE}\ndef holds(): return True", f"{PROBE}\nassert holds()", 30.0):
             raise EngineError(
                 "the sandbox does not hold on this machine: are user namespaces allowed (sysctl "
                 "user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns, the container's profile)?"
@@ -108,7 +112,7 @@ class Sandbox:
                 status = await _all_of(process, printed, seconds)
         return status, bytes(printed)
 
-    async def reservations(self, source: str, test: str, seconds: float) -> bool:
+    async def passes(self, source: str, test: str, seconds: float) -> bool:
         """Whether the assert statements of a test hold for a program, within its limits.
 
         In processor time each side has `seconds`, in wall time both together.
@@ -195,10 +199,14 @@ def _opened(files: ExitStack, content: bytes) -> int:
 
 @cache
 def _sides() -> bytes:
-    """The code of both sides of a test, compiled: the interpreter inside is this one."""
-    names = ("border", "asking", "answering")
-    texts = {name: Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8") for name in names}
-    return marshal.dumps({name: compile(text, f"{name}.py", "exec") for name, text in texts.items()})
+    """The code of both sides of a test, compiled: the interpreter inside is this one. By the names of the modules, and
+    under `both` the names of those that either side begins with, in the order in which they import one another."""
+    both = tuple("border" if name == "__init__" else f"border.{name}" for name in BORDER)
+    code: dict[str, object] = {"both": both}
+    for name, file in (*zip(both, (f"border/{name}.py" for name in BORDER), strict=True), *SIDES.items()):
+        path = Path(__file__).parent / file
+        code[name] = compile(path.read_text(encoding="utf-8"), path.name, "exec")
+    return marshal.dumps(code)
 
 
 @cache

@@ -19,7 +19,8 @@ import psutil
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from ponder.verifiers.code import Case, Code, program
+from ponder.verifiers.code import Case, Code
+from ponder.verifiers.programs import program
 from ponder.verifiers.sandbox import Sandbox
 from tests.needs import tool
 from tests.verifiers.hand import candidate, run_of, values
