@@ -27,7 +27,7 @@ class RewardProfile(BaseModel):
     """What ends a step before its tag."""
     numbered: bool = False
     """Steps are headed "Step 1: " and so on."""
-    apart: bool = False
+    piecewise: bool = False
     """Steps and tags are tokenised one by one, as some families are trained: no token spans two of them."""
     step: str = "\n\n"
     """What ends a step in the chains that are judged."""
@@ -49,7 +49,7 @@ REWARD_PROFILES: dict[str, RewardProfile] = {
             template="demo",
             tag="",
             tail="\n",
-            apart=True,
+            piecewise=True,
             step="\n",
             seam="</think>\n",
             aggregation="min",
@@ -59,7 +59,7 @@ REWARD_PROFILES: dict[str, RewardProfile] = {
             system="Please reason step by step, and put your final answer within \\boxed{}.",
             aggregation="product",
         ),
-        RewardProfile(name="skywork", layout="text", tag="\n", apart=True, verdict="sigmoid", aggregation="mean"),
+        RewardProfile(name="skywork", layout="text", tag="\n", piecewise=True, verdict="sigmoid", aggregation="mean"),
         RewardProfile(name="rlhflow", layout="turns", tag="", verdict="labels", aggregation="product"),
         RewardProfile(
             name="math-shepherd",

@@ -1,8 +1,8 @@
 """A process reward model that another vLLM server serves, reached over HTTP.
 
 Token ids go out, a row of numbers for each of them comes back: how a chain is laid out and judged is the same as for a
-model in this process (`engines/reward.py`). So its tokenizer has to be here, though its weights are elsewhere. Over
-HTTP vLLM does not read its prefix cache for scores of single tokens: what is not known yet is read from its beginning.
+model in this process. So its tokenizer has to be here, though its weights are elsewhere. Over HTTP vLLM does not read
+its prefix cache for scores of single tokens: what is not known yet is read from its beginning.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import httpx
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from ponder.compute.errors import EngineError, PonderError
-from ponder.engines.reward import LIKELIEST, ProcessRewardModel, Reading, of_labels
+from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import RewardProfile, find_reward_profile
+from ponder.engines.reward_reader import LIKELIEST, Reading, of_labels
 
 POOLING = """--runner pooling --pooler-config '{"tok_pooling_type": "ALL"}'"""
 """What a server of a reward model is started with, so that it scores every token."""

@@ -15,7 +15,7 @@ from ponder.compute.engine import Sampling
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.launch import EngineOptions
-from ponder.engines.reward import start_reward
+from ponder.engines.reward_vllm import start_reward
 from ponder.engines.vllm import start
 from ponder.models.chains import Chain
 from ponder.models.lessons import CHECKS, boxed

@@ -18,8 +18,8 @@ import uvloop
 from ponder.compute.engine import RewardModel
 from ponder.compute.lengths import Lengths
 from ponder.engines.launch import EngineOptions, metrics_text, on_cpu
-from ponder.engines.reward import GPU_SHARE, start_reward
 from ponder.engines.reward_remote import connect_reward
+from ponder.engines.reward_vllm import GPU_SHARE, start_reward
 from ponder.engines.vllm import start
 from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, create_app

@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from ponder.compute.errors import EngineError
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.engines.launch import EngineOptions
-from ponder.engines.reward import ProcessRewardModel, start_reward
+from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import REWARD_PROFILES, RewardProfile, find_reward_profile
+from ponder.engines.reward_vllm import start_reward
 from tests.fakes import Told
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"

@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 from ponder.compute.engine import LONG, Checked
 from ponder.compute.errors import EngineError
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
-from ponder.engines.reward import ProcessRewardModel, Reading
+from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import REWARD_PROFILES
+from ponder.engines.reward_reader import Reading
 from tests.fakes import MARKER, Told
 from tests.memory import within
 

@@ -26,9 +26,10 @@ from pydantic import SecretStr
 from ponder.compute.errors import EngineError
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.engines.launch import EngineOptions
-from ponder.engines.reward import ProcessRewardModel, start_reward
+from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import RewardProfile
 from ponder.engines.reward_remote import connect_reward, reach
+from ponder.engines.reward_vllm import start_reward
 from ponder.server.model_paths import locate
 from tests.engines.pooler import PRM, Answer, Pooler, rows, score
 from tests.fakes import Told
