@@ -1,8 +1,7 @@
-"""What has to be known of a model to write with it: how prompts are spelt, its control tokens, its limits."""
+"""What has to be known of a model to write with it: how prompts are encoded, its control tokens, its limits."""
 
 from __future__ import annotations
 
-import importlib
 import time
 from functools import lru_cache
 from typing import Any
@@ -17,11 +16,6 @@ BANNED = -1e9
 
 GRAMMARS = 64
 """Grammars that are remembered: each is asked for at least twice, before an answer and for it."""
-
-REPETITION = {"min_pattern_size": 128, "max_pattern_size": 512, "min_count": 4}
-"""What counts as going in circles: four times the same 128 to 512 tokens, each right behind the one before. A shorter
-pattern counts when it fills as many, so it takes 512 tokens in a row at least, whatever repeats. A table, an array of
-200 zeros or a loop unrolled by hand is over before that; a model in a circle goes on to the end of its budget."""
 
 
 class Model:
@@ -39,8 +33,6 @@ class Model:
     ) -> None:
         """`context` in tokens, prompt and output together; `vocabulary_size` of the logits. `repetition_in_answers`:
         an answer that goes in circles is ended, as a thought is in any case."""
-        self.sampling_params: Any = importlib.import_module("vllm.sampling_params")
-        self.repetition: Any = self.sampling_params.RepetitionDetectionParams(**REPETITION)
         self.repetition_in_answers = repetition_in_answers
         self.profile = profile
         self.prompts = Prompts(tokenizer, profile, context)
@@ -59,7 +51,7 @@ class Model:
                 self.logit_bans = {i: BANNED for i in numbers if i is not None and i < self.vocabulary_size}
             else:
                 self.word_bans = [profile.start]
-        self._spelt = lru_cache(maxsize=GRAMMARS)(encoded)
+        self._encoded = lru_cache(maxsize=GRAMMARS)(encoded)
         step = profile.step.encode()
         self.card = ModelCard(
             name=name,
@@ -76,7 +68,7 @@ class Model:
             created=int(time.time()),
         )
 
-    def held_to(self, grammar: Grammar) -> Any:
-        """The grammar as vLLM takes it. Raises `RequestError` for a schema that cannot be held."""
-        kind, text = self._spelt(grammar)
-        return self.sampling_params.StructuredOutputsParams(**{kind: text})
+    def encoded(self, grammar: Grammar) -> tuple[str, str]:
+        """The grammar's kind and its text, as the engine takes it. Raises `RequestError` for a schema that cannot be
+        enforced."""
+        return self._encoded(grammar)

@@ -1,6 +1,6 @@
 """A model in vLLM, in this process: `AsyncLLM` behind the contract of `ponder.compute.engine.Engine`.
 
-Token ids go in and token ids come out; what they spell, and what of it is hidden, is worked out here and in `writing`.
+Token ids go in and token ids come out; which calls a chain takes, and what of it is hidden, is decided in `writing`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ponder.compute.transcript import Transcript
 from ponder.engines.launch import EngineOptions, arguments, dead, launch, read_config, settle_environment
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find
+from ponder.engines.vllm_calls import VllmCalls, take
 from ponder.engines.writing import Writing
 
 CHECK_SECONDS = 20.0
@@ -66,6 +67,7 @@ class VllmEngine:
             vocabulary_size=int(llm.model_config.get_vocab_size()),
             repetition_in_answers=repetition_in_answers,
         )
+        self.calls = VllmCalls(self.model)
         self._numbers = itertools.count()
         self._progress = float("-inf")
         self._closed = False
@@ -91,8 +93,7 @@ class VllmEngine:
     def _verify(self, grammar: Grammar) -> None:
         config = self.llm.vllm_config
         try:
-            held = self.model.held_to(grammar)
-            self.model.sampling_params.SamplingParams(structured_outputs=held).verify(
+            self.calls.holding(grammar).verify(
                 config.model_config,
                 config.speculative_config,
                 config.structured_outputs_config,
@@ -106,14 +107,14 @@ class VllmEngine:
         writing = Writing(self.model, prompt, sampling, transcript)
         try:
             while (call := writing.next_call()) is not None:
-                stream = await self._submit(call.ids, call.params, sampling)
+                stream = await self._submit(call.ids, self.calls.parameters(sampling, call), sampling)
                 finished = False
                 try:
                     while not finished:
                         out = stream.get_nowait() or await stream.get()
                         finished = out.finished
                         self._progress = time.monotonic()
-                        delta = writing.take(out, call)
+                        delta = take(writing, call, out)
                         if delta is not None and sampling.streamed:
                             yield delta
                         if writing.cut:
@@ -123,7 +124,7 @@ class VllmEngine:
                         # The state of the request goes at once; what was made by then is in the last output.
                         await self.llm.abort(stream.request_id, internal=True)
                         if (out := stream.get_nowait()) is not None:
-                            writing.take(out, call)
+                            take(writing, call, out)
                     writing.settle(call)
             if (rest := writing.finish()) and sampling.streamed:
                 yield Delta(rest)
@@ -161,8 +162,7 @@ class VllmEngine:
         begun = time.monotonic()
         if begun - self._progress < 5:
             return None
-        kind = self.model.sampling_params.RequestOutputKind.FINAL_ONLY
-        params = self.model.sampling_params.SamplingParams(max_tokens=1, detokenize=False, output_kind=kind)
+        params = self.calls.for_one_token()
         ids = list(self.model.prompts.with_markers("\n")[-1:] or (0,)) * CHECK_TOKENS
         stream: Any = None
         out: Any = None

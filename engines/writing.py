@@ -1,4 +1,4 @@
-"""One chain, drawn by vLLM: which calls it takes, and what becomes of every token.
+"""One chain: which calls it takes, and what becomes of every token. It knows nothing of the engine that draws them.
 
 The common chain is one call to the engine: thought and answer within the thinking limit. Where that limit is reached
 inside the thought, the thought is closed by force and a second call over the cached prefix writes the answer. So what a
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError, RequestError
 from ponder.compute.text import Candidate, Ending, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
+from ponder.engines.logprobs import FlatLogprobs, likelihood, top
 from ponder.engines.model import Model
 from ponder.engines.thinking import Splitter
 
@@ -26,36 +27,38 @@ LOOK = 16
 """The same at least, however short its answer is to be."""
 
 
-class FlatLogprobs(Protocol):
-    """vLLM's log-probabilities of many tokens in few lists: place `i` has those from `start_indices[i]` on, the drawn
-    token's first, then the likeliest."""
-
-    start_indices: list[int]
-    end_indices: list[int]
-    token_ids: list[int]
-    logprobs: list[float]
-
-
 Phase = Literal["thought", "answer"]
 
 
 @dataclass(slots=True)
 class Call:
-    """One call to the engine."""
+    """One call to the engine: what is asked of it, and how it ended."""
 
     phase: Phase
     ids: list[int]
-    params: Any
-    stops: frozenset[int]
-    apart: bool
-    """It writes a thought only: the answer is drawn by a call of its own."""
+    limit: int
+    """Tokens at most."""
+    stops: list[int]
+    """Tokens that end it, the last of what it draws."""
+    every: int
+    """Tokens between two outputs, at most."""
+    thought_only: bool
+    """The answer is drawn by a call of its own."""
+    watched: bool
+    """It ends where it goes in circles."""
+    continued: int
+    """Of the last of `ids`, so many are of this thought or answer; 0 where nothing depends on it."""
+    seed: int | None
     read: bool = False
+    """What was read is counted."""
     reason: str | None = None
+    """"stop", "length", "repetition", "abort" or "error"; None until it has ended."""
     stop: int | str | None = None
+    """The token or the text that ended it; None for the model's own end of turn."""
 
 
 class Writing:
-    """One chain: decides on its calls and tells its page every token."""
+    """One chain: decides on its calls and tells its transcript every token."""
 
     def __init__(self, model: Model, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> None:
         self.model, self.sampling, self.transcript = model, sampling, transcript
@@ -156,61 +159,26 @@ class Writing:
 
     def _call(self, phase: Phase, limit: int) -> Call:
         sampling, model = self.sampling, self.model
-        vllm = model.sampling_params
-        by_ids = model.vocabulary.by_ids
         stops: list[int] = []
-        wishes: dict[str, Any] = {}
-        logprobs = 0 if sampling.likelihood else None
         every = 1 if sampling.streamed else min(UNHEARD, max(LOOK, sampling.answer))
-        apart = False
+        thought_only = False
         if phase == "thought":
             if sampling.until is not None:
                 stops += self._steps(sampling.until)
-            apart = self._apart(limit)
-            if apart:
-                if by_ids and model.vocabulary.end_id is not None:
+            thought_only = self._thought_only(limit)
+            if thought_only:
+                if model.vocabulary.by_ids and model.vocabulary.end_id is not None:
                     stops.append(model.vocabulary.end_id)
                 else:
                     every = 1
-        else:
-            if sampling.until is not None and not model.profile.thinks:
-                stops += self._steps(sampling.until)
-            bias = dict(sampling.logit_bias) | model.logit_bans
-            logprobs = sampling.logprobs if sampling.logprobs is not None else logprobs
-            wishes["logit_bias"] = bias or None
-            if model.word_bans:
-                wishes["bad_words"] = model.word_bans
-            if sampling.stop:
-                wishes |= {"stop": list(sampling.stop), "detokenize": True}
-            if sampling.grammar is not None:
-                wishes["structured_outputs"] = model.held_to(sampling.grammar)
+        elif sampling.until is not None and not model.profile.thinks:
+            stops += self._steps(sampling.until)
         watched = phase == "thought" or model.repetition_in_answers
-        if watched:
-            wishes["repetition_detection"] = model.repetition
-        if (watched or sampling.grammar is not None) and (written := self._written(phase)):
-            # See `ponder.engines.scheduling`.
-            wishes["extra_args"] = {"continued": written}
+        continued = self._written(phase) if watched or sampling.grammar is not None else 0
         seed = None if sampling.seed is None else (sampling.seed + self.calls) % 2**63
         self.calls += 1
-        params = vllm.SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            seed=seed,
-            max_tokens=limit,
-            stop_token_ids=stops,
-            logprobs=logprobs,
-            flat_logprobs=logprobs is not None,
-            output_kind=vllm.RequestOutputKind.DELTA,
-            stream_interval=every,
-            skip_clone=True,
-            **{"detokenize": False, **wishes},
-        )
         self.cut = False
-        return Call(phase, [*self.prompt_ids, *self.chain], params, frozenset(stops), apart)
+        return Call(phase, [*self.prompt_ids, *self.chain], limit, stops, every, thought_only, watched, continued, seed)
 
     def _written(self, phase: Phase) -> int:
         """Tokens of this thought or this answer that are there before the call."""
@@ -223,7 +191,7 @@ class Writing:
             return list(self.model.step_stops)
         return sorted(self.model.vocabulary.containing(until))
 
-    def _apart(self, limit: int) -> bool:
+    def _thought_only(self, limit: int) -> bool:
         """The answer needs a call of its own: it is drawn in another way than the thought, or likely cut short."""
         wishes = self.sampling
         return (
@@ -237,16 +205,11 @@ class Writing:
 
     # -- what came of it ----------------------------------------------------------------------------------------------
 
-    def take(self, out: Any, call: Call) -> Delta | None:
-        """Tells the page the tokens of an output."""
+    def take(self, call: Call, ids: Sequence[int], logprobs: FlatLogprobs | None, cached: int) -> Delta | None:
+        """Tells the transcript the tokens of an output. With the last one of a call, its `reason` has been set."""
         if not call.read:
             call.read = True
-            self.transcript.read(len(call.ids), out.num_cached_tokens or 0)
-        completion = out.outputs[0]
-        ids: Sequence[int] = completion.token_ids
-        logprobs: FlatLogprobs | None = completion.logprobs
-        if out.finished:
-            call.reason, call.stop = completion.finish_reason, completion.stop_reason
+            self.transcript.read(len(call.ids), cached)
         before = len(self.told)
         tokens_before = len(self.tokens)
         if ids:
@@ -256,7 +219,7 @@ class Writing:
             )
             self._told(ids[:-1] if ended else ids, logprobs, call)
             if ended:
-                self._told_end(ids[-1], _likelihood(logprobs, len(ids) - 1, len(ids)), call)
+                self._told_end(ids[-1], likelihood(logprobs, len(ids) - 1, len(ids)), call)
         if len(self.told) == before and len(self.tokens) == tokens_before:
             return None
         return Delta("".join(self.told[before:]), tuple(self.tokens[tokens_before:]))
@@ -285,20 +248,20 @@ class Writing:
     def _ends_late(self, call: Call) -> bool:
         """The engine does not stop at the end of this thought, a marker that is text, though the answer is drawn by
         itself: what comes in one output with the marker is of no use."""
-        return call.apart and self.splitter.inside and not self.model.vocabulary.by_ids
+        return call.thought_only and self.splitter.inside and not self.model.vocabulary.by_ids
 
     def _rest(self, ending: Ending) -> None:
         self.over = ending
         self.cut = True
 
     def _split(self, ids: Sequence[int], logprobs: FlatLogprobs | None, offset: int, call: Call) -> int:
-        """Tells the page the sides of these tokens; returns how many it told."""
+        """Tells the transcript which of these tokens are thought and which answer; returns how many it told."""
         transcript, splitter = self.transcript, self.splitter
         was_inside = splitter.inside
         done = 0
         for part in splitter.feed(ids):
             run = ids[part.first : part.last]
-            likely = _likelihood(logprobs, offset + part.first, offset + part.last) if self.sampling.likelihood else ()
+            likely = likelihood(logprobs, offset + part.first, offset + part.last) if self.sampling.likelihood else ()
             self.chain.extend(run)
             done = part.last
             if part.hidden and call.phase == "thought":
@@ -322,7 +285,7 @@ class Writing:
             transcript.close_thought()
         if splitter.stopped:
             self._rest("stop")
-        elif call.phase == "thought" and not splitter.inside and call.apart and not self.model.vocabulary.by_ids:
+        elif call.phase == "thought" and not splitter.inside and call.thought_only and not self.model.vocabulary.by_ids:
             # Here the answer's own call begins.
             self.cut = True
         return done
@@ -409,23 +372,3 @@ class Writing:
     def _logprob(self, token: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         encoded = self.model.vocabulary.bytes(token)
         return TokenLogprob(encoded.decode(errors="replace"), encoded, max(value, -9999.0), top)
-
-
-def _likelihood(logprobs: FlatLogprobs | None, first: int, last: int) -> Sequence[float]:
-    """The log-probabilities of the drawn tokens; vLLM puts the drawn one first at each place."""
-    if logprobs is None:
-        return ()
-    return [logprobs.logprobs[k] for k in logprobs.start_indices[first:last]]
-
-
-def top(logprobs: FlatLogprobs, position: int, wanted: int) -> list[tuple[int, float]]:
-    """The likeliest tokens at a position and their log-probabilities, best first.
-
-    vLLM lists the token that was drawn and then the likeliest, itself perhaps among them; where it has put two outputs
-    into one, each token is listed once.
-    """
-    here = slice(logprobs.start_indices[position], logprobs.end_indices[position])
-    (drawn, *likeliest) = zip(logprobs.token_ids[here], logprobs.logprobs[here], strict=True)
-    if len(likeliest) < wanted and drawn not in likeliest:
-        likeliest = sorted((drawn, *likeliest), key=lambda one: -one[1])
-    return likeliest[:wanted]

@@ -251,7 +251,7 @@ HONEST = {
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_repetition_is_no_circle(stage: Stage, name: str) -> None:
     ids = stage.engine.model.prompts.with_markers("Let me write it down.\n" + HONEST[name] + "\nSo that is it.")
-    pattern = stage.engine.model.repetition
+    pattern = stage.engine.calls.repetition
     assert not any(circles(ids[:n], n, pattern) for n in range(1, len(ids) + 1))
 
 
@@ -265,7 +265,7 @@ def test_honest_repetition_is_no_circle(stage: Stage, name: str) -> None:
     ],
 )
 def test_a_circle_is_seen_whatever_its_length(stage: Stage, unit: str) -> None:
-    pattern = stage.engine.model.repetition
+    pattern = stage.engine.calls.repetition
     ids = stage.engine.model.prompts.with_markers("Tom has 12 apples.\n" + unit * (3000 // len(unit)))
     seen = next(n for n in range(1, len(ids) + 1) if circles(ids[:n], n, pattern))
     assert seen <= 16 + 4 * (128 + len(stage.engine.model.prompts.with_markers(unit)))

@@ -23,9 +23,9 @@ from ponder.compute.text import Candidate, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text
+from ponder.engines.logprobs import top
 from ponder.engines.profiles import Profile
 from ponder.engines.vllm import VllmEngine
-from ponder.engines.writing import top
 
 T = TypeVar("T")
 DEMO = Path(__file__).parents[2] / "models" / "demo"
