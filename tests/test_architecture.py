@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ ROOMS = {
 }
 """What each room may import of ours. `server` knows everyone but `clients`; `ponder`, the one name of all rooms, holds
 the command line, which knows the two."""
+
+
+PASSAGE = 13
+"""Lines that no two files have in common: what is the same for so long has a place of its own."""
 
 
 def files(room: str) -> list[Path]:
@@ -115,3 +120,20 @@ def test_the_core_imports_no_torch_and_no_engine_library_at_the_top() -> None:
             top = {a.name.split(".")[0] for n in tree(path).body if isinstance(n, ast.Import) for a in n.names}
             top |= {(n.module or "").split(".")[0] for n in tree(path).body if isinstance(n, ast.ImportFrom)}
             assert not top & {"torch", "vllm"}, path
+
+
+def passages(path: Path) -> Iterator[tuple[tuple[str, ...], int]]:
+    """All passages of `PASSAGE` lines and where each begins: blank lines, comments and white space do not count."""
+    lines = [(number, " ".join(line.split())) for number, line in enumerate(path.read_text().splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    for at in range(len(lines) - PASSAGE + 1):
+        yield tuple(line for _, line in lines[at : at + PASSAGE]), lines[at][0]
+
+
+def test_no_passage_stands_in_two_files() -> None:
+    begun: dict[tuple[str, ...], tuple[Path, int]] = {}
+    for path in (path for room in (*ROOMS, "bench", "tools") for path in files(room)):
+        for passage, number in passages(path):
+            other, there = begun.setdefault(passage, (path, number))
+            here = f"{path.relative_to(ROOT)}:{number}"
+            assert other == path, f"{here} and {other.relative_to(ROOT)}:{there} are the same for {PASSAGE} lines"

@@ -136,7 +136,7 @@ def test_counts_equal_the_engines_own_counter(stage: Stage) -> None:
     async def many() -> None:
         async with asyncio.TaskGroup() as group:
             for n in range(24):
-                wishes: dict[str, Any] = {"seed": n, "heard": n % 2 == 0}
+                wishes: dict[str, Any] = {"seed": n, "streamed": n % 2 == 0}
                 if n % 5 == 0:
                     wishes["stop"] = ("is",)
                 if n % 7 == 0:
@@ -174,7 +174,7 @@ def test_every_budget_binds_exactly_and_is_answered(stage: Stage) -> None:
         assert not written.reservation.overdrawn
 
 
-@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("streamed", [True, False])
 def test_answers_stop_at_their_limit(stage: Stage, streamed: bool) -> None:
     whole = stage.do(stage.write(512, temperature=0.0)).candidate
     for answer in range(1, whole.visible + 2):
@@ -185,7 +185,7 @@ def test_answers_stop_at_their_limit(stage: Stage, streamed: bool) -> None:
         assert candidate.ending == ("finished" if answer >= whole.visible else "length")
 
 
-@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("streamed", [True, False])
 def test_an_answer_that_is_not_tight_is_written_with_its_thought_and_cut_out_of_the_thinking_tokens(
     stage: Stage, streamed: bool
 ) -> None:
@@ -222,7 +222,7 @@ def test_a_seed_gives_the_same_chain_heard_and_unheard(stage: Stage) -> None:
     assert len(others) > 1
 
 
-@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("streamed", [True, False])
 def test_stop_strings_end_the_answer_and_are_not_looked_for_in_the_thought(stage: Stage, streamed: bool) -> None:
     whole = stage.do(stage.write(512, temperature=0.0)).candidate
     for stop in ("answer", "e a", "s", whole.text[-3:], whole.text[:1]):
@@ -528,7 +528,7 @@ def test_a_model_that_does_not_think_is_asked_to_reason_first(stage: Stage) -> N
         assert not plain.candidate.forced
     marker = Profile(name="marker", start="", end="=", opening="", closing="=", closed="", step="\n")
     engine = VllmEngine(stage.engine.llm, stage.engine.llm.get_tokenizer(), marker, "marker")
-    several: list[dict[str, Any]] = [{}, {"logprobs": 1}, {"heard": True}]
+    several: list[dict[str, Any]] = [{}, {"logprobs": 1}, {"streamed": True}]
     for wishes in several:
         written = stage.do(stage.write(400, 40, engine=engine, temperature=0.0, **wishes))
         candidate = written.candidate
