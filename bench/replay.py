@@ -25,8 +25,11 @@ from typing import Any
 from bench.machine import describe, keep
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
-from ponder.compute.run import Plan, Resources, Selection, Strategy, execute
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection, Strategy
 from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, read
 from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies import STRATEGIES

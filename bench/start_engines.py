@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from ponder.compute.run import Resources
+from ponder.compute.resources import Resources
 from ponder.engines.vllm import VllmEngine
 from ponder.server.serve import start_served
 from ponder.server.settings import EngineSettings, ModelSettings, RewardEngineSettings

@@ -26,7 +26,10 @@ from bench.machine import describe, keep
 from bench.start_engines import pair
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
-from ponder.compute.run import Plan, Resources, Selection, Strategy, Verifier, execute
+from ponder.compute.execute import execute
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection, Strategy, Verifier
 from ponder.compute.text import Message, Prompt
 from ponder.models.task import Problem, make, read_answer
 from ponder.strategies import STRATEGIES

@@ -103,7 +103,7 @@ class Reservation:
         self.calls += 1
 
     def spend(self, hidden: int = 0, visible: int = 0) -> None:
-        """Tokens the model has made. Told by the page as they come; never refused, the model has made them already."""
+        """Tokens the model has made. Told as they come, never refused: the model has made them already."""
         self.hidden += hidden
         self.visible += visible
 
@@ -118,7 +118,7 @@ class Reservation:
 
     @property
     def overdrawn(self) -> bool:
-        """More was made than was held: a defect of an engine."""
+        """More was made than was reserved: a defect of an engine."""
         return self.tokens > self.thinking + self.answer or self.visible > self.most
 
 
@@ -143,7 +143,7 @@ class Spent:
 
 
 class Spending:
-    """All that one choice of a request has held and spent; the tree of its calls."""
+    """All that one choice of a request has reserved and spent; the tree of its calls."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -160,15 +160,15 @@ class Spending:
         self._settled = 0
         self._forfeited = 0
         self.on_close: Callable[[], None] | None = None
-        """Called whenever a hold was closed."""
+        """Called whenever a reservation was closed."""
         self._since = time.monotonic()
 
     # -- what is left -------------------------------------------------------------------------------------------------
 
     @property
     def free(self) -> int:
-        """Tokens of the thinking budget neither spent nor held. What a chain that is not bound to be the answer holds
-        for its visible part counts too: it may lose."""
+        """Tokens of the thinking budget neither spent nor reserved. What is reserved for the visible part of a
+        chain that is not bound to be the answer counts too: it may lose."""
         used = self.generated + self._forfeited - sum(h.visible for h in self._bound)
         for reservation in self._open:
             used += max(0, reservation.thinking - reservation.hidden) if reservation.bound else reservation.outstanding
@@ -198,7 +198,7 @@ class Spending:
         """Tokens the language model made so far."""
         return self._settled + sum(h.tokens for h in self._open)
 
-    # -- holding ------------------------------------------------------------------------------------------------------
+    # -- reserving ----------------------------------------------------------------------------------------------------
 
     def reserve(
         self, purpose: str, *, thinking: int, answer: int, parent: int | None = None, bound: bool = False
@@ -223,7 +223,7 @@ class Spending:
         return reservation
 
     def closed(self, reservation: Reservation) -> None:
-        """A hold tells that it is closed."""
+        """A reservation tells that it is closed."""
         self._open.remove(reservation)
         self._settled += reservation.tokens
         self._forfeited += reservation.forfeited

@@ -142,8 +142,8 @@ class Engine(Protocol):
         ...
 
     def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
-        """One chain. Closing or cancelling the stream stops the model; when that has returned, the page is complete and
-        the model works on it no more. Raises `EngineError`; the page is complete then too."""
+        """One chain. Closing or cancelling the stream stops the model; when that has returned, the transcript is
+        complete and the model works on it no more. Raises `EngineError`; the transcript is complete then too."""
         ...
 
     async def check(self) -> Checked | None:

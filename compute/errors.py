@@ -19,7 +19,9 @@ The table from these classes to HTTP statuses is `server/errors.py`. Messages na
 quote what a request contained.
 """
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import Literal, cast
 
 
 class PonderError(Exception):
@@ -93,3 +95,10 @@ class NoVerdict(PonderError):
     def lasting(self) -> bool:
         """Asking again would come to the same."""
         return self.reason in ("unclear", "overran")
+
+
+def first(error: BaseException) -> BaseException:
+    """The error a task group has wrapped: the first that was raised."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

@@ -1,4 +1,4 @@
-"""What a run comes to: how a vote among candidates stands, and how a choice of a request ended."""
+"""What a run comes to: how a choice of a request ended, and what is noted on the way there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ponder.compute.budget import Spent
-from ponder.compute.text import Answer, Candidate, Hidden
+from ponder.compute.text import Answer, Candidate, Hidden, Score
 
 StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error", "repetition"]
 
@@ -36,29 +36,31 @@ class Outcome:
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """How candidates stand when those with equal answers are counted together.
+@dataclass(slots=True)
+class Notes:
+    """What a run notes on its way for its `Outcome`; the fields that have the same name mean the same there."""
 
-    `counts` and `weights` have one entry for each answer, heaviest first. Both are empty where no candidate holds an
-    answer that can be compared; then the best scored, or first, candidate leads.
-    """
+    requested: int = 0
+    """Chains the strategy asked for."""
+    wanted: int = 0
+    """The most chains it would have raced with."""
+    scores: dict[int, Score] = field(default_factory=dict[int, Score])
+    """By number of the chain."""
+    agreement: float | None = None
+    stopped_early: bool = False
+    """Chains were stopped because the answer stood without them."""
+    short: bool = False
+    """The budget allowed fewer chains than were asked for."""
+    degraded: bool = False
+    ungrouped: bool = False
+    alike: bool = False
 
-    leader: Candidate
-    counts: tuple[int, ...]
-    weights: tuple[float, ...]
-    candidates: int
-    """Those without an answer, who do not vote, included."""
-    votes: tuple[int | None, ...] = ()
-    """For each candidate (one given twice is one) its answer's place in `counts`; None where it does not vote."""
-
-    @property
-    def share(self) -> float:
-        """The leader's part of all the weight, in [0, 1]."""
-        whole = sum(self.weights)
-        return self.weights[0] / whole if whole else 0.0
-
-    @property
-    def unanimous(self) -> bool:
-        """All candidates gave the same answer."""
-        return self.counts == (self.candidates,)
+    def stopped_by(self, stopped_by: StoppedBy, chosen: Candidate) -> StoppedBy:
+        """The same, but where a run that finished had a reason to finish sooner."""
+        if stopped_by != "finished":
+            return stopped_by
+        if chosen.circled:
+            return "repetition"
+        if chosen.forced or self.short:
+            return "budget"
+        return "early_agreement" if self.stopped_early else "finished"

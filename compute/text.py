@@ -14,7 +14,7 @@ class Hidden(Generic[T]):
     """A value nobody outside the engines and verifiers may read: a thought, or the ids of one.
 
     It has no text form, no JSON, no pickle and no equality by content, so it can pass through logs, traces and
-    responses without leaking. Only `reveal` gives it up, and a test holds which folders may call that.
+    responses without leaking. Only `unseal` gives it up, and a test holds which folders may call that.
     """
 
     __slots__ = ("_value",)

@@ -12,14 +12,14 @@ class Transcript:
     """One chain being written.
 
     An engine tells it every token the model made, exactly once and before anything else is done with it, also those
-    that come in while an abort is drained. So a page that is left in the middle holds what can be gone on from, and
-    what it has counted is what the model produced: the counts go to the hold that pays for them as they come.
+    that come in while an abort is drained. So one that is left in the middle has what can be gone on from, and what
+    it has counted is what the model produced: the counts go to the reservation that pays for them, as they come.
     """
 
     def __init__(
         self, reservation: Reservation, prompt: Prompt, begun: Candidate | None = None, *, own: bool = False
     ) -> None:
-        """`own`: what is begun was written within this very hold."""
+        """`own`: what is begun was written within this very reservation."""
         self._reservation = reservation
         self._prompt = prompt
         self.begun = begun
@@ -37,12 +37,12 @@ class Transcript:
 
     @property
     def hidden(self) -> int:
-        """Hidden tokens the model made on this page so far."""
+        """Hidden tokens the model made of this chain so far."""
         return self._reservation.hidden
 
     @property
     def visible(self) -> int:
-        """Visible tokens the model made on this page so far."""
+        """Visible tokens the model made of this chain so far."""
         return self._reservation.visible
 
     def read(self, prompt: int, cached: int) -> None:

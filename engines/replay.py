@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ponder.compute.answers import group
+from ponder.compute.answers.grouping import group
 from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
 from ponder.compute.errors import EngineError
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt

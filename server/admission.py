@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from ponder.compute.errors import TooBusy, Unavailable
-from ponder.compute.run import GRACE, StopSignal
+from ponder.compute.execute import GRACE
+from ponder.compute.stop import StopSignal
 from ponder.metering.metrics import Metrics
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import traceback
-from typing import Any, cast
+from typing import Any
 
 from starlette.responses import Response
 
@@ -26,6 +26,7 @@ from ponder.compute.errors import (
     RequestError,
     TooBusy,
     Unavailable,
+    first,
 )
 
 log = logging.getLogger("ponder.door")
@@ -66,13 +67,6 @@ TABLE: dict[type[BaseException], tuple[int, str]] = {
     EngineError: (500, "server_error"),
 }
 """Class -> (HTTP status, `error.type`). The nearest class in an error's family counts."""
-
-
-def first(error: BaseException) -> BaseException:
-    """The error a task group has wrapped: the first that was raised."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error
 
 
 def status(error: BaseException) -> tuple[int, str]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from ponder.compute.budget import Budget
+from ponder.compute.chains import CLOSING
 from ponder.compute.engine import (
     CallSchema,
     Engine,
@@ -27,7 +28,9 @@ from ponder.compute.engine import (
 )
 from ponder.compute.errors import NotFound, NotPermitted, RequestError
 from ponder.compute.lengths import Lengths
-from ponder.compute.run import CLOSING, Plan, Resources, Selection
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection
 from ponder.compute.text import Message, Prompt, Tool, ToolCall
 from ponder.server.calls import Offered
 from ponder.server.keys import Key

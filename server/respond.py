@@ -19,8 +19,10 @@ from starlette.types import Receive, Scope, Send
 from ponder.compute.budget import Spending
 from ponder.compute.engine import Delta
 from ponder.compute.errors import DeadlinePassed, NotNow, RequestError
+from ponder.compute.execute import execute
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import OnDelta, StopSignal, execute
+from ponder.compute.stop import StopSignal
+from ponder.compute.stream import OnDelta
 from ponder.metering.metrics import Metrics
 from ponder.server import errors
 from ponder.server.admission import Admission, Turn

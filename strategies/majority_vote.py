@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from ponder.compute.outcome import Vote
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
+from ponder.compute.vote import Vote
 from ponder.strategies.voting import fair_sample, settled, votes_to_settle
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from ponder.compute.answers import group
+from ponder.compute.answers.grouping import group
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.strategies.voting import elect

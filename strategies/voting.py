@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from math import comb
 
-from ponder.compute.outcome import Vote
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
+from ponder.compute.vote import Vote
 
 
 def lead_probability(leader: int, runner_up: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,22 @@ def test_a_room_is_imported_under_ponder_alone(room: str) -> None:
         assert not flat, f"{path.relative_to(ROOT)} imports {flat} without ponder. before it"
 
 
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports for types alone included."""
+    paths = {
+        "ponder." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in ROOMS.keys() - {"models"}
+        for path in files(room)
+    }
+    order = TopologicalSorter({name: modules(path) & paths.keys() - {name} for name, path in paths.items()})
+    order.prepare()
+
+
 def test_only_engines_and_verifiers_look_at_thoughts() -> None:
     """`compute/transcript.py` continues a chain, `compute/text.py` compares places;
     `server/unseal.py` is the one place where a key with the scope for it is shown a thought."""
     allowed = {"compute/transcript.py", "compute/text.py", "server/unseal.py"}
+    assert all("unseal" in attributes(ROOT / path) for path in allowed)
     for room in ("compute", "strategies", "metering", "server", "clients"):
         for path in files(room):
             if str(path.relative_to(ROOT)) not in allowed:
@@ -95,7 +108,7 @@ def test_a_strategy_has_no_try_no_clock_no_engine_and_no_task_of_its_own() -> No
         nodes = list(ast.walk(tree(path)))
         assert not [n for n in nodes if isinstance(n, ast.Try | ast.TryStar)], f"{path} has a try"
         assert not imports(path) & {"time", "vllm", "httpx", "torch"}, path
-        assert not names(path) & {"Engine", "Spending", "Reservation", "Sampling"}, path
+        assert not names(path) & {"Engine", "Spending", "Reservation", "Sampling", "Chains"}, path
         assert not attributes(path) & {"gather", "create_future", "wait_for", "timeout", "sleep"}, path
 
 

@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 
-from ponder.compute.answers import final_answer, number, same
+from ponder.compute.answers.extraction import final_answer
+from ponder.compute.answers.keys import number, same
 from ponder.compute.errors import RequestError
 from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter, Vocabulary

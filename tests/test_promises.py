@@ -14,9 +14,13 @@ import pytest
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Plan, Resources, Run, Selection, StopSignal, execute
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Run, Selection
+from ponder.compute.stop import StopSignal
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score, TokenLogprob
 from ponder.compute.transcript import Transcript
 from ponder.engines.virtual_time import VirtualTimeLoop

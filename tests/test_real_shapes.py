@@ -11,9 +11,12 @@ import pytest
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Grammar, Sampling
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Plan, Resources, Selection, execute
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection
 from ponder.compute.text import Message, Prompt
 from ponder.strategies import STRATEGIES
 from ponder.verifiers import VERIFIERS

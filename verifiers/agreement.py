@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from ponder.compute.answers import group
+from ponder.compute.answers.grouping import group
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 

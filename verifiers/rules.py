@@ -15,7 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from ponder.compute.answers import final_answer, number
+from ponder.compute.answers.extraction import final_answer
+from ponder.compute.answers.keys import number
 from ponder.compute.errors import EngineError, NoVerdict
 from ponder.compute.pool import pool
 from ponder.compute.run import Run

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ponder.compute.answers import final_answer, group, number, same
+from ponder.compute.answers.extraction import final_answer
+from ponder.compute.answers.grouping import group
+from ponder.compute.answers.keys import number, same
 
 
 def groups(*texts: str) -> list[int | None]:

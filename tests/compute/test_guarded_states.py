@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import PonderError
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Plan, Resources, Run, Selection, StopSignal, execute
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Run, Selection
+from ponder.compute.stop import StopSignal
 from ponder.compute.text import Candidate, Message, Prompt, Score
 from tests.fakes import Chain, ScriptedEngine, always
 

@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from ponder.compute.answers import final_answer, group
+from ponder.compute.answers.extraction import final_answer
+from ponder.compute.answers.grouping import group
 from ponder.compute.errors import NoVerdict
 from ponder.compute.pool import KEPT, Turns, WorkerPool, pool
 from ponder.compute.worker import MEMORY

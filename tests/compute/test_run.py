@@ -14,9 +14,12 @@ import pytest
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Grammar, Sampling
 from ponder.compute.errors import DeadlinePassed, EngineError, RequestError
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Plan, Resources, Run, Selection, execute
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Run, Selection
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from tests.fakes import CARD, Chain, ScriptedEngine, always
 

@@ -15,9 +15,12 @@ import pytest
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Plan, Resources, Selection, execute
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, Sample, read

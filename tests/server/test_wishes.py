@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from ponder.compute.run import CLOSING
+from ponder.compute.chains import CLOSING
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from tests.fakes import CARD, Chain

@@ -16,10 +16,14 @@ from pydantic import TypeAdapter, ValidationError
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
-from ponder.compute.outcome import Outcome, Vote
-from ponder.compute.run import Plan, Resources, Run, Selection, Strategy, execute
+from ponder.compute.outcome import Outcome
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Run, Selection, Strategy
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
+from ponder.compute.vote import Vote
 from ponder.strategies import STRATEGIES
 from ponder.strategies.auto import Auto
 from ponder.strategies.beam_search import BeamSearch

@@ -11,9 +11,13 @@ import pytest
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
-from ponder.compute.outcome import Outcome, Vote
-from ponder.compute.run import Plan, Resources, Selection, execute
+from ponder.compute.outcome import Outcome
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection
+from ponder.compute.vote import Vote
 from ponder.engines.replay import Question, ReplayEngine, Sample
 from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies.auto import Auto

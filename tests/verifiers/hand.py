@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 from ponder.compute.budget import Budget, Spending
+from ponder.compute.chains import Chains
 from ponder.compute.engine import Delta, Engine, RewardModel, Sampling
 from ponder.compute.lengths import Lengths
-from ponder.compute.run import Plan, Resources, Run, Selection, Verifier
+from ponder.compute.outcome import Notes
+from ponder.compute.resources import Resources
+from ponder.compute.run import Run, Task, Verifier
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt, Score
-from ponder.strategies.direct import Direct
 from tests.fakes import Chain, ScriptedEngine, always
 
 QUESTION = Prompt((Message("user", "What is three and four?"),))
@@ -50,11 +52,12 @@ def run_of(
     thinking: int = 1000,
     tenant: str | None = None,
 ) -> tuple[Run, Spending]:
-    """A run with nothing written yet, and its ledger."""
+    """A run with nothing written yet, and its spending."""
     engine = engine or ScriptedEngine(always(Chain("", "7")))
     spending = Spending(Budget(thinking, 100))
-    plan = Plan(QUESTION, Selection("direct", Direct()), spending.budget, Sampling(thinking=0, answer=0, tenant=tenant))
-    return Run(plan, Resources(engine, Lengths(20, 40), rewards), spending, deaf), spending
+    resources = Resources(engine, Lengths(20, 40), rewards)
+    chains = Chains(resources, spending, Sampling(thinking=0, answer=0, tenant=tenant), deaf)
+    return Run(Task(QUESTION, "direct"), resources, chains, Notes()), spending
 
 
 def judged(verifier: Verifier, candidates: Sequence[Candidate], run: Run | None = None) -> list[Score]:

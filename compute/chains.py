@@ -1,0 +1,249 @@
+"""One call to the engine: tokens are reserved for it, it is drawn, written on where it must, and learnt from.
+
+All calls of a run go through `Chains`. So every call is paid for before it is made, every token is counted, and every
+chain has its seed, its draft and its place in the trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from ponder.compute.budget import Reservation, Spending
+from ponder.compute.drafts import Drafts
+from ponder.compute.engine import Sampling, read_beside, tokens
+from ponder.compute.errors import Exhausted
+from ponder.compute.estimates import Estimates
+from ponder.compute.resources import Resources
+from ponder.compute.seeds import Seeds
+from ponder.compute.stream import OnDelta, Stream
+from ponder.compute.text import Candidate, Hidden, Prompt
+from ponder.compute.transcript import Transcript
+
+CLOSING = 16
+"""Tokens of the context kept free for a closing phrase."""
+
+SHORT_ANSWER = 64
+"""Visible tokens: a caller who allows an answer fewer wants answers cut."""
+
+T = TypeVar("T")
+
+
+class Turns(Protocol):
+    """Where a chain waits whose answer has outgrown what the budget can pay for at the moment."""
+
+    @property
+    def last(self) -> bool:
+        """Nothing more will be given back: the chain ends as it is."""
+        ...
+
+    async def next(self) -> None:
+        """Returns when it may try again."""
+        ...
+
+
+class Chains:
+    """The calls of one run to its engine."""
+
+    __slots__ = (
+        "_engine",
+        "_keep_text",
+        "_starved",
+        "_streams",
+        "drafts",
+        "estimates",
+        "seeds",
+        "spending",
+        "stream",
+        "wishes",
+    )
+
+    def __init__(
+        self,
+        resources: Resources,
+        spending: Spending,
+        wishes: Sampling,
+        on_delta: OnDelta,
+        *,
+        streams: bool = True,
+        keep_text: bool = False,
+    ) -> None:
+        """`wishes` are the caller's; its token limits are set anew for each call. `streams`: the answer is told while
+        it is written. `keep_text`: the text of every call is kept with the spending."""
+        self._engine = resources.engine
+        self.wishes = wishes
+        self._streams = streams
+        self._keep_text = keep_text
+        self._starved: deque[asyncio.Future[None]] = deque()
+        self.spending = spending
+        self.stream = Stream(on_delta)
+        self.drafts = Drafts()
+        self.seeds = Seeds(wishes.seed)
+        self.estimates = Estimates(resources.lengths, seeded=wishes.seed is not None)
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def ordered(self) -> bool:
+        """The caller gave a seed: what comes must not hang on who was quicker."""
+        return self.wishes.seed is not None
+
+    def room(self, prompt: Prompt, begun: Candidate | None = None) -> int:
+        """Tokens of the model's context left behind a prompt and what is begun."""
+        length = tokens(self._engine, prompt, thinking=self.spending.budget.thinking > 0)
+        return self._engine.card.context - length - (begun.length if begun else 0) - CLOSING
+
+    def shares(self, share: int) -> tuple[int, int]:
+        """(thinking, answer) of a chain that pays for both out of `share` tokens: what is kept for the answer should
+        the thought be closed by force."""
+        most = self.spending.budget.answer
+        if not self._engine.card.thinks:
+            return 0, min(share, most)
+        answer = max(1, min(self.estimates.current.answer * 3 // 2, most, share // 2))
+        return max(0, share - answer), answer
+
+    async def read(self, prompt: Prompt, thinking: bool | None = None) -> None:
+        """Has the model read a long prompt beside the event loop, if it has not yet; for a thought where the request
+        may have one."""
+        way = self.spending.budget.thinking > 0 if thinking is None else thinking
+        await read_beside(self._engine, prompt, thinking=way)
+
+    # -- one call -----------------------------------------------------------------------------------------------------
+
+    def reserve(
+        self,
+        purpose: str,
+        *,
+        thinking: int,
+        answer: int,
+        parent: int | None = None,
+        bound: bool = False,
+        aside: bool = False,
+    ) -> Reservation:
+        """Tokens set aside for one call, and the seed that it draws with. Raises `Exhausted`."""
+        reservation = self.spending.reserve(purpose, thinking=thinking, answer=answer, parent=parent, bound=bound)
+        self.seeds.add(reservation.number, parent, purpose if aside else None)
+        return reservation
+
+    def begin(
+        self, group: asyncio.TaskGroup, reservation: Reservation, work: Coroutine[None, None, T]
+    ) -> asyncio.Task[T]:
+        """A child task that pays from `reservation`, which is closed even if the task is cancelled before it begins."""
+        task = group.create_task(work)
+        task.add_done_callback(lambda _: reservation.close())
+        return task
+
+    async def write(
+        self,
+        reservation: Reservation,
+        prompt: Prompt,
+        begun: Candidate | None = None,
+        *,
+        until: str | None = None,
+        streamed: bool = False,
+        aside: bool = False,
+        logprobs: int | None = None,
+    ) -> Candidate:
+        """One chain, within its reservation and the model's context; `begun` may be the chain of this very reservation.
+        `streamed`: the caller is told its text as it comes, if at all. `aside`: a question of our own, to which the
+        caller's wishes about the answer do not apply."""
+        engine, budget = self._engine, self.spending.budget
+        streamed = streamed and self._streams
+        await self.read(prompt)
+        if begun is None and not reservation.thinking:
+            await self.read(prompt, thinking=False)
+        room = self.room(prompt, begun)
+        if room < 1:
+            raise Exhausted(f"{reservation.purpose}: prompt and chain fill the context of {engine.card.context} tokens")
+        room += reservation.tokens
+        answer = min(reservation.answer, room)
+        thinking = min(reservation.thinking, room - answer)
+        total = self.spending.total_left if reservation.bound else None
+        wishes = self.wishes
+        if aside:
+            wishes = replace(wishes, stop=(), grammar=None, logit_bias=(), logprobs=logprobs)
+        elif not reservation.bound:
+            # One pot for thought and answer, of which the answer has what the thought leaves.
+            inherited = self._said(reservation) - reservation.visible
+            total = min(reservation.thinking + reservation.answer, room)
+            answer = max(0, min(reservation.most, room, budget.answer - inherited))
+        sampling = replace(
+            wishes,
+            thinking=thinking,
+            answer=answer,
+            tight=budget.answer < SHORT_ANSWER,
+            total=total,
+            seed=self.seeds.next(reservation.number),
+            until=until,
+            streamed=streamed,
+        )
+        transcript = Transcript(
+            reservation, prompt, begun, own=begun is not None and begun.number == reservation.number
+        )
+        if not aside:
+            self.drafts.add(reservation.number, transcript)
+        async with aclosing(engine.generate(prompt, sampling, transcript)) as stream:
+            async for delta in stream:
+                if streamed:
+                    await self.stream.tell(delta)
+        candidate = transcript.candidate()
+        reservation.ending = candidate.ending
+        if self._keep_text:
+            self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
+        if candidate.ending == "length" and self._said(reservation) >= budget.answer:
+            candidate = replace(candidate, ending="full")
+        return candidate
+
+    async def go_on(self, reservation: Reservation, candidate: Candidate, turns: Turns | None = None) -> Candidate:
+        """The chain with its answer written on, where that was cut at its share and the budget can pay for more; where
+        others that are being written may leave some, it waits for them: in the order of `turns`, else as they come."""
+        if reservation.bound:
+            return candidate
+        spending = self.spending
+        while candidate.ending == "length" and not candidate.thinking and self.room(candidate.prompt, candidate) > 0:
+            left = spending.budget.answer - self._said(reservation)
+            more = min(max(reservation.visible, self.estimates.current.answer), left, spending.free)
+            if more > 0:
+                spending.grow(reservation, more)
+                candidate = await self.write(reservation, candidate.prompt, candidate)
+            elif turns is not None and not turns.last:
+                await turns.next()
+            elif turns is None and not self.ordered and spending.open > len(self._starved) + 1:
+                waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                spending.on_close = self._released
+                self._starved.append(waiting)
+                try:
+                    await waiting
+                finally:
+                    if waiting in self._starved:
+                        self._starved.remove(waiting)
+            else:
+                break
+        if self._starved and spending.free > 0:
+            self._released()
+        return candidate
+
+    def learn(self, candidate: Candidate) -> None:
+        """What a chain that has come to rest tells about those to come."""
+        self.drafts.ended(candidate)
+        if candidate.hidden or not self._engine.card.thinks:
+            self.estimates.learn(candidate)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _released(self) -> None:
+        """A reservation was closed: a chain whose answer waits for tokens may find some."""
+        if self._starved:
+            waiting = self._starved.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+        else:
+            self.spending.on_close = None
+
+    def _said(self, reservation: Reservation) -> int:
+        """Visible tokens of a chain, those it was continued from included."""
+        return sum(self.spending.reservations[i].visible for i in self.spending.line(reservation.number))

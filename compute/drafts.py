@@ -1,0 +1,49 @@
+"""The chains that were written in answer to the caller, and which of them would be given if the run ended now."""
+
+from __future__ import annotations
+
+from ponder.compute.text import Candidate
+from ponder.compute.transcript import Transcript
+
+
+class Drafts:
+    """All chains of a run but those that answer questions of our own, by number."""
+
+    __slots__ = ("_transcripts", "answering", "finished", "offered", "streamed")
+
+    def __init__(self) -> None:
+        self._transcripts: dict[int, Transcript] = {}
+        self.streamed: int | None = None
+        """The chain whose text the caller was told as it was written."""
+        self.answering: int | None = None
+        """The chain that completes the answer at the end of a run."""
+        self.offered: Candidate | None = None
+        """The best by the strategy's word, else the first that came to rest."""
+        self.finished = 0
+        """Chains that came to rest."""
+
+    def add(self, number: int, transcript: Transcript) -> None:
+        """Chain `number` is being written."""
+        self._transcripts[number] = transcript
+
+    def __contains__(self, candidate: object) -> bool:
+        """It is a chain of this run, written in answer to the caller."""
+        return isinstance(candidate, Candidate) and candidate.number in self._transcripts
+
+    def ended(self, candidate: Candidate) -> None:
+        """A chain came to rest."""
+        self.finished += 1
+        self.offered = self.offered or candidate
+
+    def best(self) -> Candidate | None:
+        """What there is to answer with when the run is cut short: the streamed chain, the best offered, one that is
+        whole, the longest half-written one."""
+        if self.answering is not None:
+            return self._transcripts[self.answering].candidate()
+        if self.streamed is not None:
+            transcript = self._transcripts.get(self.streamed)
+            return transcript and transcript.candidate()
+        if self.offered is not None:
+            return self.offered
+        drafts = [transcript.candidate() for transcript in self._transcripts.values()]
+        return max(drafts, key=lambda c: (c.complete, not c.thinking, c.length), default=None)

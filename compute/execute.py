@@ -1,0 +1,129 @@
+"""A plan carried out to its end: however its strategy ends, the best there is becomes the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ponder.compute.budget import Spending
+from ponder.compute.chains import Chains
+from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted, first
+from ponder.compute.outcome import Notes, Outcome, StoppedBy
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Run, Task
+from ponder.compute.stop import StopSignal
+from ponder.compute.stream import OnDelta
+from ponder.compute.text import Answer, Candidate
+from ponder.compute.transcript import Transcript
+
+log = logging.getLogger(__name__)
+
+GRACE = 10.0
+"""Seconds before a deadline (or a tenth of the time allowed, if that is less) kept for closing and answering."""
+
+
+async def execute(
+    plan: Plan, resources: Resources, spending: Spending, on_delta: OnDelta, stop_signal: StopSignal | None = None
+) -> Outcome:
+    """Runs the plan's strategy to an answer, within its budget and its time.
+
+    The visible text goes to `on_delta`, all of it exactly once, in order, as early as the strategy allows. Cut short by
+    the budget, by time or by the stop signal, the best so far is completed and answered. Raises `DeadlinePassed` when
+    there is nothing at all, `EngineError` when the model fails before there is a complete answer, `RequestError` for a
+    request the model refuses. Cancelled, it stops the model, and the spending is complete when it has returned.
+    """
+    try:
+        return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal())
+    except BaseExceptionGroup as group:
+        raise first(group) from None
+
+
+async def _execute(
+    plan: Plan, resources: Resources, spending: Spending, on_delta: OnDelta, stop_signal: StopSignal
+) -> Outcome:
+    now = asyncio.get_running_loop().time()
+    deadline = None if plan.timeout is None else now + plan.timeout
+    cut = None if plan.timeout is None else now + plan.timeout - min(GRACE, plan.timeout / 10)
+    chains = Chains(resources, spending, plan.sampling, on_delta, streams=plan.stream, keep_text=plan.keep_text)
+    drafts, notes = chains.drafts, Notes()
+    task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut)
+    stopped_by: StoppedBy = "finished"
+    chosen: Candidate | None = None
+    try:
+        async with stop_signal.scope(cut):
+            chosen = await plan.strategy.call(Run(task, resources, chains, notes))
+            if chosen not in drafts:
+                raise TypeError(f"strategy {plan.strategy.name} returned no candidate of its run")
+            if drafts.streamed not in (None, chosen.number):
+                log.warning(
+                    "strategy %s returned another chain than it streamed; what was streamed stands", plan.strategy.name
+                )
+                chosen = drafts.best()
+    except* Exhausted:
+        stopped_by = "budget"
+    except* TimeoutError:
+        # Anybody may raise one; ours alone says that the time was up.
+        if not stop_signal.expired:
+            raise
+        stopped_by = stop_signal.reason or "deadline"
+    except* EngineError:
+        chosen = drafts.best()
+        if chosen is None or not chosen.complete:
+            raise
+        stopped_by = "engine_error"
+    try:
+        async with asyncio.timeout_at(deadline):
+            chosen = await _completed(chosen or drafts.best(), plan, chains)
+    except TimeoutError:
+        stopped_by = stop_signal.reason or "deadline"
+        chosen = drafts.best()
+        if chosen is None or not chosen.text:
+            raise DeadlinePassed("time was up before there was anything to answer with") from None
+    await chains.stream.tell_rest(chosen)
+    return _outcome(chosen, stopped_by, plan, chains, notes)
+
+
+async def _completed(chosen: Candidate | None, plan: Plan, chains: Chains) -> Candidate:
+    """Makes `chosen` whole: closes its thought and completes its answer from what is kept back for that, told as it is
+    written. With None, an answer without a thought."""
+    spending, drafts = chains.spending, chains.drafts
+    if chosen is not None:
+        spending.bind(chosen.number)
+        await chains.stream.tell_rest(chosen)
+    allowance = spending.allowance
+    prompt = plan.prompt if chosen is None else chosen.prompt
+    unfinished = chosen is None or not chosen.complete
+    if unfinished and allowance > 0 and chains.room(prompt, chosen) > 0:
+        parent = None if chosen is None else chosen.number
+        with chains.reserve("answer", thinking=0, answer=allowance, parent=parent, bound=True) as reservation:
+            drafts.answering = reservation.number
+            drafts.add(reservation.number, Transcript(reservation, prompt, chosen))
+            chosen = await chains.write(reservation, prompt, chosen, streamed=True)
+    if chosen is None:
+        raise DeadlinePassed("time was up before there was anything to answer with")
+    return chosen
+
+
+def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chains, notes: Notes) -> Outcome:
+    spending, finished = chains.spending, chains.drafts.finished
+    spending.choose(chosen.number)
+    line = spending.line(chosen.number)
+    score = next((notes.scores[n] for n in sorted(line, reverse=True) if n in notes.scores), None)
+    verifier = plan.fallback if notes.degraded else plan.verifier
+    return Outcome(
+        answer=Answer(chosen.text, logprobs=chosen.logprobs),
+        complete=chosen.complete,
+        stopped_by=notes.stopped_by(stopped_by, chosen),
+        spent=spending.spent,
+        samples=max(1, finished),
+        samples_requested=max(1, notes.requested, notes.wanted, finished),
+        agreement=notes.agreement,
+        score=score.value if score else None,
+        verifier=verifier.name if verifier and score else None,
+        degraded=notes.degraded,
+        truncated=bool(score and score.truncated),
+        ungrouped=notes.ungrouped,
+        alike=notes.alike,
+        thought=chosen.thought,
+    )

@@ -1,0 +1,30 @@
+"""What was decided about one choice of a request before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ponder.compute.budget import Budget
+from ponder.compute.engine import Sampling
+from ponder.compute.run import Selection, Strategy, Verifier
+from ponder.compute.text import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that was decided about a request before it runs. Made in `server/plan.py` and never changed."""
+
+    prompt: Prompt
+    strategy: Selection[Strategy]
+    budget: Budget
+    sampling: Sampling
+    """The caller's wishes; its token limits are set anew for each call from what is reserved for it."""
+    verifier: Selection[Verifier] | None = None
+    fallback: Selection[Verifier] | None = None
+    """Judges where `verifier` fails."""
+    timeout: float | None = None
+    """Seconds from the start of the run."""
+    keep_text: bool = False
+    """The operator wants the text of every call in the trace."""
+    stream: bool = True
+    """The caller is told the answer as it is written; else in one piece at the end, which costs less."""

@@ -1,0 +1,163 @@
+"""Many chains at once: as many as the budget feeds, the next when one settles for less than its share.
+
+With a seed they settle in the order they were begun, so that the same come again; else as they finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from ponder.compute.budget import Reservation
+from ponder.compute.chains import Chains
+from ponder.compute.errors import Exhausted
+from ponder.compute.text import Candidate, Prompt
+
+
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """One chain of a race whose chains settle in the order they were begun."""
+
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    """It may settle, or try again."""
+    stands: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has settled, or the budget could not pay for the rest of its answer."""
+    last: bool = False
+    """Nothing more will be given back: it settles as it is."""
+    candidate: Candidate | None = None
+
+    async def next(self) -> None:
+        self.turn.clear()
+        self.stands.set()
+        await self.turn.wait()
+
+    async def go(self) -> None:
+        """Lets it settle as far as it can."""
+        self.turn.set()
+        await self.stands.wait()
+        self.stands.clear()
+
+
+class Race:
+    """Up to `n` chains, which take the prompts in turn. Its tasks are children of `group`."""
+
+    def __init__(
+        self,
+        chains: Chains,
+        group: asyncio.TaskGroup,
+        prompts: Sequence[Prompt],
+        n: int,
+        at_once: Callable[[], int] | None,
+        known: dict[Prompt, Candidate] | None,
+    ) -> None:
+        """`at_once` may want fewer under way than the budget feeds. `known`, where a prompt has but one chain: those
+        written so far, to which this race adds."""
+        self._chains, self._group, self._n, self._at_once = chains, group, n, at_once
+        self._written = known
+        self._known: list[Candidate] = []
+        self._prompts = prompts
+        self.alike = False
+        """Some would have been the same, and were written once."""
+        if known is not None:
+            different = list(dict.fromkeys(prompts[i % len(prompts)] for i in range(n)))
+            self._known = [known[one] for one in different if one in known]
+            self._prompts = [one for one in different if one not in known]
+            self.alike = len(different) < n
+            self._n = len(self._prompts)
+        self._arrived: asyncio.Queue[Candidate] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._seats: list[_Seat] = []
+        self._given = 0
+        self.begun: list[int] = []
+        """Numbers of the chains in the order they were begun, those still being written included."""
+        self.short = False
+        """It is over, and the budget did not allow as many as were asked for."""
+
+    def stop(self) -> bool:
+        """Stops the chains that were not waited for; whether there were any."""
+        if self._given == len(self.begun):
+            return False
+        for task in self._tasks:
+            task.cancel()
+        return True
+
+    async def settled(self) -> AsyncGenerator[Candidate]:
+        """The candidates as they finish, or with a seed in order."""
+        ordered = self._chains.ordered
+        for candidate in self._known:
+            yield candidate
+        while True:
+            if ordered or self._arrived.empty():
+                self._fill()
+            if self._given == len(self.begun):
+                break
+            candidate = await self._at(self._given) if ordered else await self._arrived.get()
+            self._given += 1
+            yield candidate
+        self.short = len(self.begun) < self._n
+
+    def _fill(self) -> None:
+        """Starts what is wanted now and the budget can feed."""
+        spending, lengths = self._chains.spending, self._chains.estimates.current
+        free, left = spending.free, self._n - len(self.begun)
+        wanted = left if self._at_once is None else min(left, self._at_once() - (len(self.begun) - self._given))
+        if wanted < 1:
+            return
+        if not spending.reservations and lengths.at_first(left, free) <= 1:
+            self._start(free, spending.allowance, bound=True)
+            return
+        free = spending.contested
+        if free >= lengths.p50:
+            spending.unbind()
+            fed = max(1, lengths.at_first(left, free))
+            for _ in range(min(fed, wanted)):
+                self._start(*self._chains.shares(free // fed))
+        elif not self.begun and not self._known:
+            raise Exhausted(f"{self._n} samples asked for, {max(0, free)} thinking tokens left")
+
+    def _start(self, thinking: int, answer: int, bound: bool = False) -> None:
+        reservation = self._chains.reserve("sample", thinking=thinking, answer=answer, bound=bound)
+        seat = _Seat()
+        work = self._one(reservation, self._prompts[len(self.begun) % len(self._prompts)], seat)
+        self._tasks.append(self._chains.begin(self._group, reservation, work))
+        self._seats.append(seat)
+        self.begun.append(reservation.number)
+
+    async def _one(self, reservation: Reservation, prompt: Prompt, seat: _Seat) -> None:
+        chains = self._chains
+        try:
+            candidate = await chains.write(reservation, prompt)
+            if chains.ordered:
+                await seat.turn.wait()
+            candidate = await chains.go_on(reservation, candidate, seat if chains.ordered else None)
+        except asyncio.CancelledError:
+            chains.estimates.shared.censored(reservation.tokens)
+            reservation.close(forfeit=chains.ordered)
+            raise
+        finally:
+            reservation.close()
+        chains.learn(candidate)
+        if self._written is not None:
+            self._written[prompt] = candidate
+        seat.candidate = candidate
+        seat.stands.set()
+        self._arrived.put_nowait(candidate)
+
+    async def _at(self, place: int) -> Candidate:
+        """The chain at this place of the order. Where the budget cannot pay for the rest of its answer, those begun
+        after it settle first, one by one, and leave what they do not need."""
+        seat = self._seats[place]
+        if seat.candidate is None:
+            await seat.go()
+        for other in self._seats[place + 1 :]:
+            if seat.candidate is not None:
+                break
+            if other.candidate is None:
+                await other.go()
+                await seat.go()
+        if seat.candidate is None:
+            seat.last = True
+            await seat.go()
+        return cast("Candidate", seat.candidate)

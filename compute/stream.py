@@ -1,0 +1,33 @@
+"""The visible text of one choice on its way to the caller, each part of it told once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from ponder.compute.engine import Delta
+from ponder.compute.text import Candidate
+
+OnDelta = Callable[[Delta], Awaitable[None]]
+"""Takes new text at once, before anything is awaited; then it may wait until there is room for more. Cancelled while it
+waits it has taken the text, and counts as told."""
+
+
+class Stream:
+    """What the caller was told so far."""
+
+    __slots__ = ("_chars", "_logprobs", "_on_delta")
+
+    def __init__(self, on_delta: OnDelta) -> None:
+        self._on_delta = on_delta
+        self._chars = self._logprobs = 0
+
+    async def tell(self, delta: Delta) -> None:
+        """Counted and handed on in one: a telling that is cut off was only waiting for room."""
+        self._chars += len(delta.text)
+        self._logprobs += len(delta.logprobs)
+        await self._on_delta(delta)
+
+    async def tell_rest(self, chosen: Candidate) -> None:
+        """What the caller was not told of it yet."""
+        if len(chosen.text) > self._chars:
+            await self.tell(Delta(chosen.text[self._chars :], chosen.logprobs[self._logprobs :]))
