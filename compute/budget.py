@@ -123,23 +123,44 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """The bill of one choice. `hidden` is `reasoning_tokens`, `hidden + visible` is `completion_tokens`."""
+class Usage:
+    """Tokens that were read and made, in counts that add up: of a call, of a choice, of a request, of a day.
 
-    hidden: int
-    visible: int
-    discarded: int
+    `hidden` is `reasoning_tokens`, `hidden + visible` is `completion_tokens`.
+    """
+
+    prompt: int = 0
+    """The caller's prompt, once a request however often it was read; 0 in the usage of a call or a choice."""
+    hidden: int = 0
+    visible: int = 0
+    discarded: int = 0
     """Of the hidden: tokens of chains (answers included) that are no part of what was given."""
-    prompt_read: int
+    prompt_read: int = 0
     """Physical prompt tokens over all calls, of which `cached` from the prefix cache."""
-    cached: int
-    verifier: int
-    verifier_cached: int
-    chains: int
+    cached: int = 0
+    verifier: int = 0
+    """Tokens a reward model read, of which `verifier_cached` from its prefix cache."""
+    verifier_cached: int = 0
+    chains: int = 0
+    """Chains begun, questions of our own included."""
 
     @property
     def generated(self) -> int:
+        """Tokens the language model made."""
         return self.hidden + self.visible
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt + other.prompt,
+            self.hidden + other.hidden,
+            self.visible + other.visible,
+            self.discarded + other.discarded,
+            self.prompt_read + other.prompt_read,
+            self.cached + other.cached,
+            self.verifier + other.verifier,
+            self.verifier_cached + other.verifier_cached,
+            self.chains + other.chains,
+        )
 
 
 class Spending:
@@ -161,6 +182,8 @@ class Spending:
         self._forfeited = 0
         self.on_close: Callable[[], None] | None = None
         """Called whenever a reservation was closed."""
+        self.on_usage: Callable[[Usage], None] | None = None
+        """Told what each call has used when it ends; all that it made counts as hidden."""
         self._since = time.monotonic()
 
     # -- what is left -------------------------------------------------------------------------------------------------
@@ -228,6 +251,10 @@ class Spending:
         self._settled += reservation.tokens
         self._forfeited += reservation.forfeited
         self._since = time.monotonic()
+        if self.on_usage is not None:
+            self.on_usage(
+                Usage(hidden=reservation.tokens, prompt_read=reservation.prompt, cached=reservation.cached, chains=1)
+            )
         if self.on_close is not None:
             self.on_close()
 
@@ -267,6 +294,8 @@ class Spending:
         """A reward model has read this much."""
         self.verifier += tokens
         self.verifier_cached += cached
+        if self.on_usage is not None:
+            self.on_usage(Usage(verifier=tokens, verifier_cached=cached))
 
     def line(self, number: int | None) -> set[int]:
         """The chain and those it was continued from."""
@@ -299,7 +328,7 @@ class Spending:
         return any(h.overdrawn for h in self.reservations) or self.spent.hidden > self.budget.thinking
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> Usage:
         """The bill as it stands. Before an answer is chosen, everything but what was streamed is hidden."""
         line = {h.number for h in self._bound} if self.chosen is None else self.line(self.chosen)
         visible = kept = prompt = cached = 0
@@ -310,7 +339,7 @@ class Spending:
                 visible += reservation.visible
                 kept += reservation.tokens
         generated = self.generated
-        return Spent(
+        return Usage(
             hidden=generated - visible,
             visible=visible,
             discarded=generated - kept,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ponder.compute.budget import Spent
+from ponder.compute.budget import Usage
 from ponder.compute.text import Answer, Candidate, Hidden, Score
 
 StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error", "repetition"]
@@ -19,7 +19,7 @@ class Outcome:
     complete: bool
     """False where the visible answer was cut: `finish_reason: "length"`."""
     stopped_by: StoppedBy
-    spent: Spent
+    spent: Usage
     samples: int
     samples_requested: int
     agreement: float | None = None

@@ -26,7 +26,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from ponder.compute.budget import Spending
+from ponder.compute.account import Bill, Intent
+from ponder.compute.budget import Spending, Usage
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
 
@@ -186,12 +187,11 @@ class Metrics:
         budget: int | None = None,
         spendings: Sequence[Spending] = (),
         outcomes: Sequence[Outcome] = (),
-        prompt: int = 0,
         verifier: str | None = None,
     ) -> None:
         """A request is over. `outcome` is a word such as answered, failed or disconnected; `spendings` are all it had,
-        `outcomes` those of its choices that came to an answer, `prompt` its `usage.prompt_tokens`, `budget` its
-        thinking budget (left out: the ledgers'), `verifier` the one that was to judge."""
+        `outcomes` those of its choices that came to an answer, `budget` its thinking budget (left out: that of the
+        spendings), `verifier` the one that was to judge. Tokens it is billed for are told to `reserve`'s bill."""
         self._inflight.dec()
         owner, model, strategy = self._owner(owner), self._model(model), self._strategy(strategy)
         self._of(self._requests, owner, model, strategy, self._outcome(outcome)).inc()
@@ -199,13 +199,29 @@ class Metrics:
         if first_visible is not None:
             self._of(self._first, model, strategy).observe(first_visible)
         if spendings:
-            self._count(owner, model, strategy, budget, spendings, prompt)
+            self._count(model, strategy, budget, spendings)
         for one in outcomes:
             self._judge(strategy, one, verifier)
 
-    def _count(
-        self, owner: str, model: str, strategy: str, budget: int | None, spendings: Sequence[Spending], prompt: int
-    ) -> None:
+    async def reserve(self, intent: Intent) -> Bill:
+        """An `Account`: what a request is billed for, counted when it is settled."""
+        return _Billed(self, intent)
+
+    def billed(self, intent: Intent, usage: Usage) -> None:
+        """The usage of a whole request."""
+        owner, model, strategy = self._owner(intent.owner), self._model(intent.model), self._strategy(intent.strategy)
+        for kind, tokens in (
+            ("prompt", usage.prompt),
+            ("reasoning", usage.hidden),
+            ("visible", usage.visible),
+            ("verifier", usage.verifier),
+        ):
+            if tokens:
+                self._of(self._billed, owner, model, strategy, kind).inc(tokens)
+        if usage.discarded:
+            self._of(self._discarded, model, strategy).inc(usage.discarded)
+
+    def _count(self, model: str, strategy: str, budget: int | None, spendings: Sequence[Spending]) -> None:
         spent = [spending.spent for spending in spendings]
         reservations = [reservation for spending in spendings for reservation in spending.reservations]
         hidden = sum(s.hidden for s in spent)
@@ -227,16 +243,6 @@ class Metrics:
         ):
             if tokens > 0:
                 self._of(self._tokens, model, role, kind).inc(tokens)
-        for kind, tokens in (
-            ("prompt", prompt),
-            ("reasoning", hidden),
-            ("visible", sum(s.visible for s in spent)),
-            ("verifier", verifier),
-        ):
-            if tokens:
-                self._of(self._billed, owner, model, strategy, kind).inc(tokens)
-        if discarded := sum(s.discarded for s in spent):
-            self._of(self._discarded, model, strategy).inc(discarded)
         self._of(self._thought, model, strategy).observe(hidden)
         allowed = sum(spending.budget.thinking for spending in spendings) if budget is None else budget
         if allowed > 0:
@@ -293,3 +299,15 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """The exposition and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class _Billed:
+    """The bill of one request in the metrics."""
+
+    used = None
+
+    def __init__(self, metrics: Metrics, intent: Intent) -> None:
+        self._metrics, self._intent = metrics, intent
+
+    async def settle(self, usage: Usage, ending: str) -> None:
+        self._metrics.billed(self._intent, usage)

@@ -7,7 +7,7 @@ all, for health probes). So a route is closed unless somebody decided otherwise.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ponder.compute.account import Account, Accounts
 from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, RequestError
 from ponder.metering.metrics import Metrics
 from ponder.server import errors
@@ -131,14 +132,16 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     engine_metrics: Callable[[], bytes] | None = None,
+    accounts: Sequence[Account] = (),
 ) -> FastAPI:
-    """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text."""
+    """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `accounts`
+    are told of every request beside the metrics, and may refuse it."""
     metrics = metrics or Metrics()
     keyring, registry = Keyring(settings.keys), Registry()
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
     status = Status(models, registry, admission, metrics, engine_metrics)
     traces = Traces(settings.traces, settings.trace_bytes)
-    chat = Chat(settings, models, registry, admission, metrics, traces)
+    chat = Chat(settings, models, registry, admission, Accounts([*accounts, metrics]), metrics, traces)
     app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     async def schema(request: Request, key: Key) -> Response:

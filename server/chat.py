@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from ponder.compute.account import Account
 from ponder.compute.budget import Spending
 from ponder.compute.engine import Delta
 from ponder.compute.errors import RequestError
@@ -230,11 +231,13 @@ class Chat:
         models: Mapping[str, ServedModel],
         registry: Registry,
         admission: Admission,
+        account: Account,
         metrics: Metrics,
         traces: Traces,
     ) -> None:
         self._settings, self._models, self._registry = settings, models, registry
-        self._admission, self._metrics, self._traces = admission, metrics, traces
+        self._admission, self._account = admission, account
+        self._metrics, self._traces = metrics, traces
 
     async def __call__(self, request: Request, key: Key) -> CompletionResponse:
         began = time.monotonic()
@@ -255,6 +258,7 @@ class Chat:
         return CompletionResponse(
             plan,
             self._admission,
+            self._account,
             self._metrics,
             self._traces,
             began=began,

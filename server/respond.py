@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from typing import Any, Protocol
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.types import Receive, Scope, Send
 
-from ponder.compute.budget import Spending
+from ponder.compute.account import Account, Bill, Intent
+from ponder.compute.budget import Spending, Usage
 from ponder.compute.engine import Delta
 from ponder.compute.errors import DeadlinePassed, NotNow, RequestError
 from ponder.compute.execute import execute
@@ -29,6 +31,8 @@ from ponder.server.admission import Admission, Turn
 from ponder.server.outbox import Outbox, SlowReader
 from ponder.server.plan import ResolvedRequest
 from ponder.server.traces import Traces, trace
+
+log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [
@@ -96,6 +100,7 @@ class CompletionResponse:
         self,
         plan: Callable[[], Awaitable[Planned]],
         admission: Admission,
+        account: Account,
         metrics: Metrics,
         traces: Traces,
         *,
@@ -103,7 +108,7 @@ class CompletionResponse:
         keepalive: float,
         send_timeout: float,
     ) -> None:
-        self._plan, self._admission = plan, admission
+        self._plan, self._admission, self._account = plan, admission, account
         self._metrics, self._traces = metrics, traces
         self._keepalive, self._send_timeout = keepalive, send_timeout
         self._began = began
@@ -114,6 +119,8 @@ class CompletionResponse:
         self._started = False
         self._spendings: list[Spending] = []
         self._outcomes: list[Outcome | None] = []
+        self._bill: Bill | None = None
+        """Open until it is settled."""
         self._told: str | None = None
         """How the request ended, where its stream has said that already."""
 
@@ -124,7 +131,9 @@ class CompletionResponse:
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
-                self._begun(await self._plan())
+                planned = await self._plan()
+                self._bill = await self._account.reserve(_intent(planned.order, request_id))
+                self._begun(planned)
                 if self._order.stream:
                     await self._stream(send, request_id, group)
                 else:
@@ -141,6 +150,7 @@ class CompletionResponse:
             raise
         finally:
             if self._phase != "planning":
+                await self._settle(ended)
                 self._tell(ended, request_id)
 
     def _begun(self, planned: Planned) -> None:
@@ -194,6 +204,7 @@ class CompletionResponse:
                 self._phase = "writing"
             except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
                 last = self._event(errors.first(error), request_id)
+            await self._settle(self._told or "answered")
             await out.end(last)
             keeper.cancel()
 
@@ -207,6 +218,9 @@ class CompletionResponse:
         await turn.wait(self._left())
         self._phase = "thinking"
         self._spendings = [Spending(plan.budget) for plan in self._order.plans]
+        if self._bill is not None and (used := self._bill.used) is not None:
+            for spending in self._spendings:
+                spending.on_usage = used
 
     def _left(self) -> float:
         return max(0.001, self._order.timeout - (time.monotonic() - self._began))
@@ -253,6 +267,7 @@ class CompletionResponse:
             (b"content-length", str(len(content)).encode()),
             *self._headers,
         ]
+        await self._settle("answered")
         try:
             async with asyncio.timeout(self._send_timeout):
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -276,6 +291,7 @@ class CompletionResponse:
         if self._started:
             errors.told(error, request_id)
         else:
+            await self._settle(_word(error))
             billed = any(spending.generated for spending in self._spendings)
             await self._in_time(errors.response(error, request_id, billed=billed)(scope, receive, send))
         return _word(error)
@@ -286,6 +302,20 @@ class CompletionResponse:
                 await sending
         except TimeoutError:
             self._metrics.disconnected("slow_reader")
+
+    async def _settle(self, ended: str) -> None:
+        """Tells the account what was used, before the last byte; nothing where it was told already. Cut off by a
+        hang-up it is done again."""
+        if self._bill is None:
+            return
+        usage = sum((spending.spent for spending in self._spendings), Usage())
+        if usage.chains:
+            usage += Usage(prompt=self._order.prompt_tokens)
+        try:
+            await self._bill.settle(usage, ended)
+        except Exception:  # the answer was made, and an account may be anybody's
+            log.exception("the account could not settle a request")
+        self._bill = None
 
     def _tell(self, ended: str, request_id: str) -> None:
         order, seconds = self._order, time.monotonic() - self._began
@@ -300,9 +330,20 @@ class CompletionResponse:
             budget=order.budget,
             spendings=self._spendings,
             outcomes=[outcome for outcome in self._outcomes if outcome is not None],
-            prompt=order.prompt_tokens if any(spending.reservations for spending in self._spendings) else 0,
             verifier=judge.name if (judge := order.plans[0].verifier) else None,
         )
+
+
+def _intent(order: ResolvedRequest, request_id: str) -> Intent:
+    return Intent(
+        request_id,
+        order.owner,
+        order.base,
+        order.strategy,
+        prompt=order.prompt_tokens,
+        thinking=sum(plan.budget.thinking for plan in order.plans),
+        answer=sum(plan.budget.answer for plan in order.plans),
+    )
 
 
 def _word(error: BaseException) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 
-from ponder.compute.budget import Budget, Spending
+from ponder.compute.account import Intent
+from ponder.compute.budget import Budget, Spending, Usage
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import Answer, Message, Prompt
@@ -56,9 +58,14 @@ def end(metrics: Metrics, owner: str = "alice", model: str = "m", spending: Spen
         budget=100,
         spendings=spendings,
         outcomes=[outcome(spendings[0])],
-        prompt=12,
         verifier="prm",
     )
+    intent = Intent("req_1", owner, model, "direct", prompt=12, thinking=100, answer=20)
+    asyncio.run(settled(metrics, intent, Usage(prompt=12) + spendings[0].spent))
+
+
+async def settled(metrics: Metrics, intent: Intent, usage: Usage) -> None:
+    await (await metrics.reserve(intent)).settle(usage, "answered")
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

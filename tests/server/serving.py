@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from ponder.compute.account import Account
 from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.lengths import Lengths
 from ponder.metering.metrics import Metrics
@@ -25,6 +26,7 @@ from ponder.server.settings import ModelSettings, Settings
 from tests.fakes import MARKER, Chain, ScriptedEngine, always
 
 CHAIN = Chain(f"{MARKER}: three and four\nmake seven", "It is 7.")
+PATH = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "http_version": "1.1"}
 ASK = {"model": "demo", "messages": [{"role": "user", "content": "What is 3 + 4?"}]}
 
 
@@ -40,11 +42,12 @@ def door(
     lengths: Lengths | None = None,
     name: str = "demo",
     metrics: Metrics | None = None,
+    accounts: Sequence[Account] = (),
     **model: Any,
 ) -> FastAPI:
     """An application that serves one engine."""
     served = ServedModel(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
-    return create_app(settings or Settings(), {name: served}, metrics=metrics)
+    return create_app(settings or Settings(), {name: served}, metrics=metrics, accounts=accounts)
 
 
 def its_door(app: FastAPI) -> ServerHandle:
@@ -111,6 +114,36 @@ def written(app: FastAPI) -> float:
     """Tokens the metrics say the models wrote."""
     kinds = ("thinking", "visible")
     return sum(counted(app, f'ponder_engine_tokens_total{{kind="{kind}"}}') for kind in kinds)
+
+
+class Line:
+    """A connection without a network: what the application receives and sends, held in the hand."""
+
+    def __init__(self, **body: Any) -> None:
+        self.gone = asyncio.Event()
+        self.sent: list[dict[str, Any]] = []
+        self.blocked = asyncio.Event()
+        """Set: the reader takes what it is sent."""
+        self.blocked.set()
+        self._body: bytes | None = json.dumps(ASK | body).encode()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        await self.blocked.wait()
+        self.sent.append(message)
+
+    async def call(self, app: FastAPI) -> None:
+        await app(PATH | {"headers": [(b"content-type", b"application/json")]}, self.receive, self.send)
+
+    @property
+    def text(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
 
 
 @dataclass

@@ -13,10 +13,9 @@ from fastapi import FastAPI
 
 from ponder.server.settings import Settings
 from tests.fakes import MARKER, Chain, ScriptedEngine
-from tests.server.serving import ASK, counted, door, its_door, scripted, serving, until, written
+from tests.server.serving import ASK, Line, counted, door, its_door, scripted, serving, until, written
 
 LONG = Chain(MARKER + "t" * 60, "a" * 60)
-PATH = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "http_version": "1.1"}
 
 
 def settled(app: FastAPI, engine: ScriptedEngine) -> None:
@@ -60,36 +59,6 @@ def test_two_hundred_hang_ups_at_random_moments_leave_nothing_running_and_nothin
         until(lambda: counted(app, "ponder_requests_total") + its_door(app).admission.inside >= 150, 10)
         settled(app, engine)
         assert counted(app, 'ponder_requests_total{outcome="disconnected"}') > 50
-
-
-class Line:
-    """A connection without a network: what the application receives and sends, held in the hand."""
-
-    def __init__(self, **body: Any) -> None:
-        self.gone = asyncio.Event()
-        self.sent: list[dict[str, Any]] = []
-        self.blocked = asyncio.Event()
-        """Set: the reader takes what it is sent."""
-        self.blocked.set()
-        self._body: bytes | None = json.dumps(ASK | body).encode()
-
-    async def receive(self) -> dict[str, Any]:
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body}
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Any) -> None:
-        await self.blocked.wait()
-        self.sent.append(message)
-
-    async def call(self, app: FastAPI) -> None:
-        await app(PATH | {"headers": [(b"content-type", b"application/json")]}, self.receive, self.send)
-
-    @property
-    def text(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -22,8 +22,7 @@ from ponder.engines.prompts import ChatTokenizer, Prompts
 from tests.fakes import CARD, MARKER, ScriptedEngine, always
 from tests.memory import within
 from tests.server.reading import DEMO, ReadingEngine, demo_prompts
-from tests.server.serving import CHAIN, answered, chat, counted, door, refused
-from tests.server.test_hangups import Line
+from tests.server.serving import CHAIN, Line, answered, chat, counted, door, refused
 
 WORDS = "hello world 12 "
 

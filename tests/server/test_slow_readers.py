@@ -16,8 +16,7 @@ from ponder.compute.transcript import Transcript
 from ponder.server.outbox import KEEPALIVE, PIECE, ROOM, Outbox
 from ponder.server.settings import Settings
 from tests.fakes import Chain, ScriptedEngine
-from tests.server.serving import ASK, counted, door, events, its_door, serving, until, written
-from tests.server.test_hangups import Line
+from tests.server.serving import ASK, Line, counted, door, events, its_door, serving, until, written
 
 ANSWER = "".join(f"{number:04} " for number in range(4000))
 WIDE = {"max_answer_tokens": 20_000, "stream_options": {"include_usage": True}, "stream": True}
