@@ -39,6 +39,7 @@ COPY models models
 COPY ponder ponder
 COPY server server
 COPY strategies strategies
+COPY testing testing
 COPY verifiers verifiers
 
 

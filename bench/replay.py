@@ -31,8 +31,8 @@ from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection, Strategy
 from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, read
-from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies import STRATEGIES
+from ponder.testing.virtual_time import VirtualTimeLoop
 from ponder.verifiers import VERIFIERS
 
 

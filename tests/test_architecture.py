@@ -18,6 +18,7 @@ ROOMS = {
     "metering": {"compute"},
     "clients": set[str](),
     "models": {"compute", "engines"},
+    "testing": {"compute", "strategies", "engines"},
     "server": {"compute", "strategies", "verifiers", "engines", "metering"},
     "ponder": {"server", "clients"},
 }

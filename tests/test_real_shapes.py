@@ -19,9 +19,9 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.text import Message, Prompt
 from ponder.strategies import STRATEGIES
+from ponder.testing import ScriptedRewards
 from ponder.verifiers import VERIFIERS
 from tests.engines.real_shape import SOUND, Habits, RealShape, engine
-from tests.fakes import ScriptedRewards
 
 PROMPT = Prompt((Message("user", "How many?"),))
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from ponder.compute.lengths import Lengths
 from ponder.server.app import ServedModel, create_app
 from ponder.server.http_server import bind, listen, url_of
 from ponder.server.settings import KeySettings, ModelSettings, Settings
-from tests.fakes import ScriptedEngine
+from ponder.testing import ScriptedEngine
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ponder.testing import MARKER, Chain, ScriptedEngine, always
 from tests.clients.serving import comes_true, serving
-from tests.fakes import MARKER, Chain, ScriptedEngine, always
 
 ROOT = Path(__file__).parent.parent.parent
 THOUGHT = f"12 and 7 {MARKER}"

@@ -17,8 +17,8 @@ import ponder.clients.client
 from ponder.clients.client import AskError, AsyncClient, Client, CutOff, Piece, Refused, Reply, Unreachable
 from ponder.server import keys
 from ponder.server.settings import KeySettings
+from ponder.testing import MARKER, Chain, ScriptedEngine, always
 from tests.clients.serving import comes_true, serving
-from tests.fakes import MARKER, Chain, ScriptedEngine, always
 
 THOUGHT = f"12 and 7 {MARKER}\nare 19"
 HIDDEN = len(THOUGHT) + 1

@@ -23,7 +23,7 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Run, Selection
 from ponder.compute.stop import StopSignal
 from ponder.compute.text import Candidate, Message, Prompt, Score
-from tests.fakes import Chain, ScriptedEngine, always
+from ponder.testing import Chain, ScriptedEngine, always
 
 PROMPT = Prompt((Message("user", "How many?"),))
 OTHER = PROMPT.then(Message("user", "Sure?"))

@@ -21,7 +21,7 @@ from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Run, Selection
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
-from tests.fakes import CARD, Chain, ScriptedEngine, always
+from ponder.testing import CARD, Chain, ScriptedEngine, always
 
 BUDGET = Budget(1000, 100)
 PROMPT = Prompt((Message("user", "How many?"),))

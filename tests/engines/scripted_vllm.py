@@ -19,8 +19,8 @@ from transformers import AutoTokenizer
 
 from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.vllm import VllmEngine
+from ponder.testing import MARKER
 from tests.engines.stand_in import Call, StandIn
-from tests.fakes import MARKER
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 HEADER = "<|im_start|>assistant\n"

@@ -24,8 +24,8 @@ from ponder.compute.run import Selection
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, Sample, read
-from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies import STRATEGIES
+from ponder.testing.virtual_time import VirtualTimeLoop
 from ponder.verifiers import VERIFIERS
 
 ONE = [Question("one", frozenset({0}), tuple(Sample(i % 2, 1000 + 100 * i) for i in range(8)))]

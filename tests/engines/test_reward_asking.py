@@ -18,7 +18,8 @@ from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import REWARD_PROFILES
 from ponder.engines.reward_reader import Reading
-from tests.fakes import MARKER, Told
+from ponder.testing import MARKER
+from tests.fakes import Told
 from tests.memory import within
 
 PRM = Path(__file__).parents[2] / "models" / "demo-prm"

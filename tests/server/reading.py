@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from ponder.compute.text import Prompt
 from ponder.engines.profiles import PROFILES
 from ponder.engines.prompts import ChatTokenizer, Prompts
-from tests.fakes import ScriptedEngine
+from ponder.testing import ScriptedEngine
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 SHOWS_CALLS = (

@@ -23,7 +23,7 @@ from ponder.compute.lengths import Lengths
 from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, ServerHandle, create_app
 from ponder.server.settings import ModelSettings, Settings
-from tests.fakes import MARKER, Chain, ScriptedEngine, always
+from ponder.testing import MARKER, Chain, ScriptedEngine, always
 
 CHAIN = Chain(f"{MARKER}: three and four\nmake seven", "It is 7.")
 PATH = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "http_version": "1.1"}

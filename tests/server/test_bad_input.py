@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ponder.server.settings import Settings
-from tests.fakes import always
+from ponder.testing import always
 from tests.server.reading import SHOWS_CALLS, ReadingEngine, demo_prompts
 from tests.server.serving import ASK, CHAIN, answered, ask, chat, counted, door, refused, scripted, serving
 

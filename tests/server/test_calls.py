@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from ponder.compute.engine import Grammar
 from ponder.server.calls import Offered, ToolCallParser
-from tests.fakes import Chain
+from ponder.testing import Chain
 from tests.server.serving import answered, chat, door, events, scripted
 
 WEATHER = {

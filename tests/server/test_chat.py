@@ -13,7 +13,7 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.text import TokenLogprob
 from ponder.server.chat import token_logprobs
 from ponder.server.settings import Settings
-from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, question
+from ponder.testing import MARKER, Chain, ScriptedEngine, ScriptedRewards, question
 from tests.server.serving import answered, chat, door, events, refused, scripted, serving
 
 

@@ -15,7 +15,7 @@ from ponder.compute.lengths import Lengths
 from ponder.server.app import AuthenticatedRoute, ServedModel, create_app
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, Settings
-from tests.fakes import Chain, ScriptedEngine, ScriptedRewards, always
+from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always
 from tests.server.serving import Line, answered, ask, chat, counted, door, its_door, refused, scripted, written
 
 SLOW = Chain("t" * 50, "a" * 50)

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from ponder.server.settings import Settings
-from tests.fakes import MARKER, Chain, ScriptedEngine
+from ponder.testing import MARKER, Chain, ScriptedEngine
 from tests.server.serving import ASK, Line, counted, door, its_door, scripted, serving, until, written
 
 LONG = Chain(MARKER + "t" * 60, "a" * 60)

@@ -14,7 +14,7 @@ from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
-from tests.fakes import MARKER, Chain, ScriptedEngine
+from ponder.testing import MARKER, Chain, ScriptedEngine
 from tests.server.serving import answered, ask, chat, door, events, its_door, refused, scripted
 
 KEY = "pk-test"

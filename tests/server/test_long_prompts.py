@@ -19,7 +19,7 @@ from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.profiles import PROFILES
 from ponder.engines.prompts import ChatTokenizer, Prompts
-from tests.fakes import CARD, MARKER, ScriptedEngine, always
+from ponder.testing import CARD, MARKER, ScriptedEngine, always
 from tests.memory import within
 from tests.server.reading import DEMO, ReadingEngine, demo_prompts
 from tests.server.serving import CHAIN, Line, answered, chat, counted, door, refused

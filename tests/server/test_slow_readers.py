@@ -15,7 +15,7 @@ from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
 from ponder.server.outbox import KEEPALIVE, PIECE, ROOM, Outbox
 from ponder.server.settings import Settings
-from tests.fakes import Chain, ScriptedEngine
+from ponder.testing import Chain, ScriptedEngine
 from tests.server.serving import ASK, Line, counted, door, events, its_door, serving, until, written
 
 ANSWER = "".join(f"{number:04} " for number in range(4000))

@@ -18,8 +18,8 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from ponder.compute.lengths import Lengths
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
+from ponder.testing import MARKER, ScriptedRewards
 from tests.engines.scripted_vllm import FAMILIES, Fate, Nature, ScriptedVllm, engine
-from tests.fakes import MARKER, ScriptedRewards
 from tests.server.serving import ASK, ask, door, events, its_door, refused, serving
 
 TRACE = "zz"

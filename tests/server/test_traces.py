@@ -22,7 +22,7 @@ from ponder.server.keys import digest
 from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Settings
 from ponder.server.traces import ROWS, Trace, Traces, told
-from tests.fakes import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
+from ponder.testing import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
 from tests.server.serving import ASK, CHAIN, PATH, Line, ask, door, its_door, scripted
 
 KEYS = {

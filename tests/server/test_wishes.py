@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ponder.compute.chains import CLOSING
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
-from tests.fakes import CARD, Chain
+from ponder.testing import CARD, Chain
 from tests.server.serving import answered, chat, door, refused, scripted
 
 LONG = Chain("t" * 5000, "a" * 5000)

@@ -33,7 +33,7 @@ from ponder.strategies.majority_vote import MajorityVote
 from ponder.strategies.particle_filter import ParticleFilter
 from ponder.strategies.revision import Revision
 from ponder.strategies.voting import lead_probability, settled, votes_to_settle
-from tests.fakes import Chain, Script, ScriptedEngine, ScriptedRewards, always, question
+from ponder.testing import Chain, Script, ScriptedEngine, ScriptedRewards, always, question
 
 
 def says(*answers: str) -> Script:

@@ -19,10 +19,10 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.vote import Vote
 from ponder.engines.replay import Question, ReplayEngine, Sample
-from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.strategies.auto import Auto
 from ponder.strategies.majority_vote import MajorityVote
 from ponder.strategies.voting import fair_sample
+from ponder.testing.virtual_time import VirtualTimeLoop
 from tests.verifiers.hand import candidate
 
 RIGHT, WRONG = 0, 1

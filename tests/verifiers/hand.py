@@ -13,7 +13,7 @@ from ponder.compute.outcome import Notes
 from ponder.compute.resources import Resources
 from ponder.compute.run import Run, Task, Verifier
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt, Score
-from tests.fakes import Chain, ScriptedEngine, always
+from ponder.testing import Chain, ScriptedEngine, always
 
 QUESTION = Prompt((Message("user", "What is three and four?"),))
 

@@ -10,7 +10,7 @@ from tests.plugins import installed, run
 
 ASKING = """
 import json
-from tests.fakes import Chain
+from ponder.testing import Chain
 from tests.server.serving import ask, chat, door, scripted
 
 app = door(scripted(Chain("think " * 20, "It is 7."), Chain("a", "It is 9.")))

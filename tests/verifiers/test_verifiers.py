@@ -18,13 +18,13 @@ from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
 from ponder.compute.text import Hidden, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
+from ponder.testing import CARD, MARKER, Chain, ScriptedEngine, ScriptedRewards, always, question
 from ponder.verifiers import VERIFIERS, verifiers
 from ponder.verifiers.agreement import Agreement
 from ponder.verifiers.confidence import Confidence
 from ponder.verifiers.judge import Judge
 from ponder.verifiers.prm import Prm
 from ponder.verifiers.rules import Rules
-from tests.fakes import CARD, MARKER, Chain, ScriptedEngine, ScriptedRewards, always, question
 from tests.verifiers.hand import candidate, judged, run_of, values
 
 # -- the table --------------------------------------------------------------------------------------------------------

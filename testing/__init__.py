@@ -1,0 +1,61 @@
+"""For authors of strategies, verifiers, engines and profiles: a scripted model, a clock that jumps, the promises.
+
+    from ponder.testing import Chain, ScriptedEngine, always, check_strategy
+
+    def test_mine() -> None:
+        check_strategy(MyStrategy)
+
+The checks raise `AssertionError` with a sentence that says which promise was broken, where and by how much. Nothing
+here needs pytest. The server's libraries must be installed (`pip install 'ponder-server[server]'`), vLLM need not be.
+"""
+
+from __future__ import annotations
+
+from ponder import under_one_name
+from ponder.testing.engine_promises import check_engine
+from ponder.testing.profile_promises import check_profile
+from ponder.testing.promises import (
+    Case,
+    Promise,
+    Setting,
+    check_strategy,
+    check_verifier,
+    strategy_promises,
+    verifier_promises,
+)
+from ponder.testing.scripted import (
+    CARD,
+    MARKER,
+    Chain,
+    JudgingEngine,
+    Script,
+    ScriptedEngine,
+    ScriptedRewards,
+    always,
+    question,
+)
+from ponder.testing.virtual_time import VirtualTimeLoop
+
+under_one_name(__name__)
+
+__all__ = [
+    "CARD",
+    "MARKER",
+    "Case",
+    "Chain",
+    "JudgingEngine",
+    "Promise",
+    "Script",
+    "ScriptedEngine",
+    "ScriptedRewards",
+    "Setting",
+    "VirtualTimeLoop",
+    "always",
+    "check_engine",
+    "check_profile",
+    "check_strategy",
+    "check_verifier",
+    "question",
+    "strategy_promises",
+    "verifier_promises",
+]

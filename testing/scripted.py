@@ -1,0 +1,285 @@
+"""A model and a reward model that follow a script. One character is one token, so counts can be read off the script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
+from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
+from ponder.compute.transcript import Transcript
+
+CLOSE = 0x110000
+"""The token id of the end-of-thought marker; other ids are code points."""
+
+MARKER = "xyzzy-thought"
+"""Put into thoughts; must be found nowhere outside of them."""
+
+CARD = ModelCard(name="scripted", context=100_000, thinks=True, typical_chain=(20, 40), step="\n", temperature=1.0)
+"""What a scripted model says of itself: 100,000 tokens of context, half of its chains below 20 tokens, nine of ten
+below 40, a step a line."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the model would write if nothing cut it short. Each character is one token."""
+
+    thought: str
+    """Hidden; the token that ends it comes on top."""
+    answer: str
+    """Visible."""
+    likelihood: float = -0.1
+    """Natural-log probability of each of its tokens."""
+
+
+Script = Callable[[Prompt, str, int], Chain]
+"""(prompt, thought written so far, number of the call from 0) -> the whole chain, which begins with that thought."""
+
+
+def always(*chains: Chain) -> Script:
+    """The chains in turn; a half-written one goes on as the first chain that begins like it."""
+
+    def script(prompt: Prompt, thought: str, call: int) -> Chain:
+        if thought:
+            return next((c for c in chains if c.thought.startswith(thought)), chains[call % len(chains)])
+        return chains[call % len(chains)]
+
+    return script
+
+
+def question(prompt: Prompt) -> str:
+    """The text of the last turn of a prompt, hidden or not."""
+    content = prompt.messages[-1].content
+    return content if isinstance(content, str) else content.unseal()
+
+
+@dataclass
+class ScriptedEngine:
+    """An `Engine` that writes what its script says, and honours every limit of `Sampling` as a real one does.
+
+    It has no grammar: an answer is what the script says, whatever `Sampling.grammar` wants. A prompt has as many tokens
+    as characters, and 4 more for each message.
+    """
+
+    script: Script
+    card: ModelCard = CARD
+    delay: float = 0.0
+    """Seconds of the loop's clock for each token."""
+    tail: int = 0
+    """Tokens that are still under way when a stream is stopped, and come in while it is drained."""
+    seeded: bool = False
+    """The script is given the seed of the call in place of its number. A real model's choice depends on the seed."""
+    fail_at: int | None = None
+    """The number of the call that raises `EngineError`, half-way through its thought."""
+    produced: int = 0
+    """Tokens generated so far, by all calls."""
+    calls: int = 0
+    running: int = 0
+    """Streams open now."""
+    most_running: int = 0
+    """Streams that were open at the same time, at most."""
+    prompts: list[Prompt] = field(default_factory=list[Prompt])
+    """The prompt of each call."""
+    samplings: list[Sampling] = field(default_factory=list[Sampling])
+    """The wishes of each call."""
+    closed: bool = False
+    unsupported: str | None = None
+    """`accept` refuses a schema that holds this word."""
+
+    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+        return sum(len(question(Prompt((m,)))) + 4 for m in prompt.messages)
+
+    async def accept(self, sampling: Sampling) -> None:
+        if any(token > CLOSE for token, _ in sampling.logit_bias):
+            raise RequestError("logit_bias names a token id outside of the vocabulary", param="logit_bias")
+        grammar = sampling.grammar
+        shapes = [(grammar.schema or "", grammar.param)] if grammar else []
+        shapes += [(call.parameters, call.param) for call in grammar.calls] if grammar else []
+        for schema, param in shapes:
+            if self.unsupported and self.unsupported in schema:
+                raise RequestError("no such grammar", param=param, code="invalid_json_schema")
+
+    async def check(self) -> Checked | None:
+        if self.closed:
+            raise EngineError("the scripted engine is closed")
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        call = self.calls
+        self.calls += 1
+        self.prompts.append(prompt)
+        self.samplings.append(sampling)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        writing = _Writing(self, prompt, sampling, transcript, call)
+        transcript.read(ScriptedEngine.length(self, prompt), 0)
+        try:
+            async for delta in writing.go():
+                yield delta
+        finally:
+            if writing.ending == "aborted":
+                for _ in range(self.tail):
+                    await asyncio.sleep(self.delay)
+                    writing.drain()
+            self.running -= 1
+            transcript.end(writing.ending, Hidden(writing.thought))
+
+
+class _Writing:
+    """One stream of a `ScriptedEngine`."""
+
+    def __init__(
+        self, engine: ScriptedEngine, prompt: Prompt, sampling: Sampling, transcript: Transcript, call: int
+    ) -> None:
+        self.engine, self.sampling, self.transcript = engine, sampling, transcript
+        begun = transcript.begun
+        self.thought = begun.thought.unseal() if begun else ""
+        self.said = begun.text if begun else ""
+        self.thinking = begun.thinking if begun else engine.card.thinks
+        by_seed = engine.seeded and sampling.seed is not None
+        self.chain = engine.script(prompt, self.thought, sampling.seed or 0 if by_seed else call)
+        self.ending: Ending = "aborted"
+        self.fails = engine.fail_at == call
+
+    def _likely(self, n: int = 1) -> list[float]:
+        return [self.chain.likelihood] * n if self.sampling.likelihood else []
+
+    def room(self) -> bool:
+        total = self.sampling.total
+        return total is None or self.transcript.hidden + self.transcript.visible < total
+
+    def drain(self) -> None:
+        if self.thinking and self.transcript.hidden < self.sampling.thinking and self.room():
+            self.engine.produced += 1
+            self.transcript.think([ord(".")], self._likely())
+
+    async def go(self) -> AsyncGenerator[Delta]:
+        transcript, sampling = self.transcript, self.sampling
+        if self.thinking:
+            for char in [*self.chain.thought[len(self.thought) :], None]:
+                if transcript.hidden >= sampling.thinking:
+                    break
+                if self.fails and len(self.thought) >= len(self.chain.thought) // 2:
+                    raise EngineError(f"the engine died over {MARKER}")
+                await asyncio.sleep(self.engine.delay)
+                self.engine.produced += 1
+                if char is None:
+                    transcript.think([CLOSE], self._likely())
+                    transcript.close_thought()
+                    self.thinking = False
+                    break
+                transcript.think([ord(char)], self._likely())
+                self.thought += char
+                if sampling.until and self.thought.endswith(sampling.until):
+                    self.ending = "step"
+                    return
+            if self.thinking:
+                if sampling.until:
+                    self.ending = "length"
+                    return
+                transcript.force([CLOSE])
+                self.thinking = False
+        if self.fails:
+            raise EngineError(f"the engine died over {MARKER}")
+        async for delta in self._answer():
+            yield delta
+
+    async def _answer(self) -> AsyncGenerator[Delta]:
+        transcript, sampling = self.transcript, self.sampling
+        unheard, answer = "", self.chain.answer
+        ends = [(answer.find(s, max(0, len(self.said) - len(s) + 1)), s) for s in sampling.stop if s in answer]
+        cut, stop = min((e for e in ends if e[0] >= 0), default=(len(answer), ""))
+        for char in answer[len(self.said) : cut]:
+            if transcript.visible >= sampling.answer or not self.room():
+                self.ending = "length"
+                break
+            await asyncio.sleep(self.engine.delay)
+            self.engine.produced += 1
+            self.said += char
+            logprobs = () if sampling.logprobs is None else (TokenLogprob(char, char.encode(), self.chain.likelihood),)
+            transcript.say([ord(char)], char, self._likely(), logprobs)
+            unheard += char
+            if sampling.streamed:
+                yield Delta(char, logprobs)
+                unheard = ""
+        else:
+            self.ending = "stop" if stop else "finished"
+            unsaid = stop[: sampling.answer - transcript.visible]
+            self.engine.produced += len(unsaid)
+            transcript.say([ord(char) for char in unsaid], "", self._likely(len(unsaid)))
+        if unheard:
+            yield Delta(unheard)
+
+
+class JudgingEngine(ScriptedEngine):
+    """A scripted model that can judge, too. A call that wants log-probabilities (the verifier `judge`) gets the one
+    token "Yes", with "No" beside it, the likelier the shorter the question."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        if sampling.logprobs is None:
+            async with aclosing(super().generate(prompt, sampling, transcript)) as stream:
+                async for delta in stream:
+                    yield delta
+            return
+        call = self.calls
+        self.calls += 1
+        transcript.read(self.length(prompt), 0)
+        transcript.close_thought()
+        try:
+            await asyncio.sleep(self.delay)
+            if self.fail_at == call:
+                raise EngineError(f"the engine died over {MARKER}")
+            self.produced += 1
+            no = TokenLogprob("No", b"No", -len(question(prompt)) / 1000)
+            transcript.say([ord("y")], "Yes", tokens=[TokenLogprob("Yes", b"Yes", -0.5, (no,))])
+            yield Delta("Yes")
+        finally:
+            transcript.end("length", Hidden(""))
+
+
+@dataclass
+class ScriptedRewards:
+    """A `RewardModel` that scores each line of a thought by a function of its text, in [0, 1]."""
+
+    judge: Callable[[str], float]
+    name: str = "scripted-prm"
+    delay: float = 0.0
+    """Seconds of the loop's clock for each candidate."""
+    fails: bool = False
+    """It raises `EngineError` whenever it is asked."""
+    truncates: bool = False
+    """It says of each chain that only the end was judged."""
+    read: int = 0
+    """Tokens read so far, by all calls."""
+    calls: int = 0
+
+    async def reward(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+    ) -> Sequence[Reward]:
+        self.calls += 1
+        if self.fails:
+            raise EngineError("the reward model is away")
+        rewards: list[Reward] = []
+        for candidate in candidates:
+            lines = [line for line in candidate.thought.unseal().split("\n") if line]
+            tokens = len(candidate.ids.unseal())
+            self.read += tokens
+            read(tokens, 0)
+            rewards.append(Reward(tuple(self.judge(line) for line in lines), self.truncates))
+            await asyncio.sleep(self.delay)
+        return rewards
+
+    def aggregate(self, steps: Sequence[float]) -> float:
+        return min(steps, default=0.0)
+
+    async def check(self) -> None:
+        if self.fails:
+            raise EngineError("the reward model is away")
+
+    async def close(self) -> None:
+        self.fails = True

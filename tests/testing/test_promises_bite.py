@@ -1,0 +1,233 @@
+"""The public checks pass for what is right, and say in words what is wrong with what is not."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from ponder.compute.engine import Delta, Engine, Sampling
+from ponder.compute.errors import EngineError
+from ponder.compute.run import Run
+from ponder.compute.text import Candidate, Hidden, Prompt, Score
+from ponder.compute.transcript import Transcript
+from ponder.strategies.best_of_n import BestOfN
+from ponder.testing import (
+    Chain,
+    JudgingEngine,
+    ScriptedEngine,
+    always,
+    check_engine,
+    check_profile,
+    check_strategy,
+    check_verifier,
+    strategy_promises,
+    verifier_promises,
+)
+from ponder.verifiers.confidence import Confidence
+from ponder.verifiers.rules import Rules
+from tests.engines.scripted_vllm import FAMILIES, HEADER, ScriptedVllm, engine, tokenizer
+
+CHAINS = (Chain("a\nbc" * 30, "The answer is 7."), Chain("b\n" * 80, "It is 9."))
+
+
+# -- strategies -------------------------------------------------------------------------------------------------------
+
+
+class Invents:
+    """Gives back a candidate that no model wrote."""
+
+    async def __call__(self, run: Run) -> Candidate:
+        (candidate,) = await run.sample(1)
+        return replace(candidate, number=99)
+
+
+class Dices:
+    """Draws lots that do not come from the seed."""
+
+    async def __call__(self, run: Run) -> Candidate:
+        candidates = await run.sample(5)
+        return random.choice(candidates)
+
+
+class Swallows:
+    """Makes an error of its own out of those of the engine, and asks for more than came."""
+
+    async def __call__(self, run: Run) -> Candidate:
+        while True:
+            try:
+                return (await run.sample(3))[2]
+            except EngineError:
+                raise ValueError("no") from None
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        (Invents, "returned no candidate of its run"),
+        (Dices, r"Dices breaks a promise \(the same seed gives the same outcome\): with seed 1 it came to"),
+        (
+            Swallows,
+            r"\(the budget holds and there is an answer, thinking_budget 0\): it raised IndexError",
+        ),
+    ],
+)
+def test_a_strategy_that_breaks_a_promise_is_told_which(strategy: Callable[[], Any], words: str) -> None:
+    random.seed(3)
+    with pytest.raises(AssertionError, match=words):
+        check_strategy(strategy)
+
+
+def test_a_strategy_that_keeps_them_passes() -> None:
+    check_strategy(partial(BestOfN, n=3), verifier=Confidence)
+    assert len({str(promise) for promise in strategy_promises(BestOfN)}) == len(strategy_promises(BestOfN)) >= 25
+
+
+# -- verifiers --------------------------------------------------------------------------------------------------------
+
+
+class Percents:
+    """Scores from 0 to 100."""
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        return [Score(100.0) for _ in candidates]
+
+
+class Forgets:
+    """Passes candidates without a text over."""
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        return [Score(1.0) for candidate in candidates if candidate.text]
+
+
+class Trips:
+    """Cannot read what is no number."""
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        return [Score(float(candidate.text)) for candidate in candidates]
+
+
+@pytest.mark.parametrize("verifier", [Percents, Forgets, Trips])
+def test_a_verifier_that_breaks_a_promise_is_told_which(verifier: Callable[[], Any]) -> None:
+    words = rf"{verifier.__name__} breaks a promise \(it judges each candidate\)"
+    with pytest.raises(AssertionError, match=words):
+        check_verifier(verifier)
+
+
+def test_a_verifier_that_keeps_them_passes() -> None:
+    check_verifier(partial(Rules, pattern="7"))
+    assert len({str(promise) for promise in verifier_promises(Confidence)}) == len(verifier_promises(Confidence))
+
+
+# -- engines ----------------------------------------------------------------------------------------------------------
+
+
+def scripted(kind: type[ScriptedEngine] = ScriptedEngine, **more: Any) -> ScriptedEngine:
+    return kind(always(*CHAINS), **more)
+
+
+@pytest.mark.parametrize("kind", [ScriptedEngine, JudgingEngine])
+def test_scripted_engines_keep_the_promises(kind: type[ScriptedEngine]) -> None:
+    made = scripted(kind, tail=3)
+    check_engine(lambda: made)
+    assert made.closed
+    assert made.running == 0
+
+
+class Awake(ScriptedVllm):
+    """Answers a prompt that is no conversation, by which an engine finds out whether it is there."""
+
+    def goes_on(self, prompt: str, params: Any) -> Iterator[str]:
+        return super().goes_on(prompt, params) if HEADER in prompt else iter("a")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engine_over_vllm_keeps_the_promises(family: str) -> None:
+    async def made() -> Engine:
+        return engine(Awake(FAMILIES[family]))
+
+    check_engine(made)
+
+
+class Loose(ScriptedEngine):
+    """Takes no notice of the limit on the answer."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        async for delta in super().generate(prompt, replace(sampling, answer=sampling.answer + 1), transcript):
+            yield delta
+
+
+class Mumbles(ScriptedEngine):
+    """Tells in the stream what is not in the transcript."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        async for delta in super().generate(prompt, sampling, transcript):
+            yield replace(delta, text=delta.text.upper())
+
+
+class Endless(ScriptedEngine):
+    """Never says that it is over."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        transcript.read(self.length(prompt), 0)
+        transcript.say([1], "a")
+        yield Delta("a")
+
+
+class Twice(ScriptedEngine):
+    """Says it twice."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        async for delta in super().generate(prompt, sampling, transcript):
+            yield delta
+        transcript.end("finished", Hidden(""))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            Loose,
+            r"Loose breaks .* \(A chain keeps its token limits, .*\): 2 visible tokens, where 1 are allowed",
+        ),
+        (Mumbles, "the deltas, put together, are not the text of the transcript"),
+        (Endless, "Transcript.end was called 0 times, not once"),
+        (Twice, "Transcript.end was called 2 times, not once"),
+    ],
+)
+def test_an_engine_that_breaks_a_promise_is_told_which(kind: type[ScriptedEngine], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_engine(lambda: scripted(kind))
+
+
+# -- profiles ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_profiles_that_fit_keep_the_promises(family: str) -> None:
+    check_profile(FAMILIES[family], tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("family", "wrong", "words"),
+    [
+        ("ids", {"closing": "</think>19", "step": "\n"}, "'19It is 19.' is visible, not 'It is 19.'"),
+        ("text", {"closing": "</thought>\n\nSo: "}, "'So: It is 19.' is visible"),
+        ("no-start", {"instruction": "", "switch": ""}, "the two prompts are the same"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_told_why(family: str, wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_profile(FAMILIES[family].model_copy(update=wrong), tokenizer())
+
+
+def test_it_wants_neither_pytest_nor_our_tests() -> None:
+    looking = "import sys, ponder.testing; print({m.split('.')[0] for m in sys.modules} & {'pytest', 'tests', 'vllm'})"
+    done = subprocess.run([sys.executable, "-c", looking], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
