@@ -17,7 +17,7 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
-.PHONY: help serve test soak check lint format bench install lock dist clean
+.PHONY: help serve test soak check lint docs format bench install lock dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,8 +38,13 @@ soak: ## run the long tests that `make test` leaves out; results go to SOAK_RESU
 	@$(INSTALL) $(EXTRA) dev
 	@$(BIN)/python -m pytest -m soak --soak-results $(SOAK_RESULTS) $(ARGS)
 
-check: lint ## ruff, its formatter and pyright find nothing
+check: lint docs ## ruff, its formatter, pyright and codespell find nothing, and the documents are true
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: ## the documents are spelled right, their links lead somewhere and their code runs
+	@$(INSTALL) $(EXTRA) dev
+	@$(BIN)/codespell
+	@$(BIN)/python -m pytest tests/test_docs.py
 
 lint: ## ruff and its formatter find nothing
 	@$(INSTALL) $(EXTRA) dev

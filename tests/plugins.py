@@ -1,35 +1,50 @@
-"""Packages of other people, as the documents show them: installed in a folder of their own."""
+"""Packages of other people, as the pages for newcomers show them: built from a page and installed in a folder."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.pages import ROOT, Page
 
 
-def installed(folder: Path, document: str) -> dict[str, str]:
-    """A document's example as an installed package in `folder`, and the environment in which it is found."""
-    text = (ROOT / document).read_text()
-    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1]
-    group, line = re.findall(r'entry-points\."(.*?)"\]\n(.*)', text)[-1]
-    module = re.findall(r'"my_package\.(\w+):', line)[0]
-    package = folder / "my_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / f"{module}.py").write_text(code)
-    info = folder / "my_package-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{line.replace(chr(34), '')}\n")
-    return {**os.environ, "PYTHONPATH": str(folder)}
+class Newcomer:
+    """Somebody who follows a page word for word, in a folder of his own."""
 
+    def __init__(self, folder: Path, page: Page) -> None:
+        self.folder = folder / "work"
+        self.folder.mkdir()
+        self.site = folder / "site"
+        self.environment = {
+            **os.environ,
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+            "PYTHONPATH": os.pathsep.join((str(self.site), str(ROOT))),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        for block in page.blocks:
+            if block.title:
+                file = self.folder / block.title
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(block.text)
+        if (self.folder / "pyproject.toml").exists():
+            self.install()
 
-def run(env: dict[str, str], *args: str) -> str:
-    """What a Python process in this environment prints."""
-    done = subprocess.run([sys.executable, *args], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    def install(self) -> None:
+        """What `pip install .` does, without the libraries, which are here."""
+        uv = Path(sys.executable).parent / "uv"
+        how = ["--no-deps", "--no-build-isolation", "--offline", "--python", sys.executable, "--target", str(self.site)]
+        self.run(str(uv), "pip", "install", *how, ".")
+
+    def run(self, *command: str, cwd: Path | None = None) -> str:
+        """What a command prints on standard output; it may not fail."""
+        where = cwd or self.folder
+        done = subprocess.run(
+            command, cwd=where, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def python(self, *arguments: str, cwd: Path | None = None) -> str:
+        return self.run(sys.executable, *arguments, cwd=cwd)

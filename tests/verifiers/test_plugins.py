@@ -1,4 +1,4 @@
-"""The verifier that `docs/verifiers.md` shows, installed as a package of its own, is listed, checked and asked."""
+"""The verifier of `docs/write-a-verifier.md`, installed as a package of its own, is listed, checked and asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.plugins import installed, run
+from tests.pages import ROOT, Page
+from tests.plugins import Newcomer
 
 ASKING = """
 import json
@@ -24,7 +25,8 @@ print(json.dumps({
 
 
 def test_a_verifier_of_another_package_judges(tmp_path: Path) -> None:
-    told: dict[str, Any] = json.loads(run(installed(tmp_path, "docs/verifiers.md"), "-c", ASKING))
+    newcomer = Newcomer(tmp_path, Page(ROOT / "docs" / "write-a-verifier.md"))
+    told: dict[str, Any] = json.loads(newcomer.python("-c", ASKING, cwd=ROOT))
     listed = {entry["name"]: entry for entry in told["listed"]}
     assert "prm" in listed
     assert listed["brevity"]["description"] == "Likes short chains."
