@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from math import isclose
 from typing import ClassVar
@@ -23,6 +24,7 @@ from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Run, Selection, Strategy
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
+from ponder.compute.transcript import Transcript
 from ponder.compute.vote import Vote
 from ponder.strategies import STRATEGIES
 from ponder.strategies.auto import Auto
@@ -33,7 +35,7 @@ from ponder.strategies.majority_vote import MajorityVote
 from ponder.strategies.particle_filter import ParticleFilter
 from ponder.strategies.revision import Revision
 from ponder.strategies.voting import lead_probability, settled, votes_to_settle
-from ponder.testing import Chain, Script, ScriptedEngine, ScriptedRewards, always, question
+from ponder.testing import Chain, Script, ScriptedEngine, ScriptedRewards, VirtualTimeLoop, always, question
 
 
 def says(*answers: str) -> Script:
@@ -107,6 +109,7 @@ def outcome(
     delay: float = 0.0,
     timeout: float | None = None,
     seed: int | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> Outcome:
     plan = Plan(
         prompt=Prompt((Message("user", "How many?"),)),
@@ -118,7 +121,9 @@ def outcome(
         fallback=Selection("even", EVEN),
     )
     rewards = ScriptedRewards(judge, delay=delay) if judge else None
-    return asyncio.run(execute(plan, Resources(engine, Lengths(20, 40), rewards), Spending(plan.budget), deaf))
+    resources = Resources(engine, Lengths(20, 40), rewards)
+    with asyncio.Runner(loop_factory=loop) as runner:
+        return runner.run(execute(plan, resources, Spending(plan.budget), deaf))
 
 
 # -- majority vote ----------------------------------------------------------------------------------------------------
@@ -453,6 +458,18 @@ def test_auto_thinks_once_where_the_budget_is_too_small_for_probes() -> None:
 # -- the same again ---------------------------------------------------------------------------------------------------
 
 
+class Hurried(ScriptedEngine):
+    """Begins each chain late by a chance that its seed does not decide."""
+
+    chance = random.Random(0)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        await asyncio.sleep(self.delay * self.chance.randrange(100))
+        async with aclosing(super().generate(prompt, sampling, transcript)) as stream:
+            async for delta in stream:
+                yield delta
+
+
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_the_same_seed_gives_the_same_answer_however_the_engine_is_hurried(name: str) -> None:
     """The order in which chains end changes from run to run; what is chosen does not."""
@@ -463,7 +480,9 @@ def test_the_same_seed_gives_the_same_answer_however_the_engine_is_hurried(name:
         return Chain(steps + f"{'so ' * chance.randrange(20)}\nend\n", f"The answer is {chance.randrange(4)}.")
 
     def once(delay: float) -> str:
-        engine = ScriptedEngine(script, seeded=True, delay=delay)
-        return outcome(STRATEGIES[name](), engine, verifier=ByRewards(), judge=good, seed=5).answer.text
+        engine = Hurried(script, seeded=True, delay=delay)
+        strategy = STRATEGIES[name]()
+        out = outcome(strategy, engine, verifier=ByRewards(), judge=good, seed=5, loop=VirtualTimeLoop)
+        return out.answer.text
 
-    assert {once(0.0), once(0.0003), once(0.001)} == {once(0.0)}
+    assert {once(0.0), once(0.3), once(1.0)} == {once(0.0)}
