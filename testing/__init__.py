@@ -34,7 +34,7 @@ from ponder.testing.scripted import (
     always,
     question,
 )
-from ponder.testing.virtual_time import VirtualTimeLoop
+from ponder.testing.virtual_time import VirtualTimeLoop, in_virtual_time
 
 under_one_name(__name__)
 
@@ -55,6 +55,7 @@ __all__ = [
     "check_profile",
     "check_strategy",
     "check_verifier",
+    "in_virtual_time",
     "question",
     "strategy_promises",
     "verifier_promises",

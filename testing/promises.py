@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
@@ -29,7 +28,7 @@ from ponder.compute.run import Plan, Resources, Run, Selection, StopSignal, Stra
 from ponder.compute.text import Candidate, Message, Prompt, Score
 from ponder.strategies import STRATEGIES
 from ponder.testing.scripted import MARKER, Chain, JudgingEngine, ScriptedEngine, ScriptedRewards, always
-from ponder.testing.virtual_time import VirtualTimeLoop
+from ponder.testing.virtual_time import in_virtual_time
 
 ANSWERS = ("The answer is 7.", "The answer is 7.", "The answer is 9.", "I am not sure.", "The answer is 7.")
 CHAINS = tuple(Chain(f"{MARKER} {i}\nthree and four\n{'and so on' * i}\n", a) for i, a in enumerate(ANSWERS))
@@ -367,12 +366,6 @@ class _Logged(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.thought = self.thought or MARKER in self.format(record)
-
-
-def in_virtual_time(work: Coroutine[Any, Any, Any]) -> Any:
-    """What comes of `work` on a loop whose clock jumps. A busy machine is as fast as an idle one there."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(work)
 
 
 def require(kept: bool, otherwise: str) -> None:

@@ -15,7 +15,7 @@ from ponder.compute.lengths import Lengths
 from ponder.server.app import AuthenticatedRoute, ServedModel, create_app
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, Settings
-from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always
+from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always, in_virtual_time
 from tests.server.serving import Line, answered, ask, chat, counted, door, its_door, refused, scripted, written
 
 SLOW = Chain("t" * 50, "a" * 50)
@@ -219,7 +219,7 @@ def test_more_than_run_wait_and_more_than_may_wait_are_turned_away() -> None:
         assert counted(app, 'ponder_admission_rejections_total{reason="busy"}') == 2
         assert its_door(app).admission.inside == its_door(app).admission.queued == 0
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def test_who_waits_too_long_is_told_to_come_again() -> None:
@@ -233,7 +233,7 @@ def test_who_waits_too_long_is_told_to_come_again() -> None:
         assert (first.sent[0]["status"], second.sent[0]["status"]) == (200, 429)
         assert its_door(app).admission.inside == 0
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def test_a_stream_hears_its_role_and_comments_while_it_waits_for_a_place() -> None:
@@ -276,7 +276,7 @@ def test_a_stream_that_waited_in_vain_is_told_so_in_an_event(ends: str, code: st
         assert b"[DONE]" not in second.text
         assert counted(app, 'ponder_requests_total{outcome="turned_away"}') == 1
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_drain_lets_those_inside_finish_and_nobody_new_in() -> None:
         assert b"retry-after" in dict(late.sent[0]["headers"])
         assert json.loads(inside.text)["choices"][0]["finish_reason"] == "stop"
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 @pytest.mark.parametrize("body", [{}, {"stream": True}, {"n": 3}])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
 from ponder.server.settings import Settings
-from ponder.testing import MARKER, Chain, ScriptedEngine
+from ponder.testing import MARKER, Chain, ScriptedEngine, in_virtual_time
 from tests.server.serving import ASK, Line, counted, door, its_door, scripted, serving, until, written
 
 LONG = Chain(MARKER + "t" * 60, "a" * 60)
@@ -78,7 +77,7 @@ def test_a_hang_up_in_any_phase_stops_the_model(stream: bool, moment: float) -> 
         assert counted(app, "ponder_inflight_requests") == 0
         assert b"[DONE]" not in line.text
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def test_a_hang_up_in_the_queue_gives_the_place_up() -> None:
@@ -97,7 +96,7 @@ def test_a_hang_up_in_the_queue_gives_the_place_up() -> None:
         assert its_door(app).admission.inside == 0
         assert counted(app, 'ponder_client_disconnects_total{phase="queued"}') == 1
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -106,12 +105,10 @@ def test_a_reader_who_does_not_read_is_dropped(stream: bool) -> None:
         engine = ScriptedEngine(lambda p, t, c: LONG, delay=0.0005)
         app = door(engine, Settings(limits={"send_timeout": 0.1}))  # pyright: ignore[reportArgumentType]
         line = Line(stream=stream)
-        began = time.monotonic()
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             group.create_task(line.call(app))
             await asyncio.sleep(0.01)
             line.blocked.clear()
-        assert time.monotonic() - began < 5
         assert engine.running == 0
         assert written(app) == engine.produced
         assert counted(app, 'ponder_client_disconnects_total{phase="slow_reader"}') == 1
@@ -144,7 +141,7 @@ def test_the_role_is_sent_before_the_model_has_begun() -> None:
             line.gone.set()
             await task
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def test_the_end_of_the_server_task_is_the_end_of_the_request() -> None:
@@ -160,7 +157,7 @@ def test_the_end_of_the_server_task_is_the_end_of_the_request() -> None:
         assert written(app) == engine.produced
         assert counted(app, "ponder_inflight_requests") == 0
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def test_an_engine_that_fails_in_a_stream_says_so_and_does_not_say_done() -> None:
@@ -176,4 +173,4 @@ def test_an_engine_that_fails_in_a_stream_says_so_and_does_not_say_done() -> Non
         assert line.sent[-1]["more_body"] is False
         assert written(app) == engine.produced
 
-    asyncio.run(go())
+    in_virtual_time(go())
