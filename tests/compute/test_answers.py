@@ -146,7 +146,7 @@ def test_a_comparison_that_hangs_counts_as_different_and_holds_nothing_up() -> N
     async def main() -> tuple[list[int | None], int]:
         ticks = 0
         async with asyncio.TaskGroup() as tasks:
-            grouping = tasks.create_task(group([*towers, "\\boxed{(x+1)^2}", "\\boxed{x^2+2x+1}"]))
+            grouping = tasks.create_task(group([*towers, "\\boxed{(x+1)^2}", "\\boxed{x^2+2x+1}"], seconds=3))
             while not grouping.done():
                 await asyncio.sleep(0.05)
                 ticks += 1
