@@ -18,7 +18,7 @@ from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import REWARD_PROFILES
 from ponder.engines.reward_reader import Reading
-from ponder.testing import MARKER
+from ponder.testing import MARKER, in_virtual_time
 from tests.fakes import Told
 from tests.memory import within
 
@@ -65,7 +65,7 @@ def test_a_reward_model_reads_a_chain_to_show_that_it_answers_unless_it_has_just
         assert await model.check() is None
         assert len(reader.read_ids) == 1
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 PROMPT = Prompt((Message("user", "What is 1 + 1?"),))
@@ -83,7 +83,7 @@ def test_what_several_want_to_know_at_once_is_read_once_for_each_tenant() -> Non
         assert len(reader.read_ids) == 2
         assert told.tokens == sum(map(len, reader.read_ids))
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def test_whoever_waits_for_a_judgement_that_is_cut_short_or_fails_asks_again() -> None:
@@ -107,7 +107,7 @@ def test_whoever_waits_for_a_judgement_that_is_cut_short_or_fails_asks_again() -
         reader.away = False
         assert (await model.reward(PROMPT, [other], read=Told()))[0].steps == (0.8,)
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def kept(model: ProcessRewardModel) -> tuple[int, int]:
