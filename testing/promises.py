@@ -22,9 +22,13 @@ from functools import partial
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
-from ponder.compute.run import Plan, Resources, Run, Selection, StopSignal, Strategy, Verifier, execute
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Run, Selection, Strategy, Verifier
+from ponder.compute.stop import StopSignal
 from ponder.compute.text import Candidate, Message, Prompt, Score
 from ponder.strategies import STRATEGIES
 from ponder.testing.scripted import MARKER, Chain, JudgingEngine, ScriptedEngine, ScriptedRewards, always
