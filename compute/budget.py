@@ -13,11 +13,12 @@ there is no other) writes its visible part on the answer's own allowance. Hence 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal
 
+from ponder.compute.clock import now
 from ponder.compute.errors import Exhausted
 from ponder.compute.text import Ending, Hidden
 
@@ -66,7 +67,7 @@ class Reservation:
         self.prompt = 0
         self.cached = 0
         self.calls = 0
-        self.started = time.monotonic()
+        self.started = now()
         self.seconds: float | None = None
         """How long it was open; None while it is."""
         self.ending: Ending | None = None
@@ -94,7 +95,7 @@ class Reservation:
         if self.seconds is None:
             if forfeit:
                 self.forfeited = self.outstanding
-            self.seconds = time.monotonic() - self.started
+            self.seconds = now() - self.started
             self._spending.closed(self)
 
     def read(self, prompt: int, cached: int) -> None:
@@ -175,7 +176,8 @@ class Spending:
         self.texts: dict[int, tuple[Hidden[str], Hidden[str]]] = {}
         """Thought and answer of each call, only where `Plan.keep_text` says so."""
         self.idle_seconds = 0.0
-        """Wall time with no call outstanding: what the orchestration itself costs."""
+        """Wall time with no call outstanding: what the orchestration itself costs. The loop's clock may count in
+        milliseconds, which is too coarse for it."""
         self._open: list[Reservation] = []
         self._bound: list[Reservation] = []
         self._settled = 0
@@ -184,7 +186,7 @@ class Spending:
         """Called whenever a reservation was closed."""
         self.on_usage: Callable[[Usage], None] | None = None
         """Told what each call has used when it ends; all that it made counts as hidden."""
-        self._since = time.monotonic()
+        self._since = perf_counter()
 
     # -- what is left -------------------------------------------------------------------------------------------------
 
@@ -237,7 +239,7 @@ class Spending:
         if bound and answer > self.allowance:
             raise Exhausted(f"{purpose} asks for {answer} visible tokens and {self.allowance} are left")
         if not self._open:
-            self.idle_seconds += time.monotonic() - self._since
+            self.idle_seconds += perf_counter() - self._since
         reservation = Reservation(self, len(self.reservations), purpose, thinking, answer, parent, bound)
         self.reservations.append(reservation)
         self._open.append(reservation)
@@ -250,7 +252,7 @@ class Spending:
         self._open.remove(reservation)
         self._settled += reservation.tokens
         self._forfeited += reservation.forfeited
-        self._since = time.monotonic()
+        self._since = perf_counter()
         if self.on_usage is not None:
             self.on_usage(
                 Usage(hidden=reservation.tokens, prompt_read=reservation.prompt, cached=reservation.cached, chains=1)

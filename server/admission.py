@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
+from ponder.compute.clock import now
 from ponder.compute.errors import TooBusy, Unavailable
 from ponder.compute.execute import GRACE
 from ponder.compute.stop import StopSignal
@@ -20,8 +20,8 @@ class Turn:
     def __init__(self, comes: asyncio.Future[None], metrics: Metrics, seconds: float) -> None:
         self.comes = comes
         self.began: float | None = None
-        """`time.monotonic()` when the place was taken."""
-        self._metrics, self._seconds, self._asked = metrics, seconds, time.monotonic()
+        """`now()` when the place was taken."""
+        self._metrics, self._seconds, self._asked = metrics, seconds, now()
 
     @property
     def has_come(self) -> bool:
@@ -40,7 +40,7 @@ class Turn:
                 raise TooBusy(
                     "no place became free in the time this request has", code="server_busy", retry_after=self._seconds
                 ) from None
-        self.began = time.monotonic()
+        self.began = now()
         self._metrics.waited(self.began - self._asked)
 
 
@@ -94,7 +94,7 @@ class Admission:
         finally:
             self._stop_signals.difference_update(stop_signals)
             if turn.began is not None:
-                self._seconds += (time.monotonic() - turn.began - self._seconds) / 16
+                self._seconds += (now() - turn.began - self._seconds) / 16
             if turn.has_come:
                 self._leave()
             elif turn.comes in self._queue:
@@ -124,6 +124,6 @@ class Admission:
         await self._empty(GRACE)
 
     async def _empty(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while self.inside and time.monotonic() < end:  # noqa: ASYNC110 - once in a server's life
+        end = now() + seconds
+        while self.inside and now() < end:  # noqa: ASYNC110 - once in a server's life
             await asyncio.sleep(0.02)

@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from ponder.compute.account import Account
 from ponder.compute.budget import Spending
+from ponder.compute.clock import now
 from ponder.compute.engine import Delta
 from ponder.compute.errors import RequestError
 from ponder.compute.outcome import Outcome
@@ -240,7 +241,7 @@ class Chat:
         self._metrics, self._traces = metrics, traces
 
     async def __call__(self, request: Request, key: Key) -> CompletionResponse:
-        began = time.monotonic()
+        began = now()
         settings = self._settings
         self._admission.check()
         wanted = wire.chat_request(await read(request, settings.limits), settings.limits)

@@ -7,10 +7,11 @@ sending. What is taken and not yet sent is bounded by those who tell: they wait 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 
 from starlette.types import Message, Send
+
+from ponder.compute.clock import now
 
 KEEPALIVE = b": keep-alive\n\n"
 ROOM = 1 << 15
@@ -40,7 +41,7 @@ class Outbox:
         self._room = asyncio.Event()
         self._gone = asyncio.Event()
         self._sending: float | None = None
-        self._sent = time.monotonic()
+        self._sent = now()
 
     @property
     def full(self) -> bool:
@@ -71,9 +72,9 @@ class Outbox:
     async def write(self) -> None:
         """Sends what is put, until the last of it has been sent."""
         loop = asyncio.get_running_loop()
-        self._sending = time.monotonic()
+        self._sending = now()
         await self._send(self._start)
-        self._sent, self._sending = time.monotonic(), None
+        self._sent, self._sending = now(), None
         while True:
             if not self._taken:
                 self._idle = loop.create_future()
@@ -85,9 +86,9 @@ class Outbox:
                 piece = events[at : at + PIECE]
                 at += len(piece)
                 body: Message = {"type": "http.response.body", "body": piece, "more_body": not last or at < len(events)}
-                self._sending = time.monotonic()
+                self._sending = now()
                 await self._send(body)
-                self._sent, self._sending = time.monotonic(), None
+                self._sent, self._sending = now(), None
                 self._unsent -= len(piece)
                 if not self.full:
                     self._room.set()
@@ -98,13 +99,13 @@ class Outbox:
     async def keep(self) -> None:
         """Puts a comment when nothing was sent for a while; raises `SlowReader` when a message takes too long."""
         while True:
-            now = time.monotonic()
+            at = now()
             if self._sending is not None:
-                wait = self._sending + self._send_timeout - now
+                wait = self._sending + self._send_timeout - at
                 if wait <= 0:
                     raise SlowReader
             else:
-                wait = self._sent + self._keepalive - now
+                wait = self._sent + self._keepalive - at
                 if wait <= 0:
                     self.put(KEEPALIVE)
                     wait = self._keepalive

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from ponder.compute.account import Account, Bill, Intent
 from ponder.compute.budget import Spending, Usage
+from ponder.compute.clock import now
 from ponder.compute.engine import Delta
 from ponder.compute.errors import DeadlinePassed, NotNow, RequestError
 from ponder.compute.execute import execute
@@ -112,7 +112,7 @@ class CompletionResponse:
         self._metrics, self._traces = metrics, traces
         self._keepalive, self._send_timeout = keepalive, send_timeout
         self._began = began
-        """`time.monotonic()` when the request came."""
+        """`now()` when the request came."""
         self._headers: list[tuple[bytes, bytes]] = []
         self._phase = "planning"
         self._first: float | None = None
@@ -223,7 +223,7 @@ class CompletionResponse:
                 spending.on_usage = used
 
     def _left(self) -> float:
-        return max(0.001, self._order.timeout - (time.monotonic() - self._began))
+        return max(0.001, self._order.timeout - (now() - self._began))
 
     async def _listen(self, delta: Delta) -> None:
         if self._first is None and delta.text:
@@ -231,7 +231,7 @@ class CompletionResponse:
 
     def _answers(self) -> None:
         """The first text is there."""
-        self._first = time.monotonic() - self._began
+        self._first = now() - self._began
         self._phase = "answering"
 
     async def _run(
@@ -318,7 +318,7 @@ class CompletionResponse:
         self._bill = None
 
     def _tell(self, ended: str, request_id: str) -> None:
-        order, seconds = self._order, time.monotonic() - self._began
+        order, seconds = self._order, now() - self._began
         self._traces.keep(request_id, trace(order, ended, seconds, self._spendings, self._outcomes))
         self._metrics.ended(
             owner=order.owner,

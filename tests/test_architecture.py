@@ -88,6 +88,13 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     order.prepare()
 
 
+def test_a_request_reads_the_time_in_one_place() -> None:
+    """So that a loop with a clock of its own drives everything that waits or is timed."""
+    on_the_way = ("admission", "body", "outbox", "respond", "traces")
+    for path in [*files("compute"), *files("strategies"), *(ROOT / f"server/{name}.py" for name in on_the_way)]:
+        assert path.name == "clock.py" or "monotonic" not in attributes(path), path
+
+
 def test_only_engines_and_verifiers_look_at_thoughts() -> None:
     """`compute/transcript.py` continues a chain, `compute/text.py` compares places;
     `server/unseal.py` is the one place where a key with the scope for it is shown a thought."""
