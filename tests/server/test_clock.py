@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import pytest
 
-from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.server.settings import Settings
+from ponder.testing.virtual_time import VirtualTimeLoop
 from tests.fakes import Chain, ScriptedEngine, always
 from tests.server.serving import Line, counted, door, its_door
 
