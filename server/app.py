@@ -23,14 +23,15 @@ from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, Requ
 from ponder.metering.metrics import Metrics
 from ponder.server import errors
 from ponder.server.admission import Admission
-from ponder.server.chat import Chat
+from ponder.server.completions import Completions
+from ponder.server.dialect import Dialect
+from ponder.server.dialects import DIALECTS, HOUSE
 from ponder.server.keys import ANYONE, Key, Keyring
-from ponder.server.plan import Registry, ServedModel
+from ponder.server.registry import Registry, ServedModel
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.status import Status, answer
 from ponder.server.traces import Traces
-from ponder.server.wire import ChatRequest
 
 __all__ = ["ServedModel", "ServerHandle", "create_app"]
 
@@ -56,8 +57,11 @@ class ServerHandle:
 class AuthenticatedRoute:
     """A route: finds out who asks, lets those in who may, and sends what the endpoint answers."""
 
-    def __init__(self, endpoint: Endpoint, scope: KeyScope | None, keyring: Keyring, metrics: Metrics) -> None:
+    def __init__(
+        self, endpoint: Endpoint, scope: KeyScope | None, dialect: Dialect, keyring: Keyring, metrics: Metrics
+    ) -> None:
         self.scope: KeyScope | None = scope
+        self._dialect = dialect
         self._endpoint, self._keyring, self._metrics = endpoint, keyring, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +69,7 @@ class AuthenticatedRoute:
         key = ANYONE
         if self.scope is not None:
             try:
-                key = self._keyring.who(request.headers)
+                key = self._keyring.who(self._dialect.key(request.headers), self._dialect.key_hint)
                 if not key.may(self.scope):
                     raise NotPermitted(f"this API key has not the scope {self.scope}", code="missing_scope")
             except (NotAuthenticated, NotPermitted):
@@ -76,11 +80,18 @@ class AuthenticatedRoute:
 
 
 class ErrorMiddleware:
-    """Around everything: an id for each request, on every answer, and every error in one shape."""
+    """Around everything: an id for each request, on every answer, and every error in the shape of its dialect."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Mapping[tuple[str, str], ASGIApp]) -> None:
-        """`routes`, by method and path, are called at once; all else goes to `app`, which knows them too."""
-        self._app, self._metrics, self._routes = app, metrics, routes
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        routes: Mapping[tuple[str, str], ASGIApp],
+        dialect_of: Callable[[str], Dialect],
+    ) -> None:
+        """`routes`, by method and path, are called at once; all else goes to `app`, which knows them too. `dialect_of`
+        a path writes its errors."""
+        self._app, self._metrics, self._routes, self._dialect_of = app, metrics, routes, dialect_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,10 +119,11 @@ class ErrorMiddleware:
             if started:
                 errors.told(error, request_id)
             else:
-                await errors.response(error, request_id)(scope, receive, sending)
+                dialect = self._dialect_of(scope["path"])
+                await errors.response(error, request_id, dialect.error)(scope, receive, sending)
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
+def _no_route(request: Request, error: Exception, dialect: Dialect) -> Response:
     """404 and 405 of the router."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
@@ -120,7 +132,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
         refused = NotFound("there is no such route", code="route_not_found")
     else:
         refused = RequestError("the request cannot be answered", code="bad_request")
-    response = errors.response(refused, request.state.request_id)
+    response = errors.response(refused, request.state.request_id, dialect.error)
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response
@@ -132,6 +144,7 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     engine_metrics: Callable[[], bytes] | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
     accounts: Sequence[Account] = (),
 ) -> FastAPI:
     """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `accounts`
@@ -139,16 +152,16 @@ def create_app(
     metrics = metrics or Metrics()
     keyring, registry = Keyring(settings.keys), Registry()
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
-    status = Status(models, registry, admission, metrics, engine_metrics)
+    status = Status(models, registry, admission, metrics, engine_metrics, HOUSE.error_body)
     traces = Traces(settings.traces, settings.trace_bytes)
-    chat = Chat(settings, models, registry, admission, Accounts([*accounts, metrics]), metrics, traces)
+    account = Accounts([*accounts, metrics])
+    by_path = {dialect.path: dialect for dialect in dialects}
     app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     async def schema(request: Request, key: Key) -> Response:
-        return answer(openapi(app.version))
+        return answer(openapi(app.version, dialects))
 
     table: list[tuple[str, str, KeyScope | None, Endpoint]] = [
-        ("POST", "/v1/chat/completions", "infer", chat),
         ("GET", "/v1/models", "infer", status.models),
         ("GET", "/v1/models/{id:path}", "infer", status.model),
         ("GET", "/v1/strategies", "infer", status.strategies),
@@ -160,15 +173,26 @@ def create_app(
         ("GET", "/metrics/engine", "usage", status.metrics_of_engine),
         ("GET", "/openapi.json", "infer", schema),
     ]
+    for dialect in dialects:
+        endpoint = Completions(settings, models, registry, admission, account, metrics, traces, dialect)
+        table.append(("POST", dialect.path, "infer", endpoint))
+
+    def dialect_of(path: str) -> Dialect:
+        return by_path.get(path, HOUSE)
+
+    async def no_route(request: Request, error: Exception) -> Response:
+        return _no_route(request, error, dialect_of(request.url.path))
+
     guarded = {
-        (method, path): AuthenticatedRoute(endpoint, scope, keyring, metrics) for method, path, scope, endpoint in table
+        (method, path): AuthenticatedRoute(endpoint, scope, dialect_of(path), keyring, metrics)
+        for method, path, scope, endpoint in table
     }
     app.router.routes[:] = [
         Route(path, route, methods=[method], name=path) for (method, path), route in guarded.items()
     ]
-    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(HTTPException, no_route)
     direct = {(method, path): route for (method, path), route in guarded.items() if "{" not in path}
-    app.add_middleware(ErrorMiddleware, metrics=metrics, routes=direct)
+    app.add_middleware(ErrorMiddleware, metrics=metrics, routes=direct, dialect_of=dialect_of)
     app.state.door = ServerHandle(admission, metrics, traces, settings.drain_timeout)
     return app
 
@@ -176,15 +200,16 @@ def create_app(
 PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
 
 
-def openapi(version: str) -> dict[str, Any]:
-    """What a generator of clients needs: the routes, and the schema of a chat request with our fields."""
-    request = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas = request.pop("$defs", {})
-    done = {"200": {"description": "OpenAI's shape"}, "4XX": {"description": "OpenAI's error"}}
-    body = {"required": True, "content": {"application/json": {"schema": request}}}
-    paths: dict[str, Any] = {"/v1/chat/completions": {"post": {"requestBody": body, "responses": done}}}
+def openapi(version: str, dialects: Sequence[Dialect]) -> dict[str, Any]:
+    """What a generator of clients needs: the routes, and the schemas of the dialects' requests."""
+    schemas: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
+    for dialect in dialects:
+        operation, named = dialect.operation()
+        paths[dialect.path] = {"post": operation}
+        schemas |= named
     for path in ("/v1/models", "/v1/models/{id}", "/v1/strategies", "/v1/traces/{id}", *PROBES):
-        paths[path] = {"get": {"responses": done}}
+        paths[path] = {"get": {"responses": HOUSE.responses}}
     for path in ("/v1/models/{id}", "/v1/traces/{id}"):
         paths[path]["get"]["parameters"] = [
             {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}

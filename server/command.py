@@ -14,7 +14,8 @@ from typing import cast
 from pydantic import ValidationError
 
 from ponder.compute.errors import PonderError
-from ponder.server.settings import KeySettings, Scope, Settings, WrongSettings, load
+from ponder.server.load_settings import load
+from ponder.server.settings import KeySettings, Scope, Settings, WrongSettings
 
 FLAGS = (
     "host",

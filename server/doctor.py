@@ -22,7 +22,7 @@ from ponder.engines.reward_remote import reach
 from ponder.server import made
 from ponder.server.http_server import CannotListen, bind, listen
 from ponder.server.model_paths import hub_folder, model_folder
-from ponder.server.plan import Registry
+from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 
 PIP = f"{sys.executable} -m pip"
@@ -231,7 +231,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def choices(settings: Settings) -> Finding:
+def defaults(settings: Settings) -> Finding:
     """The strategies and verifiers that are configured can be had."""
     try:
         Registry().check(settings.served(), settings.limits.samples)
@@ -257,7 +257,7 @@ def examine(settings: Settings) -> list[Finding]:
         *(model(name, m) for name, m in served.items()),
         *(reward_model(name, path) for name, path in beside),
         *(remote_reward_model(name, url, m) for name, url, m in prms if m.prm_is_remote),
-        choices(settings),
+        defaults(settings),
         port(settings.host, settings.port),
         memory(len(served) + len(beside)),
     ]

@@ -1,4 +1,4 @@
-"""The table from error class to HTTP answer, and the one shape every refusal has.
+"""The table from error class to HTTP status, and what a caller is told of an error; a dialect gives that its shape.
 
 What a caller reads is the message of a `RequestError` or `NotNow`, which never quotes a request. Everything else is our
 fault: the caller gets an opaque id and the log gets the kind of the error and the places it went through, never its
@@ -7,11 +7,10 @@ message, which may hold anything.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import traceback
-from typing import Any
+from collections.abc import Callable
 
 from starlette.responses import Response
 
@@ -28,6 +27,7 @@ from ponder.compute.errors import (
     Unavailable,
     first,
 )
+from ponder.server.answers import Failure
 
 log = logging.getLogger("ponder.door")
 
@@ -51,35 +51,36 @@ class WrongMedia(RequestError):
     """The body is not sent as JSON."""
 
 
-TABLE: dict[type[BaseException], tuple[int, str]] = {
-    NotAuthenticated: (401, "authentication_error"),
-    NotPermitted: (403, "permission_error"),
-    NotFound: (404, "not_found_error"),
-    WrongMethod: (405, "invalid_request_error"),
-    TooSlow: (408, "invalid_request_error"),
-    TooLarge: (413, "invalid_request_error"),
-    WrongMedia: (415, "invalid_request_error"),
-    RequestError: (400, "invalid_request_error"),
-    TooBusy: (429, "rate_limit_error"),
-    Unavailable: (503, "service_unavailable_error"),
-    NotNow: (503, "service_unavailable_error"),
-    DeadlinePassed: (504, "timeout_error"),
-    EngineError: (500, "server_error"),
+STATUS: dict[type[BaseException], int] = {
+    NotAuthenticated: 401,
+    NotPermitted: 403,
+    NotFound: 404,
+    WrongMethod: 405,
+    TooSlow: 408,
+    TooLarge: 413,
+    WrongMedia: 415,
+    RequestError: 400,
+    TooBusy: 429,
+    Unavailable: 503,
+    NotNow: 503,
+    DeadlinePassed: 504,
+    EngineError: 500,
 }
-"""Class -> (HTTP status, `error.type`). The nearest class in an error's family counts."""
+"""Class -> HTTP status. The nearest class in an error's family counts."""
 
 
-def status(error: BaseException) -> tuple[int, str]:
-    """(HTTP status, `error.type`) of an error."""
-    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), (500, "server_error"))
+def status(error: BaseException) -> int:
+    """HTTP status of an error."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 
-def body(error: BaseException, request_id: str) -> dict[str, Any]:
-    """The one shape: `{"error": {"message", "type", "param", "code"}}`."""
-    message, param, code = f"the server failed; its log knows this as {request_id}", None, "internal_error"
+def failure(error: BaseException, request_id: str, *, billed: bool = False) -> Failure:
+    """What a caller may know of an error. `billed`: tokens were made for the request already, so that trying again
+    would only cost again."""
+    message, field, code = f"the server failed; its log knows this as {request_id}", None, "internal_error"
     match error:
         case RequestError():
-            message, param, code = error.message, error.param, error.code
+            message, field, code = error.message, error.param, error.code
         case NotNow():
             message, code = error.message, error.code
         case DeadlinePassed():
@@ -88,33 +89,27 @@ def body(error: BaseException, request_id: str) -> dict[str, Any]:
             message, code = f"the model failed; the server's log knows this as {request_id}", "engine_error"
         case _:
             pass
-    return {"error": {"message": message, "type": status(error)[1], "param": param, "code": code}}
+    again = not (billed or isinstance(error, TooSlow))
+    return Failure(status(error), code, message, field, isinstance(error, NotAuthenticated), again)
 
 
-def response(error: BaseException, request_id: str, *, billed: bool = False) -> Response:
-    """The answer to a request that failed, also told to the log where the fault is ours.
-
-    `billed`: tokens were made for it already, so that trying again would only cost again.
-    """
+def response(
+    error: BaseException, request_id: str, write: Callable[[Failure], Response], *, billed: bool = False
+) -> Response:
+    """The answer to a request that failed, as a dialect writes it; also told to the log where the fault is ours."""
     error = first(error)
     told(error, request_id)
-    number, _ = status(error)
-    headers: dict[str, str] = {}
+    answer = write(failure(error, request_id, billed=billed))
     if isinstance(error, NotNow):
-        headers["retry-after"] = str(min(LONGEST_RETRY, max(1, math.ceil(error.retry_after))))
-    if isinstance(error, NotAuthenticated):
-        headers["www-authenticate"] = "Bearer"
+        answer.headers["retry-after"] = str(min(LONGEST_RETRY, max(1, math.ceil(error.retry_after))))
     if isinstance(error, TooLarge | TooSlow):
-        headers["connection"] = "close"
-    if billed or isinstance(error, TooSlow):
-        headers["x-should-retry"] = "false"
-    content = json.dumps(body(error, request_id)).encode()
-    return Response(content, number, headers, media_type="application/json")
+        answer.headers["connection"] = "close"
+    return answer
 
 
 def told(error: BaseException, request_id: str) -> None:
     """Tells the log about an error that is ours: its kind and the way it came. No message of it, no value."""
-    if status(error)[0] == 500 or not isinstance(error, PonderError):
+    if status(error) == 500 or not isinstance(error, PonderError):
         log.error("%s: %s", request_id, way(error))
 
 

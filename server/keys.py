@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ponder.compute.errors import NotAuthenticated
 from ponder.server.settings import KeySettings, Scope
 
 LONGEST = 512
-"""Characters of an Authorization header that are looked at; ours have 53."""
+"""Characters of a presented key that are looked at; ours have 46."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +58,15 @@ class Keyring:
         """No key is configured: anyone on this machine may ask."""
         return not self._keys
 
-    def who(self, headers: Mapping[str, str]) -> Key:
-        """The caller, by `Authorization: Bearer ...`. Raises `NotAuthenticated`.
+    def who(self, presented: str | None, hint: str) -> Key:
+        """The caller, by the key a request presents. `hint`: the header to send one in. Raises `NotAuthenticated`.
 
-        `headers` finds names in lower case, as Starlette's does. Every key is compared, whichever matches, so the time
-        it takes tells nothing.
+        Every key is compared, whichever matches, so the time it takes tells nothing.
         """
         if self.open:
             return ANYONE
-        kind, _, presented = headers.get("authorization", "").partition(" ")
-        presented = presented.strip()
-        if kind.lower() != "bearer" or not presented:
-            raise NotAuthenticated(
-                "this server wants an API key: send the header `Authorization: Bearer <key>`", code="missing_api_key"
-            )
+        if not presented:
+            raise NotAuthenticated(f"this server wants an API key: send the header {hint}", code="missing_api_key")
         found: Key | None = None
         if len(presented) <= LONGEST:
             asked = digest(presented)

@@ -13,7 +13,6 @@ from starlette.types import Message, Send
 
 from ponder.compute.clock import now
 
-KEEPALIVE = b": keep-alive\n\n"
 ROOM = 1 << 15
 """Bytes that may be taken and unsent before those who tell have to wait."""
 PIECE = 1 << 15
@@ -28,10 +27,17 @@ class Outbox:
     """The events of one response, in the order they were put. `write` and `keep` run beside whoever puts them."""
 
     def __init__(
-        self, send: Send, headers: Sequence[tuple[bytes, bytes]], *, keepalive: float, send_timeout: float
+        self,
+        send: Send,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        keepalive: float,
+        keep_alive: bytes,
+        send_timeout: float,
     ) -> None:
-        """`keepalive`: seconds of silence before a comment. `send_timeout`: seconds one message may take to leave."""
+        """`keepalive`: seconds of silence before `keep_alive` is put. `send_timeout`: seconds for one to leave."""
         self._send, self._keepalive, self._send_timeout = send, keepalive, send_timeout
+        self._keep_alive = keep_alive
         self._start: Message = {"type": "http.response.start", "status": 200, "headers": list(headers)}
         self._taken: list[bytes] = []
         self._unsent = 0
@@ -97,7 +103,7 @@ class Outbox:
                 return
 
     async def keep(self) -> None:
-        """Puts a comment when nothing was sent for a while; raises `SlowReader` when a message takes too long."""
+        """Puts the keep-alive when nothing was sent for a while; raises `SlowReader` when a message takes too long."""
         while True:
             at = now()
             if self._sending is not None:
@@ -107,6 +113,6 @@ class Outbox:
             else:
                 wait = self._sent + self._keepalive - at
                 if wait <= 0:
-                    self.put(KEEPALIVE)
+                    self.put(self._keep_alive)
                     wait = self._keepalive
             await asyncio.sleep(min(wait, self._send_timeout))

@@ -1,19 +1,17 @@
-"""One way to answer for JSON and for streams: the work runs as a child of the response, and a hang-up cancels it.
+"""One way to answer in every dialect, whole and in streams: the work runs as a child of the response, and a hang-up
+cancels it.
 
-A response here is an ASGI application. It watches the connection from its first moment, runs the choices, and writes
-what a `Form` makes of them. In whatever way it ends, the tokens that were made are told to the metrics.
+A response here is an ASGI application. It watches the connection from its first moment, runs what was planned, and
+sends what the dialect's `Writer` makes of it. In whatever way it ends, the tokens made are told to the metrics.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
-from pydantic_core import PydanticSerializationError, to_json
 from starlette.types import Receive, Scope, Send
 
 from ponder.compute.account import Account, Bill, Intent
@@ -25,49 +23,17 @@ from ponder.compute.execute import execute
 from ponder.compute.outcome import Outcome
 from ponder.compute.stop import StopSignal
 from ponder.compute.stream import OnDelta
+from ponder.compute.text import ToolCall
 from ponder.metering.metrics import Metrics
-from ponder.server import errors
+from ponder.server import answers, errors
 from ponder.server.admission import Admission, Turn
+from ponder.server.calls import ToolCallParser
+from ponder.server.dialect import Dialect, Reading, Writer
 from ponder.server.outbox import Outbox, SlowReader
 from ponder.server.plan import ResolvedRequest
 from ponder.server.traces import Traces, trace
 
 log = logging.getLogger(__name__)
-
-DONE = b"data: [DONE]\n\n"
-STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-
-
-class Form(Protocol):
-    """What an answer looks like to one API."""
-
-    def opening(self) -> bytes:
-        """The first events of a stream, sent before the model has begun."""
-        ...
-
-    def delta_events(self, choice: int, delta: Delta) -> bytes:
-        """Events for new visible text of a choice; may be empty."""
-        ...
-
-    def closed(self, choice: int, outcomes: Sequence[Outcome | None], spendings: Sequence[Spending]) -> bytes:
-        """Events for the end of a choice; `outcomes` are those of all choices that have ended, this one included."""
-        ...
-
-    def whole(self, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> Mapping[str, Any]:
-        """The answer in one piece."""
-        ...
-
-
-def dumped(value: Mapping[str, Any]) -> bytes:
-    """JSON, in a fifth of the time that `json.dumps` takes; half of a surrogate pair only that can write."""
-    try:
-        return to_json(value)
-    except PydanticSerializationError:
-        return json.dumps(value).encode()
 
 
 class HungUp(Exception):
@@ -81,24 +47,17 @@ async def hang_up(receive: Receive) -> None:
     raise HungUp
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What is to be done, what the answer looks like, and the headers it has of its own."""
-
-    order: ResolvedRequest
-    form: Form
-    headers: Mapping[str, str]
-
-
 class CompletionResponse:
-    """Makes a plan, carries out its order and sends the answer."""
+    """Plans a request that was read, carries it out and sends the answer."""
 
     _order: ResolvedRequest
-    _form: Form
+    _writer: Writer
 
     def __init__(
         self,
-        plan: Callable[[], Awaitable[Planned]],
+        reading: Reading,
+        plan: Callable[[], Awaitable[ResolvedRequest]],
+        dialect: Dialect,
         admission: Admission,
         account: Account,
         metrics: Metrics,
@@ -108,7 +67,8 @@ class CompletionResponse:
         keepalive: float,
         send_timeout: float,
     ) -> None:
-        self._plan, self._admission, self._account = plan, admission, account
+        self._reading, self._plan, self._dialect = reading, plan, dialect
+        self._admission, self._account = admission, account
         self._metrics, self._traces = metrics, traces
         self._keepalive, self._send_timeout = keepalive, send_timeout
         self._began = began
@@ -117,6 +77,7 @@ class CompletionResponse:
         self._phase = "planning"
         self._first: float | None = None
         self._started = False
+        self._parsers: list[ToolCallParser] = []
         self._spendings: list[Spending] = []
         self._outcomes: list[Outcome | None] = []
         self._bill: Bill | None = None
@@ -125,15 +86,15 @@ class CompletionResponse:
         """How the request ended, where its stream has said that already."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises what the plan does: nothing has begun then."""
+        """Raises what the plan does, in the dialect's words: nothing has begun then."""
         request_id = str(scope.get("state", {}).get("request_id", ""))
         ended = "failed"
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
-                planned = await self._plan()
-                self._bill = await self._account.reserve(_intent(planned.order, request_id))
-                self._begun(planned)
+                order = await self._plan()
+                self._bill = await self._account.reserve(_intent(order, request_id))
+                self._begun(order)
                 if self._order.stream:
                     await self._stream(send, request_id, group)
                 else:
@@ -143,7 +104,7 @@ class CompletionResponse:
         except BaseExceptionGroup as group:
             error = errors.first(group)
             if self._phase == "planning" and not isinstance(error, HungUp):
-                raise error from None
+                raise self._reading.renamed(error) from None
             ended = await self._failed(error, request_id, scope, receive, send)
         except asyncio.CancelledError:
             ended = "cancelled"
@@ -153,10 +114,13 @@ class CompletionResponse:
                 await self._settle(ended)
                 self._tell(ended, request_id)
 
-    def _begun(self, planned: Planned) -> None:
-        self._order, self._form = planned.order, planned.form
-        self._headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in planned.headers.items()]
-        self._outcomes = [None] * len(self._order.plans)
+    def _begun(self, order: ResolvedRequest) -> None:
+        self._order, self._writer = order, self._reading.writer(order)
+        self._headers = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in self._writer.headers.items()
+        ]
+        self._parsers = [ToolCallParser(order.tools) for _ in order.plans]
+        self._outcomes = [None] * len(order.plans)
         self._phase = "queued"
         self._metrics.begun()
 
@@ -172,17 +136,27 @@ class CompletionResponse:
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
         stop_signals = [StopSignal() for _ in self._order.plans]
         async with self._admission.place(stop_signals) as turn:
-            headers = [*STREAM_HEADERS, *self._headers]
-            out = Outbox(send, headers, keepalive=self._keepalive, send_timeout=self._send_timeout)
+            writer = self._writer
+            out = Outbox(
+                send,
+                [*writer.stream_headers, *self._headers],
+                keepalive=self._keepalive,
+                keep_alive=writer.keep_alive,
+                send_timeout=self._send_timeout,
+            )
             self._started = True
             group.create_task(out.write())
             keeper = group.create_task(out.keep())
 
-            def on_delta(choice: int) -> OnDelta:
-                delta_events = self._form.delta_events
+            def on_delta(index: int) -> OnDelta:
+                feed = self._parsers[index].feed
 
                 async def told(delta: Delta) -> None:
-                    out.put(delta_events(choice, delta))
+                    text, calls = feed(delta.text)
+                    if text or delta.logprobs:
+                        out.put(writer.text(index, text, delta.logprobs))
+                    if calls:
+                        out.put(self._calls(index, calls))
                     if self._first is None and delta.text:
                         self._answers()
                         # The first text leaves before more is made: a turn for the writer, one for the socket.
@@ -193,14 +167,14 @@ class CompletionResponse:
 
                 return told
 
-            async def closed(choice: int) -> None:
-                out.put(self._form.closed(choice, self._outcomes, self._spendings))
+            async def ended(index: int, outcome: Outcome) -> None:
+                out.put(self._end(index, outcome))
 
-            last = DONE
+            last = writer.closing
             try:
-                out.put(self._form.opening())
+                out.put(writer.opening())
                 await self._begin(turn)
-                await self._run(stop_signals, on_delta, closed)
+                await self._run(stop_signals, on_delta, ended)
                 self._phase = "writing"
             except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
                 last = self._event(errors.first(error), request_id)
@@ -208,11 +182,29 @@ class CompletionResponse:
             await out.end(last)
             keeper.cancel()
 
+    def _calls(self, index: int, calls: Sequence[ToolCall]) -> bytes:
+        """Calls that are complete now, the last of their answer so far."""
+        number = len(self._parsers[index].calls) - len(calls)
+        return b"".join(self._writer.tool_call(index, i, call) for i, call in enumerate(calls, number))
+
+    def _end(self, index: int, outcome: Outcome) -> bytes:
+        """The end of an answer, and where it is the last to end, of them all."""
+        parser = self._parsers[index]
+        text, calls = parser.end(outcome.complete)
+        events = self._writer.text(index, text, ()) if text else b""
+        if calls:
+            events += self._calls(index, calls)
+        outcomes = [one for one in self._outcomes if one is not None]
+        summary = None
+        if len(outcomes) == len(self._outcomes):
+            summary = answers.summary(self._order, outcomes, self._spendings)
+        return events + self._writer.end(index, answers.ended(self._order, outcome, parser), summary)
+
     def _event(self, error: BaseException, request_id: str) -> bytes:
         """An error in a stream, also told to the log where the fault is ours."""
         self._told = _word(error)
         errors.told(error, request_id)
-        return b"data: " + json.dumps(errors.body(error, request_id)).encode() + b"\n\n"
+        return self._writer.failure(errors.failure(self._reading.renamed(error), request_id))
 
     async def _begin(self, turn: Turn) -> None:
         await turn.wait(self._left())
@@ -238,16 +230,17 @@ class CompletionResponse:
         self,
         stop_signals: Sequence[StopSignal],
         on_delta: Callable[[int], OnDelta],
-        closed: Callable[[int], Awaitable[None]] | None = None,
+        ended: Callable[[int, Outcome], Awaitable[None]] | None = None,
     ) -> None:
-        """Runs all choices at the same time."""
+        """Runs all plans at the same time."""
         order, left = self._order, self._left()
 
         async def one(i: int) -> None:
             plan = replace(order.plans[i], timeout=left)
-            self._outcomes[i] = await execute(plan, order.resources, self._spendings[i], on_delta(i), stop_signals[i])
-            if closed is not None:
-                await closed(i)
+            outcome = await execute(plan, order.resources, self._spendings[i], on_delta(i), stop_signals[i])
+            self._outcomes[i] = outcome
+            if ended is not None:
+                await ended(i, outcome)
 
         if len(order.plans) == 1:
             await one(0)
@@ -261,9 +254,13 @@ class CompletionResponse:
     async def _send_whole(self, send: Send) -> None:
         self._phase = "writing"
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
-        content = dumped(self._form.whole(outcomes, self._spendings))
+        order, each = self._order, zip(outcomes, self._parsers, strict=True)
+        content = self._writer.whole(
+            [answers.whole(order, outcome, parser) for outcome, parser in each],
+            answers.summary(order, outcomes, self._spendings),
+        )
         headers = [
-            (b"content-type", b"application/json"),
+            (b"content-type", self._writer.media_type.encode()),
             (b"content-length", str(len(content)).encode()),
             *self._headers,
         ]
@@ -293,7 +290,8 @@ class CompletionResponse:
         else:
             await self._settle(_word(error))
             billed = any(spending.generated for spending in self._spendings)
-            await self._in_time(errors.response(error, request_id, billed=billed)(scope, receive, send))
+            refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, billed=billed)
+            await self._in_time(refusal(scope, receive, send))
         return _word(error)
 
     async def _in_time(self, sending: Awaitable[None]) -> None:

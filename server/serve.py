@@ -25,7 +25,7 @@ from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, create_app
 from ponder.server.http_server import bind, listen, run, url_of
 from ponder.server.model_paths import locate
-from ponder.server.plan import Registry
+from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")

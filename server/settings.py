@@ -1,19 +1,15 @@
-"""The one place that reads configuration: flags, then the environment, then a TOML file, then the defaults here.
+"""What can be configured: every field with its description, its bounds and its default.
 
-Every field carries its own description and bounds; `ponder.example.toml` shows them all. What is wrong is said in one
-line each: where it was found, what was wrong with it, and what may stand there instead.
+`ponder.example.toml` shows them all; `load_settings.py` reads them.
 """
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
-import os
-import tomllib
 from collections.abc import Mapping, Sequence
-from inspect import isclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -25,7 +21,6 @@ from pydantic import (
     Field,
     SecretStr,
     Tag,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -33,7 +28,6 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -42,9 +36,6 @@ from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.reward_profiles import REWARD_PROFILES, RewardProfile
 
 PREFIX = "PONDER_"
-DEFAULT_FILE = Path("ponder.toml")
-NO_SETTINGS = frozenset({"CONFIG", "API_KEY", "URL"})
-"""Read elsewhere: the file itself, and what `ponder ask` takes from the environment."""
 
 EFFORT = {"none": 0, "minimal": 512, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 65536}
 
@@ -440,95 +431,7 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def config_file(flag: str | Path | None = None) -> Path | None:
-    """The file to read: the flag, else `PONDER_CONFIG`, else `ponder.toml` in this folder, else none."""
-    named = flag or os.environ.get(f"{PREFIX}CONFIG")
-    if named:
-        return Path(named)
-    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
-
-
-def load(config: str | Path | None = None, **flags: Any) -> Settings:
-    """The settings of flags (those that are not None), environment and file. Raises `WrongSettings`."""
-    file = config_file(config)
-    if file is not None and not file.is_file():
-        raise WrongSettings(f"{file}: there is no such file; ponder.example.toml shows what may stand in one")
-
-    class Configured(Settings):
-        model_config = SettingsConfigDict(toml_file=file)
-
-    given = {name: value for name, value in flags.items() if value is not None}
-    _check_environment()
-    try:
-        return Configured(**given)
-    except ValidationError as error:
-        lines = [_words(e["loc"], e["type"], e["msg"], e.get("input"), given, file) for e in error.errors()]
-        raise WrongSettings("\n".join(dict.fromkeys(lines))) from None
-    except tomllib.TOMLDecodeError as error:
-        raise WrongSettings(f"{file}: not TOML: {error}") from None
-    except UnicodeDecodeError:
-        raise WrongSettings(f"{file}: not UTF-8 text") from None
-    except SettingsError as error:
-        raise WrongSettings(f"environment: {error}; lists and tables are written as JSON") from None
-
-
-def _check_environment() -> None:
-    """A variable that nearly names a setting would be ignored in silence; others may be anybody's."""
-    for variable in os.environ:
-        name = variable.removeprefix(PREFIX).split("__")[0]
-        if not variable.startswith(PREFIX) or name in NO_SETTINGS or name.lower() in Settings.model_fields:
-            continue
-        if near := nearest(name.lower(), Settings.model_fields, cutoff=0.7):
-            raise WrongSettings(f"{variable}: there is no such setting{near}")
-
-
 def nearest(word: str, words: Sequence[str] | Mapping[str, Any], cutoff: float = 0.6) -> str:
     """`; did you mean ...?`, or nothing."""
     found = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
     return f"; did you mean {found[0]}?" if found else ""
-
-
-def _table_in(annotation: object) -> type[BaseModel] | None:
-    """The table that a field's annotation leads to, through lists, dicts and unions."""
-    if isclass(annotation) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((table for arg in get_args(annotation) if (table := _table_in(arg))), None)
-
-
-def _names_at(path: Sequence[int | str]) -> list[str]:
-    """The names a table at this place of the configuration knows."""
-    table: type[BaseModel] = Settings
-    for part in path:
-        field = table.model_fields.get(str(part))
-        table = (field and _table_in(field.annotation)) or table
-    return list(table.model_fields)
-
-
-def _words(
-    path: tuple[int | str, ...], kind: str, message: str, value: object, flags: Mapping[str, Any], file: Path | None
-) -> str:
-    """One line on one thing that is wrong: where it was found, and how it is."""
-    path = tuple(p for i, p in enumerate(path) if not (i and path[i - 1] == "profile" and p in ("name", "table")))
-    message = message.removeprefix("Value error, ").removeprefix("Input ")
-    if not path:
-        return f"{file}: {message}" if file else message
-    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".")
-    top = str(path[0])
-    variables = [v for v in os.environ if v.lower().startswith(f"{PREFIX}{top}".lower())]
-    if top in flags:
-        source = "command line"
-    elif variables:
-        source = variables[0]
-    else:
-        source = str(file) if file else "settings"
-    if kind == "extra_forbidden":
-        return f"{source}: {place}: there is no such setting{nearest(str(path[-1]), _names_at(path[:-1]))}"
-    if kind == "missing":
-        return f"{source}: {place} is missing"
-    simple = (
-        isinstance(value, str | int | float)
-        and path[-1] not in ("hash", "keys", "prm", "prm_key")
-        and "hash" not in path
-    )
-    shown = f" {cast('Any', value)!r}" if simple else ""
-    return f"{source}: {place}{shown}: {message}"

@@ -18,8 +18,9 @@ from ponder.compute.errors import NotFound, PonderError, Unavailable
 from ponder.metering.metrics import Metrics, Role
 from ponder.server import errors
 from ponder.server.admission import Admission
+from ponder.server.answers import Failure
 from ponder.server.keys import Key
-from ponder.server.plan import Entry, Registry, ServedModel
+from ponder.server.registry import Entry, Registry, ServedModel
 
 CHECK_SECONDS = 5.0
 """An engine that has not answered by then is away."""
@@ -51,9 +52,10 @@ class Status:
         admission: Admission,
         metrics: Metrics,
         engine_metrics: Callable[[], bytes] | None,
+        error_body: Callable[[Failure], Mapping[str, Any]],
     ) -> None:
         self._models, self._registry, self._admission = models, registry, admission
-        self._metrics, self._engine_metrics = metrics, engine_metrics
+        self._metrics, self._engine_metrics, self._error_body = metrics, engine_metrics, error_body
         self._since = time.monotonic()
         self._lock = asyncio.Lock()
         self._found = HealthReport({}, {})
@@ -122,8 +124,8 @@ class Status:
         }
         if fault is None:
             return answer(details)
-        error = errors.body(fault, request.state.request_id)
-        return answer(error | details, 503, {"retry-after": str(RETRY_SECONDS)})
+        error = self._error_body(errors.failure(fault, request.state.request_id))
+        return answer({**error, **details}, 503, {"retry-after": str(RETRY_SECONDS)})
 
     async def _fault(self) -> Unavailable | None:
         """Why no request should come here now."""

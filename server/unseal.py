@@ -20,7 +20,7 @@ def permitted(key: Key, asked: bool) -> bool:
     """Whether the answer is to carry its thought. Raises `NotPermitted` for a key that may not ask."""
     if asked and not key.may("reveal"):
         raise NotPermitted(
-            "include_reasoning needs an API key with the scope reveal", param="include_reasoning", code="not_permitted"
+            "show_thought needs an API key with the scope reveal", param="show_thought", code="not_permitted"
         )
     return asked
 

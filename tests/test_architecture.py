@@ -111,6 +111,28 @@ def test_the_server_never_names_a_candidate() -> None:
         assert "Candidate" not in names(path), path
 
 
+def test_dialects_import_the_core_and_only_the_application_imports_them() -> None:
+    """`server/app.py` is where the table of dialects meets the core."""
+    for path in files("server"):
+        place = path.relative_to(ROOT / "server").parts
+        if place[0] != "dialects" and place != ("app.py",):
+            assert not [name for name in modules(path) if name.startswith("ponder.server.dialects")], path
+        elif len(place) > 2:
+            others = {name.split(".")[3] for name in modules(path) if name.startswith("ponder.server.dialects.")}
+            assert others <= {place[1]}, f"{path} imports another dialect"
+            assert not {"ponder.server.unseal", "ponder.server.respond"} & modules(path), path
+
+
+def test_openai_s_words_stand_in_its_dialect_alone() -> None:
+    """But for the traces, which call the answers of a request so in a format of our own."""
+    for path in files("server"):
+        place = path.relative_to(ROOT / "server").as_posix()
+        if not place.startswith("dialects/openai_chat/"):
+            words = {"choices", "finish_reason", "chat.completion"} - ({"choices"} if place == "traces.py" else set())
+            found = [word for word in words if word in path.read_text()]
+            assert not found, f"{place} has OpenAI's words {found}"
+
+
 def test_a_strategy_has_no_try_no_clock_no_engine_and_no_task_of_its_own() -> None:
     for path in files("strategies"):
         nodes = list(ast.walk(tree(path)))

@@ -25,7 +25,8 @@ from ponder.compute.errors import RequestError
 from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter, Vocabulary
 from ponder.server.calls import Offered, ToolCallParser
-from ponder.server.wire import loads, nearest
+from ponder.server.dialects.openai_chat.slips import nearest
+from ponder.server.strict_json import loads
 from ponder.verifiers.judge import Judge
 from ponder.verifiers.programs import program
 from ponder.verifiers.rules import document

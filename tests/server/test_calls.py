@@ -99,7 +99,7 @@ def test_a_required_call_is_held_to_its_shape(choice: Any) -> None:
         assert not grammar.document
         assert [call.name for call in grammar.calls] == (["weather", "time"] if choice == "required" else ["weather"])
         assert grammar.several == (parallel and choice == "required")
-        assert grammar.calls[0].param == "tools.0.function.parameters"
+        assert grammar.calls[0].param == "tools.0.parameters"
 
 
 @pytest.mark.parametrize("size", range(1, len(CALL), 3))
@@ -148,7 +148,7 @@ def test_beside_tools_a_response_format_holds_what_is_no_call() -> None:
         assert json.loads(grammar.schema or "") == DOCUMENT
     engine = scripted(Chain("", "{}"))
     answered(door(engine), tools=[WEATHER], response_format={"type": "json_object"}, tool_choice="none")
-    assert engine.samplings[0].grammar == Grammar()
+    assert engine.samplings[0].grammar == Grammar(param="document")
 
 
 def test_the_order_of_properties_is_the_callers() -> None:

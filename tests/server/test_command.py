@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ponder.server import keys
+from ponder.server.dialects import HOUSE as OPENAI
 from ponder.server.keys import Keyring
 from ponder.server.settings import KeySettings
 
@@ -55,7 +56,7 @@ def test_a_new_key_is_shown_once_and_its_table_is_what_the_server_takes(tmp_path
     assert secret not in table
     settings = [KeySettings(**key) for key in tomllib.loads(table)["keys"]]
     assert settings[0].hash == keys.digest(secret)
-    key = Keyring(settings).who({"authorization": f"Bearer {secret}"})
+    key = Keyring(settings).who(OPENAI.key({"authorization": f"Bearer {secret}"}), OPENAI.key_hint)
     assert (key.name, key.scopes, key.max_thinking_budget) == ("alice", {"infer", "reveal"}, None)
 
 
@@ -64,7 +65,10 @@ def test_a_new_key_may_have_a_highest_budget(tmp_path: Path) -> None:
     assert done.returncode == 0
     secret, _, table = done.stdout.partition("\n")
     settings = [KeySettings(**key) for key in tomllib.loads(table)["keys"]]
-    assert Keyring(settings).who({"authorization": f"Bearer {secret}"}).max_thinking_budget == 2048
+    assert (
+        Keyring(settings).who(OPENAI.key({"authorization": f"Bearer {secret}"}), OPENAI.key_hint).max_thinking_budget
+        == 2048
+    )
 
 
 @pytest.mark.parametrize(

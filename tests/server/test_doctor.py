@@ -133,8 +133,8 @@ def test_a_reward_model_on_another_server_is_asked_whether_it_scores() -> None:
 
 
 def test_a_strategy_that_is_not_there_is_found_before_anything_is_started() -> None:
-    assert doctor.choices(Settings(model="demo", strategy="direct")).ok
-    found = doctor.choices(Settings(model="demo", strategy="dirct"))
+    assert doctor.defaults(Settings(model="demo", strategy="direct")).ok
+    found = doctor.defaults(Settings(model="demo", strategy="dirct"))
     assert not found.ok
     assert "did you mean direct?" in found.words
 

@@ -6,6 +6,7 @@ import pytest
 
 from ponder.compute.errors import NotAuthenticated
 from ponder.server import keys
+from ponder.server.dialects import HOUSE as OPENAI
 from ponder.server.keys import Keyring
 from ponder.server.settings import KeySettings
 
@@ -31,20 +32,20 @@ def test_a_caller_is_known_by_the_bearer_key() -> None:
     keyring, made = ring("alice", "bob")
     assert not keyring.open
     for name, key in made.items():
-        assert keyring.who({"authorization": f"Bearer {key}"}).name == name
-        assert keyring.who({"authorization": f"bearer  {key} "}).name == name
+        assert keyring.who(OPENAI.key({"authorization": f"Bearer {key}"}), OPENAI.key_hint).name == name
+        assert keyring.who(OPENAI.key({"authorization": f"bearer  {key} "}), OPENAI.key_hint).name == name
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic abc", "pk-abc"])
 def test_no_key_and_a_wrong_one_are_told_apart(header: str) -> None:
     keyring, made = ring("alice")
     with pytest.raises(NotAuthenticated) as caught:
-        keyring.who({"authorization": header} if header else {})
+        keyring.who(OPENAI.key({"authorization": header} if header else {}), OPENAI.key_hint)
     assert caught.value.code == "missing_api_key"
     key = made["alice"]
     for wrong in (key[:-1], key + "x", key.upper(), "x" * 10_000, "\u00ff\udcff", keys.digest(key)):
         with pytest.raises(NotAuthenticated) as caught:
-            keyring.who({"authorization": f"Bearer {wrong}"})
+            keyring.who(OPENAI.key({"authorization": f"Bearer {wrong}"}), OPENAI.key_hint)
         assert caught.value.code == "invalid_api_key"
         assert wrong not in caught.value.message
 
@@ -58,7 +59,7 @@ def test_a_key_may_what_its_settings_say() -> None:
         max_thinking_budget=9,
         models=frozenset({"m"}),
     )
-    key = Keyring([settings]).who({"authorization": f"Bearer {secret}"})
+    key = Keyring([settings]).who(OPENAI.key({"authorization": f"Bearer {secret}"}), OPENAI.key_hint)
     assert key.may("infer")
     assert key.may("reveal")
     assert not key.may("admin")
@@ -70,7 +71,7 @@ def test_a_key_may_what_its_settings_say() -> None:
 def test_without_keys_anyone_may_ask_and_nobody_sees_thoughts() -> None:
     keyring = Keyring([])
     assert keyring.open
-    anyone = keyring.who({})
+    anyone = keyring.who(OPENAI.key({}), OPENAI.key_hint)
     assert anyone.may("infer")
     assert anyone.may("admin")
     assert anyone.may_ask("any")

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from ponder.engines.profiles import Profile
+from ponder.server.load_settings import load
 from ponder.server.settings import (
     EFFORT,
     EngineSettings,
@@ -21,7 +22,6 @@ from ponder.server.settings import (
     RewardEngineSettings,
     Settings,
     WrongSettings,
-    load,
     loopback,
 )
 

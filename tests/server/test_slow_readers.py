@@ -13,10 +13,12 @@ import pytest
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
-from ponder.server.outbox import KEEPALIVE, PIECE, ROOM, Outbox
+from ponder.server.outbox import PIECE, ROOM, Outbox
 from ponder.server.settings import Settings
 from ponder.testing import Chain, ScriptedEngine
 from tests.server.serving import ASK, Line, counted, door, events, its_door, serving, until, written
+
+KEEPALIVE = b": keep-alive\n\n"
 
 ANSWER = "".join(f"{number:04} " for number in range(4000))
 WIDE = {"max_answer_tokens": 20_000, "stream_options": {"include_usage": True}, "stream": True}
@@ -178,7 +180,7 @@ class Slow:
 def test_what_is_taken_and_unsent_is_bounded_and_whoever_tells_waits() -> None:
     async def go() -> None:
         slow = Slow()
-        out = Outbox(slow.send, (), keepalive=10, send_timeout=10)
+        out = Outbox(slow.send, (), keepalive=10, keep_alive=KEEPALIVE, send_timeout=10)
         taken = 0
 
         async def tell() -> None:
@@ -207,7 +209,7 @@ def test_a_comment_never_stands_in_the_middle_of_an_event() -> None:
     async def go() -> None:
         slow = Slow()
         slow.let.set()
-        out = Outbox(slow.send, (), keepalive=0.001, send_timeout=10)
+        out = Outbox(slow.send, (), keepalive=0.001, keep_alive=KEEPALIVE, send_timeout=10)
         event = b"data: " + b"x" * 3 * PIECE + b"\n\n"
         async with asyncio.TaskGroup() as group:
             group.create_task(out.write())

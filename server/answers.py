@@ -1,0 +1,115 @@
+"""What comes of a request, in words of our own: every dialect writes its answers from this.
+
+Text and tool calls come as they are made; then each answer ends, and the last end has a summary of them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ponder.compute.budget import Spending
+from ponder.compute.outcome import Outcome
+from ponder.compute.text import TokenLogprob, ToolCall
+from ponder.server import unseal
+from ponder.server.calls import ToolCallParser
+from ponder.server.plan import ResolvedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How one answer ended."""
+
+    reason: Literal["complete", "cut", "tool_calls"]
+    """`cut`: the visible answer was, if after calls then within the next."""
+    thought: str | None
+    """Only where the key may see it and the request asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """One answer that is not streamed."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    end: End
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request; the prompt once, everything that was generated for all of its answers."""
+
+    prompt: int
+    cached: int
+    """Of the prompt, in the prefix cache when the first chain began."""
+    generated: int
+    hidden: int
+    """Of those generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was decided about the thinking, and what came of it."""
+
+    strategy: str
+    budget: int
+    """Hidden tokens of all answers together, at most."""
+    budget_source: str
+    budget_clamped_from: int | None
+    usage: Usage
+    outcomes: tuple[Outcome, ...]
+    """One for each answer that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no answer, or why a stream ends before its answer does."""
+
+    status: int
+    """Of HTTP."""
+    code: str
+    """A stable word for programs."""
+    message: str
+    field: str | None
+    """Where the fault is the request's: the dotted path of the field, in the dialect's words."""
+    wants_key: bool = False
+    """An API key is missing, or unknown."""
+    again: bool = True
+    """False where asking again would only cost again."""
+
+
+def ended(order: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> End:
+    """The end of an answer whose text the parser has read."""
+    thought = unseal.thought(outcome) if order.shows_thought else None
+    if parser.calls and not parser.cut:
+        return End("tool_calls", thought)
+    return End("complete" if outcome.complete else "cut", thought)
+
+
+def whole(order: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> Whole:
+    """The answer in one piece."""
+    text = parser.feed(outcome.answer.text)[0] + parser.end(outcome.complete)[0]
+    return Whole(text, tuple(parser.calls), tuple(outcome.answer.logprobs), ended(order, outcome, parser))
+
+
+def summary(order: ResolvedRequest, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> Summary:
+    """`outcomes` are those of all answers that have ended."""
+    usage = Usage(
+        prompt=order.prompt_tokens,
+        cached=_cached(order, spendings),
+        generated=sum(outcome.spent.generated for outcome in outcomes),
+        hidden=sum(outcome.spent.hidden for outcome in outcomes),
+    )
+    return Summary(order.strategy, order.budget, order.source, order.clamped_from, usage, tuple(outcomes))
+
+
+def _cached(order: ResolvedRequest, spendings: Sequence[Spending]) -> int:
+    """Tokens of the prompt that were in the prefix cache when the first chain began. A chain whose thought was closed
+    by force has read its prompt a second time, from the cache by nature."""
+    reservations = spendings[0].reservations
+    if not reservations:
+        return 0
+    again = max(0, reservations[0].prompt - order.prompt_tokens)
+    return max(0, min(order.prompt_tokens, reservations[0].cached - again))

@@ -1,0 +1,67 @@
+"""Bounds on what one request may bring: the operator's, the same for every dialect."""
+
+from __future__ import annotations
+
+import json
+from typing import NoReturn
+
+from ponder.compute.errors import RequestError
+from ponder.server.request import Request
+from ponder.server.settings import Limits
+from ponder.server.strict_json import deeper, half_characters
+
+
+def check(request: Request, limits: Limits) -> None:
+    """Raises `RequestError` for what is of the right type and too much."""
+    too_many("messages", len(request.messages), limits.messages)
+    for i, message in enumerate(request.messages):
+        for j, call in enumerate(message.tool_calls):
+            _arguments(call.arguments, f"messages.{i}.tool_calls.{j}.arguments", limits)
+    if request.n > limits.n:
+        raise RequestError(f"n is above this server's limit of {limits.n}", param="n", code="above_max_value")
+    too_many("stop", len(request.stop), limits.stop)
+    if any(not 0 < len(s) <= limits.stop_chars for s in request.stop):
+        raise RequestError(
+            f"each stop string must have 1 to {limits.stop_chars} characters", param="stop", code="invalid_value"
+        )
+    if (request.logprobs or 0) > limits.logprobs:
+        raise RequestError(
+            f"logprobs is above the limit of {limits.logprobs}", param="logprobs", code="above_max_value"
+        )
+    too_many("logit_bias", len(request.logit_bias), limits.logit_bias)
+    too_many("tools", len(request.tools), limits.tools)
+    for i, tool in enumerate(request.tools):
+        if deeper(tool.parameters, limits.schema_depth):
+            _too_deep(f"tools.{i}.parameters", limits)
+    if len({tool.name for tool in request.tools}) < len(request.tools):
+        raise RequestError("two tools have the same name", param="tools", code="invalid_value")
+    document = request.document
+    if document and document.schema and deeper(document.schema, limits.schema_depth):
+        _too_deep("document.schema", limits)
+
+
+def too_many(field: str, found: int, most: int) -> None:
+    """Raises `RequestError` where a field has more entries than `most`."""
+    if found > most:
+        raise RequestError(f"{field} has {found} entries, more than the {most} allowed", param=field, code="too_many")
+
+
+def _arguments(text: str, param: str, limits: Limits) -> None:
+    """Raises `RequestError` for arguments of a call that are JSON no template could put into a prompt. What is no JSON
+    is text: models write such, and clients send it back."""
+    if deeper(text, limits.schema_depth):
+        _too_deep(param, limits)
+    if "\\u" not in text:
+        return
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return
+    if half_characters(value):
+        raise RequestError(
+            f"{param} holds half of a surrogate pair (\\ud800 to \\udfff)", param=param, code="invalid_unicode"
+        )
+
+
+def _too_deep(param: str, limits: Limits) -> NoReturn:
+    raise RequestError(f"{param} nests deeper than {limits.schema_depth}", param=param, code="too_deep")

@@ -1,0 +1,82 @@
+"""The endpoint of every dialect: from the bytes of a request to the response that carries it out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from starlette.requests import Request
+
+from ponder.compute.account import Account
+from ponder.compute.clock import now
+from ponder.compute.errors import RequestError
+from ponder.metering.metrics import Metrics
+from ponder.server import bounds
+from ponder.server.admission import Admission
+from ponder.server.body import read
+from ponder.server.dialect import Dialect
+from ponder.server.keys import Key
+from ponder.server.plan import ResolvedRequest, make
+from ponder.server.registry import Registry, ServedModel
+from ponder.server.respond import CompletionResponse
+from ponder.server.settings import Settings
+from ponder.server.traces import Traces
+
+
+class Completions:
+    """What answers a dialect's requests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Mapping[str, ServedModel],
+        registry: Registry,
+        admission: Admission,
+        account: Account,
+        metrics: Metrics,
+        traces: Traces,
+        dialect: Dialect,
+    ) -> None:
+        self._settings, self._models, self._registry = settings, models, registry
+        self._admission, self._account = admission, account
+        self._metrics, self._traces = metrics, traces
+        self._dialect = dialect
+
+    async def __call__(self, request: Request, key: Key) -> CompletionResponse:
+        began = now()
+        settings = self._settings
+        self._admission.check()
+        reading = self._dialect.read(await read(request, settings.limits), settings.limits)
+        try:
+            bounds.check(reading.request, settings.limits)
+        except RequestError as error:
+            raise reading.renamed(error) from None
+        timeout = header_timeout(request)
+
+        async def plan() -> ResolvedRequest:
+            return await make(reading.request, self._models, self._registry, settings, key, timeout)
+
+        return CompletionResponse(
+            reading,
+            plan,
+            self._dialect,
+            self._admission,
+            self._account,
+            self._metrics,
+            self._traces,
+            began=began,
+            keepalive=settings.keepalive,
+            send_timeout=settings.limits.send_timeout,
+        )
+
+
+def header_timeout(request: Request) -> float | None:
+    """`X-Request-Timeout`, in seconds. Raises `RequestError`."""
+    given = request.headers.get("x-request-timeout")
+    if given is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", given) or float(given) <= 0:
+        raise RequestError(
+            "the header X-Request-Timeout holds seconds, above 0", param="X-Request-Timeout", code="invalid_value"
+        )
+    return float(given)

@@ -1,0 +1,137 @@
+"""What an API is to this server: how its requests are read, its keys found, its answers and errors written.
+
+A dialect is one entry of a table (`ponder.server.dialects`). It reads bytes into a `Request` and writes what
+`ponder.server.answers` holds into bytes; between the two nothing knows which dialect it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.responses import Response
+
+from ponder.compute.errors import RequestError
+from ponder.compute.text import TokenLogprob, ToolCall
+from ponder.server.answers import End, Failure, Summary, Whole
+from ponder.server.plan import ResolvedRequest
+from ponder.server.request import Request
+from ponder.server.settings import Limits
+
+
+class Writer(Protocol):
+    """Writes the answers to one request. Answers are told apart by their index, from 0."""
+
+    media_type: str
+    """Of an answer in one piece."""
+    stream_headers: Sequence[tuple[bytes, bytes]]
+    """Of a stream, its media type among them; names in lower case."""
+    headers: Mapping[str, str]
+    """Of this request's answer, streamed or not."""
+    keep_alive: bytes
+    """Sent while a stream is silent; means nothing."""
+    closing: bytes
+    """The last bytes of a stream that did not fail, at least one."""
+
+    def opening(self) -> bytes:
+        """The first events of a stream, sent before the model has begun."""
+        ...
+
+    def text(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
+        """New visible text. It may be empty where only log-probabilities are new, which may not have been asked for."""
+        ...
+
+    def tool_call(self, index: int, number: int, call: ToolCall) -> bytes:
+        """A call that is complete, the `number`th of its answer."""
+        ...
+
+    def end(self, index: int, end: End, summary: Summary | None) -> bytes:
+        """An answer has ended; with the last of them to end comes the summary."""
+        ...
+
+    def failure(self, failure: Failure) -> bytes:
+        """The last bytes of a stream that failed; at least one."""
+        ...
+
+    def whole(self, answers: Sequence[Whole], summary: Summary) -> bytes:
+        """All answers in one piece."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A request that was read, and who writes its answers once it is planned."""
+
+    request: Request
+    writer: Callable[[ResolvedRequest], Writer]
+    names: Mapping[str, str]
+    """What the dialect calls our fields, see `FieldNames`."""
+
+    def renamed(self, error: BaseException) -> BaseException:
+        """An error in the dialect's words, where it is the request's."""
+        if not isinstance(error, RequestError):
+            return error
+        return FieldNames({**self.names, "thinking": self.request.thinking.source}).error(error)
+
+
+class Dialect(Protocol):
+    """One API. It has no state."""
+
+    path: str
+    """Where its requests are posted."""
+    key_hint: str
+    """How a caller sends a key, behind the words `send the header`."""
+
+    def key(self, headers: Mapping[str, str]) -> str | None:
+        """The API key a caller presents. `headers` finds names in lower case."""
+        ...
+
+    def read(self, raw: bytes, limits: Limits) -> Reading:
+        """A request's body. Raises `RequestError` that names fields as the dialect does."""
+        ...
+
+    def error(self, failure: Failure) -> Response:
+        """The answer to a request that failed before anything was sent."""
+        ...
+
+    def operation(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """(OpenAPI's description of its `post`, the schemas it refers to), for `/openapi.json`."""
+        ...
+
+
+class FieldNames:
+    """What a dialect calls the fields of a `Request`.
+
+    `names`: from our path to the dialect's, `*` in the place of the index of a list. What stands behind a path that is
+    known is kept, and so is a path of which nothing is known.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def __call__(self, path: str) -> str:
+        """Our path in the dialect's words."""
+        parts = path.split(".")
+        for length in range(len(parts), 0, -1):
+            known = self._names.get(".".join("*" if part.isdecimal() else part for part in parts[:length]))
+            if known is not None:
+                indices = iter([part for part in parts[:length] if part.isdecimal()])
+                mapped = [next(indices) if part == "*" else part for part in known.split(".")]
+                return ".".join([*mapped, *parts[length:]])
+        return path
+
+    def error(self, error: RequestError) -> RequestError:
+        """The same error in the dialect's words: the field, and the message where it names one: as its first word, or
+        as a path."""
+        renamed = copy.copy(error)
+        begin = re.match(r"[\w.]*\w", error.message)
+        if begin is not None:
+            renamed.message = self(begin[0]) + error.message[begin.end() :]
+        if error.param is not None:
+            renamed.param = self(error.param)
+            if "." in error.param and begin is not None and begin[0] != error.param:
+                renamed.message = renamed.message.replace(error.param, renamed.param)
+        return renamed

@@ -1,0 +1,37 @@
+"""OpenAI's one shape of every refusal: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+from ponder.server.answers import Failure
+
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+"""`error.type` by HTTP status; for all others the request is at fault."""
+
+
+def body(failure: Failure) -> dict[str, Any]:
+    """The shape."""
+    kind = TYPES.get(failure.status, "invalid_request_error")
+    return {"error": {"message": failure.message, "type": kind, "param": failure.field, "code": failure.code}}
+
+
+def response(failure: Failure) -> Response:
+    """The answer, with the headers that OpenAI's clients look at."""
+    headers: dict[str, str] = {}
+    if failure.wants_key:
+        headers["www-authenticate"] = "Bearer"
+    if not failure.again:
+        headers["x-should-retry"] = "false"
+    return Response(json.dumps(body(failure)).encode(), failure.status, headers, media_type="application/json")

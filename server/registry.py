@@ -1,0 +1,157 @@
+"""The models, strategies and verifiers a request can choose from, and what it chose with its parameters checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from ponder.compute.engine import Engine, RewardModel
+from ponder.compute.errors import NotFound, RequestError
+from ponder.compute.lengths import Lengths
+from ponder.compute.run import Selection
+from ponder.server.request import Asked
+from ponder.server.settings import Chosen, ModelSettings, WrongSettings, nearest
+from ponder.server.validation import wrong
+from ponder.strategies import strategies
+from ponder.verifiers import verifiers
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that is ready to be asked."""
+
+    engine: Engine
+    lengths: Lengths
+    settings: ModelSettings
+    reward_model: RewardModel | None = None
+
+
+class Entry:
+    """A strategy or verifier that can be asked for: its name, words, JSON schema, and itself with parameters."""
+
+    def __init__(self, name: str, kind: type[Any]) -> None:
+        self.name = name
+        self.kind = kind
+        self.description = (kind.__doc__ or name).strip().partition("\n")[0]
+        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        self.schema: dict[str, Any] = self._adapter.json_schema()
+        self._plain: Selection[Any] | None = None
+
+    def made(self, parameters: Mapping[str, Any], param: str, most: int) -> Selection[Any]:
+        """With these parameters, and `most` chains at most. Raises `RequestError` that names the parameter that is
+        wrong, `param` before it."""
+        if not parameters and self._plain is not None:
+            return self._plain
+        try:
+            call = self._call(parameters)
+        except ValidationError as error:
+            raise wrong(error, parameters, param) from None
+        if chains(call) > most:
+            call = self._fewer(call, parameters, param, most)
+        named = Selection(self.name, call)
+        if not parameters:
+            self._plain = named
+        return named
+
+    def _call(self, parameters: Mapping[str, Any]) -> Any:
+        return self._adapter.validate_json(json.dumps(parameters), strict=True)
+
+    def _fewer(self, call: Any, parameters: Mapping[str, Any], param: str, most: int) -> Any:
+        """The same with no more than `most` chains: what the request leaves to us is lowered. Raises `RequestError`
+        where that is not enough."""
+        wide = {name: most for name in WIDTHS if _number(call, name) > most}
+        drafts, rounds = _number(call, "chains"), _number(call, "rounds")
+        if drafts * (rounds + 1) > most:
+            wide |= {"rounds": most // drafts - 1} if "rounds" not in parameters else {"chains": most // (rounds + 1)}
+        try:
+            fewer = self._call({**wide, **parameters})
+            if chains(fewer) <= most:
+                return fewer
+        except ValidationError:
+            pass
+        asked = [f"{param}.{name}" for name in (*WIDTHS, "chains", "rounds") if name in parameters]
+        raise RequestError(
+            f"{param} {self.name} asks for {chains(call)} chains with these parameters, above this server's limit of "
+            f"{most}",
+            param=asked[0] if asked else param,
+            code="above_max_value",
+        )
+
+
+WIDTHS = ("n", "beams", "particles")
+"""Parameters that are a number of chains."""
+
+
+def chains(call: Any) -> int:
+    """Chains a strategy may ask for, from its parameters. Of a tree that is searched, those in the race at a time."""
+    return max(_number(call, "chains") * (_number(call, "rounds") + 1), *(_number(call, name) for name in WIDTHS))
+
+
+def _number(call: Any, name: str) -> int:
+    value = getattr(call, name, 0)
+    return value if isinstance(value, int) else 0
+
+
+def configured(chosen: str | Chosen) -> Asked:
+    """What the configuration names, as a request would."""
+    return Asked(chosen) if isinstance(chosen, str) else Asked(chosen.name, chosen.model_extra or {})
+
+
+class Registry:
+    """The strategies and verifiers of this server."""
+
+    def __init__(self) -> None:
+        self.strategies = {name: Entry(name, kind) for name, kind in strategies().items()}
+        self.verifiers = {name: Entry(name, kind) for name, kind in verifiers().items()}
+
+    def pick(self, models: Mapping[str, ServedModel], asked: str) -> tuple[str, ServedModel, str | None]:
+        """The model and, where it is `MODEL:STRATEGY`, the strategy that an id asks for. Raises `NotFound`."""
+        if asked in models:
+            return asked, models[asked], None
+        name, colon, strategy = asked.rpartition(":")
+        if colon and name in models and strategy in self.strategies:
+            return name, models[name], strategy
+        raise NotFound(
+            "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
+        )
+
+    def choose(
+        self, table: Mapping[str, Entry], wish: Asked, param: Literal["strategy", "verifier"], most: int
+    ) -> Selection[Any]:
+        """What a request names, with its parameters. Raises `RequestError`."""
+        name = wish.name
+        if name not in table:
+            known = ", ".join(table) or "none"
+            raise RequestError(f"there is no such {param}; there are: {known}", param=param, code=f"{param}_not_found")
+        return table[name].made(wish.parameters, param, most)
+
+    def check(self, models: Mapping[str, ModelSettings], most: int) -> None:
+        """Strategies and verifiers that are configured exist, take their parameters, ask for no more than `most` chains
+        and have what they need. Raises `WrongSettings`."""
+        for model, settings in models.items():
+            chosen: list[tuple[Literal["strategy", "verifier"], str | Chosen | None, Mapping[str, Entry]]] = [
+                ("strategy", settings.strategy, self.strategies),
+                ("verifier", settings.verifier, self.verifiers),
+            ]
+            for param, wish, table in chosen:
+                if wish is None:
+                    continue
+                asked = configured(wish)
+                name = asked.name
+                where = f"{param} {name} (of model {model})"
+                if name not in table:
+                    hint = nearest(name, table) or f"; there are {', '.join(table)}"
+                    raise WrongSettings(f"{where}: there is no such {param}{hint}")
+                try:
+                    self.choose(table, asked, param, most)
+                except RequestError as error:
+                    raise WrongSettings(f"{where}: {error.message}") from None
+                if name == "prm" and settings.prm is None:
+                    raise WrongSettings(
+                        f"{where}: it judges by a process reward model, and none is configured; set prm to its folder, "
+                        "its hub id or the address of its server"
+                    )

@@ -1,0 +1,107 @@
+"""What a caller wants, in words of our own: every dialect reads its requests into this, and the plan reads only this.
+
+Errors about a request name these fields, in dotted paths with the indices of lists (`tools.0.parameters`); a dialect
+says what they are called in its own requests (`ponder.server.dialect`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ponder.compute.text import Message, Tool
+
+AUTO = -1
+"""Tokens of thought: as many as the ceiling allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A strategy or verifier by name, with parameters that its own schema checks."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingWish:
+    """How much the caller wants thought, and where they said so."""
+
+    tokens: int | None = None
+    """Hidden tokens at most; 0 is off, `AUTO` leaves it to the server. None: not said in tokens."""
+    effort: str | None = None
+    """A word for it, which the operator's settings turn into tokens. Counts where `tokens` is None."""
+    on: bool = False
+    """Thinking is wanted, and not said how much."""
+    source: str = "default"
+    """The field that said so, as the caller wrote it."""
+    exact: bool = False
+    """Refused above the ceiling; else lowered to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The answer is a JSON document."""
+
+    schema: str | None = None
+    """Its JSON schema as text, in the caller's order; None is any object."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """How the tools may be used."""
+
+    mode: Literal["none", "auto", "required"] | None = None
+    """None: the caller does not say, and the model may call them."""
+    name: str | None = None
+    """With `required`: this tool alone."""
+    parallel: bool = True
+    """More than one call in an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingWish:
+    """How tokens are drawn; what is None is left to the model's defaults. Ranges are those of `Sampling`."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of any dialect. Types and the bounds of single numbers are the dialect's to check; what the operator
+    bounds is checked by `ponder.server.bounds`, for all dialects."""
+
+    model: str
+    """A served model, or MODEL:STRATEGY."""
+    messages: tuple[Message, ...]
+    thinking: ThinkingWish = ThinkingWish()
+    strategy: Asked | None = None
+    verifier: Asked | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    document: Document | None = None
+    """The shape of the answer; None is free text."""
+    answer_tokens: int | None = None
+    """Visible tokens at most."""
+    total_tokens: int | None = None
+    """Hidden and visible tokens of one answer at most."""
+    timeout: float | None = None
+    """Seconds until the best so far is the answer."""
+    n: int = 1
+    """Answers that are wanted, each from a run of its own."""
+    stream: bool = False
+    sampling: SamplingWish = SamplingWish()
+    stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, bias)."""
+    logprobs: int | None = None
+    """With each visible token its log-probability, and those of this many others."""
+    show_thought: bool = False
+    """The answer carries its thought; for keys with the scope `reveal`."""

@@ -1,0 +1,110 @@
+"""Strict JSON: bytes to values, refused where this language's parser would let something through.
+
+NaN, numbers without end, nesting without end, lone surrogates and double keys take servers down. Nothing of the body
+is quoted in an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, cast
+
+from ponder.compute.errors import RequestError
+
+DIGITS = 24
+"""Digits of the longest number taken."""
+_TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def loads(raw: bytes, depth: int) -> Any:
+    """JSON to values: UTF-8, finite numbers of at most 24 digits, no key twice, brackets at most `depth` deep.
+
+    Raises `RequestError`.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the body is not UTF-8 (byte {error.start})", code="invalid_utf8") from None
+    if deeper(text, depth):
+        raise RequestError(f"the body nests deeper than {depth} brackets", code="too_deep")
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise RequestError(
+            f"the body is not JSON (line {error.lineno}, column {error.colno})", code="invalid_json"
+        ) from None
+    if "\\u" in text and half_characters(value):
+        raise RequestError("the body holds half of a surrogate pair (\\ud800 to \\udfff)", code="invalid_unicode")
+    return value
+
+
+def deeper(text: str, depth: int) -> bool:
+    """The brackets of a JSON text go deeper than `depth`; those inside of strings do not count."""
+    return text.count("[") + text.count("{") > depth and _deepest(text) > depth
+
+
+def _deepest(text: str) -> int:
+    """How deep the brackets outside of strings go. One pass, however odd the text."""
+    deep = most = 0
+    for token in _TOKENS.finditer(text):
+        mark = text[token.start()]
+        if mark in "[{":
+            deep += 1
+            most = max(most, deep)
+        elif mark in "]}":
+            deep -= 1
+    return most
+
+
+def half_characters(value: Any) -> bool:
+    """A string in the value holds half of a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _constant(_: str) -> NoReturn:
+    raise RequestError("the body holds NaN or Infinity, which are not JSON", code="invalid_json")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise RequestError(f"the body holds a number of more than {DIGITS} digits", code="number_too_large")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise RequestError("the body holds a number that is too large", code="number_too_large")
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise RequestError("the body names a key twice in one object", code="duplicate_key")
+    return made
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_whole, parse_float=_real, object_pairs_hook=_object)
+
+
+def nesting(value: Any) -> int:
+    """How deep lists and objects go in a parsed value."""
+    deep, level = 0, [value]
+    while any(isinstance(one, Mapping | list) for one in level):
+        level = [inner for one in level for inner in _inside(one)]
+        deep += 1
+    return deep
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return cast("Mapping[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
