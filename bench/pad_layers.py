@@ -23,12 +23,12 @@ def pad_layers(folder: Path, layers: int, into: Path) -> Path:
     """A copy of the Qwen2 model in `folder`, with so many more layers, in the folder `into`, which it makes."""
     shutil.copytree(folder, into)
     config = json.loads((into / "config.json").read_text())
-    held: int = config["num_hidden_layers"]
-    config["num_hidden_layers"] = config["max_window_layers"] = held + layers
+    before: int = config["num_hidden_layers"]
+    config["num_hidden_layers"] = config["max_window_layers"] = before + layers
     (into / "config.json").write_text(json.dumps(config))
     weights: dict[str, Any] = FILES.load_file(into / "model.safetensors")
     parts = {found[1]: weight for name, weight in weights.items() if (found := _LAYER.fullmatch(name))}
-    for layer in range(held, held + layers):
+    for layer in range(before, before + layers):
         for part, weight in parts.items():
             empty = part in ENDS
             weights[f"model.layers.{layer}.{part}"] = weight.new_zeros(weight.shape) if empty else weight.clone()

@@ -1,5 +1,4 @@
-"""What holds an answer to its shape, spelt for the engine's grammar: a document by a schema, calls of tools, or one of
-the two.
+"""What holds an answer to its shape, as a grammar for the engine: a document by a schema, calls of tools, or either.
 
 Calls are written as `server/calls.py` reads them and as the chat templates of the Qwen family teach them: in the Hermes
 form, `<tool_call>` around JSON, one call to a line. So a model that is made to call writes what its prompt shows it.

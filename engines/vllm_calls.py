@@ -77,7 +77,7 @@ class VllmCalls:
 
 
 def take(writing: Writing, call: Call, out: Any) -> Delta | None:
-    """Tells a chain what is in one of vLLM's outputs; what of it is heard."""
+    """Gives a chain the tokens of one of vLLM's outputs; returns the visible text among them, to be streamed."""
     completion = out.outputs[0]
     if out.finished:
         call.reason, call.stop = completion.finish_reason, completion.stop_reason

@@ -20,11 +20,11 @@ from ponder.engines.logprobs import FlatLogprobs, likelihood, top
 from ponder.engines.model import Model
 from ponder.engines.thinking import Splitter
 
-UNHEARD = 64
-"""Tokens between two looks at a chain nobody listens to, at most."""
+UNSTREAMED = 64
+"""Tokens between two outputs of a chain that is not streamed, at most."""
 
-LOOK = 16
-"""The same at least, however short its answer is to be."""
+SHORTEST = 16
+"""The same at least, however short the answer is to be."""
 
 
 Phase = Literal["thought", "answer"]
@@ -109,11 +109,11 @@ class Writing:
     def _unread(self, begun: Candidate) -> str:
         """Visible text of a half-written answer that was kept back as the possible begin of a stop string or marker."""
         vocabulary = self.model.vocabulary
-        held = [*self.sampling.stop, *([] if vocabulary.by_ids else [vocabulary.start])]
-        if self.inside or not any(held):
+        markers = [*self.sampling.stop, *([] if vocabulary.by_ids else [vocabulary.start])]
+        if self.inside or not any(markers):
             return ""
         text = vocabulary.last_answer(self.chain)
-        for size in range(min(len(text) + 1, max(map(len, held)))):
+        for size in range(min(len(text) + 1, max(map(len, markers)))):
             if begun.text.endswith(text[: len(text) - size]):
                 return text[len(text) - size :]
         return ""
@@ -160,7 +160,7 @@ class Writing:
     def _call(self, phase: Phase, limit: int) -> Call:
         sampling, model = self.sampling, self.model
         stops: list[int] = []
-        every = 1 if sampling.streamed else min(UNHEARD, max(LOOK, sampling.answer))
+        every = 1 if sampling.streamed else min(UNSTREAMED, max(SHORTEST, sampling.answer))
         thought_only = False
         if phase == "thought":
             if sampling.until is not None:

@@ -94,7 +94,7 @@ class ScriptedVllm(StandIn):
     # -- what it writes -----------------------------------------------------------------------------------------------
 
     def ids(self, text: str) -> list[int]:
-        """Marker tokens are tokens; all else is spelt as the nature has it."""
+        """Marker tokens are tokens; all else is encoded as the nature has it."""
         if not self.nature.letters:
             return super().ids(text)
         pieces = re.split(r"(</?think>|<\|im_end\|>)", text)

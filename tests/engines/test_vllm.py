@@ -208,7 +208,7 @@ def test_the_total_bounds_hidden_and_visible_together(stage: Stage) -> None:
         assert written.reservation.tokens == min(total, whole.tokens)
 
 
-def test_a_seed_gives_the_same_chain_heard_and_unheard(stage: Stage) -> None:
+def test_a_seed_gives_the_same_chain_streamed_and_not(stage: Stage) -> None:
     for budget in (0, 8, 256):
         first = stage.do(stage.write(budget, seed=11, streamed=True))
         second = stage.do(stage.write(budget, seed=11))
@@ -380,7 +380,7 @@ def test_hang_ups_at_random_moments_are_counted_and_leave_nothing_running(stage:
     moments = random.Random(5)
 
     async def cancelled(n: int) -> None:
-        """The task is cancelled, as when a client hangs up on an unheard chain."""
+        """The task is cancelled, as when a client hangs up on a chain that is not streamed."""
         task = group_of.create_task(stage.write(400, 400, seed=n, temperature=1.5, streamed=n % 2 == 0))
         await asyncio.sleep(moments.uniform(0, 0.1))
         task.cancel()

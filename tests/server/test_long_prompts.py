@@ -19,6 +19,7 @@ from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.profiles import PROFILES
 from ponder.engines.prompts import ChatTokenizer, Prompts
+from ponder.engines.span_tokens import SpanTokenizer
 from ponder.testing import CARD, MARKER, ScriptedEngine, always
 from tests.memory import within
 from tests.server.reading import DEMO, ReadingEngine, demo_prompts
@@ -100,18 +101,18 @@ def test_a_prompt_whose_size_says_that_it_cannot_fit_is_not_read() -> None:
     assert 2048 < len(text) // 12 <= int(told[1]) < 60_000 * 4
 
 
-class Watched(Prompts):
-    """Remembers which long texts it has tokenised, and whether that was on the event loop's thread."""
+def watched() -> tuple[Prompts, list[tuple[str, bool]]]:
+    """Prompts, and which long texts they have tokenised, with whether that was on the event loop's thread."""
+    read: list[tuple[str, bool]] = []
 
-    def __init__(self) -> None:
-        self.read: list[tuple[str, bool]] = []
-        tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
-        super().__init__(cast(ChatTokenizer, tokenizer), PROFILES["demo"], 1 << 20)
+    class Watched(SpanTokenizer):
+        def text_ids(self, text: str) -> list[int]:
+            if len(text) >= LONG:
+                read.append((text, threading.current_thread() is threading.main_thread()))
+            return super().text_ids(text)
 
-    def _text_ids(self, text: str) -> list[int]:
-        if len(text) >= LONG:
-            self.read.append((text, threading.current_thread() is threading.main_thread()))
-        return super()._text_ids(text)
+    tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
+    return Prompts(cast(ChatTokenizer, tokenizer), PROFILES["demo"], 1 << 20, Watched), read
 
 
 @dataclass
@@ -137,13 +138,13 @@ WISHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("wish", WISHES, ids=str)
 def test_a_long_text_is_tokenised_once_and_beside_the_event_loop(wish: dict[str, Any]) -> None:
-    prompts = Watched()
+    prompts, read = watched()
     engine = Generating(always(CHAIN), card=replace(CARD, context=1 << 20), reads=prompts)
     response = chat(door(engine), messages=[{"role": "system", "content": "Be brief."}, *asks(WORDS * 2000)], **wish)
     assert response.status_code == 200
-    assert prompts.read
-    assert not [on_loop for _, on_loop in prompts.read if on_loop]
-    texts = [text for text, _ in prompts.read]
+    assert read
+    assert not [on_loop for _, on_loop in read if on_loop]
+    texts = [text for text, _ in read]
     assert len(set(texts)) == len(texts)
 
 

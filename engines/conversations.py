@@ -1,0 +1,71 @@
+"""Messages and tools as chat templates expect them, each text a caller typed passed through a function first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+from ponder.compute.text import Prompt
+from ponder.engines.profiles import Profile
+
+
+def conversation(prompt: Prompt, profile: Profile, thinking: bool, put: Callable[[str], str]) -> list[dict[str, Any]]:
+    """The messages as templates expect them, each text through `put`."""
+    turns: list[dict[str, Any]] = []
+    for message in prompt.messages:
+        content = message.content if isinstance(message.content, str) else message.content.unseal()
+        role = "system" if message.role == "developer" else message.role
+        turn: dict[str, Any] = {"role": role, "content": put(content)}
+        if message.name:
+            turn["name"] = put(message.name)
+        if message.thought is not None and profile.shows_thoughts and (thought := message.thought.unseal()):
+            turn["reasoning_content"] = put(thought)
+        if message.tool_call_id:
+            turn["tool_call_id"] = put(message.tool_call_id)
+        if message.tool_calls:
+            turn["tool_calls"] = [
+                {
+                    "id": put(call.id),
+                    "type": "function",
+                    "function": {"name": put(call.name), "arguments": _arguments(call.arguments, put)},
+                }
+                for call in message.tool_calls
+            ]
+        turns.append(turn)
+    if thinking and profile.instruction:
+        if turns and turns[0]["role"] == "system":
+            turns[0]["content"] = f"{turns[0]['content']}\n\n{profile.instruction}"
+        else:
+            turns.insert(0, {"role": "system", "content": profile.instruction})
+    return turns
+
+
+def _arguments(text: str, put: Callable[[str], str]) -> Any:
+    """Templates want the arguments of a call as an object; what is none is passed as text."""
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return put(text)
+    return through(value, put) if isinstance(value, dict) else put(text)
+
+
+def through(value: Any, put: Callable[[str], str]) -> Any:
+    """A JSON value with every text in it, keys too, through `put`."""
+    if isinstance(value, str):
+        return put(value)
+    if isinstance(value, dict):
+        return {
+            (key if key in _SCHEMA else put(key)): through(inner, put)
+            for key, inner in cast("dict[str, Any]", value).items()
+        }
+    if isinstance(value, list):
+        return [through(inner, put) for inner in cast("list[Any]", value)]
+    return value
+
+
+# Words of JSON schemas that templates look up by name.
+_SCHEMA = frozenset(
+    {"type", "properties", "required", "description", "enum", "items", "anyOf", "oneOf", "allOf", "$defs", "$ref"}
+    | {"default", "title", "nullable", "format", "additionalProperties", "minimum", "maximum"}
+)
