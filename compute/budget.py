@@ -178,6 +178,7 @@ class Spending:
         self.idle_seconds = 0.0
         """Wall time with no call outstanding: what the orchestration itself costs. The loop's clock may count in
         milliseconds, which is too coarse for it."""
+        self._final: tuple[tuple[int, ...], Usage] | None = None
         self._open: list[Reservation] = []
         self._bound: list[Reservation] = []
         self._settled = 0
@@ -332,6 +333,15 @@ class Spending:
     @property
     def spent(self) -> Usage:
         """The bill as it stands. Before an answer is chosen, everything but what was streamed is hidden."""
+        if self._open or self.chosen is None:
+            return self._added_up()
+        # It is asked for by the outcome, the account, the metrics and the trace, when nothing changes any more.
+        state = self.chosen, len(self.reservations), self._settled, self.verifier, self.verifier_cached
+        if self._final is None or self._final[0] != state:
+            self._final = state, self._added_up()
+        return self._final[1]
+
+    def _added_up(self) -> Usage:
         line = {h.number for h in self._bound} if self.chosen is None else self.line(self.chosen)
         visible = kept = prompt = cached = 0
         for reservation in self.reservations:

@@ -24,9 +24,16 @@ GRACE = 10.0
 
 
 async def execute(
-    plan: Plan, resources: Resources, spending: Spending, on_delta: OnDelta, stop_signal: StopSignal | None = None
+    plan: Plan,
+    resources: Resources,
+    spending: Spending,
+    on_delta: OnDelta,
+    stop_signal: StopSignal | None = None,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 - part of it is kept for the ending
 ) -> Outcome:
-    """Runs the plan's strategy to an answer, within its budget and its time.
+    """Runs the plan's strategy to an answer, within its budget and its time: `timeout` seconds from now, or as the plan
+    says.
 
     The visible text goes to `on_delta`, all of it exactly once, in order, as early as the strategy allows. Cut short by
     the budget, by time or by the stop signal, the best so far is completed and answered. Raises `DeadlinePassed` when
@@ -34,17 +41,22 @@ async def execute(
     request the model refuses. Cancelled, it stops the model, and the spending is complete when it has returned.
     """
     try:
-        return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal())
+        return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal(), timeout or plan.timeout)
     except BaseExceptionGroup as group:
         raise first(group) from None
 
 
 async def _execute(
-    plan: Plan, resources: Resources, spending: Spending, on_delta: OnDelta, stop_signal: StopSignal
+    plan: Plan,
+    resources: Resources,
+    spending: Spending,
+    on_delta: OnDelta,
+    stop_signal: StopSignal,
+    seconds: float | None,
 ) -> Outcome:
     now = asyncio.get_running_loop().time()
-    deadline = None if plan.timeout is None else now + plan.timeout
-    cut = None if plan.timeout is None else now + plan.timeout - min(GRACE, plan.timeout / 10)
+    deadline = None if seconds is None else now + seconds
+    cut = None if seconds is None else now + seconds - min(GRACE, seconds / 10)
     chains = Chains(resources, spending, plan.sampling, on_delta, streams=plan.stream, keep_text=plan.keep_text)
     drafts, notes = chains.drafts, Notes()
     task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut)
@@ -72,9 +84,11 @@ async def _execute(
         if chosen is None or not chosen.complete:
             raise
         stopped_by = "engine_error"
+    chosen = chosen or drafts.best()
     try:
-        async with asyncio.timeout_at(deadline):
-            chosen = await _completed(chosen or drafts.best(), plan, chains)
+        # What is whole and told in one piece needs no time.
+        async with asyncio.timeout_at(None if chosen and chosen.complete and not plan.stream else deadline):
+            chosen = await _completed(chosen, plan, chains)
     except TimeoutError:
         stopped_by = stop_signal.reason or "deadline"
         chosen = drafts.best()

@@ -78,9 +78,10 @@ class Outbox:
     async def write(self) -> None:
         """Sends what is put, until the last of it has been sent."""
         loop = asyncio.get_running_loop()
-        self._sending = now()
+        clock = loop.time
+        self._sending = clock()
         await self._send(self._start)
-        self._sent, self._sending = now(), None
+        self._sent, self._sending = clock(), None
         while True:
             if not self._taken:
                 self._idle = loop.create_future()
@@ -92,9 +93,9 @@ class Outbox:
                 piece = events[at : at + PIECE]
                 at += len(piece)
                 body: Message = {"type": "http.response.body", "body": piece, "more_body": not last or at < len(events)}
-                self._sending = now()
+                self._sending = clock()
                 await self._send(body)
-                self._sent, self._sending = now(), None
+                self._sent, self._sending = clock(), None
                 self._unsent -= len(piece)
                 if not self.full:
                     self._room.set()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
@@ -236,8 +235,9 @@ class CompletionResponse:
         order, left = self._order, self._left()
 
         async def one(i: int) -> None:
-            plan = replace(order.plans[i], timeout=left)
-            outcome = await execute(plan, order.resources, self._spendings[i], on_delta(i), stop_signals[i])
+            outcome = await execute(
+                order.plans[i], order.resources, self._spendings[i], on_delta(i), stop_signals[i], timeout=left
+            )
             self._outcomes[i] = outcome
             if ended is not None:
                 await ended(i, outcome)
@@ -306,9 +306,10 @@ class CompletionResponse:
         hang-up it is done again."""
         if self._bill is None:
             return
-        usage = sum((spending.spent for spending in self._spendings), Usage())
-        if usage.chains:
-            usage += Usage(prompt=self._order.prompt_tokens)
+        begun = any(spending.reservations for spending in self._spendings)
+        usage = Usage(prompt=self._order.prompt_tokens) if begun else Usage()
+        for spending in self._spendings:
+            usage += spending.spent
         try:
             await self._bill.settle(usage, ended)
         except Exception:  # the answer was made, and an account may be anybody's

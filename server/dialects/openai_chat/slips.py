@@ -120,7 +120,7 @@ def _strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[_Stray]:
     """Keys nobody knows, in all that is not a caller's own (metadata, schemas, parameters of a strategy)."""
     if isinstance(value, list):
         for i, inner in enumerate(cast("list[Any]", value)):
-            if isinstance(inner, _HOLDERS):
+            if inner is not None and isinstance(inner, _HOLDERS):
                 yield from _strays(inner, (*place, str(i)))
     if not isinstance(value, BaseModel) or isinstance(value, Choice):
         return
@@ -128,7 +128,8 @@ def _strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[_Stray]:
         if inner is not None:
             yield _Stray(place, key, type(value))
     for field, inner in vars(value).items():
-        if isinstance(inner, _HOLDERS):
+        # Most are None, and `isinstance` of a pydantic model is slow.
+        if inner is not None and isinstance(inner, _HOLDERS):
             yield from _strays(inner, (*place, field))
     if isinstance(value, WireMessage) and isinstance(value.content, list):
         for i, part in enumerate(value.content):
