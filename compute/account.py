@@ -6,14 +6,19 @@ byte of the answer leaves. What it is told is `Usage`, which adds up.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ponder.compute.budget import Usage
+from ponder.compute.errors import Unavailable
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds an account has to settle one request: whoever waits for its answer waits that long at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Intent:
     """Hidden tokens at most."""
     answer: int
     """Visible tokens at most."""
+    timeout: float
+    """Seconds the request has: an account that takes longer to answer refuses it."""
 
 
 class Bill(Protocol):
@@ -40,9 +47,9 @@ class Bill(Protocol):
     @property
     def used(self) -> Callable[[Usage], None] | None:
         """Told what a call has used whenever one ends, each time the difference alone; None where nobody wants to know.
-        It is called on the path of the tokens, so it must be quick and must not raise. Which answer is given is not
-        known yet, so all that was generated counts as hidden. Over a request, `generated`, `prompt_read`, `cached`,
-        `verifier`, `verifier_cached` and `chains` add up to those of the settlement."""
+        It is called on the path of the tokens, so it must be quick; what it raises is logged. Which answer is given is
+        not known yet, so all that was generated counts as hidden. Over a request, `generated`, `prompt_read`,
+        `cached`, `verifier`, `verifier_cached` and `chains` add up to those of the settlement."""
         ...
 
     async def settle(self, usage: Usage, ending: str) -> None:
@@ -51,7 +58,8 @@ class Bill(Protocol):
         failed, disconnected or cancelled.
 
         It is awaited to its end exactly once. Where the caller hangs up meanwhile it is cancelled and begun again, so
-        it must be idempotent. If it raises, that is logged and the answer goes out all the same."""
+        it must be idempotent. If it raises, or takes longer than `PATIENCE`, that is logged and the answer goes out all
+        the same."""
         ...
 
 
@@ -72,34 +80,51 @@ class Accounts:
         self._accounts = tuple(accounts)
 
     async def reserve(self, intent: Intent) -> Bill:
-        """A bill of all. Where one refuses, those asked before it are settled with nothing."""
+        """A bill of all. Where one refuses or the caller goes, those asked before it are settled with nothing. Raises
+        `Unavailable` where one does not answer in the time the request has."""
+        if len(self._accounts) == 1:
+            return await self._accounts[0].reserve(intent)
         bills: list[Bill] = []
         try:
-            for account in self._accounts:
-                bills.append(await account.reserve(intent))
-        except BaseException:
-            await _Bills(bills).settle(Usage(), "refused")
+            async with asyncio.timeout(intent.timeout):
+                for account in self._accounts:
+                    bills.append(await account.reserve(intent))
+        except TimeoutError:
+            await _Bills(bills, intent).settle(Usage(), "turned_away")
+            raise Unavailable(
+                "an account of this server did not answer in the time this request has",
+                code="account_unavailable",
+                retry_after=5,
+            ) from None
+        except Exception:
+            await _Bills(bills, intent).settle(Usage(), "refused")
             raise
-        return bills[0] if len(bills) == 1 else _Bills(bills)
+        except asyncio.CancelledError:
+            await _Bills(bills, intent).settle(Usage(), "disconnected")
+            raise
+        return _Bills(bills, intent)
 
 
 class _Bills:
     """The bills of several accounts, settled one after the other."""
 
-    def __init__(self, bills: Sequence[Bill]) -> None:
-        self._open = list(bills)
+    def __init__(self, bills: Sequence[Bill], intent: Intent) -> None:
+        self._open, self._intent = list(bills), intent
         self._told = [used for bill in bills if (used := bill.used) is not None]
         self.used: Callable[[Usage], None] | None = self._use if self._told else None
 
     def _use(self, usage: Usage) -> None:
         for told in self._told:
-            told(usage)
+            try:
+                told(usage)
+            except Exception as error:  # noqa: BLE001 (anybody's code, on the path of the tokens)
+                log.error("%s: an account was told of a call and raised %s", self._intent.request, type(error).__name__)
 
     async def settle(self, usage: Usage, ending: str) -> None:
         while self._open:
             try:
-                await self._open[-1].settle(usage, ending)
-            except Exception:
-                # Anybody's code; the others are settled all the same.
-                log.exception("an account could not settle a request")
+                async with asyncio.timeout(PATIENCE):
+                    await self._open[-1].settle(usage, ending)
+            except Exception as error:  # noqa: BLE001 (anybody's code; the others are settled all the same)
+                log.error("%s: an account could not settle it (%s)", self._intent.request, type(error).__name__)
             self._open.pop()

@@ -158,7 +158,8 @@ def create_app(
     accounts: Sequence[Account] = (),
 ) -> FastAPI:
     """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `accounts`
-    are told of every request beside the metrics, and may refuse it."""
+    are told of every request beside the metrics, and may refuse it. It is complete: middleware goes around it, as
+    `Middleware(app)`, not into it by `add_middleware`."""
     metrics = metrics or Metrics()
     keyring, registry = Keyring(settings.keys), Registry()
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)

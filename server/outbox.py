@@ -54,6 +54,11 @@ class Outbox:
         """More than `ROOM` bytes are unsent: wait for `room` before more is put."""
         return self._unsent > ROOM
 
+    @property
+    def all_sent(self) -> bool:
+        """The last of it has been sent."""
+        return self._gone.is_set()
+
     def put(self, events: bytes) -> None:
         """Takes events; they will be sent. Where it is `full` then, wait for `room` before the next."""
         if events:
@@ -114,6 +119,7 @@ class Outbox:
             else:
                 wait = self._sent + self._keepalive - at
                 if wait <= 0:
-                    self.put(self._keep_alive)
+                    if not self._over:
+                        self.put(self._keep_alive)
                     wait = self._keepalive
             await asyncio.sleep(min(wait, self._send_timeout))

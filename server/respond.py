@@ -79,6 +79,7 @@ class CompletionResponse:
         self._parsers: list[ToolCallParser] = []
         self._spendings: list[Spending] = []
         self._outcomes: list[Outcome | None] = []
+        self._out: Outbox | None = None
         self._bill: Bill | None = None
         """Open until it is settled."""
         self._told: str | None = None
@@ -97,7 +98,7 @@ class CompletionResponse:
                 if self._order.stream:
                     await self._stream(send, request_id, group)
                 else:
-                    await self._whole(send)
+                    await self._whole(send, request_id)
                 watch.cancel()
             ended = self._told or "answered"
         except BaseExceptionGroup as group:
@@ -109,9 +110,11 @@ class CompletionResponse:
             ended = "cancelled"
             raise
         finally:
-            if self._phase != "planning":
-                await self._settle(ended)
-                self._tell(ended, request_id)
+            try:
+                await self._settle(ended, request_id)
+            finally:
+                if self._phase != "planning":
+                    self._tell(ended, request_id)
 
     def _begun(self, order: ResolvedRequest) -> None:
         self._order, self._writer = order, self._reading.writer(order)
@@ -125,18 +128,18 @@ class CompletionResponse:
 
     # -- working ------------------------------------------------------------------------------------------------------
 
-    async def _whole(self, send: Send) -> None:
+    async def _whole(self, send: Send, request_id: str) -> None:
         stop_signals = [StopSignal() for _ in self._order.plans]
         async with self._admission.place(stop_signals) as turn:
             await self._begin(turn)
             await self._run(stop_signals, lambda _: self._listen)
-            await self._send_whole(send)
+            await self._send_whole(send, request_id)
 
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
         stop_signals = [StopSignal() for _ in self._order.plans]
         async with self._admission.place(stop_signals) as turn:
             writer = self._writer
-            out = Outbox(
+            out = self._out = Outbox(
                 send,
                 [*writer.stream_headers, *self._headers],
                 keepalive=self._keepalive,
@@ -177,7 +180,7 @@ class CompletionResponse:
                 self._phase = "writing"
             except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
                 last = self._event(errors.first(error), request_id)
-            await self._settle(self._told or "answered")
+            await self._settle(self._told or "answered", request_id)
             await out.end(last)
             keeper.cancel()
 
@@ -251,7 +254,7 @@ class CompletionResponse:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def _send_whole(self, send: Send) -> None:
+    async def _send_whole(self, send: Send, request_id: str) -> None:
         self._phase = "writing"
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
         order, each = self._order, zip(outcomes, self._parsers, strict=True)
@@ -264,7 +267,7 @@ class CompletionResponse:
             (b"content-length", str(len(content)).encode()),
             *self._headers,
         ]
-        await self._settle("answered")
+        await self._settle("answered", request_id)
         try:
             async with asyncio.timeout(self._send_timeout):
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -277,6 +280,9 @@ class CompletionResponse:
 
     async def _failed(self, error: BaseException, request_id: str, scope: Scope, receive: Receive, send: Send) -> str:
         """Answers with an error where somebody still listens; the word for how the request ended."""
+        if isinstance(error, HungUp) and self._out is not None and self._out.all_sent:
+            # A server tells of a connection's end when the last byte of an answer is sent, too.
+            return self._told or "answered"
         if isinstance(error, HungUp):
             self._metrics.disconnected(self._phase)
             return "disconnected"
@@ -288,7 +294,7 @@ class CompletionResponse:
         if self._started:
             errors.told(error, request_id)
         else:
-            await self._settle(_word(error))
+            await self._settle(_word(error), request_id)
             billed = any(spending.generated for spending in self._spendings)
             refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, billed=billed)
             await self._in_time(refusal(scope, receive, send))
@@ -301,7 +307,7 @@ class CompletionResponse:
         except TimeoutError:
             self._metrics.disconnected("slow_reader")
 
-    async def _settle(self, ended: str) -> None:
+    async def _settle(self, ended: str, request_id: str) -> None:
         """Tells the account what was used, before the last byte; nothing where it was told already. Cut off by a
         hang-up it is done again."""
         if self._bill is None:
@@ -312,8 +318,8 @@ class CompletionResponse:
             usage += spending.spent
         try:
             await self._bill.settle(usage, ended)
-        except Exception:  # the answer was made, and an account may be anybody's
-            log.exception("the account could not settle a request")
+        except Exception as error:  # noqa: BLE001 (the answer was made, and an account may be anybody's)
+            log.error("%s: the account could not settle it: %s", request_id, errors.way(error))
         self._bill = None
 
     def _tell(self, ended: str, request_id: str) -> None:
@@ -342,6 +348,7 @@ def _intent(order: ResolvedRequest, request_id: str) -> Intent:
         prompt=order.prompt_tokens,
         thinking=sum(plan.budget.thinking for plan in order.plans),
         answer=sum(plan.budget.answer for plan in order.plans),
+        timeout=order.timeout,
     )
 
 

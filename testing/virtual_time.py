@@ -1,6 +1,7 @@
 """An event loop on which time costs nothing: where every task waits for a timer, the clock jumps to the next one.
 
-What takes real time (work in threads, sockets) is waited for, and the clock stands meanwhile.
+Work in threads is waited for, and the clock stands meanwhile. Sockets and processes are waited for only where no task
+waits for a timer: with a timeout around one, the timeout comes first. So what talks to either is tested in real time.
 """
 
 from __future__ import annotations

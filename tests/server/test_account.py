@@ -11,8 +11,9 @@ import pytest
 
 from ponder.compute.account import Intent
 from ponder.compute.budget import Usage
+from ponder.compute.clock import now
 from ponder.compute.errors import RequestError, TooBusy
-from ponder.testing.virtual_time import VirtualTimeLoop
+from ponder.testing.virtual_time import VirtualTimeLoop, in_virtual_time
 from tests.fakes import Chain, ScriptedEngine, always
 from tests.server.serving import CHAIN, Line, answered, chat, counted, door, events, refused, scripted
 
@@ -28,6 +29,8 @@ class Kept:
     waits: bool = False
     """Settling takes until somebody lets it go on."""
     fails: bool = False
+    dead: str = ""
+    """The verb that never returns."""
     told: list[str] = field(default_factory=list[str])
     intents: list[Intent] = field(default_factory=list[Intent])
     used: Callable[[Usage], None] | None = None
@@ -47,16 +50,22 @@ class Kept:
         self.intents.append(intent)
         if self.refuses is not None:
             raise self.refuses
+        if self.dead == "reserve":
+            await asyncio.Event().wait()
         return self
 
     def use(self, usage: Usage) -> None:
         self.told.append("use")
+        if self.dead == "use":
+            raise OSError("the ledger is away")
         self.in_between += usage
 
     async def settle(self, usage: Usage, ending: str) -> None:
         self.told.append("settle")
         self.sent_then = self.sent()
         assert self.engine.running == 0
+        if self.dead == "settle":
+            await asyncio.Event().wait()
         if self.waits:
             self.settling.set()
             await self.on.wait()
@@ -199,3 +208,41 @@ def test_an_account_that_cannot_settle_costs_nobody_the_answer(caplog: pytest.Lo
     assert answered(app)["choices"][0]["message"]["content"] == CHAIN.answer
     assert len(first.settled) == len(second.settled) == 1
     assert "could not settle" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_account_that_does_not_answer_refuses_the_request_when_its_time_is_over(stream: bool) -> None:
+    async def go() -> None:
+        engine = scripted()
+        first, second = Kept(engine), Kept(engine, dead="reserve")
+        line = Line(stream=stream, timeout=5)
+        await line.call(app := door(engine, accounts=[first, second]))
+        assert now() < 6
+        assert line.sent[0]["status"] == 503
+        assert b"account_unavailable" in line.text
+        assert engine.calls == 0
+        assert first.settled == [(Usage(), "turned_away")]
+        assert counted(app, "ponder_inflight_requests") == 0
+
+    in_virtual_time(go())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dead", ["use", "settle"])
+def test_an_account_that_is_away_afterwards_costs_nobody_the_answer(
+    dead: str, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> None:
+        engine = scripted()
+        first, second = Kept(engine), Kept(engine, dead=dead)
+        line = Line(stream=stream)
+        await line.call(app := door(engine, accounts=[first, second]))
+        assert line.sent[0]["status"] == 200
+        assert stream or CHAIN.answer.encode() in line.text
+        assert b'"error"' not in line.text
+        assert [ending for _, ending in first.settled] == ["answered"]
+        assert counted(app, 'ponder_requests_total{outcome="answered"}') == 1
+
+    in_virtual_time(go())
+    assert "an account" in caplog.text
+    assert "the ledger is away" not in caplog.text

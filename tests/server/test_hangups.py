@@ -7,6 +7,7 @@ import json
 import random
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
@@ -174,3 +175,16 @@ def test_an_engine_that_fails_in_a_stream_says_so_and_does_not_say_done() -> Non
         assert written(app) == engine.produced
 
     in_virtual_time(go())
+
+
+@pytest.mark.parametrize(("fail_at", "outcome", "times"), [(None, "answered", 10), (0, "failed", 1)])
+def test_a_stream_that_was_read_to_its_end_is_no_hang_up(fail_at: int | None, outcome: str, times: int) -> None:
+    """The HTTP server tells of a disconnect as soon as the last byte of an answer is sent."""
+    app = door(scripted() if fail_at is None else scripted(fail_at=fail_at))
+    with serving(app) as place, httpx.Client(base_url=place.url, timeout=30) as client:
+        for _ in range(times):
+            with client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
+                assert answer.read().rstrip().endswith(b"[DONE]" if outcome == "answered" else b"}")
+        until(lambda: counted(app, "ponder_inflight_requests") == 0)
+    assert counted(app, f'ponder_requests_total{{outcome="{outcome}"}}') == times
+    assert counted(app, "ponder_client_disconnects_total") == 0

@@ -105,7 +105,7 @@ async def asked(app: FastAPI, stream: bool, **body: Any) -> tuple[str, list[tupl
     return text, [(call["name"], call["arguments"]) for call in made], chunks[-1]["finish_reason"]
 
 
-def reservations(name: str, text: str, calls: list[tuple[str, str]], finish: str) -> None:
+def fulfils(name: str, text: str, calls: list[tuple[str, str]], finish: str) -> None:
     """The answer is what its form wants, or was cut and says so."""
     schemas: dict[str, Any] = {"count": STEPS, "shop": OTHER["function"]["parameters"]}  # type: ignore[index]
     for tool, arguments in calls:
@@ -134,7 +134,7 @@ async def times(app: FastAPI, strategy: str, name: str, n: int) -> None:
             found = await asked(
                 app, bool(i % 2), strategy=strategy, verifier="confidence", thinking_budget=256, **FORMS[name], **wishes
             )
-            reservations(name, *found)
+            fulfils(name, *found)
 
     async with asyncio.TaskGroup() as group:
         for i in range(n):

@@ -83,5 +83,4 @@ def _thinking_configs(request: ChatRequest) -> Iterator[tuple[str, ThinkingConfi
 
 def conflict(one: str, other: str) -> RequestError:
     """Two fields that do not go together, the second of which is to be mended."""
-    """Two fields that do not go together, the second of which is to be mended."""
     return RequestError(f"{one} and {other} contradict each other", param=other, code="conflicting_parameters")
