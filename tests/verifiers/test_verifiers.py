@@ -7,8 +7,6 @@ import json
 import math
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,14 +43,6 @@ def test_every_verifier_publishes_a_closed_schema_and_one_line_about_itself(name
 
 def test_only_confidence_wants_chains_drawn_with_their_likelihood() -> None:
     assert [name for name, kind in verifiers().items() if kind.needs_likelihood] == ["confidence"]
-
-
-def test_the_verifier_in_the_documentation_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[2] / "docs/verifiers.md").read_text()
-    (tmp_path / "documented_verifier.py").write_text(text.split("```python\n")[-1].split("```")[0])
-    monkeypatch.syspath_prepend(tmp_path)
-    brevity = TypeAdapter(import_module("documented_verifier").Brevity).validate_python({"half": 4})
-    assert [s.value for s in judged(brevity, [candidate("1234"), candidate("")])] == [0.5, 1]
 
 
 # -- agreement --------------------------------------------------------------------------------------------------------
