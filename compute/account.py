@@ -1,7 +1,7 @@
-"""The port to whoever keeps account of requests: a durable ledger, quotas, prices, metrics are adapters behind it.
+"""The port for accounts of requests: a durable ledger, quotas, prices and metrics are adapters behind it.
 
-Of each request it is told three times: before anything is generated, while calls to the models end, and before the last
-byte of the answer leaves. What it is told is `Usage`, which adds up.
+An account is called at three points of a request: before anything is generated, when calls to the models end, and
+before the last byte of the answer leaves. It is given `Usage`, which adds up. Counts are in tokens.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A request that is about to be worked on. Tokens are those of all its choices together."""
+    """A request that is about to run. Tokens are those of all its answers together."""
 
     request: str
-    """Its id: what is told twice under one id is one and the same."""
+    """Its id, the same as in the header `x-request-id`. Calls with one id are about one request."""
     owner: str
     """Whose API key it came with."""
     model: str

@@ -25,7 +25,7 @@ from ponder.compute.text import Ending, Hidden
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of one choice of one request, in tokens of the language model.
+    """Limits of one answer of a request, in tokens of the language model.
 
     `thinking` bounds all that is hidden, `answer` the visible answer; `total`, where given, both together
     (`max_completion_tokens`; the plan keeps part of it back for the answer, so that there always is one).
@@ -36,13 +36,14 @@ class Budget:
     total: int | None = None
 
     def split(self, n: int) -> list[Budget]:
-        """The same for `n` choices: the thinking is one pot and divided, the answer's limits are each choice's own."""
+        """The budgets of `n` answers. The thinking is divided, as evenly as whole tokens allow; each answer has the
+        limits `answer` and `total` for itself."""
         whole, rest = divmod(self.thinking, n)
         return [Budget(whole + (i < rest), self.answer, self.total) for i in range(n)]
 
 
 class Reservation:
-    """Tokens set aside for one call, and what the call has used of them. Also a line of the request's trace."""
+    """Tokens set aside for one call, and what the call has used of them. Each is a row of the request's trace."""
 
     def __init__(
         self,
@@ -75,14 +76,14 @@ class Reservation:
         """Where the model went in circles, so that the engine ended it."""
         self.score: float | None = None
         self.answer_group: int | None = None
-        """Which of the answers in a vote its own was, numbered as they came."""
+        """The number of its answer in a vote: equal answers have equal numbers, counted from 0 as they appear."""
         self.bound = bound
-        """Its visible tokens are the answer's for certain: they are on the allowance."""
+        """Its visible tokens are the answer's for certain: the allowance pays for them."""
         self.most = answer if bound else thinking + answer
-        """Visible tokens at most. Of a chain that may lose, all come from one pot: what its thought leaves is its
-        answer's."""
+        """Visible tokens at most. A chain that may lose has one limit for both: its answer may use what its thought
+        left."""
         self.forfeited = 0
-        """Tokens it left that nobody else may have."""
+        """Tokens it left that no other call may have."""
 
     def __enter__(self) -> Reservation:
         return self
@@ -91,7 +92,7 @@ class Reservation:
         self.close()
 
     def close(self, *, forfeit: bool = False) -> None:
-        """Gives back what was not used, or lets it be lost. Idempotent."""
+        """Gives back what was not used; with `forfeit` it is lost. Idempotent."""
         if self.seconds is None:
             if forfeit:
                 self.forfeited = self.outstanding
@@ -99,12 +100,13 @@ class Reservation:
             self._spending.closed(self)
 
     def read(self, prompt: int, cached: int) -> None:
+        """A call to the model has read `prompt` tokens, `cached` of them from the prefix cache."""
         self.prompt += prompt
         self.cached += cached
         self.calls += 1
 
     def spend(self, hidden: int = 0, visible: int = 0) -> None:
-        """Tokens the model has made. Told as they come, never refused: the model has made them already."""
+        """Counts tokens the model has made, as they come. Never refused: they are made already."""
         self.hidden += hidden
         self.visible += visible
 
@@ -114,7 +116,7 @@ class Reservation:
 
     @property
     def outstanding(self) -> int:
-        """Tokens the call may still make."""
+        """Tokens the call may still make; 0 once it is closed."""
         return 0 if self.seconds is not None else max(0, self.thinking + self.answer - self.tokens)
 
     @property
@@ -165,7 +167,7 @@ class Usage:
 
 
 class Spending:
-    """All that one choice of a request has reserved and spent; the tree of its calls."""
+    """All that one answer of a request has reserved and spent, in memory; the tree of its calls."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
@@ -229,10 +231,11 @@ class Spending:
     def reserve(
         self, purpose: str, *, thinking: int, answer: int, parent: int | None = None, bound: bool = False
     ) -> Reservation:
-        """Sets tokens aside for one call; used in a `with`, gives back what it leaves, however it is left.
+        """Sets tokens aside for one call. At the end of its `with` block, what was not used is given back.
 
-        `bound`: the visible part is the answer for certain and comes from the allowance, else from the thinking budget.
-        Raises `Exhausted` when there is not that much.
+        `purpose` names the call in the trace; `parent` is the number of the chain it continues. `bound`: the visible
+        part is the answer for certain, and the allowance pays for it; else the thinking budget does. Raises `Exhausted`
+        when there is not that much.
         """
         taken = thinking if bound else thinking + answer
         if taken > self.free:
@@ -249,7 +252,7 @@ class Spending:
         return reservation
 
     def closed(self, reservation: Reservation) -> None:
-        """A reservation tells that it is closed."""
+        """Called by a reservation when it is closed."""
         self._open.remove(reservation)
         self._settled += reservation.tokens
         self._forfeited += reservation.forfeited
@@ -301,7 +304,7 @@ class Spending:
             self.on_usage(Usage(verifier=tokens, verifier_cached=cached))
 
     def line(self, number: int | None) -> set[int]:
-        """The chain and those it was continued from."""
+        """Numbers of the chain and of those it was continued from; empty for None."""
         line: set[int] = set()
         while number is not None and number not in line:
             line.add(number)
@@ -322,12 +325,12 @@ class Spending:
 
     @property
     def held(self) -> int:
-        """Tokens set aside by calls still open. 0 when a request is over."""
+        """Tokens reserved by calls still open and not made yet. 0 when a request is over."""
         return sum(h.outstanding for h in self._open)
 
     @property
     def overdrawn(self) -> bool:
-        """A call made more than it held, or the whole went over the budget. Never, or there is a defect."""
+        """A call made more than was reserved for it, or all together more than the budget. True is a defect."""
         return any(h.overdrawn for h in self.reservations) or self.spent.hidden > self.budget.thinking
 
     @property

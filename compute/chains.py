@@ -1,4 +1,4 @@
-"""One call to the engine: tokens are reserved for it, it is drawn, written on where it must, and learnt from.
+"""One call to the engine: reserve tokens, draw, continue an answer that was cut, learn from its length.
 
 All calls of a run go through `Chains`. So every call is paid for before it is made, every token is counted, and every
 chain has its seed, its draft and its place in the trace.
@@ -34,11 +34,11 @@ T = TypeVar("T")
 
 
 class Turns(Protocol):
-    """Where a chain waits whose answer has outgrown what the budget can pay for at the moment."""
+    """The order in which chains wait whose answers need more than the budget can pay for at the moment."""
 
     @property
     def last(self) -> bool:
-        """Nothing more will be given back: the chain ends as it is."""
+        """No other call will give tokens back: the chain ends as it is."""
         ...
 
     async def next(self) -> None:
@@ -72,8 +72,8 @@ class Chains:
         streams: bool = True,
         keep_text: bool = False,
     ) -> None:
-        """`wishes` are the caller's; its token limits are set anew for each call. `streams`: the answer is told while
-        it is written. `keep_text`: the text of every call is kept with the spending."""
+        """`wishes` are the caller's; its token limits are set anew for each call. `streams`: the answer is
+        sent while it is written. `keep_text`: the text of every call is kept with the spending."""
         self._engine = resources.engine
         self.wishes = wishes
         self._streams = streams
@@ -89,17 +89,17 @@ class Chains:
 
     @property
     def ordered(self) -> bool:
-        """The caller gave a seed: what comes must not hang on who was quicker."""
+        """The caller gave a seed: the result must not depend on which chain was quicker."""
         return self.wishes.seed is not None
 
     def room(self, prompt: Prompt, begun: Candidate | None = None) -> int:
-        """Tokens of the model's context left behind a prompt and what is begun."""
+        """Tokens of the model's context that are left after a prompt and the begun chain."""
         length = tokens(self._engine, prompt, thinking=self.spending.budget.thinking > 0)
         return self._engine.card.context - length - (begun.length if begun else 0) - CLOSING
 
     def shares(self, share: int) -> tuple[int, int]:
-        """(thinking, answer) of a chain that pays for both out of `share` tokens: what is kept for the answer should
-        the thought be closed by force."""
+        """(thinking, answer) limits in tokens of a chain that pays for both out of `share`. `answer` is kept for the
+        case that the thought is closed by force."""
         most = self.spending.budget.answer
         if not self._engine.card.thinks:
             return 0, min(share, most)
@@ -107,8 +107,8 @@ class Chains:
         return max(0, share - answer), answer
 
     async def read(self, prompt: Prompt, thinking: bool | None = None) -> None:
-        """Has the model read a long prompt beside the event loop, if it has not yet; for a thought where the request
-        may have one."""
+        """Has a long prompt tokenised in a thread, if that was not done yet. `thinking`: for a thought; left out, where
+        the request has a thinking budget."""
         way = self.spending.budget.thinking > 0 if thinking is None else thinking
         await read_beside(self._engine, prompt, thinking=way)
 
@@ -149,8 +149,8 @@ class Chains:
         logprobs: int | None = None,
     ) -> Candidate:
         """One chain, within its reservation and the model's context; `begun` may be the chain of this very reservation.
-        `streamed`: the caller is told its text as it comes, if at all. `aside`: a question of our own, to which the
-        caller's wishes about the answer do not apply."""
+        `streamed`: its text is sent as it comes, where the request is streamed. `aside`: a question of our own, to
+        which the caller's wishes about the answer do not apply. Raises `Exhausted` where the context is full."""
         engine, budget = self._engine, self.spending.budget
         streamed = streamed and self._streams
         await self.read(prompt)
@@ -199,8 +199,11 @@ class Chains:
         return candidate
 
     async def go_on(self, reservation: Reservation, candidate: Candidate, turns: Turns | None = None) -> Candidate:
-        """The chain with its answer written on, where that was cut at its share and the budget can pay for more; where
-        others that are being written may leave some, it waits for them: in the order of `turns`, else as they come."""
+        """The chain, its answer continued where that was cut at its share and the budget can pay for more.
+
+        Where calls that are still open may give tokens back, it waits for them: in the order of `turns`, else first
+        come first served.
+        """
         if reservation.bound:
             return candidate
         spending = self.spending
@@ -228,7 +231,7 @@ class Chains:
         return candidate
 
     def learn(self, candidate: Candidate) -> None:
-        """What a chain that has come to rest tells about those to come."""
+        """Takes the length of a finished chain into the estimates for those to come."""
         self.drafts.ended(candidate)
         if candidate.hidden or not self._engine.card.thinks:
             self.estimates.learn(candidate)
@@ -245,5 +248,5 @@ class Chains:
             self.spending.on_close = None
 
     def _said(self, reservation: Reservation) -> int:
-        """Visible tokens of a chain, those it was continued from included."""
+        """Visible tokens of a chain and of those it was continued from."""
         return sum(self.spending.reservations[i].visible for i in self.spending.line(reservation.number))

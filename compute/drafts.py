@@ -14,13 +14,13 @@ class Drafts:
     def __init__(self) -> None:
         self._transcripts: dict[int, Transcript] = {}
         self.streamed: int | None = None
-        """The chain whose text the caller was told as it was written."""
+        """The chain whose text was sent to the caller as it was written."""
         self.answering: int | None = None
         """The chain that completes the answer at the end of a run."""
         self.offered: Candidate | None = None
-        """The best by the strategy's word, else the first that came to rest."""
+        """The best as the strategy offered it, else the first that finished."""
         self.finished = 0
-        """Chains that came to rest."""
+        """Chains that finished."""
 
     def add(self, number: int, transcript: Transcript) -> None:
         """Chain `number` is being written."""
@@ -31,7 +31,7 @@ class Drafts:
         return isinstance(candidate, Candidate) and candidate.number in self._transcripts
 
     def ended(self, candidate: Candidate) -> None:
-        """A chain came to rest."""
+        """A chain finished."""
         self.finished += 1
         self.offered = self.offered or candidate
 

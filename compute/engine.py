@@ -43,7 +43,8 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one chain is drawn. Token limits are in tokens of the model; `thinking + answer` is all it may generate."""
+    """How one chain is drawn. Token limits are in tokens of the model; `thinking + answer` is all it may generate.
+    Names and ranges of the rest are those of OpenAI's API; `top_k` and `min_p` are vLLM's."""
 
     thinking: int
     """Hidden tokens at most, the closing marker included. 0: the model starts behind a closed thought. At the limit
@@ -75,14 +76,14 @@ class Sampling:
     """Stop behind the first occurrence of this text (a step delimiter), in the thought or, for a model that does not
     think, in the answer. A thought that reaches its limit before that ends the stream ("length"), unclosed."""
     streamed: bool = False
-    """Somebody listens: yield deltas as they come. Else one delta at the end is enough."""
+    """The text is sent on as it is written: yield deltas as they come. Else one delta at the end is enough."""
     tenant: str | None = None
     """Prefix caches are shared only between calls of equal tenants."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New visible text. The numbers are on the `Transcript`; a delta is only what may be heard."""
+    """New visible text, to be sent on. Tokens are counted by the `Transcript`, not from deltas."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -90,7 +91,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What the rest of the house may know of a model."""
+    """Facts about a model."""
 
     name: str
     context: int
@@ -125,25 +126,36 @@ class Checked:
 
 
 class Engine(Protocol):
-    """A way to reach one model."""
+    """A way to reach one model. `ponder.testing.check_engine` checks this contract."""
 
     @property
     def card(self) -> ModelCard: ...
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
-        """Tokens of the prompt as the model will read it; of one that is beyond the context, some number that is too.
-        Raises `RequestError` where the template refuses it. May be called from any thread; what the model reads is kept
-        with the prompt, so that `generate` has it at hand."""
+        """Tokens of the prompt as the model will read it, with or without a thought to follow.
+
+        Of a prompt that is longer than the context, any number that is, too. May be called from any thread. The token
+        ids are kept with the prompt, so that `generate` need not make them again. Raises `RequestError` where the chat
+        template refuses the conversation.
+        """
         ...
 
     async def accept(self, sampling: Sampling) -> None:
-        """Returns where the model can fulfil these wishes; raises `RequestError` where it cannot: a token id outside of
-        its vocabulary, a grammar it cannot hold an answer to. Asked before anything is generated."""
+        """Returns where the model can do what is asked for. It is awaited before anything is generated.
+
+        Raises `RequestError` where it cannot: a token id outside its vocabulary, a grammar it cannot enforce.
+        """
         ...
 
     def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
-        """One chain. Closing or cancelling the stream stops the model; when that has returned, the transcript is
-        complete and the model works on it no more. Raises `EngineError`; the transcript is complete then too."""
+        """One chain, as a stream of its visible text.
+
+        The transcript is told every token the model makes, exactly once: what was read (`read`, once for each call to
+        the model), thought, answer, and the end (`end`, once). A half-written chain in `transcript.begun` is continued.
+        Closing or cancelling the stream stops the model; when that has returned, the transcript is complete and the
+        model works on it no more. Raises `EngineError` where the model fails; the transcript is complete then, too.
+        Raises `RequestError` for a prompt that leaves no room in the context.
+        """
         ...
 
     async def check(self) -> Checked | None:
@@ -152,12 +164,12 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Lets go of the model. Idempotent."""
+        """Frees the model. Idempotent."""
         ...
 
 
 class RewardModel(Protocol):
-    """A process reward model: judges each step of a chain."""
+    """A process reward model: judges each step of a chain (Lightman et al. 2023, "Let's Verify Step by Step")."""
 
     @property
     def name(self) -> str: ...
@@ -165,9 +177,11 @@ class RewardModel(Protocol):
     async def reward(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
     ) -> Sequence[Reward]:
-        """For each candidate the scores of its steps. `read` is told of every call to the model, however it ends;
-        what is cached is shared only between calls of equal tenants. Cancelling it stops the model. Raises
-        `EngineError`."""
+        """For each candidate, in order, the scores of its steps.
+
+        All candidates answer `prompt`. `read` is told the tokens of every call to the model, however it ends. What is
+        cached is shared only between calls of equal tenants. Cancelling it stops the model. Raises `EngineError`.
+        """
         ...
 
     def aggregate(self, steps: Sequence[float]) -> float:
@@ -180,7 +194,7 @@ class RewardModel(Protocol):
         ...
 
     async def close(self) -> None:
-        """Lets go of the model. Idempotent."""
+        """Frees the model. Idempotent."""
         ...
 
 

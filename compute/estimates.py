@@ -1,4 +1,4 @@
-"""The lengths of chains one request goes by, and what its own chains tell about those to come."""
+"""The lengths of chains that one request reckons with, and what its own chains add to them."""
 
 from __future__ import annotations
 

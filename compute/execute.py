@@ -1,4 +1,4 @@
-"""A plan carried out to its end: however its strategy ends, the best there is becomes the answer."""
+"""Carries out a plan: however its strategy ends, the best candidate so far becomes the answer."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ async def execute(
 
     The visible text goes to `on_delta`, all of it exactly once, in order, as early as the strategy allows. Cut short by
     the budget, by time or by the stop signal, the best so far is completed and answered. Raises `DeadlinePassed` when
-    there is nothing at all, `EngineError` when the model fails before there is a complete answer, `RequestError` for a
-    request the model refuses. Cancelled, it stops the model, and the spending is complete when it has returned.
+    there is nothing to answer with, `EngineError` when the model fails before there is a complete answer, and
+    `RequestError` for a request the model refuses. Cancelled, it stops the model; when it has returned, the spending is
+    complete.
     """
     try:
         return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal(), timeout or plan.timeout)
@@ -99,8 +100,8 @@ async def _execute(
 
 
 async def _completed(chosen: Candidate | None, plan: Plan, chains: Chains) -> Candidate:
-    """Makes `chosen` whole: closes its thought and completes its answer from what is kept back for that, told as it is
-    written. With None, an answer without a thought."""
+    """Completes `chosen`: closes its thought and writes its answer on the allowance, sent as it is written. With None,
+    it is an answer without a thought."""
     spending, drafts = chains.spending, chains.drafts
     if chosen is not None:
         spending.bind(chosen.number)

@@ -35,7 +35,7 @@ PRIOR_LEVEL, PRIOR_SPREAD = 1.0, 8.0
 eight times wrong; for how much they differ, more."""
 
 BATCHES = 16
-"""Parts of the window that are held against one another, and in which it is read anew."""
+"""Parts of the window that are compared with one another, and in which it is read anew."""
 
 CHANGED = 2.2
 """Habits have changed when the largest cumulative sum of batches, in standard deviations, is above this. By chance it

@@ -1,4 +1,4 @@
-"""What a run comes to: how a choice of a request ended, and what is noted on the way there."""
+"""The result of a run: how one answer of a request ended, and what is noted on the way there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draini
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one choice of a request ended."""
+    """How one answer of a request ended. Counts are tokens of the language model, and candidates."""
 
     answer: Answer
     complete: bool

@@ -1,4 +1,4 @@
-"""What was decided about one choice of a request before it runs."""
+"""What was decided about one answer of a request before it runs."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ class Plan:
     keep_text: bool = False
     """The operator wants the text of every call in the trace."""
     stream: bool = True
-    """The caller is told the answer as it is written; else in one piece at the end, which costs less."""
+    """The answer is sent as it is written; else in one piece at the end, which costs less."""

@@ -38,7 +38,7 @@ PLACES = 2 * KEPT
 
 class Turns:
     """Turns at a number of places, fairly: whoever has the fewest goes first, of equals in turn, and each tenant's own
-    in the order they came. Nobody holds all: with `a` tenants at work or waiting each has at most 1/(a+1) of the
+    in the order they came. Nobody has all: with `a` tenants at work or waiting each has at most 1/(a+1) of the
     places, and one at least, so that who comes next need not wait for what the others are at."""
 
     def __init__(self, places: int) -> None:
@@ -57,7 +57,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, tenant: str | None) -> AsyncGenerator[None]:
-        """Waits for a place and holds it within the block."""
+        """Waits for a place and keeps it within the block."""
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append(mine)
         self._grant()
@@ -182,7 +182,7 @@ class _Worker:
 
     async def status(self) -> int:
         """How it ended; it is dying already."""
-        while (status := self.process.poll()) is None:  # noqa: ASYNC110 - its socket has said all there was to hear
+        while (status := self.process.poll()) is None:  # noqa: ASYNC110 - its socket has said all there was to read
             await asyncio.sleep(0.001)
         return status
 

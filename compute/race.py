@@ -1,6 +1,6 @@
-"""Many chains at once: as many as the budget feeds, the next when one settles for less than its share.
+"""Many chains at once: as many as the budget feeds, the next when one has left a part of its share.
 
-With a seed they settle in the order they were begun, so that the same come again; else as they finish.
+With a seed they settle in the order they were begun, so that the result can be repeated; else as they finish.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class _Seat:
     """One chain of a race whose chains settle in the order they were begun."""
 
     turn: asyncio.Event = field(default_factory=asyncio.Event)
-    """It may settle, or try again."""
+    """It may settle, or try to reserve more."""
     stands: asyncio.Event = field(default_factory=asyncio.Event)
     """It has settled, or the budget could not pay for the rest of its answer."""
     last: bool = False
-    """Nothing more will be given back: it settles as it is."""
+    """No other chain will give tokens back: it settles as it is."""
     candidate: Candidate | None = None
 
     async def next(self) -> None:

@@ -1,4 +1,4 @@
-"""What runs work with, all those of one model with the same."""
+"""What the runs of one model share: the model, its lengths, its reward model."""
 
 from __future__ import annotations
 

@@ -33,13 +33,21 @@ LEAST_STEP = 8
 
 
 class Strategy(Protocol):
-    """A way to spend a thinking budget: is given a run, returns the candidate that is the answer."""
+    """A way to spend a thinking budget.
+
+    It is called once for each answer, with a run of its own, and returns the candidate that is the answer: one that
+    this run wrote. The errors of the verbs pass through it.
+    """
 
     async def __call__(self, run: Run) -> Candidate: ...
 
 
 class Verifier(Protocol):
-    """A way of judging: one score in [0, 1] for each candidate, in order."""
+    """A way of judging.
+
+    It is called with candidates, finished or half-written, and returns one score in [0, 1] for each, in their order. If
+    it raises, the fallback judges.
+    """
 
     async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]: ...
 
@@ -67,22 +75,23 @@ class Task:
 
 
 class Arriving:
-    """The candidates of `Run.sampling`, as they come."""
+    """The candidates of `Run.sampling`, to be read with `async for`."""
 
     def __init__(self, stream: AsyncGenerator[Candidate], begun: Sequence[int]) -> None:
         self._stream = stream
         self.begun = begun
-        """Numbers of the chains in the order they were begun, those still being written included."""
+        """Numbers (`Candidate.number`) of the chains in the order they were begun, unfinished ones included."""
 
     def __aiter__(self) -> AsyncGenerator[Candidate]:
         return self._stream
 
 
 class Run:
-    """One request's permission to compute. See `docs/strategies.md` for each verb at work.
+    """One request's permission to compute. `docs/strategies.md` shows each verb at work.
 
-    The verbs raise `Exhausted` when the budget cannot pay for them and there is already something to answer with, and
-    `EngineError` when the model fails; a strategy lets both pass, `execute` knows what to do.
+    Counts are tokens of the language model. The verbs raise `Exhausted` when the budget cannot pay for them and there
+    is already something to answer with, and `EngineError` when the model fails. A strategy lets both pass; `execute`
+    then answers with the best so far. A cancelled verb stops the model before it returns.
     """
 
     def __init__(self, task: Task, resources: Resources, chains: Chains, notes: Notes) -> None:
@@ -105,27 +114,27 @@ class Run:
 
     @property
     def blank(self) -> Candidate:
-        """A chain of which nothing is written yet: what a search extends first."""
+        """A chain of which nothing is written yet, with number -1. A search extends it first."""
         return Candidate(-1, self.prompt, Hidden(()), Hidden(""), "", 0, 0, self._resources.engine.card.thinks, "step")
 
     @property
     def seed(self) -> int | None:
-        """The caller's seed, for strategies that draw lots themselves."""
+        """The caller's seed, for strategies that draw random numbers; None where the caller gave none."""
         return self._chains.wishes.seed
 
     @property
     def tenant(self) -> str | None:
-        """Whose request it is."""
+        """Whose request it is: the name of the API key. None outside a server."""
         return self._chains.wishes.tenant
 
     @property
     def greedy(self) -> bool:
-        """Nothing is left to chance (temperature 0): a prompt has one chain."""
+        """Nothing is left to chance (temperature 0, or top_k 1): a prompt has one chain."""
         return self._chains.wishes.temperature == 0 or self._chains.wishes.top_k == 1
 
     @property
     def streamed(self) -> int | None:
-        """The number of the chain that the caller was told as it was written; None before `stream`."""
+        """The number of the chain whose text the caller was sent as it was written; None before `stream`."""
         return self._chains.drafts.streamed
 
     @property
@@ -135,13 +144,13 @@ class Run:
 
     @property
     def exact(self) -> bool:
-        """The verifier's word is final (it runs the program, checks the rule), not a guess."""
+        """The verifier decides (it runs the program, checks the rule) and does not estimate."""
         verifier = self._task.verifier
         return bool(verifier and getattr(verifier.call, "exact", False)) and not self._notes.degraded
 
     def chains(self, n: int) -> int:
-        """How many of `n` chains to race with: as many as the budget feeds without starving any, at least one; one
-        where all would be the same."""
+        """How many chains to draw at once, from 1 to `n`: as many as what is free can give a whole share each. 1 where
+        all would be the same."""
         notes = self._notes
         notes.wanted = max(notes.wanted, n)
         if self.greedy:
@@ -154,13 +163,16 @@ class Run:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def _may(self) -> None:
-        """Raises `RuntimeError` once an answer is streamed: what the caller has read is the answer."""
+        """Raises `RuntimeError` once an answer was streamed: what the caller has read is the answer."""
         if self.streamed is not None:
             raise RuntimeError(f"strategy {self._task.strategy}: stream() is the last verb of a run")
 
     async def sample(self, n: int, prompt: Prompt | Sequence[Prompt] | None = None) -> list[Candidate]:
-        """Up to `n` finished candidates: fewer when the budget runs short, never none. Given several prompts, the
-        samples take them in turn; `Candidate.prompt` tells whose it is."""
+        """Up to `n` finished candidates, ordered by number: fewer when the budget runs short, never none.
+
+        Several prompts are taken in turn; `Candidate.prompt` says which one a candidate answers. Left out, it is the
+        caller's. Raises `Exhausted`, `EngineError`, and `RuntimeError` after `stream`.
+        """
         async with self.sampling(n, prompt) as arriving:
             return sorted([candidate async for candidate in arriving], key=lambda candidate: candidate.number)
 
@@ -171,13 +183,14 @@ class Run:
         prompt: Prompt | Sequence[Prompt] | None = None,
         at_once: Callable[[], int] | None = None,
     ) -> AsyncGenerator[Arriving]:
-        """Up to `n` candidates as they finish (with a seed: in the order they were begun, so that the same come again).
-        Leaving the block stops the rest at the engine.
+        """Up to `n` candidates as they finish; with a seed in the order they were begun, so that the result can be
+        repeated. Leaving the block stops the rest at the engine.
 
-        As many chains start at once as the budget can feed without starving any; the next starts when one settles for
-        less than its share. `at_once` may want fewer under way: it is asked at the begin and after each candidate. A
-        chain whose answer outgrows its share goes on as long as the budget pays. Where nothing is left to chance, each
-        prompt has one candidate, and the same one each time.
+        As many chains start at once as the budget can give a whole share each. The next starts when one has finished
+        and left a part of its share. `at_once` returns how many may run side by side at most; it is asked at the
+        beginning and after each candidate. A chain whose answer outgrows its share goes on as long as the budget pays.
+        Where nothing is left to chance, each prompt has one candidate, the same one each time. Raises what `sample`
+        does.
         """
         self._may()
         notes = self._notes
@@ -193,10 +206,14 @@ class Run:
             notes.stopped_early = race.stop() or notes.stopped_early
 
     async def extend(self, beams: Sequence[Candidate], n: int = 1, until: int | None = None) -> list[Candidate]:
-        """`n` continuations of each half-written candidate, to its next step (of at most `until` tokens) or, with
-        `until` left out, to its end. In the order of the beams; those that are over are returned as they are. Fewer
-        when the budget runs short: none only while other chains are still being written. With a seed, what comes hangs
-        on what was extended in which order, and not on who was quicker: extend side by side in one call."""
+        """`n` continuations of each half-written candidate: to the end of its next step, of at most `until` tokens, or
+        to the end of the chain where `until` is left out.
+
+        They are returned in the order of the beams. Beams that are over are returned once, as they are. There are fewer
+        when the budget runs short, and none only while other chains are being written. With a seed the result depends
+        on the order of the calls, not on how quick each chain was; so extend side by side in one call. Raises what
+        `sample` does.
+        """
         self._may()
         notes, chains, card = self._notes, self._chains, self._resources.engine.card
         if self.greedy and n > 1:
@@ -261,7 +278,13 @@ class Run:
         answer: int | None = None,
         logprobs: int | None = None,
     ) -> Candidate:
-        """One answer to another question (a critique, a judgement): hidden and paid like any thought."""
+        """One answer to another question (a critique, a judgement). It is hidden, and paid like a thought.
+
+        `thinking` and `answer` are its limits in tokens; left out, they are shares of what is free. `purpose` names
+        the call in the trace. With `logprobs`, each visible token has its log-probability and those of this many
+        others. Raises `Exhausted`; `EngineError` where the question does not fit into the context; `RuntimeError` after
+        `stream`.
+        """
         await self._chains.read(prompt)
         self._may()
         self._spending.unbind()
@@ -278,8 +301,11 @@ class Run:
             return await self._chains.write(reservation, prompt, aside=True, logprobs=logprobs)
 
     async def stream(self, prompt: Prompt | None = None) -> Candidate:
-        """One candidate whose visible text the caller is told as it is written. It is the answer, and the last verb:
-        others raise `RuntimeError` behind it, as it does itself while chains are being written."""
+        """One candidate whose visible text is sent to the caller as it is written.
+
+        It is the answer, and the last verb: after it `sample`, `extend`, `ask`, `score` and `stream` raise
+        `RuntimeError`. So does this one while other chains are being written. Raises what `sample` does.
+        """
         self._may()
         if self._spending.busy:
             raise RuntimeError(f"strategy {self._task.strategy}: stream() while other chains are being written")
@@ -295,9 +321,13 @@ class Run:
     # -- judging ------------------------------------------------------------------------------------------------------
 
     async def score(self, candidates: Sequence[Candidate]) -> Sequence[Score]:
-        """A score for each candidate by the plan's verifier; by the fallback, and said so, where that fails: raises,
-        gives another number of scores, or takes more than half of the time that is left. A verifier that has failed is
-        not asked again."""
+        """One score in [0, 1] for each candidate, in order, by the plan's verifier.
+
+        The fallback judges, and the answer says so, where the verifier fails: it raises, gives another number of scores
+        or one outside [0, 1], or takes more than half of the time that is left. A verifier that has failed is not asked
+        again. Raises `EngineError` where there is no verifier, `Exhausted`, `RuntimeError` after `stream`, and what the
+        fallback raises.
+        """
         self._may()
         verifier, fallback = self._task.verifier, self._task.fallback
         if verifier is None:
@@ -330,12 +360,13 @@ class Run:
         return scores
 
     def _half_time(self) -> float | None:
-        """Half-way to the end of the strategy's time, in loop time."""
+        """Half-way to the end of the strategy's time, in loop time; None where that has no end."""
         cut = self._task.cut
         return None if cut is None else (asyncio.get_running_loop().time() + cut) / 2
 
     async def reward(self, candidates: Sequence[Candidate]) -> Sequence[Reward]:
-        """Step scores by the process reward model. Raises `EngineError` where none is configured."""
+        """For each candidate, in order, scores in [0, 1] of its steps by the process reward model (Lightman et al.
+        2023). Raises `EngineError` where the model fails or none is configured."""
         model = self._resources.reward_model
         if model is None:
             raise EngineError("no process reward model is configured for this model")
@@ -352,13 +383,16 @@ class Run:
 
     @property
     def reward_model(self) -> RewardModel | None:
-        """The process reward model of this model, where one is configured."""
+        """The process reward model beside this model; None where none is configured."""
         return self._resources.reward_model
 
     async def vote(self, candidates: Sequence[Candidate], scores: Sequence[Score] | None = None) -> Vote:
-        """Groups the candidates by equivalent answers and adds up their scores (or counts them, without); offers the
-        leader: the best of the heaviest group. Of equals the one seen first. Without an answer nobody votes; a chain
-        given twice (a particle and its copy) votes once, and one that went in circles only for what others answer too.
+        """Groups the candidates by equivalent answers and adds up their scores; without scores it counts them (Wang et
+        al. 2022, self-consistency).
+
+        The leader is the best of the heaviest group, of equals the first; it is offered. A candidate without an answer
+        has no vote. A chain given twice (a particle and its copy) has one. One that went in circles votes only for an
+        answer that others give too.
         """
         voters = {c.number: i for i, c in reversed(list(enumerate(candidates)))}
         places = sorted(voters.values())
@@ -378,5 +412,5 @@ class Run:
         return vote
 
     def offer(self, candidate: Candidate) -> None:
-        """The best so far, should the run be cut short."""
+        """Names the best candidate so far: the answer, should the run be cut short."""
         self._chains.drafts.offered = candidate

@@ -1,4 +1,4 @@
-"""The seeds of a request's calls: each follows from the caller's and from the place of the call, not from timing."""
+"""The seeds of a request's calls: each follows from the caller's seed and from the place of the call in the tree."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Seeds:
         self._siblings: dict[int | str, int] = {}
 
     def add(self, number: int, parent: int | None, aside: str | None) -> None:
-        """Gives chain `number` a seed that follows from the caller's (which the first chain has itself), the chain gone
-        on from and how many went on from it before: not from what else happened to run at the time. `aside`: the
-        purpose of a question of our own, which is counted apart from answers to the caller."""
+        """Gives chain `number` a seed. It follows from the caller's seed (which the first chain has itself), from the
+        chain `parent` that it continues, and from how many continued that one before; not from what else runs at the
+        time. `aside`: the purpose of a question of our own, which is counted apart from answers to the caller."""
         if self._root is None:
             return
         place = aside if aside is not None else -1 if parent is None else parent

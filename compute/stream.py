@@ -1,4 +1,4 @@
-"""The visible text of one choice on its way to the caller, each part of it told once."""
+"""The visible text of one answer on its way to the caller, each part of it sent once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ waits it has taken the text, and counts as told."""
 
 
 class Stream:
-    """What the caller was told so far."""
+    """Sends visible text to the caller, and counts how much was sent."""
 
     __slots__ = ("_chars", "_logprobs", "_on_delta")
 
@@ -22,12 +22,12 @@ class Stream:
         self._chars = self._logprobs = 0
 
     async def tell(self, delta: Delta) -> None:
-        """Counted and handed on in one: a telling that is cut off was only waiting for room."""
+        """Counts new text and hands it on. Cancelled, it has handed the text on already: it was waiting for room."""
         self._chars += len(delta.text)
         self._logprobs += len(delta.logprobs)
         await self._on_delta(delta)
 
     async def tell_rest(self, chosen: Candidate) -> None:
-        """What the caller was not told of it yet."""
+        """Hands on the part of the candidate's text that was not sent yet."""
         if len(chosen.text) > self._chars:
             await self.tell(Delta(chosen.text[self._chars :], chosen.logprobs[self._logprobs :]))

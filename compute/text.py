@@ -14,7 +14,8 @@ class Hidden(Generic[T]):
     """A value nobody outside the engines and verifiers may read: a thought, or the ids of one.
 
     It has no text form, no JSON, no pickle and no equality by content, so it can pass through logs, traces and
-    responses without leaking. Only `unseal` gives it up, and a test holds which folders may call that.
+    responses without leaking. Only `unseal` returns it; `tests/test_architecture.py` lists the files that may call
+    that.
     """
 
     __slots__ = ("_value",)
@@ -181,7 +182,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the caller gets. It has no field for thoughts."""
+    """The visible answer that the caller is sent. It has no field for thoughts."""
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()

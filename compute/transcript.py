@@ -1,4 +1,4 @@
-"""What one stream of the model writes on: filled by the engine, complete however the stream ends."""
+"""The record of one call to an engine: every token of it, complete however the stream ends."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Transcript:
     """One chain being written.
 
     An engine tells it every token the model made, exactly once and before anything else is done with it, also those
-    that come in while an abort is drained. So one that is left in the middle has what can be gone on from, and what
-    it has counted is what the model produced: the counts go to the reservation that pays for them, as they come.
+    that come in while an abort is drained. So a chain that is left in the middle can be continued, and what is counted
+    is what the model produced. The counts go to the reservation that pays for them, as they come.
     """
 
     def __init__(

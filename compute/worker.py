@@ -1,5 +1,5 @@
 """One worker process of the pool for untrusted work (`compute/pool.py`): what it can be asked, and how a process that
-may hang or swell over it is held. Run as a script it is the worker; it imports nothing of ours.
+may hang or swell over it is bounded. Run as a script it is the worker; it imports nothing of ours.
 
 It reads one request a line from its standard input, a socket, and answers with one line. It ends when the socket closes
 and when the process dies that started it, also in the middle of an item and whatever that one is at: by the kernel's

@@ -1,7 +1,7 @@
-"""What Prometheus is told: how many, how long, how full. For watching; bills are made from the ledger, not from here.
+"""What Prometheus is told: how many, how long, how full. For watching; bills are made from `ponder.compute.account`.
 
 Every label's values come from a closed set or a capped one: a caller who could make up label values could fill the
-server's memory with series. Token counts are read off the ledgers of a request however it ended, so what a hang-up
+server's memory with series. Token counts are read off the spendings of a request however it ended, so what a hang-up
 cost is counted like any answer.
 """
 
@@ -105,7 +105,7 @@ class Metrics:
         self._inflight = gauge("inflight_requests", "Requests being worked on or waiting.")
         self._depth = gauge("queue_depth", "Requests waiting to be worked on.")
         self._wait = histogram("queue_wait_seconds", "Time a request waited before it was worked on.", SECONDS)
-        self._rejections = counter("admission_rejections_total", "Requests turned away at the door.", "reason")
+        self._rejections = counter("admission_rejections_total", "Requests turned away before any work.", "reason")
         self._disconnects = counter("client_disconnects_total", "Callers who hung up early.", "phase")
         self._tokens = counter(
             "engine_tokens_total",
@@ -133,7 +133,7 @@ class Metrics:
         )
         self._violations = counter(
             "budget_violations_total",
-            "Requests that made more tokens than were held for them; a defect if ever above 0.",
+            "Requests that made more tokens than were reserved for them; a defect if ever above 0.",
         )
         self._samples = counter(
             "samples_total", "Chains asked for: finished, or not paid for or stopped early.", "strategy", "result"
@@ -172,7 +172,7 @@ class Metrics:
         return series
 
     def begun(self) -> None:
-        """A request came through the door; `ended` follows for certain."""
+        """A request has begun; `ended` follows for certain."""
         self._inflight.inc()
 
     def ended(

@@ -1,4 +1,4 @@
-"""One chain of thought, its answer heard as it is written (Wei et al. 2022, chain-of-thought prompting)."""
+"""One chain of thought, its answer streamed as it is written (Wei et al. 2022, chain-of-thought prompting)."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ class Scored:
     candidate: Candidate
     value: float = 0.0
     place: tuple[int, ...] = ()
-    """Which child it is of which of which: its place in the tree, whenever it came."""
+    """Child indices on the path from the root; independent of the order in which children finished."""
 
 
 async def child(run: Run, beam: Scored, number: int, tokens: int | None, lookahead: int = 0) -> Scored | None:
-    """The beam's child of this number: one step of at most `tokens` longer (None: to its end), and scored. With
-    `lookahead` it is judged by how it looks that many steps on. None where the budget has no step left while others are
-    still being written."""
+    """Child `number` of the beam: one step of at most `tokens` longer (None: to its end), and scored. With `lookahead`
+    the score is that of the chain so many steps later. None where the budget has no step left while other chains are
+    being written."""
     written = await run.extend([beam.candidate], until=tokens)
     if not written:
         return None
@@ -35,8 +35,11 @@ async def child(run: Run, beam: Scored, number: int, tokens: int | None, lookahe
 
 
 async def grow(run: Run, beams: Sequence[Scored], n: int, tokens: int | None) -> list[Scored]:
-    """`n` children of each beam, each scored as soon as it is written, while others still are; with a seed by `level`,
-    as who was quicker must not show, and to their ends too, for which all share what is left."""
+    """`n` children of each beam, each scored as soon as it is written, while others are still being written.
+
+    With a seed it is done by `level`, because the result must not depend on which chain was quicker; also where the
+    chains go to their ends, because all share what is left.
+    """
     if run.seed is not None or tokens is None:
         return await level(run, [(beam, n) for beam in beams], tokens)
     async with asyncio.TaskGroup() as group:
@@ -45,8 +48,8 @@ async def grow(run: Run, beams: Sequence[Scored], n: int, tokens: int | None) ->
 
 
 async def level(run: Run, race: Sequence[tuple[Scored, int]], tokens: int | None, lookahead: int = 0) -> list[Scored]:
-    """So many children of each beam, written side by side and then scored together: what comes hangs on nothing but
-    the chains. Fewer where the budget runs short."""
+    """So many children of each beam, written side by side and then scored together, so that the result depends on the
+    chains alone. Fewer where the budget runs short."""
     parents = [(beam, number) for beam, n in race for number in range(n)]
     written = await run.extend([beam.candidate for beam, _ in parents], until=tokens)
     if not written:
@@ -63,8 +66,8 @@ async def level(run: Run, race: Sequence[tuple[Scored, int]], tokens: int | None
 
 
 def ranked(beams: Sequence[Scored]) -> list[Scored]:
-    """The half-written beams, best first, without those that stand at the same tokens as another: they would be
-    explored twice."""
+    """The half-written beams, best first. Of beams with the same tokens one is kept: the others would be explored
+    twice."""
     seen: dict[int, Scored] = {}
     for beam in sorted(beams, key=lambda beam: (-beam.value, beam.place)):
         if not beam.candidate.over:
@@ -73,6 +76,7 @@ def ranked(beams: Sequence[Scored]) -> list[Scored]:
 
 
 async def elect(run: Run, finished: Sequence[Scored]) -> Candidate:
-    """The weighted vote over finished chains; the verifier's single favourite would trust it too far."""
+    """The leader of the weighted vote over finished chains. The chain with the highest score alone would rely too much
+    on the verifier."""
     in_order = sorted(finished, key=lambda beam: beam.place)
     return (await run.vote([b.candidate for b in in_order], [Score(b.value) for b in in_order])).leader
