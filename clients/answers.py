@@ -1,4 +1,4 @@
-"""What a client is given, as types: answers, pieces of answers, models, strategies, and what went wrong instead.
+"""The types of a client's results: answers, pieces of answers, models, strategies, errors.
 
 Whatever a server adds to its JSON later is passed over.
 """
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AskError(Exception):
-    """The root of what a client raises."""
+    """The root of all errors of a client."""
 
 
 class Unreachable(AskError):
@@ -23,7 +23,8 @@ class CutOff(AskError):
 
 
 class Refused(AskError):
-    """The server's own error. `retry_after` is in seconds, where trying again may help."""
+    """The server's own error. `status` is that of HTTP, `code` a stable word, `param` the field at fault. `retry_after`
+    is in seconds; it is there where trying again may help."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Part(BaseModel):
 
 
 class Thinking(Part):
-    """What the server tells about the hidden part. Counts are tokens of the language model."""
+    """What the server reports about the thinking (`docs/api.md`). Counts are tokens of the language model."""
 
     strategy: str = ""
     budget: int | None = None

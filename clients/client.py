@@ -77,7 +77,10 @@ def _sent(request: Request) -> dict[str, Any]:
 
 
 class Client:
-    """Talks to one server. `url` with or without `/v1`; `transport` is for tests."""
+    """A client of one server, which blocks. `url` with or without `/v1`; `transport` is for tests.
+
+    All methods raise `Unreachable`, `Refused` and `CutOff`.
+    """
 
     def __init__(
         self,
@@ -101,12 +104,12 @@ class Client:
         self._http.close()
 
     def models(self) -> list[Model]:
-        """What the server serves, `MODEL:STRATEGY` included."""
+        """The models the server lists, `MODEL:STRATEGY` included."""
         with in_our_words(self.address):
             return self._result(exchange.models())
 
     def strategies(self) -> list[Strategy]:
-        """The ways to spend a budget."""
+        """The strategies the server lists."""
         with in_our_words(self.address):
             return self._result(exchange.strategies())
 
@@ -119,7 +122,8 @@ class Client:
         strategy: str | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Reply:
-        """A whole answer. Without `model`, the first the server lists; `fields` are any of the API's."""
+        """A whole answer. Without `model`, the first the server lists is asked. `thinking_budget` is in hidden tokens;
+        -1 or "auto" leaves it to the server. `fields` are any others of the API's."""
         question = Question(messages, model, thinking_budget, strategy, fields)
         with in_our_words(self.address):
             return self._result(exchange.chat(question))
@@ -133,7 +137,8 @@ class Client:
         strategy: str | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Generator[Piece | Reply]:
-        """The answer's pieces as they are written, then the whole reply. Closing it hangs up: the server stops."""
+        """The answer's pieces as they are written, then the whole reply; parameters are those of `chat`. Closing it
+        hangs up: the server stops."""
         question = Question(messages, model, thinking_budget, strategy, fields)
         with in_our_words(self.address):
             request = self._result(exchange.asked(question, streamed=True))
@@ -180,12 +185,12 @@ class AsyncClient:
         await self._http.aclose()
 
     async def models(self) -> list[Model]:
-        """What the server serves, `MODEL:STRATEGY` included."""
+        """The models the server lists, `MODEL:STRATEGY` included."""
         with in_our_words(self.address):
             return await self._result(exchange.models())
 
     async def strategies(self) -> list[Strategy]:
-        """The ways to spend a budget."""
+        """The strategies the server lists."""
         with in_our_words(self.address):
             return await self._result(exchange.strategies())
 
@@ -198,7 +203,8 @@ class AsyncClient:
         strategy: str | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Reply:
-        """A whole answer. Without `model`, the first the server lists; `fields` are any of the API's."""
+        """A whole answer. Without `model`, the first the server lists is asked. `thinking_budget` is in hidden tokens;
+        -1 or "auto" leaves it to the server. `fields` are any others of the API's."""
         question = Question(messages, model, thinking_budget, strategy, fields)
         with in_our_words(self.address):
             return await self._result(exchange.chat(question))
@@ -212,7 +218,8 @@ class AsyncClient:
         strategy: str | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> AsyncGenerator[Piece | Reply]:
-        """The answer's pieces as they are written, then the whole reply. Closing it hangs up: the server stops."""
+        """The answer's pieces as they are written, then the whole reply; parameters are those of `chat`. Closing it
+        hangs up: the server stops."""
         question = Question(messages, model, thinking_budget, strategy, fields)
         with in_our_words(self.address):
             request = await self._result(exchange.asked(question, streamed=True))

@@ -2,7 +2,7 @@
 
     python -m ponder.engines.from_gguf FILE FOLDER
 
-It is a program, so that the torch and the gigabyte it takes are gone when the server begins. What the file holds in
+It is a program, so that the torch and the gigabyte it takes are gone when the server begins. What the file has in
 blocks of few bits is written out in full: vLLM's own reader of GGUF wants CUDA, and is slower than bf16 on a CPU.
 """
 

@@ -1,4 +1,4 @@
-"""What holds an answer to its shape, as a grammar for the engine: a document by a schema, calls of tools, or either.
+"""Grammars that constrain an answer: a document by a schema, calls of tools, or either.
 
 Calls are written as `server/calls.py` reads them and as the chat templates of the Qwen family teach them: in the Hermes
 form, `<tool_call>` around JSON, one call to a line. So a model that is made to call writes what its prompt shows it.
@@ -71,5 +71,5 @@ def _ebnf(schema: str, separators: tuple[str, str], param: str) -> str:
             param=param,
             code="invalid_json_schema",
         )
-    # A string of bounded length may hold raw control characters there, which JSON forbids (xgrammar 0.2.8).
+    # A string of bounded length may have raw control characters there, which JSON forbids (xgrammar 0.2.8).
     return made.replace('[^\\"\\\\\\r\\n]', '[^\\0-\\x1f\\"\\\\]')

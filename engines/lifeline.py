@@ -1,4 +1,4 @@
-"""Engine processes end with the server, however it ends: killed as well, it leaves nothing behind that holds memory.
+"""Engine processes end with the server, however it ends: even when it is killed, none is left that takes memory.
 
 vLLM runs an engine in child processes, and a child does not notice when its parent is killed. So the server keeps a
 pipe to which nobody writes, and each child asks the kernel for a SIGKILL when its writing end closes (`F_SETSIG`,

@@ -75,7 +75,7 @@ class Prompts:
     # -- what is asked of it ------------------------------------------------------------------------------------------
 
     def length(self, prompt: Prompt, *, thinking: bool) -> int:
-        """Tokens of a prompt; of one whose size alone shows that the context cannot hold it, the fewest it can have.
+        """Tokens of a prompt; of one whose size alone shows that it is longer than the context, the fewest it can have.
         Raises `RequestError` where the template refuses the conversation."""
         thinking = thinking and self._profile.thinks
         rendered: Rendered | None = prompt.read.get((self, thinking))

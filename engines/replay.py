@@ -206,7 +206,7 @@ class _Writing:
             self.thinking, self.forced = False, True
 
     async def say(self, visible: int) -> str:
-        """The answer, or as much of it as may be said: what it is comes with its last token."""
+        """The answer, or as many of its tokens as are allowed; its text comes with the last one."""
         tokens = max(0, min(visible - self.said, self.sampling.answer - self.transcript.visible, self.left))
         whole = self.said + tokens == visible
         text = "" if self.said or not tokens else "So: "

@@ -42,7 +42,7 @@ class ProcessRewardModel:
         prompts = Prompts(tokenizer, template)
         self.layout = Layout(prompts, profile)
         self._known: OrderedDict[bytes, float] = OrderedDict()
-        """Verdicts by the hash of what was judged: of no chain a text or its ids is kept when its request is over."""
+        """Verdicts by the hash of what was judged. No text and no ids of a chain are kept after its request."""
         self._pending: dict[bytes, asyncio.Future[None]] = {}
         """Prefixes that are being judged: whoever wants to know the same waits."""
         self._labels: list[int] = []

@@ -55,7 +55,7 @@ class _Continuing(Scheduler):
         written = _continued(request)
         grammar = request.structured_output_request.grammar
         if written and (
-            # A grammar that has ended would hold back nothing.
+            # A grammar that has ended would constrain nothing.
             not grammar.accept_tokens(request.request_id, list(request.prompt_token_ids[-written:]))
             or grammar.is_terminated()
         ):

@@ -1,6 +1,6 @@
 """The last, half-full block of a chain, kept for whoever goes on from it: a KV connector for vLLM.
 
-vLLM's prefix cache holds whole blocks: of 32 tokens at least on a CPU, where half a block is read anew each time a
+vLLM's prefix cache has whole blocks only: of 32 tokens at least on a CPU, where half a block is read anew each time a
 chain is continued, as a beam is at every step. With steps of nine tokens, more are read again than are drawn. The
 connector keeps the half-full block at the end of a request, and has it copied to any request that begins with the same
 tokens: of a chain that is continued nothing is read twice.
@@ -73,7 +73,7 @@ class TailCache(KVConnectorBase_V1, SupportsHMA):
         self._pool = gpu_block_pool
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        """Tokens after the first `num_computed_tokens` (whole blocks) that a tail holds; the last token of a prompt is
+        """Tokens after the first `num_computed_tokens` (whole blocks) that a tail has; the last token of a prompt is
         always read."""
         if not self._tails or _special(request):
             return 0, False

@@ -93,7 +93,7 @@ class Vocabulary:
         if thought_first and self.by_ids:
             at = next((n for n in range(len(ids), 0, -1) if ids[n - 1] == self.end_id), 0)
         elif thought_first:
-            # The first end behind the last begin: an answer may hold the words that end a thought.
+            # The first end behind the last begin: an answer may have the words that end a thought.
             raw = b"".join(map(self.bytes, ids))
             begun = raw.rfind(self.start.encode()) if self.start else 0
             end = raw.find(self.end.encode(), max(0, begun))

@@ -187,7 +187,7 @@ class VllmEngine:
         return Checked(len(ids), out.num_cached_tokens or 0, len(out.outputs[0].token_ids))
 
     async def close(self) -> None:
-        """Lets go of the model. Idempotent."""
+        """Frees the model. Idempotent."""
         if not self._closed:
             self._closed = True
             self.llm.shutdown(timeout=SHUTDOWN_SECONDS)

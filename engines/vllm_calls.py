@@ -1,4 +1,4 @@
-"""Calls of a chain in vLLM's words: its parameters are made here, and its outputs read."""
+"""The calls of a chain as vLLM's: its sampling parameters are made here, and its outputs read."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class VllmCalls:
         return self._vllm.SamplingParams(max_tokens=1, detokenize=False, output_kind=kind)
 
     def holding(self, grammar: Grammar) -> Any:
-        """Parameters that hold an answer to a grammar, and nothing else, for vLLM to verify."""
+        """Parameters with a grammar and nothing else, for vLLM to verify."""
         return self._vllm.SamplingParams(structured_outputs=self.held_to(grammar))
 
     def held_to(self, grammar: Grammar) -> Any:

@@ -58,14 +58,14 @@ class Call:
 
 
 class Writing:
-    """One chain: decides on its calls and tells its transcript every token."""
+    """One chain: decides on its calls to the engine and tells its transcript every token."""
 
     def __init__(self, model: Model, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> None:
         self.model, self.sampling, self.transcript = model, sampling, transcript
         self.ending: Ending = "aborted"
         self.over: Ending | None = None
         self.cut = False
-        """What the call still makes is of no use."""
+        """What the call still makes is discarded."""
         self.told: list[str] = []
         """The visible text, in the pieces it came in."""
         self.tokens: list[TokenLogprob] = []
@@ -121,7 +121,7 @@ class Writing:
     # -- what to ask of the engine ------------------------------------------------------------------------------------
 
     def next_call(self) -> Call | None:
-        """The next call, or None when the chain has come to rest; `ending` says how."""
+        """The next call, or None when the chain has ended; `ending` says how."""
         if self.over is not None:
             self.ending = self.over
             return None
@@ -247,7 +247,7 @@ class Writing:
 
     def _ends_late(self, call: Call) -> bool:
         """The engine does not stop at the end of this thought, a marker that is text, though the answer is drawn by
-        itself: what comes in one output with the marker is of no use."""
+        itself: what comes in one output with the marker is discarded."""
         return call.thought_only and self.splitter.inside and not self.model.vocabulary.by_ids
 
     def _rest(self, ending: Ending) -> None:
@@ -347,7 +347,7 @@ class Writing:
             self._close()
 
     def finish(self) -> str:
-        """The chain has come to rest: the visible text that was kept back."""
+        """Ends the chain; returns the visible text that was kept back."""
         rest = self.splitter.finish()
         if rest:
             self.transcript.say((), rest)

@@ -1,4 +1,4 @@
-"""The HTTP server: requests in OpenAI's words, their plans, keys, limits and metrics."""
+"""The HTTP server: requests in any dialect, their plans, keys, limits and metrics."""
 
 from ponder import under_one_name
 

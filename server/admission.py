@@ -15,7 +15,7 @@ from ponder.metering.metrics import Metrics
 
 
 class Turn:
-    """A request's turn: has come already, or is waited for in the queue."""
+    """A request's turn: it has come already, or the request waits for it in the queue."""
 
     def __init__(self, comes: asyncio.Future[None], metrics: Metrics, seconds: float) -> None:
         self.comes = comes
@@ -25,7 +25,7 @@ class Turn:
 
     @property
     def has_come(self) -> bool:
-        """Also for one who has not noticed, and is leaving."""
+        """True also for a request that was cancelled before it noticed."""
         return self.comes.done() and not self.comes.cancelled() and self.comes.exception() is None
 
     async def wait(self, patience: float) -> None:
@@ -63,7 +63,7 @@ class Admission:
         return len(self._queue)
 
     def check(self) -> None:
-        """Raises `Unavailable` while draining and `TooBusy` when nobody more can wait: before a body is read."""
+        """Raises `Unavailable` while draining and `TooBusy` when the queue is full. Called before a body is read."""
         if self.draining:
             self._metrics.rejected("draining")
             raise Unavailable("the server is going down; ask another or try again", code="draining", retry_after=5)
@@ -78,8 +78,8 @@ class Admission:
 
     @asynccontextmanager
     async def place(self, stop_signals: Sequence[StopSignal]) -> AsyncGenerator[Turn]:
-        """For the block a place, or one in the queue: await the turn before anything is done that takes a place. The
-        stop signals are set when a drain takes too long. Raises `TooBusy` and `Unavailable` at once."""
+        """A place, or a position in the queue, until the block is left. Await the turn before any work. The stop
+        signals are set when a drain takes too long. Raises `TooBusy` and `Unavailable` at once."""
         self.check()
         turn = Turn(asyncio.get_running_loop().create_future(), self._metrics, self._seconds)
         if self.inside < self._most:
@@ -112,8 +112,8 @@ class Admission:
         self._metrics.queued(self.queued)
 
     async def drain(self, seconds: float) -> None:
-        """Nobody new comes in and nobody waits; those inside have `seconds` to finish, then answer with their best.
-        Returns when all have left, or when they had time to answer and did not."""
+        """Takes no new requests and refuses those that wait. Those that run have `seconds` to finish; then they answer
+        with their best so far. Returns when all have ended, at the latest `GRACE` seconds after that."""
         self.draining = True
         for turn in self._queue:
             if not turn.done():

@@ -1,4 +1,4 @@
-"""The application: its routes, who may use each, and the entrance every request comes through.
+"""The application: its routes, who may use each, and the middleware around all of them.
 
 There is one table of routes, and a route cannot stand in it without saying which scope it takes (`None`: open to
 all, for health probes). So a route is closed unless somebody decided otherwise.
@@ -36,12 +36,12 @@ from ponder.server.traces import Traces
 __all__ = ["ServedModel", "ServerHandle", "create_app"]
 
 Endpoint = Callable[[Request, Key], Awaitable[ASGIApp]]
-"""Finds out what is to be answered; what it returns sends it."""
+"""Takes a request and the key it came with, and returns the ASGI application that answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerHandle:
-    """What whoever runs the application needs of it besides serving it; `app.state.door`."""
+    """Controls an application that is being served: whether it is ready, and its drain. It is `app.state.door`."""
 
     admission: Admission
     metrics: Metrics
@@ -55,7 +55,7 @@ class ServerHandle:
 
 
 class AuthenticatedRoute:
-    """A route: finds out who asks, lets those in who may, and sends what the endpoint answers."""
+    """A route: finds the key, checks its scope, and sends what the endpoint answers."""
 
     def __init__(
         self, endpoint: Endpoint, scope: KeyScope | None, dialect: Dialect, keyring: Keyring, metrics: Metrics
@@ -80,10 +80,10 @@ class AuthenticatedRoute:
 
 
 class ErrorMiddleware:
-    """Around everything: an id for each request, on every answer, and every error in the shape of its dialect."""
+    """The outermost middleware: gives each request an id, and writes every error in the shape of its dialect."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, dialect_of: Callable[[str], Dialect]) -> None:
-        """`dialect_of` a path writes its errors."""
+        """`dialect_of` returns the dialect that writes the errors of a path."""
         self._app, self._metrics, self._dialect_of = app, metrics, dialect_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,8 +1,8 @@
 """Tool calls in the text of a model: found, taken out and shaped, the same way for a whole answer and for a stream.
 
 Models that know tools write `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (the Hermes form, which the chat
-templates of the Qwen family teach). Where the caller requires a call, or wants an answer of a given form beside his
-tools, the grammar holds the text to that form of calls, or to the form asked for.
+templates of the Qwen family teach). Where the caller requires a call, or wants an answer of a given form beside
+the tools, a grammar constrains the text to calls in that form, or to the form asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ponder.compute.text import ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 CUT = "<tool"
-"""What a text that ends so has begun is a call."""
+"""A text that was cut and ends in something that begins so had begun a call."""
 _MARK, _TEXT = re.compile(f'"|{CLOSE}'), re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SPACE = re.compile(r"\s*+")
 
@@ -31,7 +31,7 @@ class Offered:
     """The whole answer is calls."""
     parallel: bool = True
     held: bool = False
-    """A grammar holds the answer: it is calls from its first character on, or a document that has none in it."""
+    """A grammar constrains the answer: it is calls from its first character on, or a document without calls."""
 
     @property
     def any(self) -> bool:
@@ -40,7 +40,7 @@ class Offered:
 
 @dataclass(slots=True)
 class ToolCallParser:
-    """Hears the visible text of one choice piece by piece and tells what of it is text and what are calls.
+    """Takes the visible text of one answer piece by piece, and returns what of it is text and what are calls.
 
     What might be the beginning of a call is kept back until it is known; white space before a call is dropped. Text
     that looks like a call and is none (no JSON, a tool nobody offered) is text. A call that was cut is not shown.
@@ -69,7 +69,7 @@ class ToolCallParser:
         """New text to show and calls that are complete now."""
         if not self.offered.any or self._plain:
             return text, []
-        # Nobody else holds it meanwhile, so it grows in place.
+        # Nothing else refers to it meanwhile, so it grows in place.
         kept, self._kept = self._kept, ""
         kept += text
         if self.offered.held and not self.offered.required and not self.calls and not kept.startswith(OPEN):

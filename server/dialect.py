@@ -1,7 +1,7 @@
 """What an API is to this server: how its requests are read, its keys found, its answers and errors written.
 
 A dialect is one entry of a table (`ponder.server.dialects`). It reads bytes into a `Request` and writes what
-`ponder.server.answers` holds into bytes; between the two nothing knows which dialect it was.
+`ponder.server.answers` has into bytes; between the two nothing knows which dialect it was.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Writer(Protocol):
     headers: Mapping[str, str]
     """Of this request's answer, streamed or not."""
     keep_alive: bytes
-    """Sent while a stream is silent; means nothing."""
+    """Sent while a stream is silent; clients ignore it."""
     closing: bytes
     """The last bytes of a stream that did not fail, at least one."""
 

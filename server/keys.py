@@ -33,7 +33,8 @@ class Key:
 
 
 ANYONE = Key("anyone", frozenset({"infer", "usage", "admin", "trace"}))
-"""Whoever reaches a server without keys, which listens on loopback only: everything but to see thoughts."""
+"""The key of all callers of a server without keys, which binds to loopback only: every scope but that to see
+thoughts."""
 
 
 def digest(key: str) -> str:

@@ -26,7 +26,7 @@ from ponder.compute.errors import PonderError
 from ponder.engines import from_gguf
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-"""What a folder must hold to be taken for a model that was made whole."""
+"""Files a folder must have to count as a model that was made whole."""
 
 
 @dataclass(frozen=True, slots=True)

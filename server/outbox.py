@@ -1,7 +1,7 @@
-"""The way out of a stream: whoever has something to tell puts it here at once, one writer sends it.
+"""The way out of a stream: producers put events here at once, one writer sends them.
 
-Text that is taken is sent, whatever becomes of the one who told it: a deadline or a drain ends the telling, not the
-sending. What is taken and not yet sent is bounded by those who tell: they wait for room afterwards.
+Text that was put is sent, whatever becomes of its producer: a deadline or a drain ends the producing, not the sending.
+What was put and not yet sent is bounded by the producers: they wait for room afterwards.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from starlette.types import Message, Send
 from ponder.compute.clock import now
 
 ROOM = 1 << 15
-"""Bytes that may be taken and unsent before those who tell have to wait."""
+"""Bytes that may be unsent before producers have to wait."""
 PIECE = 1 << 15
-"""Bytes of one message at most, so that whoever reads slowly is not taken for one who does not read."""
+"""Bytes of one message at most, so that a caller who reads slowly is told apart from one who does not read."""
 
 
 class SlowReader(Exception):

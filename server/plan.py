@@ -26,7 +26,7 @@ from ponder.server.unseal import permitted
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRequest:
-    """What is to be done for a request, and what its answer has to tell about the decisions."""
+    """What is to be done for a request, and what its answer says about the decisions. Counts are in tokens."""
 
     plans: tuple[Plan, ...]
     """One for each answer."""
@@ -62,7 +62,7 @@ async def make(
     key: Key,
     header_timeout: float | None = None,
 ) -> ResolvedRequest:
-    """The order for a request. Raises `RequestError` and its family."""
+    """All decisions about a request. Raises `RequestError` and its family."""
     base, served, by_name = registry.pick(models, request.model)
     if not key.may_ask(base):
         raise NotPermitted("this API key may not ask this model", param="model", code="model_not_permitted")
@@ -212,7 +212,7 @@ def _seeded(sampling: Sampling, choice: int) -> Sampling:
 
 
 def _tools(request: Request) -> tuple[Offered, Grammar | None]:
-    """(how the tools may be used, what holds the answer to its shape)."""
+    """(how the tools may be used, the grammar that constrains the answer)."""
     choice, tools = request.tool_choice, request.tools
     grammar: Grammar | None = None
     if request.document is not None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ponder.compute.text import Message, Tool
 
 AUTO = -1
-"""Tokens of thought: as many as the ceiling allows."""
+"""Instead of a number of hidden tokens: as many as the ceiling allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingWish:
-    """How much the caller wants thought, and where they said so."""
+    """How much thinking the caller wants, and which field said so."""
 
     tokens: int | None = None
     """Hidden tokens at most; 0 is off, `AUTO` leaves it to the server. None: not said in tokens."""
     effort: str | None = None
     """A word for it, which the operator's settings turn into tokens. Counts where `tokens` is None."""
     on: bool = False
-    """Thinking is wanted, and not said how much."""
+    """Thinking is wanted; how much is not said."""
     source: str = "default"
     """The field that said so, as the caller wrote it."""
     exact: bool = False

@@ -2,7 +2,7 @@
 cancels it.
 
 A response here is an ASGI application. It watches the connection from its first moment, runs what was planned, and
-sends what the dialect's `Writer` makes of it. In whatever way it ends, the tokens made are told to the metrics.
+sends what the dialect's `Writer` makes of it. In whatever way it ends, the account is settled with the tokens made.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class CompletionResponse:
         self._bill: Bill | None = None
         """Open until it is settled."""
         self._told: str | None = None
-        """How the request ended, where its stream has said that already."""
+        """How the request ended, where its stream has said so already."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises what the plan does, in the dialect's words: nothing has begun then."""
@@ -203,7 +203,7 @@ class CompletionResponse:
         return events + self._writer.end(index, answers.ended(self._order, outcome, parser), summary)
 
     def _event(self, error: BaseException, request_id: str) -> bytes:
-        """An error in a stream, also told to the log where the fault is ours."""
+        """The event for an error in a stream; logged, too, where the fault is ours."""
         self._told = _word(error)
         errors.told(error, request_id)
         return self._writer.failure(errors.failure(self._reading.renamed(error), request_id))

@@ -1,4 +1,4 @@
-"""`ponder serve`: starts the engines, opens the door, and goes down in order."""
+"""`ponder serve`: starts the engines, accepts connections, and shuts down in order."""
 
 from __future__ import annotations
 

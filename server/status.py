@@ -25,7 +25,7 @@ from ponder.server.registry import Entry, Registry, ServedModel
 CHECK_SECONDS = 5.0
 """An engine that has not answered by then is away."""
 FRESH_SECONDS = 1.0
-"""So long the finding of a check is good for all who ask: health probes need no key."""
+"""Seconds for which the result of a check answers all probes: they need no key."""
 RETRY_SECONDS = 5
 
 
@@ -43,7 +43,7 @@ class HealthReport:
 
 
 class Status:
-    """The endpoints that only tell."""
+    """The endpoints that report and change nothing."""
 
     def __init__(
         self,

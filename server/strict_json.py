@@ -60,7 +60,7 @@ def _deepest(text: str) -> int:
 
 
 def half_characters(value: Any) -> bool:
-    """A string in the value holds half of a surrogate pair."""
+    """A string in the value has half of a surrogate pair."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

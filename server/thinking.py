@@ -13,7 +13,7 @@ from ponder.server.settings import ModelSettings, Settings
 
 
 def wished(wish: ThinkingWish, settings: Settings) -> int | None:
-    """The tokens a request wishes; None: it says nothing of how many. Raises `RequestError`."""
+    """Hidden tokens a request asks for; None where it names no number. Raises `RequestError`."""
     if wish.tokens is not None or wish.effort is None:
         return wish.tokens
     if wish.effort not in settings.effort:

@@ -34,7 +34,7 @@ NONE = math.nan
 
 
 class Calls:
-    """The calls of one choice, in the order they were made, as rows of numbers."""
+    """The calls of one answer, in the order they were made, as rows of numbers."""
 
     WIDTH = 15
 
@@ -100,7 +100,7 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One choice: its calls, and what is known of its end where it came to an answer."""
+    """One answer: its calls, and how it ended where the request came to an answer."""
 
     tokens: Mapping[str, int]
     idle_seconds: float

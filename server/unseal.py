@@ -1,4 +1,4 @@
-"""The one place where a thought leaves the house: for a key with the scope `reveal`."""
+"""The one place where a thought leaves the server: for a key with the scope `reveal`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ponder.server.keys import Key
 Texts = Mapping[int, tuple[Hidden[str], Hidden[str]]]
 """Thought and answer of calls, by their number."""
 PAIR = 300
-"""Bytes of memory of what holds two texts."""
+"""Bytes of memory of the objects around two texts."""
 
 
 def permitted(key: Key, asked: bool) -> bool:

@@ -53,7 +53,7 @@ def wrong(error: ValidationError, body: Any, prefix: str = "") -> RequestError:
 
 
 def _plain(message: str) -> str:
-    """A complaint of pydantic's without its subject, which is named instead, and without the names of our classes."""
+    """A complaint of pydantic's without its subject (the field is named there) and without the names of our classes."""
     message = message.removeprefix("Value error, ").replace(" after validation", "")
     message = re.sub(r"^[A-Z][a-z]+ (?=should )", "", message)
     return re.sub(r"a valid dictionary( or instance of \w+)?", "an object", message)

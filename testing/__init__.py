@@ -1,12 +1,14 @@
-"""For authors of strategies, verifiers, engines and profiles: a scripted model, a clock that jumps, the promises.
+"""For authors of strategies, verifiers, engines and profiles: a scripted model, a virtual clock, the promises as
+checks.
 
     from ponder.testing import Chain, ScriptedEngine, always, check_strategy
 
     def test_mine() -> None:
         check_strategy(MyStrategy)
 
-The checks raise `AssertionError` with a sentence that says which promise was broken, where and by how much. Nothing
-here needs pytest. The server's libraries must be installed (`pip install 'ponder-server[server]'`), vLLM need not be.
+Counts are tokens of the scripted model, times are seconds of the loop's clock. The checks raise `AssertionError` with a
+sentence that says which promise was broken, where and by how much. Nothing here needs pytest. The server's libraries
+must be installed (`pip install 'ponder-server[server]'`), vLLM need not be.
 """
 
 from __future__ import annotations

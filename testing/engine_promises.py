@@ -26,9 +26,9 @@ PROMPT = Prompt((Message("user", "Tom has 12 apples. Tom gets 7 more. How many a
 def check_engine(make: Callable[[], Engine | Awaitable[Engine]], *, prompt: Prompt = PROMPT) -> None:
     """Checks all promises of an engine, one after another on one instance, and closes it.
 
-    `make` makes the engine, at once or awaited; it is called once, within the event loop that the engine then runs on.
-    `prompt` is asked; it needs a model that answers it with more than a few tokens. Some thirty short chains are drawn.
-    Raises `AssertionError` that says which promise was broken and how.
+    `make` returns the engine, or an awaitable of it. It is called once, within the event loop that the engine then runs
+    on. `prompt` must be one that the model answers with more than a few tokens. Some thirty chains of at most 240
+    tokens are drawn. Raises `AssertionError` that says which promise was broken and how.
     """
     asyncio.run(_check(make, prompt))
 
@@ -75,7 +75,7 @@ class _Chain:
         return self.transcript.candidate()
 
     def check(self) -> None:
-        """What holds however the call ended."""
+        """Checks what must be true however the call ended."""
         chain, sampling = self.transcript.candidate(), self.sampling
         require(self.transcript.ends == 1, f"Transcript.end was called {self.transcript.ends} times, not once")
         require(self.transcript.reads >= 1, "Transcript.read was not called: what was read is not counted")
@@ -87,7 +87,7 @@ class _Chain:
             require(whole == chain.text, "the deltas, put together, are not the text of the transcript")
 
     async def silent(self) -> None:
-        """Nothing is told behind the end, also a little later."""
+        """Checks that the transcript is told nothing after the end of the stream, also a little later."""
         counted = self.transcript.told
         for _ in range(50):
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The promises that a strategy keeps, whatever it does, as checks: under every budget, and however it is cut short.
+"""The promises of a strategy as checks, under every budget and however it is cut short.
 
 1. Hidden tokens stay within the thinking budget, visible ones within the answer's, and nothing stays reserved.
 2. Tokens the engine produced equal tokens counted.
@@ -7,8 +7,8 @@
 5. Cut short by budget, deadline or drain, a run still answers.
 6. The same seed gives the same outcome.
 
-A run holds most of these for any strategy; what a strategy can break is the rest: it must answer, be fair to its seed,
-and let cancellation and the errors of the engine pass. A verifier is held to the same, as strategies use it.
+A run keeps most of these for any strategy. A strategy can break the rest: it must answer, depend on nothing but its
+seed, and let cancellation and the errors of the engine pass. The same is checked of a verifier, as strategies use it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ ENOUGH = 700
 
 @dataclass(frozen=True)
 class ByLength:
-    """A verifier that likes long answers. It asks the reward model about each candidate, too."""
+    """A verifier whose score grows with the length of the answer. It asks the reward model about each candidate,
+    too."""
 
     async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
         await run.reward(candidates)
@@ -56,7 +57,7 @@ class ByLength:
 
 @dataclass(frozen=True)
 class Even:
-    """A verifier that likes all candidates equally: the fallback of a check."""
+    """A verifier that gives all candidates the same score: the fallback of a check."""
 
     async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
         return [Score(0.5) for _ in candidates]
@@ -70,7 +71,7 @@ class Setting:
     """A class whose fields all have defaults, or `functools.partial(MyStrategy, n=4)`."""
     verifier: Callable[[], Verifier] = ByLength
     name: str = ""
-    """How it is called in a complaint; left out, the name of the strategy's class."""
+    """Its name in an `AssertionError`; left out, that of the strategy's class."""
     asks_reward_model: bool | None = None
     """The verifier asks the reward model, so it cannot judge where that fails. None: not known."""
 
@@ -94,7 +95,7 @@ class Case:
         self.engine = engine
         self.spending = Spending(budget)
         self.streamed: list[str] = []
-        """The visible text as it was told, piece by piece."""
+        """The visible text as it was sent, piece by piece."""
         self.stop_signal = StopSignal()
         self.rewards = rewards or ScriptedRewards(lambda line: min(1.0, len(line) / 30))
         verifier = setting.verifier()
@@ -190,7 +191,8 @@ def strategy_promises(
 ) -> list[Promise]:
     """The promises of a strategy, for `pytest.mark.parametrize("promise", strategy_promises(Mine), ids=str)`.
 
-    `strategy` and `verifier` make one, without arguments: a class, or a `functools.partial`. `name` is for complaints.
+    `strategy` and `verifier` make one, without arguments: a class, or a `functools.partial`. `name` stands in the
+    `AssertionError`.
     """
     return promises(Setting(strategy, verifier, name))
 
@@ -206,7 +208,7 @@ def check_strategy(
 def verifier_promises(verifier: Callable[[], Verifier], *, name: str = "") -> list[Promise]:
     """The promises of a verifier: it judges each candidate in [0, 1], and the strategies that use it keep theirs.
 
-    `verifier` makes one, without arguments: a class, or a `functools.partial`. `name` is for complaints.
+    `verifier` makes one, without arguments: a class, or a `functools.partial`. `name` stands in the `AssertionError`.
     """
     name = name or _name(verifier)
     settings = [Setting(STRATEGIES[by], verifier, f"{by} with {name}") for by in ("best_of_n", "beam_search")]

@@ -58,7 +58,7 @@ def question(prompt: Prompt) -> str:
 
 @dataclass
 class ScriptedEngine:
-    """An `Engine` that writes what its script says, and honours every limit of `Sampling` as a real one does.
+    """An `Engine` that writes what its script says, and keeps every limit of `Sampling` as a real one does.
 
     It has no grammar: an answer is what the script says, whatever `Sampling.grammar` wants. A prompt has as many tokens
     as characters, and 4 more for each message.
@@ -87,7 +87,7 @@ class ScriptedEngine:
     """The wishes of each call."""
     closed: bool = False
     unsupported: str | None = None
-    """`accept` refuses a schema that holds this word."""
+    """`accept` refuses a schema with this word in it."""
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         return sum(len(question(Prompt((m,)))) + 4 for m in prompt.messages)

@@ -1,4 +1,4 @@
-"""An event loop on which time costs nothing: where every task waits for a timer, the clock jumps to the next one.
+"""An event loop with a virtual clock: where every task waits for a timer, the clock jumps to the next one.
 
 Work in threads is waited for, and the clock stands meanwhile. Sockets and processes are waited for only where no task
 waits for a timer: with a timeout around one, the timeout comes first. So what talks to either is tested in real time.
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def in_virtual_time(work: Coroutine[Any, Any, T]) -> T:
-    """What comes of `work` on a loop of its own whose clock jumps. A busy machine is as fast as an idle one there.
+    """Runs `work` on a `VirtualTimeLoop` of its own and returns its result. How busy the machine is changes nothing.
     Raises what `work` raises."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(work)

@@ -1,8 +1,8 @@
-"""JSON schemas as the engine's grammar can hold them: rewritten where that helps, refused by name where it does not.
+"""JSON schemas as the engine's grammar can enforce them: rewritten where that helps, refused by name otherwise.
 
 The grammar (xgrammar) enforces much of JSON Schema and drops the rest without a word: keywords it does not know, and
 those beside a `$ref`, an `enum` or an `anyOf`. So a schema is rewritten first: references are followed, what is said of
-a value in several places is put together, values of an `enum` are held against all else that is said of them. What
+a value in several places is put together, values of an `enum` are checked against all else that is said of them. What
 comes out is in the part of the language that is enforced, and allows nothing the caller's schema forbids; it may allow
 less (objects have no properties but those that are named, unless `additionalProperties` is there). For what cannot be
 said in that part, `RequestError` names the keyword and its place. `docs/api.md` has the table.
@@ -58,7 +58,7 @@ class Schemas:
         self._open: list[int] = []
 
     def add(self, schema: Schema, param: str) -> Any:
-        """The schema as it can be held. Raises `RequestError` with the place behind `param`."""
+        """The schema as it can be enforced. Raises `RequestError` with the place behind `param`."""
         root = self._root(schema, param)
         held = self._all([root])
         if not self._ends(held):

@@ -35,7 +35,7 @@ class OpenAIChat:
         return errors.response(failure)
 
     def error_body(self, failure: Failure) -> dict[str, Any]:
-        """What a page that is no dialect's says of an error, beside other things."""
+        """The body of an error, for routes that belong to no dialect and answer more beside it."""
         return errors.body(failure)
 
     def operation(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -48,4 +48,4 @@ class OpenAIChat:
         "200": {"description": "OpenAI's shape"},
         "4XX": {"description": "OpenAI's error"},
     }
-    """As OpenAPI describes them; also those of the pages that are no dialect's."""
+    """As OpenAPI describes them; also those of the routes that belong to no dialect."""

@@ -1,7 +1,7 @@
 """The many spellings of a thinking budget, as one wish.
 
-Every vendor has its own. They are read here in one order of precedence and must agree; nothing behind this file knows
-that there was more than one.
+Every vendor has its own. They are read here in one order of precedence and must agree; no other file knows that there
+is more than one.
 """
 
 from __future__ import annotations
