@@ -1,4 +1,4 @@
-"""The ground floor: texts, budgets, contracts and the run of one request. Imports nothing of ours."""
+"""The core: texts, budgets, contracts and the run of one request. Imports nothing of ours."""
 
 from ponder import under_one_name
 

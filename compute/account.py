@@ -53,7 +53,7 @@ class Bill(Protocol):
         ...
 
     async def settle(self, usage: Usage, ending: str) -> None:
-        """The whole usage of the request, told before the last byte of its answer is sent, also after a hang-up and an
+        """Given the whole usage of the request, before the last byte of its answer is sent; also after a hang-up or an
         error, and with an empty usage where it came to nothing. `ending`: answered, refused, turned_away, deadline,
         failed, disconnected or cancelled.
 

@@ -11,7 +11,7 @@ from ponder.compute.text import Candidate, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 
 LONG = 1 << 14
-"""Characters from which a text is worked on beside the event loop, which other streams wait for."""
+"""Characters from which a text is worked on in a thread, so that the event loop is free for other streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class ModelCard:
     context: int
     """Tokens of prompt and output together."""
     thinks: bool
-    """Its thoughts can be told from its answer, so a thinking budget above 0 means something."""
+    """Its thoughts can be told from its answer, so a thinking budget above 0 has an effect."""
     typical_chain: tuple[int, int]
     """(p50, p90) of the tokens of one whole chain, before any was seen."""
     temperature: float = 1.0
@@ -220,8 +220,8 @@ def tokens(engine: Engine, prompt: Prompt, *, thinking: bool) -> int:
 
 
 async def read_beside(engine: Engine, prompt: Prompt, *, thinking: bool) -> None:
-    """Has a long prompt read beside the event loop: once, and then the engine has at hand what it made of it. Raises
-    what `Engine.length` does."""
+    """Has a long prompt tokenised in a thread, once; the token ids are kept with the prompt. Raises what
+    `Engine.length` does."""
     if (id(engine), thinking) not in prompt.read and prompt.size >= LONG:
         async with prompt.read.setdefault("reading", asyncio.Lock()):
             await asyncio.to_thread(tokens, engine, prompt, thinking=thinking)

@@ -13,7 +13,7 @@
     ├── DeadlinePassed          time was up and there was no candidate at all
     ├── EngineError             the model failed in the middle of a call
     ├── Exhausted               the budget has no tokens for what a strategy asks (ends a run, never a request)
-    └── NoVerdict               untrusted work came to nothing; whoever asked goes on without it
+    └── NoVerdict               untrusted work had no result; the caller continues without one
 
 The table from these classes to HTTP statuses is `server/errors.py`. Messages name the thing and the numbers and never
 quote what a request contained.

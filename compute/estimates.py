@@ -35,7 +35,7 @@ class Estimates:
         return self._own
 
     def learn(self, candidate: Candidate) -> None:
-        """The length of a chain that came to rest."""
+        """Takes in the length of a finished chain."""
         for lengths in (self.shared, self._own):
             if lengths is None:
                 continue

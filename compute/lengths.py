@@ -46,7 +46,7 @@ Z90 = NORMAL.inv_cdf(0.9)
 
 
 class Lengths:
-    """p50 and p90 of the tokens of one whole chain, and p90 of its visible part, learned from what is told of each.
+    """p50 and p90 of the tokens of one whole chain, and p90 of its visible part, learned from the chains it is given.
 
     `p50` and `p90` are the model's typical chain, before any was seen; `answer` is p90 of the visible part where it is
     known. Where it is not, anything up to a typical chain is thought possible.

@@ -2,7 +2,7 @@
 JSON schemas) is checked in processes that can be killed, and shared out fairly among tenants.
 
 Workers are started as they are needed and belong to this process, turns to an event loop. Each item has a bound on its
-processor time, which does not hang on what else the machine does, and a deadline on the clock, for which waiting
+processor time, which does not depend on what else the machine does, and a deadline on the clock, for which waiting
 counts. An item that breaks a bound, or whose caller goes away, costs its worker; the next gets a new one.
 """
 
@@ -143,7 +143,7 @@ def pool() -> WorkerPool:
 
 
 class _Worker:
-    """One process and the socket it is asked through; hangs on no event loop."""
+    """One process and the socket it is asked through; belongs to no event loop."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()

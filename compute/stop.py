@@ -1,4 +1,4 @@
-"""The signal by which whoever started a run ends it before its time."""
+"""The signal that ends a run before its time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ponder.compute.outcome import StoppedBy
 
 
 class StopSignal:
-    """Lets whoever started a run end it early: what it has by then is answered."""
+    """Ends a run early, from outside: it answers with its best so far."""
 
     def __init__(self) -> None:
         self.reason: StoppedBy | None = None

@@ -77,7 +77,7 @@ class Prompt:
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     parts: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
-    """What models have made of parts of it, under keys of their own; shared with prompts that go on from it."""
+    """What models have made of parts of it, under keys of their own; shared with prompts that continue it."""
     read: dict[Any, Any] = field(default_factory=dict[Any, Any], init=False, compare=False, repr=False)
     """What they have made of the whole. It goes with the prompt: nothing of a conversation is kept elsewhere."""
 
@@ -112,17 +112,17 @@ class TokenLogprob:
 
 
 Ending = Literal["finished", "stop", "full", "length", "step", "aborted"]
-"""How a chain came to rest: the model ended its turn · a stop string was met · the answer has used up all it may have ·
+"""How a chain ended: the model ended its turn · a stop string was met · the answer has used up all it may have ·
 a share of tokens was used up · a step delimiter was reached · the stream was closed from outside. The first three are
 ends for good; engines never say "full"."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """One chain of the model, finished or half-written; immutable, so that many may go on from the same one.
+    """One chain of the model, finished or half-written; immutable, so that many may continue the same one.
 
     `hidden` and `visible` count the tokens the model generated for this chain (not those it inherited from `parent`).
-    `ids` are all tokens after the prompt, those put in by force included: what an engine needs to go on from here.
+    `ids` are all tokens after the prompt, those put in by force included: what an engine needs to continue the chain.
     """
 
     number: int

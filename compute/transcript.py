@@ -23,7 +23,7 @@ class Transcript:
         self._reservation = reservation
         self._prompt = prompt
         self.begun = begun
-        """A half-written chain to go on from, of the same prompt."""
+        """The half-written chain that is continued, of the same prompt; None for a new one."""
         self._parent = None if begun is None else begun.parent if own else begun.number
         self._ids: list[int] = list(begun.ids.unseal()) if begun else []
         self._likelihood: list[float] = list(begun.likelihood.unseal()) if begun else []

@@ -36,7 +36,7 @@ class EngineOptions:
     """On a CPU for work without seeds only: a prompt read in two parts kills the engine when its request has a seed (a
     CPU's random generator has no offset to go back to)."""
     tail_cache: bool | None = None
-    """Keep the half-full last block of a chain too, for whoever goes on from it (`engines/tails.py`). On a CPU by
+    """Keep the half-full last block of a chain too, for calls that continue it (`engines/tails.py`). On a CPU by
     default: there blocks are large and reading is dear."""
     repetition_in_answers: bool = False
     """End an answer that goes in circles too; thoughts are ended in any case."""

@@ -23,7 +23,7 @@ class Profile(BaseModel):
 
     name: str = "custom"
     thinks: bool = True
-    """It can be made to think before it answers, and what it thinks can be told from the answer."""
+    """It can be made to think before it answers, and its thought can be told from the answer."""
     start: str = "<think>"
     """The marker that opens a thought; empty where nothing does (step-by-step prompting)."""
     end: str = "</think>"

@@ -44,7 +44,7 @@ class ProcessRewardModel:
         self._known: OrderedDict[bytes, float] = OrderedDict()
         """Verdicts by the hash of what was judged. No text and no ids of a chain are kept after its request."""
         self._pending: dict[bytes, asyncio.Future[None]] = {}
-        """Prefixes that are being judged: whoever wants to know the same waits."""
+        """Prefixes that are being judged: another call that needs the same verdict waits for it."""
         self._labels: list[int] = []
         self._judged = float("-inf")
         if profile.verdict == "labels":

@@ -35,7 +35,7 @@ def scheduler(vllm_config: Any, **given: Any) -> Any:
 
 
 class _Continuing(Scheduler):
-    """vLLM's scheduler, with an eye on what a request goes on from."""
+    """vLLM's scheduler, which also looks at the tokens a request continues."""
 
     def add_request(self, request: Any) -> None:
         params = request.sampling_params

@@ -96,7 +96,7 @@ class SpanTokenizer:
 def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
     if len(text) < LONG:
         return tokenizer.encode(text, add_special_tokens=False).ids
-    # Of the two, this one lets go of the interpreter's lock; it costs more for short texts.
+    # Of the two, this one releases the interpreter's lock; it costs more for short texts.
     return tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
 
 

@@ -1,4 +1,4 @@
-"""The last, half-full block of a chain, kept for whoever goes on from it: a KV connector for vLLM.
+"""Keeps the last, half-full block of a chain for calls that continue it: a KV connector for vLLM.
 
 vLLM's prefix cache has whole blocks only: of 32 tokens at least on a CPU, where half a block is read anew each time a
 chain is continued, as a beam is at every step. With steps of nine tokens, more are read again than are drawn. The
@@ -167,6 +167,6 @@ def _special(request: Any) -> bool:
 
 
 def _continuable(request: Any) -> bool:
-    """Not ended by the model's own end of turn, so that somebody may go on from here."""
+    """Not ended by the model's own end of turn, so that it may be continued."""
     ended = request.status is RequestStatus.FINISHED_STOPPED and request.stop_reason is None
     return bool(request.pooling_params or not ended) and not _special(request)

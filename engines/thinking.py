@@ -123,7 +123,7 @@ _BYTE = _byte_table()
 
 
 class Splitter:
-    """One chain. `inside`: it begins within a thought. `said`: visible tokens it goes on from, `text`: what of their
+    """One chain. `inside`: it begins within a thought. `said`: visible tokens that it continues, `text`: what of their
     text was read out, `unread`: what was kept back of it."""
 
     def __init__(
@@ -154,7 +154,7 @@ class Splitter:
 
     @property
     def stopped(self) -> bool:
-        """A stop string was met; what comes behind it is of no use."""
+        """A stop string was met; what comes behind it is discarded."""
         return self._stopped
 
     @property
@@ -257,7 +257,7 @@ class Splitter:
         read = len(self._context)
         ends = [(at, mark) for mark in (*self._stop, self._start) if mark and (at := whole.find(mark)) >= 0]
         if ends:
-            # The first to be complete, so that it does not hang on how the text came in.
+            # The first to be complete, so that it does not depend on how the text came in.
             at, mark = min(ends, key=lambda end: (end[0] + len(end[1]), end[0]))
             self._unread = ""
             if mark in self._stop:

@@ -191,7 +191,7 @@ class Metrics:
     ) -> None:
         """A request is over. `outcome` is a word such as answered, failed or disconnected; `spendings` are all it had,
         `outcomes` those of its choices that came to an answer, `budget` its thinking budget (left out: that of the
-        spendings), `verifier` the one that was to judge. Tokens it is billed for are told to `reserve`'s bill."""
+        spendings), `verifier` the one that was to judge. Billed tokens come through `reserve`'s bill."""
         self._inflight.dec()
         owner, model, strategy = self._owner(owner), self._model(model), self._strategy(strategy)
         self._of(self._requests, owner, model, strategy, self._outcome(outcome)).inc()

@@ -96,7 +96,7 @@ def failure(error: BaseException, request_id: str, *, billed: bool = False) -> F
 def response(
     error: BaseException, request_id: str, write: Callable[[Failure], Response], *, billed: bool = False
 ) -> Response:
-    """The answer to a request that failed, as a dialect writes it; also told to the log where the fault is ours."""
+    """The answer to a request that failed, as a dialect writes it; logged, too, where the fault is ours."""
     error = first(error)
     told(error, request_id)
     answer = write(failure(error, request_id, billed=billed))

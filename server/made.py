@@ -123,7 +123,7 @@ _ELSEWHERE = "XDG_CACHE_HOME=FOLDER ponder serve ... keeps models elsewhere"
 
 def make(name: str, source: Source | None = None, where: Path | None = None) -> Path:
     """The folder of a model, which is made first where it is not there: a minute and less than a gigabyte of traffic,
-    told line by line on stderr. Raises `CannotMake`."""
+    reported line by line on stderr. Raises `CannotMake`."""
     source, where = source or SOURCES[name], where or cache()
     folder = folder_of(name, source, where)
     if _whole(folder):

@@ -24,7 +24,7 @@ class SlowReader(Exception):
 
 
 class Outbox:
-    """The events of one response, in the order they were put. `write` and `keep` run beside whoever puts them."""
+    """The events of one response, in the order they were put. `write` and `keep` run beside the producers."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from ponder.server.plan import ResolvedRequest
 OVERHEAD = 2048
 """Bytes of a trace beside its calls."""
 ROWS = 256
-"""Calls that are told in one piece: other requests have their turn between two."""
+"""Calls that are written in one piece: other requests have their turn between two."""
 NONE = math.nan
 
 

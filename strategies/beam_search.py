@@ -44,7 +44,7 @@ class BeamSearch:
         race = [(Scored(run.blank), beams)]
         """The chains that go on, and how many branches each has."""
         begun: dict[tuple[int, ...], list[asyncio.Task[Scored | None]]] = {}
-        """Branches under way before their step began, by the chain they go on from."""
+        """Branches under way before their step began, by the chain they continue."""
         async with asyncio.TaskGroup() as group:
 
             def branch(beam: Scored, n: int, first: int = 0) -> list[asyncio.Task[Scored | None]]:
@@ -66,7 +66,7 @@ class BeamSearch:
                     if (beam := await arriving) is not None:
                         scored.append(beam)
                     room = beams - len(finished) - sum(beam.candidate.over for beam in scored)
-                    # Whoever stays kept, however good those still awaited are, goes on before they have come.
+                    # A beam that is among the best whatever the awaited scores are need not wait for them.
                     for certain in ranked(scored)[: max(0, room // self.width - awaited)]:
                         if left and awaited and certain.place not in begun:
                             begun[certain.place] = branch(certain, self.width)

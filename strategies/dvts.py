@@ -63,13 +63,13 @@ class Dvts:
         return await self.ended(run, leaves)
 
     async def ended(self, run: Run, leaves: Sequence[Scored]) -> Candidate:
-        """The choice among the subtrees' best, those that are half-written to their ends."""
+        """The choice among the best chain of each subtree; half-written ones are first written to their ends."""
         half = [leaf for leaf in leaves if not leaf.candidate.over]
         over = [leaf for leaf in leaves if leaf.candidate.over]
         return await elect(run, [*over, *(await grow(run, half, 1, None) if half else [])] or leaves)
 
     async def in_step(self, run: Run, trees: int, width: int) -> Candidate:
-        """All subtrees a step at a time: with a seed, the quicker one must not take what another would have had."""
+        """All subtrees a step at a time: with a seed, a quicker subtree must not take tokens from a slower one."""
         best = {tree: Scored(run.blank, place=(tree,)) for tree in range(trees)}
         for _ in range(self.steps):
             growing = [beam for beam in best.values() if not beam.candidate.over]

@@ -1,4 +1,4 @@
-"""The promises of an engine, as a check: what `Engine` in `ponder.compute.engine` asks of whoever reaches a model.
+"""The promises of an engine, as a check: what the contract `Engine` in `ponder.compute.engine` demands.
 
 The model behind the engine may be any: nothing is said about what it writes, only about limits, counts and ends.
 """

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Wire(BaseModel):
-    """Strict types (no "5" for 5, no true for 1); keys nobody knows are let through, and told of by `slips.ignored`."""
+    """Strict types (no "5" for 5, no true for 1); unknown keys are let through, and `slips.ignored` reports them."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, protected_namespaces=())
 

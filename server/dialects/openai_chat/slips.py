@@ -1,4 +1,4 @@
-"""Keys of a request that have no effect: those that were meant for one of ours are refused, the others told of."""
+"""Keys of a request that have no effect: those that were meant for one of ours are refused, the others reported."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ NOT_SUPPORTED = {
 UNKNOWN = 64
 """Unknown keys at most."""
 LISTED, LONGEST_NAME = 32, 64
-"""Names that are told in a header at most, and the length of one: proxies bound what all headers may have."""
+"""Names that a header lists at most, and the length of one: proxies bound what all headers may have."""
 
 
 def nearest(word: str, words: Iterable[str], cutoff: float = 0.82) -> str | None:
