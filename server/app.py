@@ -25,7 +25,7 @@ from ponder.server import errors
 from ponder.server.admission import Admission
 from ponder.server.completions import Completions
 from ponder.server.dialect import Dialect
-from ponder.server.dialects import DIALECTS, HOUSE
+from ponder.server.dialects import HOUSE, installed
 from ponder.server.keys import ANYONE, Key, Keyring
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.settings import Scope as KeyScope
@@ -33,7 +33,7 @@ from ponder.server.settings import Settings
 from ponder.server.status import Status, answer
 from ponder.server.traces import Traces
 
-__all__ = ["ServedModel", "ServerHandle", "create_app"]
+__all__ = ["ServedModel", "ServerHandle", "all_dialects", "create_app"]
 
 Endpoint = Callable[[Request, Key], Awaitable[ASGIApp]]
 """Takes a request and the key it came with, and returns the ASGI application that answers."""
@@ -148,24 +148,38 @@ def _no_route(request: Request, error: Exception, dialect: Dialect) -> Response:
     return response
 
 
+PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
+DESCRIBED = ("/v1/models", "/v1/models/{id}", "/v1/strategies", "/v1/traces/{id}", *PROBES)
+"""The pages that are no dialect's and stand in `/openapi.json`."""
+PAGES = (*DESCRIBED, "/metrics/engine", "/openapi.json")
+"""The paths of all of them."""
+
+
+def all_dialects() -> Sequence[Dialect]:
+    """Ours and those of installed packages. Raises `WrongSettings` for one whose path is taken."""
+    return installed(PAGES)
+
+
 def create_app(
     settings: Settings,
     models: Mapping[str, ServedModel],
     *,
     metrics: Metrics | None = None,
     engine_metrics: Callable[[], bytes] | None = None,
-    dialects: Sequence[Dialect] = DIALECTS,
+    dialects: Sequence[Dialect] | None = None,
     accounts: Sequence[Account] = (),
 ) -> FastAPI:
-    """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `accounts`
-    are told of every request beside the metrics, and may refuse it. It is complete: middleware goes around it, as
-    `Middleware(app)`, not into it by `add_middleware`."""
+    """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `dialects`
+    are those it speaks; None is `all_dialects()`, which may raise `WrongSettings`. `accounts` are told of every request
+    beside the metrics, and may refuse it. It is complete: middleware goes around it, as `Middleware(app)`, not into it
+    by `add_middleware`."""
     metrics = metrics or Metrics()
     keyring, registry = Keyring(settings.keys), Registry()
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
     status = Status(models, registry, admission, metrics, engine_metrics, HOUSE.error_body)
     traces = Traces(settings.traces, settings.trace_bytes)
     account = Accounts([*accounts, metrics])
+    dialects = all_dialects() if dialects is None else dialects
     by_path = {dialect.path: dialect for dialect in dialects}
     app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
@@ -208,9 +222,6 @@ def create_app(
     return app
 
 
-PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
-
-
 def openapi(version: str, dialects: Sequence[Dialect]) -> dict[str, Any]:
     """What a generator of clients needs: the routes, and the schemas of the dialects' requests."""
     schemas: dict[str, Any] = {}
@@ -219,7 +230,7 @@ def openapi(version: str, dialects: Sequence[Dialect]) -> dict[str, Any]:
         operation, named = dialect.operation()
         paths[dialect.path] = {"post": operation}
         schemas |= named
-    for path in ("/v1/models", "/v1/models/{id}", "/v1/strategies", "/v1/traces/{id}", *PROBES):
+    for path in DESCRIBED:
         paths[path] = {"get": {"responses": HOUSE.responses}}
     for path in ("/v1/models/{id}", "/v1/traces/{id}"):
         paths[path]["get"]["parameters"] = [

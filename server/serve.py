@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from ponder.engines.reward_remote import connect_reward
 from ponder.engines.reward_vllm import GPU_SHARE, start_reward
 from ponder.engines.vllm import start
 from ponder.metering.metrics import Metrics
-from ponder.server.app import ServedModel, create_app
+from ponder.server.app import ServedModel, all_dialects, create_app
+from ponder.server.dialect import Dialect
 from ponder.server.http_server import bind, listen, run, url_of
 from ponder.server.model_paths import locate
 from ponder.server.registry import Registry
@@ -39,6 +41,7 @@ def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises `PonderError` where it cannot begin: before an engine is started, where
     that can be known."""
     Registry().check(settings.served(), settings.limits.samples)
+    dialects = all_dialects()
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -47,7 +50,7 @@ def serve(settings: Settings) -> None:
     with bind(settings.host, settings.port) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         starting = Starting()
         signal.signal(signal.SIGTERM, starting)
-        runner.run(_serve(settings, sock, starting))
+        runner.run(_serve(settings, dialects, sock, starting))
 
 
 class Starting:
@@ -62,7 +65,7 @@ class Starting:
         sys.exit(128 + signal.SIGTERM)
 
 
-async def _serve(settings: Settings, sock: socket.socket, starting: Starting) -> None:
+async def _serve(settings: Settings, dialects: Sequence[Dialect], sock: socket.socket, starting: Starting) -> None:
     metrics = Metrics()
     models: dict[str, ServedModel] = {}
     async with AsyncExitStack() as stack:
@@ -74,7 +77,7 @@ async def _serve(settings: Settings, sock: socket.socket, starting: Starting) ->
         # A million objects of the libraries are here to stay: no collection need look at them again.
         gc.collect()
         gc.freeze()
-        app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text)
+        app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text, dialects=dialects)
         listen(sock)
         sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock)} (Ctrl-C ends)\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""For authors of strategies, verifiers, engines and profiles: a scripted model, a virtual clock, the promises as
+"""For authors of strategies, verifiers, engines, profiles and dialects: scripted models, a virtual clock, the promises as
 checks.
 
     from ponder.testing import Chain, ScriptedEngine, always, check_strategy
@@ -14,6 +14,7 @@ must be installed (`pip install 'ponder-server[server]'`), vLLM need not be.
 from __future__ import annotations
 
 from ponder import under_one_name
+from ponder.testing.dialect_promises import Caller, check_dialect
 from ponder.testing.engine_promises import check_engine
 from ponder.testing.profile_promises import check_profile
 from ponder.testing.promises import (
@@ -43,6 +44,7 @@ under_one_name(__name__)
 __all__ = [
     "CARD",
     "MARKER",
+    "Caller",
     "Case",
     "Chain",
     "JudgingEngine",
@@ -53,6 +55,7 @@ __all__ = [
     "Setting",
     "VirtualTimeLoop",
     "always",
+    "check_dialect",
     "check_engine",
     "check_profile",
     "check_strategy",

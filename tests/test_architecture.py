@@ -18,12 +18,12 @@ ROOMS = {
     "metering": {"compute"},
     "clients": set[str](),
     "models": {"compute", "engines"},
-    "testing": {"compute", "strategies", "engines"},
+    "testing": {"compute", "strategies", "engines", "server"},
     "server": {"compute", "strategies", "verifiers", "engines", "metering"},
     "ponder": {"server", "clients"},
 }
-"""What each room may import of ours. `server` knows everyone but `clients`; `ponder`, the one name of all rooms, holds
-the command line, which knows the two."""
+"""What each room may import of ours. `server` knows everyone but `clients`; `testing` speaks dialects over a server;
+`ponder`, the one name of all rooms, holds the command line, which knows `server` and `clients`."""
 
 
 PASSAGE = 13

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,12 +17,17 @@ from ponder.compute.errors import EngineError
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Hidden, Prompt, Score
 from ponder.compute.transcript import Transcript
+from ponder.server.answers import Failure, Summary, Whole
+from ponder.server.dialect import Reading
+from ponder.server.request import ThinkingWish
+from ponder.server.settings import Limits
 from ponder.strategies.best_of_n import BestOfN
 from ponder.testing import (
     Chain,
     JudgingEngine,
     ScriptedEngine,
     always,
+    check_dialect,
     check_engine,
     check_profile,
     check_strategy,
@@ -33,6 +38,8 @@ from ponder.testing import (
 from ponder.verifiers.confidence import Confidence
 from ponder.verifiers.rules import Rules
 from tests.engines.scripted_vllm import FAMILIES, HEADER, ScriptedVllm, engine, tokenizer
+from tests.server.callers import ToyCaller
+from tests.server.toy_dialect import Toy, ToyRequest, ToyWriter, line
 
 CHAINS = (Chain("a\nbc" * 30, "The answer is 7."), Chain("b\n" * 80, "It is 9."))
 
@@ -225,6 +232,104 @@ def test_profiles_that_fit_keep_the_promises(family: str) -> None:
 def test_a_profile_that_does_not_fit_is_told_why(family: str, wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_profile(FAMILIES[family].model_copy(update=wrong), tokenizer())
+
+
+# -- dialects ---------------------------------------------------------------------------------------------------------
+
+
+class Deaf(Toy):
+    """Does not read how much may be thought."""
+
+    def read(self, raw: bytes, limits: Limits) -> Reading:
+        reading = super().read(raw, limits)
+        return replace(reading, request=replace(reading.request, thinking=ThinkingWish()))
+
+
+class Trusting(Toy):
+    """Takes it that its callers write what they should."""
+
+    def read(self, raw: bytes, limits: Limits) -> Reading:
+        ToyRequest.model_validate_json(raw)
+        return super().read(raw, limits)
+
+
+class Foreign(Toy):
+    """Leaves the server's words in its errors."""
+
+    def read(self, raw: bytes, limits: Limits) -> Reading:
+        return replace(super().read(raw, limits), names={})
+
+
+class Open(Toy):
+    """Looks for the key elsewhere than it says."""
+
+    def key(self, headers: Mapping[str, str]) -> str | None:
+        return headers.get("authorization")
+
+
+class Kind(Toy):
+    """Never says how bad it is."""
+
+    def error(self, failure: Failure) -> Any:
+        return super().error(replace(failure, status=400))
+
+
+class Short(ToyWriter):
+    """Loses the end of what is given whole."""
+
+    def whole(self, answers: Sequence[Whole], summary: Summary) -> bytes:
+        return super().whole([replace(one, text=one.text[:-1]) for one in answers], summary)
+
+
+class Silent(ToyWriter):
+    """Ends its streams without a word."""
+
+    closing = b""
+
+
+class Chatty(ToyWriter):
+    """Fills its silences with what reads as an answer."""
+
+    keep_alive = line(copy=0, said="hm")
+
+
+class Cheerful(ToyWriter):
+    """Ends well whatever happened."""
+
+    def failure(self, failure: Failure) -> bytes:
+        return self.closing
+
+
+class Written(Toy):
+    """The toy with another writer."""
+
+    def __init__(self, writer: type[ToyWriter]) -> None:
+        self._writer = writer
+
+    def read(self, raw: bytes, limits: Limits) -> Reading:
+        return replace(super().read(raw, limits), writer=self._writer)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "words"),
+    [
+        (
+            Deaf(),
+            r"^Deaf breaks a promise \(A request is read as it was meant\): 0 tokens of thought were read as None",
+        ),
+        (Trusting(), "on a body that begins b'' `read` raised ValidationError"),
+        (Foreign(), "an unknown model is refused with the field 'model', which is not in the request"),
+        (Open(), "with a key that is known the answer is a 401"),
+        (Kind(), "an unknown model is answered with a 400, not a 404"),
+        (Written(Short), r"\(What is streamed is what is given whole, .*\): whole, the answer is 'It is 7"),
+        (Written(Silent), "`closing` is empty: a stream's last bytes are at least one"),
+        (Written(Chatty), "with `keep_alive` between, the answer is 'hm"),
+        (Written(Cheerful), "a stream that failed ends with `closing`"),
+    ],
+)
+def test_a_dialect_that_breaks_a_promise_is_told_which(dialect: Toy, words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_dialect(dialect, ToyCaller())
 
 
 def test_it_wants_neither_pytest_nor_our_tests() -> None:

@@ -1,0 +1,81 @@
+"""The dialect of `docs/write-a-dialect.md`, installed as a package of its own, is spoken; one in the way is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.routing import Route
+
+from ponder.server.app import PAGES, all_dialects
+from tests.fakes import ScriptedEngine, always
+from tests.pages import ROOT, Page
+from tests.plugins import Newcomer
+from tests.server.serving import CHAIN, door
+
+PAGE = Page(ROOT / "docs" / "write-a-dialect.md")
+OURS = '/plain/ask"'
+ENTRY = 'plain = "my_dialects.plain:Plain"\n'
+ASKS = """
+from ponder.testing import MARKER, Chain, ScriptedEngine, always
+from tests.server.serving import ask, door
+app = door(ScriptedEngine(always(Chain(MARKER, "It is 7."))))
+response = ask(app, url="/plain/ask", json={"model": "demo", "question": "3 + 4?", "thoughts": 50})
+print(response.status_code, response.json()["text"])
+print("/plain/ask" in ask(app, "GET", "/openapi.json").json()["paths"])
+print(ask(app, url="/plain/ask", json={"model": "demo", "question": 3}).json()["field"])
+"""
+
+
+def changed(folder: Path, old: str, new: str) -> Newcomer:
+    """Somebody who follows the page with other words in it."""
+    assert old in PAGE.text
+    page = folder / "page.md"
+    page.write_text(PAGE.text.replace(old, new))
+    return Newcomer(folder, Page(page))
+
+
+def served(newcomer: Newcomer) -> subprocess.CompletedProcess[str]:
+    """`ponder serve`, which is to end before there is a model."""
+    command = [sys.executable, "-m", "ponder", "serve", "demo", "--port", "0"]
+    return subprocess.run(
+        command, cwd=newcomer.folder, env=newcomer.environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_a_dialect_of_another_package_is_spoken(tmp_path: Path) -> None:
+    assert Newcomer(tmp_path, PAGE).python("-c", ASKS) == "200 It is 7.\nTrue\nquestion\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/chat/completions", "is served at /v1/chat/completions, which is Ponder's own: uninstall one, or"),
+        ("/metrics", "is served at /metrics, which is a page of the server's: "),
+        ("/v1/models/demo", "is served at /v1/models/demo, which is a page of the server's: "),
+        ("/ask/{model}", "is served at '/ask/{model}', which is no path"),
+        ("ask", "is served at 'ask', which is no path"),
+    ],
+)
+def test_a_dialect_in_the_way_is_refused_by_name_before_a_model_is_loaded(
+    tmp_path: Path, path: str, words: str
+) -> None:
+    done = served(changed(tmp_path, f'path = "{OURS}', f'path = "{path}"'))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"ponder: the dialect plain of the package my-dialects {words}")
+    assert "loading" not in done.stderr
+
+
+def test_two_dialects_on_one_path_are_both_named(tmp_path: Path) -> None:
+    done = served(changed(tmp_path, ENTRY, ENTRY + ENTRY.replace("plain", "simple", 1)))
+    assert done.returncode == 2
+    assert "the dialect simple of the package my-dialects is served at /plain/ask, which is that of" in done.stderr
+    assert "that of the dialect plain of the package my-dialects: uninstall one" in done.stderr
+
+
+def test_no_page_is_left_out_of_those_a_dialect_may_not_have() -> None:
+    routes = [route.path for route in door(ScriptedEngine(always(CHAIN))).routes if isinstance(route, Route)]
+    ours = {route.replace(":path", "") for route in routes} - {dialect.path for dialect in all_dialects()}
+    assert ours == set(PAGES)
