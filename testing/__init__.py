@@ -1,5 +1,5 @@
-"""For authors of strategies, verifiers, engines, profiles and dialects: scripted models, a virtual clock, the promises as
-checks.
+"""For authors of strategies, verifiers, engines, profiles and dialects: scripted models, a virtual clock, and the
+promises as checks.
 
     from ponder.testing import Chain, ScriptedEngine, always, check_strategy
 

@@ -91,8 +91,9 @@ def test_no_file_is_loaded_under_two_names_by_these_tests() -> None:
     names: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        ours = file and Path(file).resolve().is_relative_to(ROOT.resolve())
-        if ours and "site-packages" not in Path(file).parts:
+        if not file or "site-packages" in Path(file).parts:
+            continue
+        if Path(file).resolve().is_relative_to(ROOT.resolve()):
             names[os.path.realpath(file)].setdefault(id(module), name)
     check({file: list(each.values()) for file, each in names.items()})
 

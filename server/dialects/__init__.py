@@ -1,5 +1,5 @@
-"""The table of the APIs this server has. A new one is a package beside these and a line here, or another package with an
-entry point."""
+"""The table of the APIs this server has. A new one is a package beside these and a line here, or another package with
+an entry point."""
 
 from __future__ import annotations
 
