@@ -60,7 +60,7 @@ def end(metrics: Metrics, owner: str = "alice", model: str = "m", spending: Spen
         outcomes=[outcome(spendings[0])],
         verifier="prm",
     )
-    intent = Intent("req_1", owner, model, "direct", prompt=12, thinking=100, answer=20)
+    intent = Intent("req_1", owner, model, "direct", prompt=12, thinking=100, answer=20, timeout=60.0)
     asyncio.run(settled(metrics, intent, Usage(prompt=12) + spendings[0].spent))
 
 
