@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import re
 import secrets
@@ -344,6 +345,9 @@ async def run(app: Any, settings: Settings, sock: socket.socket, drain: Drain, l
             await asyncio.sleep(LAG_EVERY)
             lag(time.perf_counter() - before - LAG_EVERY)
 
+    # What is there lives as long as the server does: no request waits while the collector looks through it.
+    gc.collect()
+    gc.freeze()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, on_signal)

@@ -110,6 +110,8 @@ class Outbox:
 
     async def keep(self) -> None:
         """Puts the keep-alive when nothing was sent for a while; raises `SlowReader` when a message takes too long."""
+        # The first text, if it is there at once, does not wait for a timer to be set.
+        await asyncio.sleep(0)
         while True:
             at = now()
             if self._sending is not None:
