@@ -221,6 +221,7 @@ def main() -> None:
     for name, value in asdict(DEMO if options.model in ("demo", "models/demo") else OTHERS).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    options.starts = min(options.starts, options.rounds)
     folder = locate(options.model)
     thinks = has_markers(folder)
     head = machine.describe()
@@ -230,7 +231,7 @@ def main() -> None:
     for number in range(options.starts):
         with ExitStack() as stack:
             servers = up(options, folder, thinks, stack, started)
-            # Who comes up first changes, too.
+            # Who is asked first changes from start to start, too.
             turns = servers if number % 2 == 0 else servers[::-1]
             measured.append(asyncio.run(rounds(turns, options, thinks, number * options.rounds)))
         print(f"start {number + 1} of {options.starts} is measured", file=sys.stderr, flush=True)
@@ -242,7 +243,7 @@ def main() -> None:
     result = {
         "model": options.model,
         "starts": options.starts,
-        "rounds": options.rounds,
+        "rounds": options.rounds // options.starts * options.starts,
         "max_tokens": options.max_tokens,
         "servers": started,
     }

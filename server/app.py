@@ -123,7 +123,7 @@ def direct(
     dialect_of: Callable[[str], Dialect],
 ) -> ASGIApp:
     """Calls routes without parameters, by method and path, past the router and the layers around it that have nothing
-    to do there; they take a tenth of the front end's time. `others` serves all else."""
+    to do there. `others` serves all else."""
     table = {key: ErrorMiddleware(route, metrics, dialect_of) for key, route in routes.items() if "{" not in key[1]}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -24,7 +24,7 @@ from ponder.server.dialect import Dialect, Reading, Writer
 from ponder.server.keys import digest
 from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
-from ponder.testing.promises import at_most, require
+from ponder.testing.promises import at_most, promised, require
 from ponder.testing.scripted import MARKER, Chain, ScriptedEngine, always
 from ponder.testing.virtual_time import in_virtual_time
 
@@ -65,11 +65,8 @@ def check_dialect(dialect: Dialect, caller: Caller) -> None:
     Raises `AssertionError` that says which promise was broken and how.
     """
     for promise in (_reads, _bound, _whole_and_streamed, _strange, _refuses, _keys, _alive, _hang_up, _engine_fails):
-        try:
+        with promised(type(dialect).__name__, promise.__doc__):
             in_virtual_time(promise(dialect, caller))
-        except AssertionError as broken:
-            words = (promise.__doc__ or "").strip().rstrip(".")
-            raise AssertionError(f"{type(dialect).__name__} breaks a promise ({words}): {broken}") from None
 
 
 # -- the promises -----------------------------------------------------------------------------------------------------

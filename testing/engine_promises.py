@@ -15,7 +15,7 @@ from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Engine, Sampling
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
-from ponder.testing.promises import at_most, require
+from ponder.testing.promises import at_most, promised, require
 
 LIMITS = ((0, 1), (0, 40), (1, 40), (5, 3), (40, 1), (200, 40))
 """(thinking, answer): the token limits under which chains are drawn."""
@@ -38,11 +38,8 @@ async def _check(make: Callable[[], Engine | Awaitable[Engine]], prompt: Prompt)
     engine = await made if inspect.isawaitable(made) else made
     try:
         for promise in (_facts, _limits, _streams, _closes, _cancels, _goes_on, _steps, _likelihood, _side_by_side):
-            try:
+            with promised(type(engine).__name__, promise.__doc__):
                 await promise(engine, prompt)
-            except AssertionError as broken:
-                words = (promise.__doc__ or "").strip().rstrip(".")
-                raise AssertionError(f"{type(engine).__name__} breaks a promise ({words}): {broken}") from None
     finally:
         await engine.close()
     # A second time does nothing.
@@ -57,7 +54,7 @@ class _Chain:
         self.spending = Spending(Budget(sampling.thinking + sampling.answer, sampling.answer))
         self.reservation = self.spending.reserve("sample", thinking=sampling.thinking, answer=sampling.answer)
         self.transcript = _Watched(self.reservation, prompt, begun)
-        self.heard = ""
+        self.streamed = ""
 
     async def run(self, stop_after: int | None = None) -> Candidate:
         """Draws the chain; `stop_after` closes the stream behind so many deltas."""
@@ -65,7 +62,7 @@ class _Chain:
             async with aclosing(self.engine.generate(self.prompt, self.sampling, self.transcript)) as stream:
                 deltas = 0
                 async for delta in stream:
-                    self.heard += delta.text
+                    self.streamed += delta.text
                     deltas += 1
                     if deltas == stop_after:
                         break
@@ -83,7 +80,7 @@ class _Chain:
         at_most("visible tokens", chain.visible, sampling.answer)
         begun = self.transcript.begun.text if self.transcript.begun else ""
         if chain.ending != "aborted":
-            whole = begun + self.heard
+            whole = begun + self.streamed
             require(whole == chain.text, "the deltas, put together, are not the text of the transcript")
 
     async def silent(self) -> None:

@@ -12,7 +12,7 @@ from ponder.compute.text import Message, Prompt
 from ponder.engines.profiles import Profile
 from ponder.engines.prompts import ChatTokenizer, Prompts
 from ponder.engines.thinking import Splitter, Vocabulary
-from ponder.testing.promises import require
+from ponder.testing.promises import promised, require
 from ponder.testing.scripted import MARKER
 
 QUESTION = Prompt((Message("system", "Be brief."), Message("user", "How many apples are 12 and 7?")))
@@ -29,11 +29,8 @@ def check_profile(profile: Profile, tokenizer: ChatTokenizer) -> None:
         prompts = Prompts(tokenizer, profile)
         vocabulary = Vocabulary(tokenizer.backend_tokenizer, profile.start, profile.end)
         for promise in (_sides, _typed, _split, _forced):
-            try:
+            with promised(f"profile {profile.name!r}", promise.__doc__):
                 promise(profile, prompts, vocabulary)
-            except AssertionError as broken:
-                words = (promise.__doc__ or "").strip().rstrip(".")
-                raise AssertionError(f"profile {profile.name!r} breaks a promise ({words}): {broken}") from None
     except (EngineError, RequestError) as error:
         raise AssertionError(f"profile {profile.name!r} does not fit the model: {error}") from error
 

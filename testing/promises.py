@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -111,14 +112,14 @@ class Case:
             timeout=timeout,
         )
 
-    async def hear(self, delta: Delta) -> None:
+    async def on_delta(self, delta: Delta) -> None:
         self.streamed.append(delta.text)
 
     async def run(self) -> Outcome:
         """Runs the request to its end. Raises what `execute` raises."""
         card = self.engine.card
         resources = Resources(self.engine, Lengths(*card.typical_chain), self.rewards)
-        return await execute(self.plan, resources, self.spending, self.hear, self.stop_signal)
+        return await execute(self.plan, resources, self.spending, self.on_delta, self.stop_signal)
 
     def check(self, outcome: Outcome | None) -> None:
         """Promises 1 to 4, whatever has happened; None for a run that ended in an error. Raises `AssertionError`."""
@@ -143,6 +144,16 @@ class Case:
         require(MARKER not in f"{outcome!r} {outcome}", "a thought is in the outcome")
 
 
+@contextmanager
+def promised(who: str, words: str | None) -> Generator[None]:
+    """What is found broken inside is raised as a broken promise of `who`, with the promise in `words`."""
+    try:
+        yield
+    except AssertionError as broken:
+        promise = (words or "").strip().rstrip(".")
+        raise AssertionError(f"{who} breaks a promise ({promise}): {broken}") from broken.__cause__
+
+
 @dataclass(frozen=True)
 class Promise:
     """One promise of one setting, to be checked by itself."""
@@ -157,12 +168,13 @@ class Promise:
 
     def check(self) -> None:
         """Raises `AssertionError`, which says what was promised, by whom, and what came instead."""
-        try:
-            self.holds(self.setting)
-        except AssertionError as broken:
-            raise AssertionError(f"{self.setting} breaks a promise ({self.name}): {broken}") from None
-        except Exception as failed:
-            raise AssertionError(f"{self.setting} breaks a promise ({self.name}): it raised {failed!r}") from failed
+        with promised(str(self.setting), self.name):
+            try:
+                self.holds(self.setting)
+            except AssertionError:
+                raise
+            except Exception as failed:
+                raise AssertionError(f"it raised {failed!r}") from failed
 
 
 def promises(setting: Setting) -> list[Promise]:

@@ -1,12 +1,8 @@
-"""The scripted models of `ponder.testing`, and what only our own tests want of a fake."""
+"""What only our own tests want of a fake; the scripted models are in `ponder.testing`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from ponder.testing import CARD, MARKER, Chain, Script, ScriptedEngine, ScriptedRewards, always, question
-
-__all__ = ["CARD", "MARKER", "Chain", "Script", "ScriptedEngine", "ScriptedRewards", "Told", "always", "question"]
 
 
 @dataclass

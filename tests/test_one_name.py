@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.from_path import from_path
 from tests.test_architecture import ROOMS, ROOT
 
 LOOKING = """
@@ -113,12 +113,7 @@ def check(names: dict[str, list[str]]) -> None:
 
 @pytest.fixture(scope="module")
 def tools() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("install_of_the_tools", ROOT / "tools" / "install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return from_path("install_of_the_tools", ROOT / "tools" / "install.py")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests.from_path import from_path
 from tests.test_architecture import ROOMS, ROOT, files, tree
 
 CONSTRAINTS = ROOT / "tools" / "constraints-cpu.txt"
@@ -151,12 +152,7 @@ def install(tmp_path: Path) -> ModuleType:
     """`tools/install.py` of a checkout of its own."""
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    spec = importlib.util.spec_from_file_location("its_install", tmp_path / "tools" / "install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return from_path("its_install", tmp_path / "tools" / "install.py")
 
 
 def test_the_installer_holds_a_cpu_to_what_is_locked_and_installs_anew_when_that_changes(install: ModuleType) -> None:

@@ -13,8 +13,8 @@ from ponder.compute.account import Intent
 from ponder.compute.budget import Usage
 from ponder.compute.clock import now
 from ponder.compute.errors import RequestError, TooBusy
+from ponder.testing import Chain, ScriptedEngine, always
 from ponder.testing.virtual_time import VirtualTimeLoop, in_virtual_time
-from tests.fakes import Chain, ScriptedEngine, always
 from tests.server.serving import CHAIN, Line, answered, chat, counted, door, events, refused, scripted
 
 LONG = Chain("t" * 60, "a" * 60)

@@ -9,8 +9,8 @@ from typing import TypeVar
 import pytest
 
 from ponder.server.settings import Settings
+from ponder.testing import Chain, ScriptedEngine, always
 from ponder.testing.virtual_time import VirtualTimeLoop
-from tests.fakes import Chain, ScriptedEngine, always
 from tests.server.serving import Line, counted, door, its_door
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import pytest
 from starlette.routing import Route
 
 from ponder.server.app import PAGES, all_dialects
-from tests.fakes import ScriptedEngine, always
+from ponder.testing import ScriptedEngine, always
 from tests.pages import ROOT, Page
 from tests.plugins import Newcomer
 from tests.server.serving import CHAIN, door

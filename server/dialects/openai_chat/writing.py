@@ -132,7 +132,7 @@ def _headers(wanted: ChatRequest, order: ResolvedRequest) -> dict[str, str]:
 
 
 def dumped(value: Mapping[str, Any]) -> bytes:
-    """JSON, in a fifth of the time that `json.dumps` takes; half of a surrogate pair only that can write."""
+    """JSON by pydantic, which is quicker than `json.dumps`; half of a surrogate pair only that can write."""
     try:
         return to_json(value)
     except PydanticSerializationError:
