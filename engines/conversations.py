@@ -20,7 +20,7 @@ def conversation(prompt: Prompt, profile: Profile, thinking: bool, put: Callable
         if message.name:
             turn["name"] = put(message.name)
         if message.thought is not None and profile.shows_thoughts and (thought := message.thought.unseal()):
-            turn["reasoning_content"] = put(thought)
+            turn[profile.thoughts_field] = put(thought)
         if message.tool_call_id:
             turn["tool_call_id"] = put(message.tool_call_id)
         if message.tool_calls:
@@ -33,11 +33,15 @@ def conversation(prompt: Prompt, profile: Profile, thinking: bool, put: Callable
                 for call in message.tool_calls
             ]
         turns.append(turn)
-    if thinking and profile.instruction:
+    if said := profile.sentences(thinking):
         if turns and turns[0]["role"] == "system":
-            turns[0]["content"] = f"{turns[0]['content']}\n\n{profile.instruction}"
+            turns[0]["content"] = f"{turns[0]['content']}\n\n{said}"
         else:
-            turns.insert(0, {"role": "system", "content": profile.instruction})
+            turns.insert(0, {"role": "system", "content": said})
+    if word := profile.word[0 if thinking else 1]:
+        last = next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
+        if last is not None:
+            last["content"] = f"{last['content']} {word}"
     return turns
 
 

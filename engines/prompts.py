@@ -173,7 +173,7 @@ class Prompts:
             }
             for tool in prompt.tools
         ] or None
-        kwargs = {self._profile.switch: thinking} if self._profile.switch else {}
+        kwargs = self._profile.variables(thinking)
         try:
             text: Any = self._tokenizer.apply_chat_template(
                 turns, tools=tools, tokenize=False, add_generation_prompt=True, **kwargs
