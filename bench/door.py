@@ -16,37 +16,36 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from bench import machine
 from bench.load import bodies, stories, volley
 from bench.machine import Server
-from bench.paired import ROWS, Entry, Figures, by_turns, compare, measure, show, verdict
+from bench.paired import ROWS, Entry, Figures, Measured, by_turns, entries, measure, show, verdict
 
 P50_MS, P99_MS = 2.0, 10.0
 """What may be added at concurrency 1: to the whole answer, or to its first visible text where it is streamed."""
 
 
-async def rounds(servers: Sequence[Server], options: argparse.Namespace) -> list[Entry]:
-    """One entry for each concurrency and mode."""
-    found: list[Entry] = []
+async def rounds(servers: Sequence[Server], options: argparse.Namespace) -> Measured:
+    """The rounds of one start."""
+    found: Measured = {}
     for streamed in (False, True):
         for server in servers:
             await volley(server.url, requests(500, streamed=streamed), 8)
-        for concurrency, count in ((1, options.requests), (64, 2 * options.requests)):
+        for concurrency in (1, 64):
 
-            async def one(
-                server: Server, _: int, streamed: bool = streamed, at_once: int = concurrency, count: int = count
-            ) -> Figures:
-                return await measure(server, requests(count, streamed=streamed), at_once)
+            async def one(server: Server, _: int, streamed: bool = streamed, at_once: int = concurrency) -> Figures:
+                return await measure(server, requests(count(options, at_once), streamed=streamed), at_once)
 
-            each = await by_turns(servers, options.rounds, one)
-            found.append(compare(each, streamed, concurrency, count))
-            if options.against:
-                show(found[-1], target=False)
-            else:
-                show_alone(found[-1])
+            found[streamed, concurrency] = await by_turns(servers, options.rounds // options.starts, one)
     return found
+
+
+def count(options: argparse.Namespace, concurrency: int) -> int:
+    """Requests of a round."""
+    return options.requests if concurrency == 1 else 2 * options.requests
 
 
 def requests(count: int, *, streamed: bool) -> list[bytes]:
@@ -63,6 +62,14 @@ def show_alone(entry: Entry) -> None:
         print(f"  {ROWS[name]:30}{value:10.2f}{wanted}", flush=True)
 
 
+def up(name: str, checkout: Path, stack: ExitStack) -> Server:
+    """The server of a checkout, ready."""
+    log = stack.enter_context(tempfile.NamedTemporaryFile(suffix=f"-{name}.log"))  # noqa: SIM115 (the stack's)
+    port = machine.free_port()
+    command = [sys.executable, "-m", "bench.instant", "--port", str(port)]
+    return stack.enter_context(machine.started(name, command, port, "/readyz", log, {}, checkout=checkout))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", metavar="DIR", help="the same of this checkout, beside it")
@@ -72,30 +79,40 @@ def main() -> None:
         help="of a round at concurrency 1, twice as many at 64; left out: 2000, with --against 200",
     )
     parser.add_argument("--rounds", type=int, help="left out: 3, with --against 40")
+    parser.add_argument("--starts", type=int, help="the rounds are divided among them; left out: 1, with --against 4")
     parser.add_argument("--json", help="keep the result in this file")
     options = parser.parse_args()
     options.requests = options.requests or (200 if options.against else 2000)
     options.rounds = options.rounds or (40 if options.against else 3)
+    options.starts = min(options.starts or (4 if options.against else 1), options.rounds)
     head = machine.describe()
     print(f"{head['machine']}\n{head['versions']}")
     checkouts: dict[str, Path] = {"ponder": machine.ROOT}
     if options.against:
         checkouts["before"] = machine.checkout(options.against)
-    with ExitStack() as stack:
-        servers: list[Server] = []
-        for name, checkout in checkouts.items():
-            log = stack.enter_context(tempfile.NamedTemporaryFile(suffix=f"-{name}.log"))
-            port = machine.free_port()
-            command = [sys.executable, "-m", "bench.instant", "--port", str(port)]
-            servers.append(
-                stack.enter_context(machine.started(name, command, port, "/readyz", log, {}, checkout=checkout))
-            )
-        entries = asyncio.run(rounds(servers, options))
+    both = list(checkouts.items())
+    measured: list[Measured] = []
+    for number in range(options.starts):
+        with ExitStack() as stack:
+            # Which is started first changes from start to start: `bench/overhead.py` says why.
+            servers = [up(name, checkout, stack) for name, checkout in (both if number % 2 == 0 else both[::-1])]
+            measured.append(asyncio.run(rounds(servers if number // 2 % 2 == 0 else servers[::-1], options)))
+    results = entries(measured, partial(count, options))
+    for entry in results:
+        if options.against:
+            show(entry, target=False)
+        else:
+            show_alone(entry)
     if options.against:
-        verdict(entries)
+        verdict(results)
     commits = {name: machine.commit(checkout) for name, checkout in checkouts.items()}
-    result = {"rounds": options.rounds, "requests": options.requests, "commits": commits}
-    machine.keep({**head, **result, "results": [asdict(entry) for entry in entries]}, options.json)
+    result = {
+        "starts": options.starts,
+        "rounds": options.rounds // options.starts * options.starts,
+        "requests": options.requests,
+        "commits": commits,
+    }
+    machine.keep({**head, **result, "results": [asdict(entry) for entry in results]}, options.json)
 
 
 if __name__ == "__main__":

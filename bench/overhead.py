@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ import transformers
 from bench import machine
 from bench.load import bodies, stories, volley
 from bench.machine import Server
-from bench.paired import Entry, Figures, by_turns, compare, measure, show, verdict
+from bench.paired import Figures, Measured, by_turns, entries, measure, show, verdict
 from ponder.engines.launch import read_config
 from ponder.engines.profiles import find
 from ponder.server.model_paths import locate
@@ -120,10 +121,6 @@ async def served_name(url: str) -> str:
         return str((await client.get(url + "/v1/models")).json()["data"][0]["id"])
 
 
-Measured = dict[tuple[bool, int], dict[str, list[Figures]]]
-"""By mode (streamed) and concurrency: the rounds of each server."""
-
-
 async def rounds(servers: Sequence[Server], options: argparse.Namespace, thinks: bool, begun: int) -> Measured:
     """The rounds of one start, numbered from `begun`."""
     names = {server.name: await served_name(server.url) for server in servers}
@@ -154,19 +151,6 @@ async def rounds(servers: Sequence[Server], options: argparse.Namespace, thinks:
 def at_once(options: argparse.Namespace, concurrency: int) -> int:
     """Requests of a round."""
     return max(options.requests, options.requests * concurrency // 4)
-
-
-def entries(measured: Sequence[Measured], options: argparse.Namespace) -> list[Entry]:
-    """One entry for each concurrency and mode, of all starts."""
-    found: list[Entry] = []
-    for streamed, concurrency in measured[0]:
-        each: dict[str, list[Figures]] = {}
-        for start in measured:
-            for name, figures in start[streamed, concurrency].items():
-                each.setdefault(name, []).extend(figures)
-        ours_first = {name: each[name] for name in sorted(each, key=lambda name: name != "ponder")}
-        found.append(compare(ours_first, streamed, concurrency, at_once(options, concurrency), len(measured)))
-    return found
 
 
 def up(
@@ -237,7 +221,7 @@ def main() -> None:
             turns = servers if number // 2 % 2 == 0 else servers[::-1]
             measured.append(asyncio.run(rounds(turns, options, thinks, number * options.rounds)))
         print(f"start {number + 1} of {options.starts} is measured", file=sys.stderr, flush=True)
-    results = entries(measured, options)
+    results = entries(measured, partial(at_once, options))
     for entry in results:
         show(entry, target=not options.against)
     if options.against:

@@ -116,6 +116,23 @@ def compare(
     )
 
 
+Measured = dict[tuple[bool, int], dict[str, list[Figures]]]
+"""By mode (streamed) and concurrency: the rounds of each server."""
+
+
+def entries(measured: Sequence[Measured], requests: Callable[[int], int]) -> list[Entry]:
+    """One entry for each concurrency and mode, of all starts. `requests`: of a round, at a concurrency."""
+    found: list[Entry] = []
+    for streamed, concurrency in measured[0]:
+        each: dict[str, list[Figures]] = {}
+        for start in measured:
+            for name, figures in start[streamed, concurrency].items():
+                each.setdefault(name, []).extend(figures)
+        ours_first = {name: each[name] for name in sorted(each, key=lambda name: name != "ponder")}
+        found.append(compare(ours_first, streamed, concurrency, requests(concurrency), len(measured)))
+    return found
+
+
 def show(entry: Entry, *, target: bool) -> None:
     """The table of two servers. `target`: the ratio itself is to be no worse than 1; else its interval is not to lie on
     the slower side of 1."""
