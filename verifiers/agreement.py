@@ -1,5 +1,5 @@
-"""Judges by the company an answer keeps (self-consistency, Wang et al. 2022): needs no model, so it is the fallback of
-every other way."""
+"""Judges by how many candidates give the same answer (self-consistency, Wang et al. 2022). It needs no model, so it is
+the fallback of all other verifiers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The side of the program: runs it, and answers what a test in another sandbox asks of it.
+"""The side of the program: runs it, and serves the requests of a test in another sandbox.
 
-A program may do to this side whatever it likes: all it can change are its own answers.
+A program can do anything to this side. All that it can change are its own answers.
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -15,8 +15,8 @@ import os
 import sys
 import types
 
-from ponder.verifiers.border import Border
-from ponder.verifiers.border.frames import Broken
+from ponder.verifiers.rpc import Connection
+from ponder.verifiers.rpc.frames import Broken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ OUTPUT = 2**20
 """Bytes a program may print between two answers."""
 
 
-class ProgramSide(Border):
-    """A program's names, what it prints and what it reads, as a test sees them."""
+class ProgramSide(Connection):
+    """The program's end of the connection: its names, what it prints and what it reads."""
 
     def __init__(self, reading: IO[bytes], writing: IO[bytes], module: types.ModuleType) -> None:
         super().__init__(reading, writing, 1)
@@ -44,7 +44,7 @@ class ProgramSide(Border):
         self.streams = sys.stdout, sys.stderr
 
     def input(self, prompt: object = "", /) -> str:
-        """Read from standard input, which the test holds."""
+        """`input` of the program: a line of the test's standard input."""
         self.has_read = True
         return self.ask("input", str(prompt))
 
@@ -87,7 +87,7 @@ class ProgramSide(Border):
 
 
 class Printed(io.RawIOBase):
-    """Keeps what is printed until it is told."""
+    """Keeps what the program prints until the next message carries it to the test."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -108,23 +108,23 @@ class Printed(io.RawIOBase):
 
 
 class Given(io.RawIOBase):
-    """Reads line by line what the test puts into its `sys.stdin`; without that, nothing."""
+    """Standard input of the program: the lines of the test's `sys.stdin`; empty where the test has put none there."""
 
-    def __init__(self, border: ProgramSide) -> None:
-        self.border, self.rest = border, b""
+    def __init__(self, connection: ProgramSide) -> None:
+        self.connection, self.rest = connection, b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        self.border.has_read = True
-        line = self.rest or str(self.border.ask("line")).encode(errors="replace")
+        self.connection.has_read = True
+        line = self.rest or str(self.connection.ask("line")).encode(errors="replace")
         size = min(len(line), len(buffer))
         buffer[:size], self.rest = line[:size], line[size:]
         return size
 
 
-def run(source: str, border: ProgramSide) -> None:
+def run(source: str, connection: ProgramSide) -> None:
     """Runs a program, one statement after the other: where one fails because there was nothing to read, as a script
     does that reads its input before anything is called, the next one follows."""
     flags = compile(source, "program.py", "exec", dont_inherit=True).co_flags & FUTURE
@@ -132,11 +132,11 @@ def run(source: str, border: ProgramSide) -> None:
     for statement in tree.body:
         code = compile(_ast.Module([statement], []), "program.py", "exec", flags, dont_inherit=True)
         try:
-            exec(code, vars(border.module))  # noqa: S102
+            exec(code, vars(connection.module))  # noqa: S102
         except Broken:
             raise
         except BaseException:
-            if not border.has_read:
+            if not connection.has_read:
                 raise
 
 
@@ -144,20 +144,20 @@ def main(calls: int, answers: int) -> None:
     """Runs the program in /program.py and serves the test until that is gone."""
     module = types.ModuleType("candidate")
     sys.modules["candidate"], sys.argv = module, ["program.py"]
-    border = ProgramSide(os.fdopen(calls, "rb"), os.fdopen(answers, "wb"), module)
+    connection = ProgramSide(os.fdopen(calls, "rb"), os.fdopen(answers, "wb"), module)
     with open("/program.py", encoding="utf-8") as file:
         source = file.read()
     try:
         try:
-            run(source, border)
+            run(source, connection)
         except Broken:
             raise
         except BaseException as failed:  # noqa: BLE001 - whatever it is, the program has failed
             failure = failed.with_traceback(None)
-            border.send(lambda: ["!", border.encode(failure)])
+            connection.send(lambda: ["!", connection.encode(failure)])
         else:
-            border.send(lambda: ["=", border.encode([*vars(module)])])
+            connection.send(lambda: ["=", connection.encode([*vars(module)])])
         while True:
-            border.serve(border.receive())
+            connection.serve(connection.receive())
     except Broken:
         os._exit(1)

@@ -1,6 +1,6 @@
-"""The side of the test: runs a text of assert statements in a sandbox where the program is not, and says if they hold.
+"""The side of the test: runs a text of assert statements and says whether they hold. The program is in another sandbox.
 
-What the text names and does not bind itself is the program's, and stands here for what lives in the other sandbox.
+A name that the text uses and does not bind is the program's: here it is a proxy.
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -16,9 +16,9 @@ import symtable
 import sys
 import types
 
-from ponder.verifiers.border import Border
-from ponder.verifiers.border.plain import loaded
-from ponder.verifiers.border.stand_ins import RemoteClass, Super, here
+from ponder.verifiers.rpc import Connection
+from ponder.verifiers.rpc.plain import loaded
+from ponder.verifiers.rpc.proxies import RemoteClass, Super, here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ CLOSED = (
 )
 
 
-class Asking(Border):
-    """What a program may ask of the objects that the test hands it: to call them, their operators, what is public in
-    objects of the test's own classes. Nothing leads from there to the test's text, its names or its interpreter."""
+class Asking(Connection):
+    """The test's end of the connection. Of the objects that the test gives to a program, the program may call them, use
+    their operators, and read the public attributes of instances of the test's own classes. None of these leads to the
+    text of the test, to its names or to its interpreter."""
 
     strict = True
 
@@ -71,7 +72,7 @@ class Asking(Border):
         return super().perform(op, args, named)
 
     def prompted(self, prompt: str) -> str:
-        """What `input` gives to the program: the test may have put something in its place, or before it."""
+        """What `input` returns to the program. The test may have replaced `input`, or put lines into `sys.stdin`."""
         if builtins.input is not self.input:
             return str(builtins.input(prompt))
         sys.stdout.write(prompt)
@@ -127,13 +128,13 @@ class Asking(Border):
                 self.space[name] = self.given[name] = self.decode(value)
 
     def hand(self, wanted: set[str], space: dict[str, Any]) -> None:
-        """Puts what the program calls so among the test's names, and keeps it up to date."""
+        """Gives the test the program's objects of these names, and keeps them up to date."""
         self.space, self.given = space, dict.fromkeys(wanted, self)
         self.ask("watch", [*wanted])
 
 
 def _of_the_test(value: Any) -> bool:
-    """Whether an encoded value is an object that the test has handed out."""
+    """Whether an encoded value is an object that the test has given to the program."""
     return type(value) is list and (value[0] == "y" or (value[0] == "m" and _of_the_test(value[1])))
 
 
@@ -141,7 +142,7 @@ class Candidate(types.ModuleType):
     """The program as a module, for a test that imports it."""
 
     __all__ = ()
-    """With `*` a test gets what it gets anyway."""
+    """`from candidate import *` adds nothing: the names a test uses are there already."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -156,7 +157,7 @@ class Candidate(types.ModuleType):
 
 
 def parent(*of: Any) -> Any:
-    """`super`, also for classes derived from the program's."""
+    """`super`, which also works in classes derived from the program's."""
     if not of:
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         of = frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]]
@@ -178,11 +179,11 @@ def nodes(tree: Any) -> Iterator[Any]:
 
 
 def wanted(text: str, theirs: set[str]) -> tuple[set[str], set[str]]:
-    """Which names of the program a test means, and which modules of the standard library.
+    """(names of the program that a test uses, modules of the standard library that it uses without importing them).
 
-    A builtin stays the builtin, or a program could bring its own `abs`; but where all that a test uses of a program are
-    names of builtins, it tests those. A name like a module's means the module where the test takes from it what is in
-    that module.
+    A name of a builtin means the builtin, or a program could bring its own `abs`. Only where a test uses no other name
+    of the program are these the program's. A name that the program shares with a module means the module, where the
+    test takes an attribute from it that the module has.
     """
     table = symtable.symtable(text, "tests.py", "exec")
     used, bound, scopes = set[str](), set[str](), [table]
@@ -216,22 +217,22 @@ def main(calls: int, answers: int) -> None:
     with open("/dev/null", "wb") as nothing:
         os.dup2(nothing.fileno(), 1)
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), open("/dev/null", "w"), open("/dev/null", "w")  # noqa: SIM115
-    border = Asking(os.fdopen(answers, "rb"), os.fdopen(calls, "wb"))
+    connection = Asking(os.fdopen(answers, "rb"), os.fdopen(calls, "wb"))
     with open("/program.py", encoding="utf-8") as file:
         text = file.read()
-    theirs = set[str](border.wait())
+    theirs = set[str](connection.wait())
     program = Candidate("candidate")
     module = types.ModuleType("__main__")
     vars(module)["super"] = parent
     sys.modules["candidate"], sys.modules["__main__"], sys.argv = program, module, ["tests.py"]
     names, modules = wanted(text, theirs)
     module.__dict__.update({name: importlib.import_module(name) for name in modules})
-    border.hand(names, module.__dict__)
+    connection.hand(names, module.__dict__)
     try:
         exec(compile(text, "tests.py", "exec"), module.__dict__)  # noqa: S102
     except SystemExit as end:
-        if end.code or any(end is theirs for theirs in border.ends):
+        if end.code or any(end is theirs for theirs in connection.ends):
             raise
-    if not border.broken:
+    if not connection.broken:
         os.write(verdict, PASSED)
         os._exit(0)

@@ -1,7 +1,7 @@
 """Judges a program by running it against tests, in a sandbox that lets nothing out.
 
-What the score is worth: a program never sees a test, only what it is called with or what it reads. What it gives back
-is rebuilt from plain values where the tests are, and the verdict is theirs.
+A program never sees a test, only the arguments of calls or what it reads. What it returns is sent to the sandbox of the
+tests as plain values, and the tests decide there. So a program cannot decide its own score.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ponder.verifiers.programs import program
 from ponder.verifiers.sandbox import Sandbox
 
 AT_ONCE = 2
-"""Programs of one tenant alone that run at the same time."""
+"""Programs that run at the same time for one tenant."""
 PLACES = 2 * AT_ONCE
-"""Programs that run at the same time."""
+"""Programs that run at the same time for all tenants."""
 
 Text = Annotated[str, Field(max_length=100_000)]
 
@@ -63,7 +63,8 @@ class Code:
         return [Score(tasks[program(c.text)].result()) for c in candidates]
 
     async def passed(self, sandbox: Sandbox, source: str, tenant: str | None) -> float:
-        """The share of tests a program passes. It waits for its turn among its tenant's, and that one's among all."""
+        """The share of tests a program passes, in [0, 1]. Programs of one tenant wait for one another, and so do
+        tenants."""
         if not source.strip():
             return 0.0
         clock = asyncio.get_running_loop().time

@@ -1,8 +1,8 @@
-"""Judges by how likely the model found its own words: no second model is read, no token is spent.
+"""Judges by how likely the model found its own tokens: no second model is read, no token is spent.
 
-A chain is as good as its steps, a step as good as its least likely token (a guess among several ways on, or a slip);
-the product over steps is the weight. For long chains the window the model was least sure of tells more (DeepConf, Fu et
-al. 2025, with the likelihood of the drawn tokens in place of that of the top ones).
+A step is scored by its least likely token: there the model guessed, or made a slip. A chain is scored by the product of
+its steps. For long chains the least likely window of tokens says more (DeepConf, Fu et al. 2025, with the likelihood of
+the drawn tokens in place of that of the likeliest ones).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 
 LEAST = -690.0
-"""The lowest log-probability told from 0: weights are to be compared, so none may vanish."""
+"""The lowest log-probability whose exponential is above 0: scores are compared, so none may become 0."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -1,8 +1,8 @@
 """Judges by asking the model itself (P(True), Kadavath et al. 2022; generative verifiers, Zhang et al. 2024).
 
-The score is the probability of one fixed label against the other, read from the log-probabilities of one token: nothing
-is parsed from text. What is judged may try to talk to the judge, so it stands between marks that hang on a hash of it,
-which it cannot hold.
+The score is the probability of the label "yes" against "no", read from the log-probabilities of one token. No text is
+parsed. What is judged may hold instructions to the judge. So it is put between marks made of its own hash, which it
+cannot contain.
 """
 
 from __future__ import annotations

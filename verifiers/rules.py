@@ -1,7 +1,7 @@
 """Judges by rules the request gives: a pattern, a JSON schema, a number. Exact where it applies, and free.
 
-Patterns and schemas come from strangers. Patterns are RE2's, which takes time linear in the text whatever the pattern;
-still, both run in the worker pool, where what takes too long is killed.
+Patterns and schemas come from callers. Patterns are RE2's, which takes time linear in the text whatever the pattern.
+Still, both run in the worker pool, which kills what takes too long.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ NOT_IN_RE2 = {
     **dict.fromkeys(("++", "*+", "?+", "}+"), "a possessive repetition"),
     **{f"\\{digit}": "a back-reference" for digit in range(1, 10)},
 }
-"""What others know and RE2 does not, by the first characters of what it complains about."""
+"""What other kinds of patterns have and RE2 has not, by the first characters of the piece that RE2 complains about."""
 SPELLED = {"\\Z": "\\z", "\\u": "\\x{...}", "\\U": "\\x{...}", "\\N": "\\x{...}"}
-"""What it spells in its own way."""
+"""What RE2 writes in another way."""
 
 _FENCED = re.compile(r"\s*```(?:json)?\n(.*?)\n?```\s*", re.DOTALL)
 
@@ -122,7 +122,7 @@ def document(text: str) -> str:
 
 
 def _complaint(refused: str) -> str:
-    """What RE2 has against a pattern, in words that do not quote it."""
+    """What RE2 says against a pattern, in words that do not quote the pattern."""
     kind, _, what = refused.partition(": ")
     if kind == "pattern too large - compile failed":
         return "is too large: RE2 spells repetitions out, and those inside of others multiply"

@@ -1,13 +1,13 @@
-"""A place to run programs of strangers, that lets nothing out.
+"""Runs untrusted programs in a sandbox.
 
-The sandbox is bubblewrap's: its own user, process, network, mount and IPC namespaces, no capability, a read-only view
-of the Python runtime and the system's libraries and of nothing else, a small scratch folder in memory, no /proc. Inside
-it a filter refuses the system calls by which a program could multiply, hold memory that no limit counts, or reach for
-the kernel's less trodden parts; resource limits bound its memory, processor time and files; from outside its wall time
-and its output are watched. Where any of this cannot be had, nothing is run.
+The sandbox is bubblewrap's. It has its own user, process, network, mount and IPC namespaces and no capability. It sees
+the Python runtime and the system's libraries, read-only, and a small scratch folder in memory; there is no /proc. A
+filter refuses the system calls by which a program could start processes, hold memory that no limit counts, or use
+rarely tested parts of the kernel. Resource limits bound its memory, processor time and files. Its wall time and its
+output are bounded from outside. Where any of this is not to be had on a machine, nothing is run.
 
-A test of calls takes two sandboxes with nothing between them but two pipes: the test in one, the program in the other.
-The program sees what it is called with, and never the test; the verdict comes from the sandbox where it is not.
+A test of calls takes two sandboxes, connected by two pipes: the test runs in one, the program in the other. The program
+is given the arguments of calls and never the test. The verdict comes from the sandbox of the test.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ else:
         exec(modules[name], module.__dict__)
     module.main(*pipes)
 """
-"""Runs first inside: binds itself by the limits, then runs the program as a script, or one side of a test."""
+"""Runs first inside the sandbox: sets the limits, then runs the program as a script, or one side of a test."""
 
-BORDER = ("frames", "operators", "plain", "stand_ins", "classes", "sharing", "encoding", "scratch", "__init__")
-"""The modules of `ponder.verifiers.border`, each behind those that it imports."""
+MODULES = ("frames", "operators", "plain", "proxies", "classes", "sharing", "encoding", "scratch", "__init__")
+"""The modules of `ponder.verifiers.rpc` in the order in which they import one another."""
 SIDES = {"asking": "asking.py", "answering": "answering.py"}
 
 PROBE = """
@@ -88,7 +88,8 @@ class Sandbox:
     memory_mb: int
 
     async def probe(self) -> None:
-        """Raises `EngineError` unless this machine can make the sandbox, and it holds. Looked at once."""
+        """Raises `EngineError` unless this machine can make the sandbox, and it holds. Once it held, it is not tried
+        again."""
         global _proven
         if _proven:
             return
@@ -201,9 +202,9 @@ def _opened(files: ExitStack, content: bytes) -> int:
 def _sides() -> bytes:
     """The code of both sides of a test, compiled: the interpreter inside is this one. By the names of the modules, and
     under `both` the names of those that either side begins with, in the order in which they import one another."""
-    both = tuple("border" if name == "__init__" else f"border.{name}" for name in BORDER)
+    both = tuple("rpc" if name == "__init__" else f"rpc.{name}" for name in MODULES)
     code: dict[str, object] = {"both": both}
-    for name, file in (*zip(both, (f"border/{name}.py" for name in BORDER), strict=True), *SIDES.items()):
+    for name, file in (*zip(both, (f"rpc/{name}.py" for name in MODULES), strict=True), *SIDES.items()):
         path = Path(__file__).parent / file
         code[name] = compile(path.read_text(encoding="utf-8"), path.name, "exec")
     return marshal.dumps(code)

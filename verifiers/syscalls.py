@@ -13,7 +13,8 @@ REFUSED = (
     *("perf_event_open", "mount", "unshare", "setns", "chroot", "pivot_root", "mknod", "mknodat", "personality"),
     *("process_vm_readv", "process_vm_writev", "name_to_handle_at", "open_by_handle_at"),
 )
-"""To multiply; to reach out; memory that RLIMIT_AS does not count; other processes; the kernel's rarer parts."""
+"""Calls that start processes, connect, hold memory that RLIMIT_AS does not count, or act on other processes; and rarely
+tested parts of the kernel."""
 
 _X86_64 = (
     *(56, 435, 57, 58, 41, 319, 447, 29, 64, 68, 240, 425, 323, 101, 248, 249, 250, 321),

@@ -277,56 +277,56 @@ CHEATS = {
             sys.modules['__main__'].double = 42
             return 0
         """,
-    "patches its own side of the border": """
+    "patches its own side of the connection": """
         import sys
-        border = sys.modules['ponder.verifiers.border'].Border
-        here = border.here
+        connection = sys.modules['ponder.verifiers.rpc'].Connection
+        here = connection.here
         here.encode = lambda value: ["n", "unittest.mock", "ANY"]
         def double(x): return 0
         """,
     "makes a class in the test": """
         import sys
-        border = sys.modules['ponder.verifiers.border'].Border.here
+        connection = sys.modules['ponder.verifiers.rpc'].Connection.here
         def yes(*args): return True
         def double(x):
-            encode = border.encode
-            border.encode = lambda v: v if type(v) is list and v[:1] == ['n'] else encode(v)
-            made = border.ask('call', ['n', 'builtins', 'type'], 'int', (), {'__eq__': yes, '__lt__': yes})
+            encode = connection.encode
+            connection.encode = lambda v: v if type(v) is list and v[:1] == ['n'] else encode(v)
+            made = connection.ask('call', ['n', 'builtins', 'type'], 'int', (), {'__eq__': yes, '__lt__': yes})
             return made()
         """,
     "describes a list with operators of its own": """
         import sys
-        border = sys.modules['ponder.verifiers.border'].Border.here
+        connection = sys.modules['ponder.verifiers.rpc'].Connection.here
         class Items(list):
             def __eq__(self, other): return True
-        describe = border.class_of
+        describe = connection.class_of
         def class_of(kind):
             number = describe(kind)
-            for d in border.descriptions:
+            for d in connection.descriptions:
                 d[5] = [*d[5], '__eq__', '__ne__', '__lt__', '__class__', '__getattribute__']
                 d[6] = [*d[6], '__eq__', '__ne__', '__class__', '__getattribute__', '__iter__']
             return number
-        border.class_of = class_of
+        connection.class_of = class_of
         def double(x): return Items()
         """,
     "sends the verdict as a message": """
         import sys
-        border = sys.modules['ponder.verifiers.border'].Border.here
+        connection = sys.modules['ponder.verifiers.rpc'].Connection.here
         def double(x):
             short = b'["=",42,{"k":[],"n":[],"s":[],"d":[],"g":[]}]'
             for text in (b'passed', b'', b'[]', b'["=",42]', b'{"passed":true}', short):
-                border.writing.write(len(text).to_bytes(8, 'little') + text)
-            border.writing.flush()
+                connection.writing.write(len(text).to_bytes(8, 'little') + text)
+            connection.writing.flush()
         """,
     "gives the test new names": """
         import sys
-        border = sys.modules['ponder.verifiers.border'].Border.here
-        tell = border.tell
+        connection = sys.modules['ponder.verifiers.rpc'].Connection.here
+        tell = connection.tell
         def more(also):
             tell(also)
             names = ('abs', 'math', 'AssertionError', '__builtins__', 'double', '__name__')
-            also['v'] += [[name, border.encode(lambda *a, **k: 0)] for name in names]
-        border.tell = more
+            also['v'] += [[name, connection.encode(lambda *a, **k: 0)] for name in names]
+        connection.tell = more
         def double(x): return 0
         """,
 }

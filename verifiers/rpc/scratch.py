@@ -1,4 +1,4 @@
-"""The scratch folders of the two sandboxes, kept equal."""
+"""Keeps the scratch folders of the two sandboxes equal."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 
@@ -15,13 +15,13 @@ SMALL_FILE = 2**16
 
 
 class Scratch:
-    """The scratch folder of this side, kept equal to the other side's: what a test writes a program may read."""
+    """The scratch folder of this side. A program can read the files that a test writes, and the other way round."""
 
     def __init__(self) -> None:
         self.known: dict[str, Any] = {}
 
     def now(self) -> dict[str, Any]:
-        """By its path: None for a folder, else what tells one state of a file from the next."""
+        """What is in the folder, by path: None for a folder, else a value that changes when the file does."""
         found: dict[str, Any] = {}
         folders = [SCRATCH]
         for folder in folders:
@@ -39,11 +39,11 @@ class Scratch:
         status = os.stat(path)
         if status.st_size > SMALL_FILE:
             return status.st_ino, status.st_size, status.st_mtime_ns
-        with open(path, "rb") as file:  # two changes within a tick of the clock have one time
+        with open(path, "rb") as file:  # two changes within a tick of the clock have the same time
             return file.read()
 
     def changes(self) -> list[Any]:
-        """What is new, changed or gone since both sides were equal: [path, "dir", "file" or "gone", content]."""
+        """What was made, changed or deleted since both sides were equal: [path, "dir", "file" or "gone", content]."""
         try:
             now = self.now()
         except OSError:  # a folder that may not be read is not shared
@@ -61,7 +61,7 @@ class Scratch:
         return changes
 
     def take(self, changes: list[Any]) -> None:
-        """Makes the other side's changes here."""
+        """Applies the changes of the other side. Raises `ValueError` for a path outside of the folder."""
         for path, what, content in changes:
             if any(part in ("", ".", "..") for part in path.split("/")):
                 raise ValueError("not in the scratch folder")

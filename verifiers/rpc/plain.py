@@ -1,4 +1,4 @@
-"""Values that cross by value, and containers that both sides have: which they are, and what is in them."""
+"""Which types are sent by value, which containers are shared, and how to read and set their contents."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false
@@ -9,7 +9,7 @@ import builtins
 import operator
 import sys
 
-from ponder.verifiers.border.operators import COMPARISONS, NUMBERS
+from ponder.verifiers.rpc.operators import COMPARISONS, NUMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ SHARED: dict[str, type[Any]] = {
 KINDS = {kind: name for name, kind in SHARED.items()}
 WHOLE: tuple[type[Any], ...] = (int, float, complex, str, bytes, tuple, frozenset)
 SMALL = 2**63
-"""Integers from here on are written in hexadecimal, which takes no longer than they are long."""
+"""Integers from here on are written in hexadecimal: that takes linear time, decimal digits take quadratic time."""
 DIRECT = {type(None), bool, str, float}
-"""As in JSON (with NaN and the infinities)."""
+"""Types that JSON has, with NaN and the infinities."""
 PLAIN = {*DIRECT, *WHOLE, *SHARED.values()}
 
 BUILT: dict[tuple[str, str], Callable[[Any], Iterable[Any]]] = {
@@ -53,7 +53,7 @@ BUILT: dict[tuple[str, str], Callable[[Any], Iterable[Any]]] = {
     ("uuid", "UUID"): lambda v: (str(v),),
     ("pathlib", "PosixPath"): lambda v: (str(v),),
 }
-"""Values of the standard library, by what they are built from."""
+"""Values of the standard library that are sent by value: the arguments that build them again."""
 VIEWS = {
     "dict_keys": (type({}.keys()), lambda items: dict.fromkeys(items).keys()),
     "dict_items": (type({}.items()), lambda items: dict(items).items()),
@@ -66,11 +66,11 @@ NAMED: dict[tuple[str, str], type[Any]] = {
         *(object, type, bool, memoryview, type(None), range, slice, *PLAIN),
     )
 }
-"""Classes that cross by their name."""
+"""Classes of which the name is sent."""
 
 
 def learn_counter() -> None:
-    """Once somebody has imported `collections`, there may be a `Counter`."""
+    """Adds `Counter` to the shared containers. Only once somebody has imported `collections` can there be one."""
     if "Counter" not in SHARED:
         from collections import Counter
 
@@ -79,7 +79,7 @@ def learn_counter() -> None:
 
 
 def loaded(module: Any, name: Any) -> Any:
-    """What an already imported module of the standard library calls so; None when there is no such thing."""
+    """The object of this name in an imported module of the standard library; None where there is none."""
     if type(module) is not str or type(name) is not str or module == "__main__":
         return None
     if module.split(".")[0] not in sys.stdlib_module_names:
@@ -91,14 +91,14 @@ def loaded(module: Any, name: Any) -> Any:
 
 
 def base_of(kind: type[Any]) -> type[Any] | None:
-    """The builtin type of values that a class derives from."""
+    """The builtin value type or container that a class derives from; None where it derives from none."""
     if "collections" in sys.modules:
         learn_counter()
     return next((c for c in kind.__mro__ if c in KINDS or c in WHOLE), None)
 
 
 def value_of(base: type[Any], value: Any) -> Any:
-    """The plain value in an object whose class derives from its type."""
+    """The plain value of an object of a class derived from `base`, whatever methods the class overrides."""
     if base in (int, float, complex):
         return base.__pos__(value)
     if base is frozenset:
@@ -107,7 +107,7 @@ def value_of(base: type[Any], value: Any) -> Any:
 
 
 def contents(kind: str, shared: Any) -> Any:
-    """A copy of what is inside, in a form that compares by identity."""
+    """A copy of the contents of a container, for `same`."""
     if kind == "list":
         return list.__getitem__(shared, slice(None))
     if kind == "bytearray":
@@ -118,7 +118,7 @@ def contents(kind: str, shared: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two `contents` hold the very same things."""
+    """Whether two `contents` hold the same objects (not equal ones), in the same order."""
     if type(one) is bytes:
         return one == other
     if type(one) is tuple:
@@ -127,7 +127,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def fill(kind: str, shared: Any, inside: Any) -> None:
-    """Puts decoded contents in place of what was inside."""
+    """Replaces the contents of a container by decoded ones."""
     if kind in ("list", "bytearray"):
         SHARED[kind].__setitem__(shared, slice(None), inside)
         return
@@ -144,13 +144,4 @@ def fill(kind: str, shared: Any, inside: Any) -> None:
 KEPT = COMPARISONS | {"__contains__", "__hash__"}
 KEPT_WHOLE = NUMBERS | {"__iter__", "__getitem__", "__format__", "__reversed__"}
 QUESTIONS = ("issubset", "issuperset", "isdisjoint")
-"""What the stand-in for a value does as the builtin type does it."""
-
-
-class Shared:
-    """A container that both sides have, and what was inside when they last agreed."""
-
-    __slots__ = ("agreed", "kind", "object")
-
-    def __init__(self, shared: Any, kind: str) -> None:
-        self.object, self.kind, self.agreed = shared, kind, None
+"""Methods that a proxy of a value takes from the builtin type, and does not send to the owner."""

@@ -1,4 +1,4 @@
-"""Handles of objects, and the classes of what stands for them on the other side."""
+"""Handles of objects, and the classes of their proxies on the other side."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false
@@ -9,8 +9,8 @@ import sys
 import types
 import weakref
 
-from ponder.verifiers.border.operators import SPECIAL
-from ponder.verifiers.border.plain import (
+from ponder.verifiers.rpc.operators import SPECIAL
+from ponder.verifiers.rpc.plain import (
     KEPT,
     KEPT_WHOLE,
     KINDS,
@@ -21,7 +21,7 @@ from ponder.verifiers.border.plain import (
     learn_counter,
     loaded,
 )
-from ponder.verifiers.border.stand_ins import (
+from ponder.verifiers.rpc.proxies import (
     CLASS,
     Doc,
     Peer,
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
 UNREAL = {"asyncio", "bdb", "concurrent", "doctest", "unittest"}
-"""Packages whose exceptions steer who runs a test: a program's are not taken for them."""
+"""Packages whose exceptions control a test runner. One that a program raises is not rebuilt as such."""
 
 
 class Classes(Peer):
-    """What was handed out, by its number, and the classes that were described to the other side and by it."""
+    """Objects of this side that have a handle, and classes of either side that were described to the other."""
 
     def __init__(self, reading: IO[bytes], writing: IO[bytes]) -> None:
         super().__init__(reading, writing)
@@ -55,11 +55,11 @@ class Classes(Peer):
         self.remotes: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
     def decode(self, value: Any) -> Any:
-        """What an encoded value is here."""
+        """The value that a piece of a message stands for."""
         raise NotImplementedError
 
     def by_name(self, value: Any) -> tuple[str, str] | None:
-        """How a thing of the standard library is called that the other side is to take from its own."""
+        """(module, name) of an object of the standard library, where the other side uses its own; else None."""
         if "collections" in sys.modules:
             learn_counter()
         key = (getattr(value, "__module__", None), getattr(value, "__qualname__", None))
@@ -78,7 +78,7 @@ class Classes(Peer):
         return number
 
     def class_of(self, kind: type[Any]) -> int:
-        """The number of a class, described to the other side."""
+        """The handle of a class, which is described to the other side with the next message."""
         number = self.export(kind)
         if number in self.described:
             return number
@@ -116,7 +116,7 @@ class Classes(Peer):
         overridden: list[str],
         doc: str | None,
     ) -> None:
-        """Makes the class of the stand-ins for a class of the other side."""
+        """Makes the class of the proxies for objects of a class of the other side."""
         known = loaded(module, qualname)
         if isinstance(known, type) and issubclass(known, BaseException) and module.split(".")[0] not in UNREAL:
             self.mirrors[number] = known

@@ -1,11 +1,11 @@
-"""Messages between the two sandboxes: JSON behind its length, so much of it and no more."""
+"""Messages between the two sandboxes: JSON behind its length in 8 bytes, bounded in size and number."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-# A test takes as long as two interpreters take to start, and `json`, `collections` and `typing` would be most of that
-# (they import `re`): what is needed of them is in C.
+# A test takes as long as two interpreters take to start. `json`, `collections` and `typing` import `re`, which would be
+# most of that time. What is needed of them is written in C, and imported directly.
 from _json import encode_basestring_ascii, make_encoder, make_scanner
 
 TYPE_CHECKING = False
@@ -18,10 +18,11 @@ MESSAGE = 32 * 2**20
 TOTAL = 128 * 2**20
 """Bytes that a program may send to a test."""
 MESSAGES = 1_000_000
+"""Messages that a program may send to a test."""
 
 
 class _Json:
-    """How `json` reads, for its scanner."""
+    """The settings of the JSON scanner: those of `json.loads`."""
 
     strict, object_hook, object_pairs_hook = True, None, None
     parse_int, parse_float, parse_constant = int, float, float
@@ -33,11 +34,11 @@ _json_of = make_encoder(None, repr, encode_basestring_ascii, None, ":", ",", Fal
 
 
 class Broken(BaseException):
-    """The other side is gone, or what it sent is no message. Nothing more can be asked."""
+    """The other side is gone, or has sent what is no message. The connection cannot be used any more."""
 
 
 class Frames:
-    """This side's end of the pipes. On the side of the test (`strict`) it bounds what a program sends, in bytes and in
+    """This side's end of the pipes. On the side of the test (`strict`), what a program sends is bounded in bytes and in
     messages."""
 
     strict = False
@@ -72,7 +73,7 @@ class Frames:
         return data
 
     def believe(self, reading: Callable[[], Any]) -> Any:
-        """What is read from a message; one that is none breaks the border."""
+        """The result of `reading` a message. Whatever that raises, the message was malformed: the connection breaks."""
         try:
             return reading()
         except Exception:  # noqa: BLE001 - whatever a made-up message leads to

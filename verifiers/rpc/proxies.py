@@ -1,6 +1,7 @@
-"""What stands for an object of the other side: it asks the owner for all that is done to it.
+"""Proxies for objects of the other side: each operation on one is sent to the owner of the object.
 
-The side of the test is `strict`: what would let a program answer for a test is not asked of it (see `Remote`).
+The side of the test is `strict`: it does not ask a program anything that would let the program decide the verdict (see
+`Remote`).
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -10,40 +11,40 @@ from __future__ import annotations
 
 import types
 
-from ponder.verifiers.border.frames import Broken, Frames
-from ponder.verifiers.border.operators import ARITHMETIC, COMPARISONS, DIFFERENCES, NUMBERS
-from ponder.verifiers.border.plain import PLAIN, base_of
+from ponder.verifiers.rpc.frames import Broken, Frames
+from ponder.verifiers.rpc.operators import ARITHMETIC, COMPARISONS, DIFFERENCES, NUMBERS
+from ponder.verifiers.rpc.plain import PLAIN, base_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import IO, Any
 
-HANDLE, HASH, TAINT, CLASS = "__border_handle__", "__border_hash__", "__border_taint__", "__border_class__"
+HANDLE, HASH, TAINT, CLASS = "__rpc_handle__", "__rpc_hash__", "__rpc_taint__", "__rpc_class__"
 
 
 class Peer(Frames):
-    """The other side, as far as its stand-ins need it."""
+    """The other side, as far as proxies need it."""
 
     here: Peer | None = None
-    """A process has one."""
+    """The one connection of this process."""
 
     def __init__(self, reading: IO[bytes], writing: IO[bytes]) -> None:
         super().__init__(reading, writing)
         self.gone: set[int] = set()
-        """Handles of stand-ins that nobody holds any more."""
+        """Handles of proxies that nothing refers to any more."""
         Peer.here = self
 
     def ask(self, op: str, *args: Any, **named: Any) -> Any:
-        """What the other side makes of it; raises what that raises."""
+        """The result of a request to the other side. Raises what that raises."""
         raise NotImplementedError
 
-    def signature(self, stand_in: Any, name: str) -> Any:
-        """What a function of the other side takes, for those who look."""
+    def signature(self, proxy: Any, name: str) -> Any:
+        """The signature of a function of the other side (`name` `__code__`: its code, as far as a signature goes)."""
         import inspect
 
         try:
-            told = self.ask("signature", stand_in)
+            told = self.ask("signature", proxy)
         except (TypeError, ValueError):
             raise AttributeError(name) from None
         if name == "__code__":
@@ -67,7 +68,7 @@ def here() -> Peer:
 
 
 class Foreign:
-    """Anything that stands for an object of the other side."""
+    """A proxy of any kind."""
 
     __slots__ = ()
 
@@ -89,17 +90,18 @@ class Foreign:
 
 
 class Remote(Foreign):
-    """Stands for an object that is no plain value.
+    """A proxy for an object that is no plain value.
 
-    On the side of the test such an object is never asked to compare itself with a plain value: it equals none, and has
-    no order among them. With a plain value it may only be reckoned to another object, of which no number is taken.
+    On the side of the test, the object is never asked to compare itself with a plain value: it equals none, and is
+    neither below nor above one. Arithmetic of an object and a plain value must give an object, and no number may be
+    taken of that. Otherwise a program could give whatever number a test is about to compare it with.
     """
 
     __slots__ = (HANDLE, HASH, TAINT, "__weakref__")
 
     def __del__(self) -> None:
-        if (border := Peer.here) is not None:
-            border.gone.add(handle(self))
+        if (connection := Peer.here) is not None:
+            connection.gone.add(handle(self))
 
     def __eq__(self, other: object) -> Any:
         return _unlike(other) if not isinstance(other, Foreign) else handle(self) == handle(other)
@@ -137,17 +139,18 @@ class Remote(Foreign):
 
 
 class Valued(Foreign):
-    """Stands for an object whose class derives from a builtin type of values, or for an exception. It is of that type,
-    and compares, hashes and is searched as such a value."""
+    """A proxy for an object whose class derives from a builtin value type, or for an exception. It is an instance of
+    that type, and compares and hashes as the builtin type does."""
 
     __slots__ = ()
 
 
 class RemoteClass(type):
-    """The class of a stand-in's class."""
+    """The metaclass of proxies."""
 
     def __new__(cls, name: str, bases: tuple[type[Any], ...], space: dict[str, Any], **named: Any) -> RemoteClass:
-        """A class that a test derives from one of the program's is made over there, of functions that are here."""
+        """A class that a test derives from one of the program's: made on the side of the program, with methods that
+        stay on the side of the test."""
         if not here().strict:
             raise TypeError(f"{name}: a class cannot be derived from one of the test's")
         cell = space.pop("__classcell__", None)
@@ -192,7 +195,7 @@ class RemoteClass(type):
 
 
 class Method:
-    """A method of an object of the other side."""
+    """A bound method of an object of the other side."""
 
     __slots__ = ("__name__", "__self__")
 
@@ -209,7 +212,7 @@ class Method:
 
 
 class Doc:
-    """The text of a class; that of an object may be another."""
+    """`__doc__`: of the class a text that is known, of an object what its owner says."""
 
     def __init__(self, text: str | None) -> None:
         self.text = text
@@ -219,7 +222,7 @@ class Doc:
 
 
 class Super:
-    """What `super()` gives in a method that a test has written for a class of the program."""
+    """`super()` in a method that a test has written for a class derived from the program's."""
 
     __slots__ = ("of",)
 
@@ -230,8 +233,8 @@ class Super:
         return here().ask("super", *object.__getattribute__(self, "of"), name)
 
 
-def handle(stand_in: Any) -> int:
-    return object.__getattribute__(stand_in, HANDLE)
+def handle(proxy: Any) -> int:
+    return object.__getattribute__(proxy, HANDLE)
 
 
 def _unlike(other: Any) -> Any:
@@ -243,7 +246,7 @@ def _tainted(*values: Any) -> bool:
 
 
 def special_method(name: str) -> Callable[..., Any]:
-    """The special method of a stand-in."""
+    """The special method of a proxy."""
     if name == "__call__":
         return lambda *args, **named: here().ask("call", *args, **named)
     if name == "__get__":
@@ -295,8 +298,7 @@ def _arithmetic(
 
 
 def _kept(name: str, answer: Any) -> Any:
-    """Only an object may come of an object and a plain value, and of what is reckoned with that: a number could be the
-    one that the test is about to compare it with."""
+    """The result of arithmetic of an object and a plain value, which must be an object itself; see `Remote`."""
     if not isinstance(answer, Remote):
         raise TypeError(f"{name} of an object and a plain value tells nothing: compare what the object holds")
     object.__setattr__(answer, TAINT, True)
@@ -304,7 +306,8 @@ def _kept(name: str, answer: Any) -> Any:
 
 
 def _contains(self: Any, item: Any) -> bool:
-    """By going through all items where that can be done: who is asked for one might just agree."""
+    """Whether an item is in an object of the other side. Where the object can be iterated, the items are compared here:
+    a program that is asked could just say yes."""
     if here().strict and any("__iter__" in vars(kind) for kind in type(self).__mro__):
         return any(item is other or item == other for other in self)
     return here().ask("op", "__contains__", self, item)

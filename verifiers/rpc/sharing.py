@@ -1,7 +1,4 @@
-"""Containers that both sides have: which they are, and when they last agreed.
-
-Before every message those that changed are sent along, so that a change in place is seen on the other side, too.
-"""
+"""Containers of which both sides have a copy. Every message carries the new contents of those that changed."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false
@@ -10,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from ponder.verifiers.border.classes import Classes
-from ponder.verifiers.border.plain import KINDS, SHARED, base_of, contents, learn_counter, same
-from ponder.verifiers.border.stand_ins import HANDLE, Valued
+from ponder.verifiers.rpc.classes import Classes
+from ponder.verifiers.rpc.plain import KINDS, SHARED, base_of, contents, learn_counter, same
+from ponder.verifiers.rpc.proxies import HANDLE, Valued
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +20,7 @@ else:
 
 
 class Shared:
-    """A container that both sides have, and what was inside when they last agreed."""
+    """A container of which both sides have a copy, and its contents when both were last equal."""
 
     __slots__ = ("agreed", "kind", "object")
 
@@ -32,7 +29,7 @@ class Shared:
 
 
 class Sharing(Classes):
-    """The containers that are shared, by their number: even ones from one side, odd ones from the other."""
+    """The shared containers, by number. Numbers given by one side are even, those by the other are odd."""
 
     def __init__(self, reading: IO[bytes], writing: IO[bytes], first: int) -> None:
         super().__init__(reading, writing)
@@ -53,7 +50,7 @@ class Sharing(Classes):
         raise NotImplementedError
 
     def decode_all(self, values: list[Any]) -> list[Any]:
-        """What many encoded values are here."""
+        """The values that pieces of a message stand for."""
         raise NotImplementedError
 
     def changed(self, shared: Shared) -> bool:
@@ -68,7 +65,7 @@ class Sharing(Classes):
         return number
 
     def forget(self, number: int) -> None:
-        """Stops sharing what nobody here holds any more."""
+        """Stops sharing a container that nothing on this side refers to any more."""
         del self.shares[id(self.shared.pop(number).object)]
         self.dropped.append(number)
 

@@ -1,18 +1,20 @@
-"""What crosses between a test and the program it tests, which run in sandboxes of their own: values, never code.
+"""Remote procedure calls between a test and the program it tests, each in a sandbox of its own.
 
-Runs inside both sandboxes, at the two ends of a pair of pipes. Only one side runs at a time: it asks (call this, get
-that attribute, add these), and while it waits it serves what the other side asks back. Messages are JSON behind their
-length. Nothing is unpickled, imported or looked up by the wish of a program.
+The same code runs in both sandboxes, at the two ends of a pair of pipes. One side runs at a time. It sends a request
+(call this function, get that attribute, add these two) and waits; while it waits, it serves the requests that the other
+side sends back. A message is JSON behind its length. Values are sent, never code: no message makes the side of the test
+unpickle, import or look up anything.
 
-- Numbers, texts, tuples and the like cross by value and are rebuilt as the builtin types.
-- Lists, dicts, sets and their kin are shared: each side has its own, and before every message those that changed are
-  sent along, so that a change in place is seen on the other side as if there were one.
-- Everything else stays where it is and crosses as a handle, a number. The other side gets a stand-in whose class copies
-  the name, the bases and the operators of the real one, and which asks the owner for all that is done to it.
-- Files of the scratch folder are shared as lists are.
-- Exceptions are rebuilt, of the builtin class or of a stand-in for the class.
+- Numbers, texts, tuples and other immutable values are sent by value, and rebuilt as the builtin types.
+- Lists, dicts, sets and other mutable containers are shared. Each side has its own copy, and every message carries the
+  new contents of those that changed. So a change in place is seen on the other side.
+- Every other object stays where it is. Its number, a handle, is sent. The other side makes a proxy of it: an object
+  whose class has the name, the bases and the operators of the real one, and which sends each operation to the owner.
+- Files in the scratch folder are shared as lists are.
+- Exceptions are rebuilt: of the builtin class, or of a proxy for the program's class.
 
-The side of the test is `strict`: what would let a program answer for a test is not asked of it (see `Remote`).
+The side of the test is `strict`: it does not ask a program anything that would let the program decide the verdict (see
+`Remote` in `proxies`).
 """
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -22,11 +24,11 @@ from __future__ import annotations
 
 import sys
 
-from ponder.verifiers.border.encoding import Encoding
-from ponder.verifiers.border.frames import Broken
-from ponder.verifiers.border.operators import OPERATORS
-from ponder.verifiers.border.plain import contents, fill
-from ponder.verifiers.border.scratch import Scratch
+from ponder.verifiers.rpc.encoding import Encoding
+from ponder.verifiers.rpc.frames import Broken
+from ponder.verifiers.rpc.operators import OPERATORS
+from ponder.verifiers.rpc.plain import contents, fill
+from ponder.verifiers.rpc.scratch import Scratch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,17 +39,17 @@ SENDS = ("send", "throw", "next")
 """Methods that may end an iteration."""
 
 
-class Border(Encoding):
-    """Asks the other side and serves it: this process's connection to it."""
+class Connection(Encoding):
+    """The connection of this process to the other side: sends requests to it, and serves those that it sends."""
 
     def __init__(self, reading: IO[bytes], writing: IO[bytes], first: int) -> None:
         super().__init__(reading, writing, first)
         self.scratch = Scratch()
 
-    # what each side does in its own way
+    # -- what each side does in its own way
 
     def perform(self, op: str, args: list[Any], named: dict[str, Any]) -> Any:
-        """Does what the other side asks."""
+        """Carries out a request of the other side."""
         if op == "call":
             return args[0](*args[1:], **named)
         if op == "op":
@@ -71,15 +73,15 @@ class Border(Encoding):
         setattr(owner, name, value)
 
     def tell(self, also: dict[str, Any]) -> None:
-        """Adds what a message carries besides."""
+        """Adds what only this side sends along with a message."""
 
     def take_beside(self, also: dict[str, Any]) -> None:
-        """Takes what a message carried besides."""
+        """Takes what only the other side sends along with a message."""
 
-    # messages
+    # -- messages
 
     def ask(self, op: str, *args: Any, **named: Any) -> Any:
-        """What the other side makes of it; raises what that raises."""
+        """The result of a request to the other side. Raises what that raises, and `Broken` where it is gone."""
         if self.broken:
             raise Broken
         self.send(lambda: ["?", op, [self.encode(a) for a in args], [[k, self.encode(v)] for k, v in named.items()]])
@@ -87,12 +89,12 @@ class Border(Encoding):
             return self.wait()
         except (StopIteration, StopAsyncIteration) as end:
             if self.strict and not (op == "op" and args[0] == "__next__") and not (op == "method" and args[1] in SENDS):
-                # It would end the loop of a test, and what is left of its cases.
+                # It would end a loop of the test, and skip the cases that are left.
                 raise RuntimeError(f"the program raised {type(end).__name__}") from end
             raise
 
     def wait(self) -> Any:
-        """The answer, serving what is asked until it comes."""
+        """The answer to a request. Serves the other side's requests until it comes."""
         while True:
             message = self.receive()
             if message[0] == "?":
@@ -106,7 +108,7 @@ class Border(Encoding):
             return answer
 
     def serve(self, message: list[Any]) -> None:
-        """Answers one thing asked."""
+        """Answers one request."""
         try:
             answer = self.answer(message)
         except Broken:
@@ -129,7 +131,7 @@ class Border(Encoding):
         return self.perform(op, args, named)
 
     def send(self, payload: Callable[[], list[Any]]) -> None:
-        """Sends a message and all changes of what is shared."""
+        """Sends a message, and with it the new contents of shared containers and files that changed."""
         known, described = self.next_shared, set(self.described)
         self.fresh, self.descriptions = [], []
         try:
@@ -160,7 +162,7 @@ class Border(Encoding):
         self.write([*message, also])
 
     def receive(self) -> list[Any]:
-        """The next message, what is shared brought up to date."""
+        """The next message. Shared containers and files are up to date when it returns."""
         return self.believe(self.next_message)
 
     def next_message(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Values as JSON, and back: plain ones as they are, anything else as a list that begins with what it is."""
+"""Values as JSON, and back: plain ones as they are, all others as a list whose first item says what follows."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false
@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 import types
 
-from ponder.verifiers.border.plain import BUILT, DIRECT, KINDS, PLAIN, SMALL, VIEWS, WHOLE, base_of, loaded, value_of
-from ponder.verifiers.border.sharing import Sharing
-from ponder.verifiers.border.stand_ins import (
+from ponder.verifiers.rpc.plain import BUILT, DIRECT, KINDS, PLAIN, SMALL, VIEWS, WHOLE, base_of, loaded, value_of
+from ponder.verifiers.rpc.proxies import (
     CLASS,
     HANDLE,
     HASH,
@@ -22,6 +21,7 @@ from ponder.verifiers.border.stand_ins import (
     Valued,
     handle,
 )
+from ponder.verifiers.rpc.sharing import Sharing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class Encoding(Sharing):
-    """Encodes what this side sends and decodes what it is sent. What it raises on a message that was made up is no
-    matter: whoever reads messages takes it for a broken one."""
+    """Encodes values for messages and decodes them. Decoding a made-up message may raise anything: `Frames.believe`
+    turns that into a broken connection."""
 
     def get(self, owner: Any, name: str) -> Any:
-        """An attribute, as the other side may have it."""
+        """An attribute of an object, as far as the other side may have it."""
         return getattr(owner, name)
 
     def encode_all(self, values: list[Any]) -> list[Any]:
@@ -49,7 +49,7 @@ class Encoding(Sharing):
         return [self.decode(v) if type(v) is list else v for v in values] if list in {*map(type, values)} else values
 
     def encode(self, value: Any) -> Any:
-        """As JSON: plain values as they are, anything else as a list that begins with what it is."""
+        """A value as JSON: a plain one as it is, any other as a list whose first item says what follows."""
         kind = type(value)
         if kind in DIRECT:
             return value

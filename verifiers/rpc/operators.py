@@ -1,4 +1,4 @@
-"""What is done to an object by its special methods, on the side that owns it."""
+"""The special methods of objects: which there are, and how the owner of an object carries them out."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false
@@ -19,8 +19,8 @@ ARITHMETIC = (
     *("and", "xor", "or"),
 )
 DIFFERENCES = {f"__{name}__" for name in ("sub", "truediv", "floordiv", "divmod", "and", "xor", "or")}
-"""What tells how far two values are apart, or takes the one for the other: asked of an object together with a plain
-value, the answer "not at all" would be right without knowing the value."""
+"""Operations whose result says how two values differ. A test that subtracts an expected value from a program's object
+would pass if that object answered 0, whatever the value is. So these are not asked of an object and a plain value."""
 COMPARISONS = {f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 
 
@@ -81,10 +81,10 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "__divmod__": divmod,
     "__pow__": pow,
 }
-"""By the name of the special method: what the owner of an object does."""
+"""What the owner of an object does, by the name of the special method."""
 
 SPECIAL = {*OPERATORS, *(f"__r{name}__" for name in ARITHMETIC), "__call__", "__hash__", "__get__"}
-"""Special methods that a stand-in has where the real class has them."""
+"""Special methods that a proxy has where the class of the real object has them."""
 NUMBERS = {
     f"__{name}__"
     for name in (
@@ -92,4 +92,4 @@ NUMBERS = {
         *("neg", "pos", "invert"),
     )
 }
-"""What takes a number of an object, or turns it."""
+"""Special methods that give a number, or change a sign."""
