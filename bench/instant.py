@@ -69,7 +69,7 @@ async def serve(settings: Settings) -> None:
         listen(sock)
         sys.stdout.write(f"serving an instant model at {url_of(sock)}\n")
         sys.stdout.flush()
-        await run(app, settings, sock, app.state.door.drain, lambda _: None)
+        await run(app, settings, sock, app.state.handle.drain, lambda _: None)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python -m bench.replay POOL... --strategies direct auto majority_vote:n=16 --caps 8192,32768 --json FILE
 
-A POOL is a file of recorded samples (`engines/replay.py` says in what form) or a folder of them. Every strategy is run
+A POOL is a file of recorded samples (`engines/samples.py` says in what form) or a folder of them. Every strategy is run
 on each question several times, each time over the samples in another order, which is the same for all strategies; so
 each is held against the first by pairs. The differences come with a 95 % interval over these orders. Latency is in
 steps of the model. Requests come one after the other and all learn chain lengths from those before, beginning with
@@ -30,7 +30,8 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection, Strategy
-from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, read
+from ponder.engines.replay import RecordedRewards, ReplayEngine
+from ponder.engines.samples import Question, read
 from ponder.strategies import STRATEGIES
 from ponder.testing.virtual_time import VirtualTimeLoop
 from ponder.verifiers import VERIFIERS

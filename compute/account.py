@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ponder.compute.budget import Usage
 from ponder.compute.errors import Unavailable
+from ponder.compute.usage import Usage
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What one request may spend and what it has spent: the budget, the reservations taken from it, and the sum of both.
+"""What one answer of a request may spend and what it has spent: the budget, the reservations from it, and their sum.
 
 The bound holds by construction. Every call to a model is preceded by a `Reservation` whose limits become the call's
 token limits, and the open reservations never exceed what is left. Nothing is ever aborted in order to keep the bound.
@@ -20,7 +20,9 @@ from typing import Literal
 
 from ponder.compute.clock import now
 from ponder.compute.errors import Exhausted
+from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Ending, Hidden
+from ponder.compute.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,14 @@ class Reservation:
         answer: int,
         parent: int | None,
         bound: bool,
+        child: int,
     ) -> None:
         self._spending = spending
         self.number = number
         self.purpose = purpose
         self.parent = parent
+        self.child = child
+        """Which child of its parent it is, counted from 0 in the order they were begun."""
         self.thinking = thinking
         """Hidden tokens at most."""
         self.answer = answer
@@ -111,6 +116,11 @@ class Reservation:
         self.visible += visible
 
     @property
+    def identity(self) -> CallIdentity:
+        """The name of its calls to the model."""
+        return self._spending.identity(self.number, self.purpose)
+
+    @property
     def tokens(self) -> int:
         return self.hidden + self.visible
 
@@ -125,52 +135,15 @@ class Reservation:
         return self.tokens > self.thinking + self.answer or self.visible > self.most
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens that were read and made, in counts that add up: of a call, of a choice, of a request, of a day.
-
-    `hidden` is `reasoning_tokens`, `hidden + visible` is `completion_tokens`.
-    """
-
-    prompt: int = 0
-    """The caller's prompt, once a request however often it was read; 0 in the usage of a call or a choice."""
-    hidden: int = 0
-    visible: int = 0
-    discarded: int = 0
-    """Of the hidden: tokens of chains (answers included) that are no part of what was given."""
-    prompt_read: int = 0
-    """Physical prompt tokens over all calls, of which `cached` from the prefix cache."""
-    cached: int = 0
-    verifier: int = 0
-    """Tokens a reward model read, of which `verifier_cached` from its prefix cache."""
-    verifier_cached: int = 0
-    chains: int = 0
-    """Chains begun, questions of our own included."""
-
-    @property
-    def generated(self) -> int:
-        """Tokens the language model made."""
-        return self.hidden + self.visible
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt + other.prompt,
-            self.hidden + other.hidden,
-            self.visible + other.visible,
-            self.discarded + other.discarded,
-            self.prompt_read + other.prompt_read,
-            self.cached + other.cached,
-            self.verifier + other.verifier,
-            self.verifier_cached + other.verifier_cached,
-            self.chains + other.chains,
-        )
-
-
 class Spending:
     """All that one answer of a request has reserved and spent, in memory; the tree of its calls."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, request: str = "", answer: int = 0) -> None:
+        """`request` is its id, `answer` which of its answers this is, for the identity of calls."""
         self.budget = budget
+        self._request, self._answer = request, answer
+        self._children: dict[int | None, int] = {}
+        """How many calls continue a chain, by its number; None: those that begin one."""
         self.reservations: list[Reservation] = []
         self.verifier = 0
         self.verifier_cached = 0
@@ -244,7 +217,9 @@ class Spending:
             raise Exhausted(f"{purpose} asks for {answer} visible tokens and {self.allowance} are left")
         if not self._open:
             self.idle_seconds += perf_counter() - self._since
-        reservation = Reservation(self, len(self.reservations), purpose, thinking, answer, parent, bound)
+        child = self._children.get(parent, 0)
+        self._children[parent] = child + 1
+        reservation = Reservation(self, len(self.reservations), purpose, thinking, answer, parent, bound, child)
         self.reservations.append(reservation)
         self._open.append(reservation)
         if bound:
@@ -310,6 +285,15 @@ class Spending:
             line.add(number)
             number = self.reservations[number].parent
         return line
+
+    def identity(self, number: int | None, purpose: str) -> CallIdentity:
+        """A call about chain `number`; about no chain in particular for None, or for none of this run."""
+        path: list[int] = []
+        while number is not None and 0 <= number < len(self.reservations):
+            reservation = self.reservations[number]
+            path.append(reservation.child)
+            number = reservation.parent
+        return CallIdentity(self._request, (self._answer, *reversed(path)), purpose)
 
     # -- the bill -----------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from typing import Protocol, TypeVar
 
 from ponder.compute.budget import Reservation, Spending
 from ponder.compute.drafts import Drafts
-from ponder.compute.engine import Sampling, read_beside, tokens
-from ponder.compute.errors import Exhausted
+from ponder.compute.engine import ModelCard, Sampling, read_beside, tokens
+from ponder.compute.errors import EngineError, Exhausted, Lost
 from ponder.compute.estimates import Estimates
 from ponder.compute.resources import Resources
 from ponder.compute.seeds import Seeds
@@ -56,6 +56,7 @@ class Chains:
         "_streams",
         "drafts",
         "estimates",
+        "lost",
         "seeds",
         "spending",
         "stream",
@@ -82,6 +83,8 @@ class Chains:
         self.spending = spending
         self.stream = Stream(on_delta)
         self.drafts = Drafts()
+        self.lost = 0
+        """Chains in answer to the caller whose end was not seen."""
         self.seeds = Seeds(wishes.seed)
         self.estimates = Estimates(resources.lengths, seeded=wishes.seed is not None)
 
@@ -91,6 +94,11 @@ class Chains:
     def ordered(self) -> bool:
         """The caller gave a seed: the result must not depend on which chain was quicker."""
         return self.wishes.seed is not None
+
+    @property
+    def card(self) -> ModelCard:
+        """Facts about the model."""
+        return self._engine.card
 
     def room(self, prompt: Prompt, begun: Candidate | None = None) -> int:
         """Tokens of the model's context that are left after a prompt and the begun chain."""
@@ -150,7 +158,8 @@ class Chains:
     ) -> Candidate:
         """One chain, within its reservation and the model's context; `begun` may be the chain of this very reservation.
         `streamed`: its text is sent as it comes, where the request is streamed. `aside`: a question of our own, to
-        which the caller's wishes about the answer do not apply. Raises `Exhausted` where the context is full."""
+        which the caller's wishes about the answer do not apply. Raises `Exhausted` where the context is full, `Lost`
+        where nobody saw the chain end, and what the engine raises."""
         engine, budget = self._engine, self.spending.budget
         streamed = streamed and self._streams
         await self.read(prompt)
@@ -186,12 +195,18 @@ class Chains:
         )
         if not aside:
             self.drafts.add(reservation.number, transcript)
-        async with aclosing(engine.generate(prompt, sampling, transcript)) as stream:
-            async for delta in stream:
-                if streamed:
-                    await self.stream.tell(delta)
+        try:
+            async with aclosing(engine.generate(prompt, sampling, transcript)) as stream:
+                async for delta in stream:
+                    if streamed:
+                        await self.stream.tell(delta)
+            if transcript.ending in ("aborted", "lost"):
+                raise Lost(f"model {engine.card.name}: the end of a chain was not seen")
+        except EngineError:
+            transcript.lose()
+            self.lost += not aside
+            raise
         candidate = transcript.candidate()
-        reservation.ending = candidate.ending
         if self._keep_text:
             self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
         if candidate.ending == "length" and self._said(reservation) >= budget.answer:

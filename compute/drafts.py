@@ -37,7 +37,7 @@ class Drafts:
 
     def best(self) -> Candidate | None:
         """What there is to answer with when the run is cut short: the streamed chain, the best offered, one that is
-        whole, the longest half-written one."""
+        whole, the longest half-written one whose end was seen."""
         if self.answering is not None:
             return self._transcripts[self.answering].candidate()
         if self.streamed is not None:
@@ -46,4 +46,9 @@ class Drafts:
         if self.offered is not None:
             return self.offered
         drafts = [transcript.candidate() for transcript in self._transcripts.values()]
-        return max(drafts, key=lambda c: (c.complete, not c.thinking, c.length), default=None)
+        return max(drafts, key=lambda c: (c.complete, c.ending != "lost", not c.thinking, c.length), default=None)
+
+    @property
+    def all_lost(self) -> bool:
+        """No chain is left to go on with, finished, half-written or being written."""
+        return all(transcript.ending == "lost" for transcript in self._transcripts.values())

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 
@@ -152,9 +153,13 @@ class Engine(Protocol):
 
         The transcript is told every token the model makes, exactly once: what was read (`read`, once for each call to
         the model), thought, answer, and the end (`end`, once). A half-written chain in `transcript.begun` is continued.
+        `transcript.call` says which call of which request it is, for the model's own logs and traces.
+
         Closing or cancelling the stream stops the model; when that has returned, the transcript is complete and the
-        model works on it no more. Raises `EngineError` where the model fails; the transcript is complete then, too.
-        Raises `RequestError` for a prompt that leaves no room in the context.
+        model works on it no more. Raises `EngineError` where the model fails, and `Lost`, which is one, where it went
+        away (a process that died, a connection that broke): the transcript then has the tokens that came, and its end
+        is "lost". A stream that ends without an end in its transcript counts as lost, too. Raises `RequestError` for a
+        prompt that leaves no room in the context.
         """
         ...
 
@@ -175,12 +180,19 @@ class RewardModel(Protocol):
     def name(self) -> str: ...
 
     async def reward(
-        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
+        *,
+        read: Read,
+        tenant: str | None = None,
+        calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
         """For each candidate, in order, the scores of its steps.
 
         All candidates answer `prompt`. `read` is told the tokens of every call to the model, however it ends. What is
-        cached is shared only between calls of equal tenants. Cancelling it stops the model. Raises `EngineError`.
+        cached is shared only between calls of equal tenants. `calls` has an identity for each candidate, with the place
+        of its chain, for the model's own logs; it may be empty. Cancelling it stops the model. Raises `EngineError`.
         """
         ...
 

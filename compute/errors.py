@@ -12,6 +12,7 @@
     │   └── Unavailable         the engine is away, or the server is going down
     ├── DeadlinePassed          time was up and there was no candidate at all
     ├── EngineError             the model failed in the middle of a call
+    │   └── Lost                the end of one chain was not seen; the same request may succeed
     ├── Exhausted               the budget has no tokens for what a strategy asks (ends a run, never a request)
     └── NoVerdict               untrusted work had no result; the caller continues without one
 
@@ -76,6 +77,11 @@ class DeadlinePassed(PonderError):
 
 class EngineError(PonderError):
     """The model failed in the middle of a call. The message is for the log, not for the caller."""
+
+
+class Lost(EngineError):
+    """The model went away in the middle of a chain, so nobody knows how that would have ended. Other chains go on; with
+    none left, the same request may succeed when it is sent again."""
 
 
 class Exhausted(PonderError):

@@ -37,9 +37,9 @@ async def execute(
 
     The visible text goes to `on_delta`, all of it exactly once, in order, as early as the strategy allows. Cut short by
     the budget, by time or by the stop signal, the best so far is completed and answered. Raises `DeadlinePassed` when
-    there is nothing to answer with, `EngineError` when the model fails before there is a complete answer, and
-    `RequestError` for a request the model refuses. Cancelled, it stops the model; when it has returned, the spending is
-    complete.
+    there is nothing to answer with, `EngineError` when the model fails before there is a complete answer (`Lost` where
+    it went away), and `RequestError` for a request the model refuses. Cancelled, it stops the model; when it has
+    returned, the spending is complete.
     """
     try:
         return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal(), timeout or plan.timeout)
@@ -129,7 +129,7 @@ def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chain
     return Outcome(
         answer=Answer(chosen.text, logprobs=chosen.logprobs),
         complete=chosen.complete,
-        stopped_by=notes.stopped_by(stopped_by, chosen),
+        stopped_by=notes.stopped_by(stopped_by, chosen, lost=chains.lost > 0),
         spent=spending.spent,
         samples=max(1, finished),
         samples_requested=max(1, notes.requested, notes.wanted, finished),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ponder.compute.budget import Usage
 from ponder.compute.text import Answer, Candidate, Hidden, Score
+from ponder.compute.usage import Usage
 
 StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error", "repetition"]
 
@@ -55,12 +55,15 @@ class Notes:
     ungrouped: bool = False
     alike: bool = False
 
-    def stopped_by(self, stopped_by: StoppedBy, chosen: Candidate) -> StoppedBy:
-        """The same, but where a run that finished had a reason to finish sooner."""
+    def stopped_by(self, stopped_by: StoppedBy, chosen: Candidate, *, lost: bool = False) -> StoppedBy:
+        """The same, but where a run that finished had a reason to finish sooner, or went on without chains that were
+        lost."""
         if stopped_by != "finished":
             return stopped_by
         if chosen.circled:
             return "repetition"
         if chosen.forced or self.short:
             return "budget"
-        return "early_agreement" if self.stopped_early else "finished"
+        if self.stopped_early:
+            return "early_agreement"
+        return "engine_error" if lost else "finished"

@@ -12,7 +12,7 @@ from typing import cast
 
 from ponder.compute.budget import Reservation
 from ponder.compute.chains import Chains
-from ponder.compute.errors import Exhausted
+from ponder.compute.errors import Exhausted, Lost
 from ponder.compute.text import Candidate, Prompt
 
 
@@ -26,7 +26,7 @@ class _Seat:
     """It has settled, or the budget could not pay for the rest of its answer."""
     last: bool = False
     """No other chain will give tokens back: it settles as it is."""
-    candidate: Candidate | None = None
+    settled: Candidate | Lost | None = None
 
     async def next(self) -> None:
         self.turn.clear()
@@ -66,7 +66,7 @@ class Race:
             self._prompts = [one for one in different if one not in known]
             self.alike = len(different) < n
             self._n = len(self._prompts)
-        self._arrived: asyncio.Queue[Candidate] = asyncio.Queue()
+        self._arrived: asyncio.Queue[Candidate | Lost] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._seats: list[_Seat] = []
         self._given = 0
@@ -84,8 +84,11 @@ class Race:
         return True
 
     async def settled(self) -> AsyncGenerator[Candidate]:
-        """The candidates as they finish, or with a seed in order."""
+        """The candidates as they finish, or with a seed in order. Chains that were lost are left out; raises `Lost`
+        where there is no other."""
         ordered = self._chains.ordered
+        lost: Lost | None = None
+        given = bool(self._known)
         for candidate in self._known:
             yield candidate
         while True:
@@ -93,10 +96,16 @@ class Race:
                 self._fill()
             if self._given == len(self.begun):
                 break
-            candidate = await self._at(self._given) if ordered else await self._arrived.get()
+            settled = await self._at(self._given) if ordered else await self._arrived.get()
             self._given += 1
-            yield candidate
+            if isinstance(settled, Lost):
+                lost = settled
+                continue
+            given = True
+            yield settled
         self.short = len(self.begun) < self._n
+        if lost is not None and not given:
+            raise lost
 
     def _fill(self) -> None:
         """Starts what is wanted now and the budget can feed."""
@@ -136,28 +145,35 @@ class Race:
             chains.estimates.shared.censored(reservation.tokens)
             reservation.close(forfeit=chains.ordered)
             raise
+        except Lost as lost:
+            chains.estimates.shared.censored(reservation.tokens)
+            self._settle(seat, lost)
+            return
         finally:
             reservation.close()
         chains.learn(candidate)
         if self._written is not None:
             self._written[prompt] = candidate
-        seat.candidate = candidate
-        seat.stands.set()
-        self._arrived.put_nowait(candidate)
+        self._settle(seat, candidate)
 
-    async def _at(self, place: int) -> Candidate:
+    def _settle(self, seat: _Seat, settled: Candidate | Lost) -> None:
+        seat.settled = settled
+        seat.stands.set()
+        self._arrived.put_nowait(settled)
+
+    async def _at(self, place: int) -> Candidate | Lost:
         """The chain at this place of the order. Where the budget cannot pay for the rest of its answer, those begun
         after it settle first, one by one, and leave what they do not need."""
         seat = self._seats[place]
-        if seat.candidate is None:
+        if seat.settled is None:
             await seat.go()
         for other in self._seats[place + 1 :]:
-            if seat.candidate is not None:
+            if seat.settled is not None:
                 break
-            if other.candidate is None:
+            if other.settled is None:
                 await other.go()
                 await seat.go()
-        if seat.candidate is None:
+        if seat.settled is None:
             seat.last = True
             await seat.go()
-        return cast("Candidate", seat.candidate)
+        return cast("Candidate | Lost", seat.settled)

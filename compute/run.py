@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from ponder.compute.answers.grouping import group
-from ponder.compute.budget import Reservation
 from ponder.compute.chains import Chains
 from ponder.compute.engine import Reward, RewardModel
 from ponder.compute.errors import EngineError, Exhausted, first
+from ponder.compute.growth import grow
 from ponder.compute.outcome import Notes
 from ponder.compute.race import Race
 from ponder.compute.resources import Resources
@@ -27,9 +27,6 @@ from ponder.compute.vote import Vote, tally
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-LEAST_STEP = 8
-"""Hidden tokens without which a continuation is not begun, as long as there is another use for them."""
 
 
 class Strategy(Protocol):
@@ -91,7 +88,8 @@ class Run:
 
     Counts are tokens of the language model. The verbs raise `Exhausted` when the budget cannot pay for them and there
     is already something to answer with, and `EngineError` when the model fails. A strategy lets both pass; `execute`
-    then answers with the best so far. A cancelled verb stops the model before it returns.
+    then answers with the best so far. A chain that is lost, because its model went away, is left out: it is no
+    candidate and never votes. A cancelled verb stops the model before it returns.
     """
 
     def __init__(self, task: Task, resources: Resources, chains: Chains, notes: Notes) -> None:
@@ -168,10 +166,11 @@ class Run:
             raise RuntimeError(f"strategy {self._task.strategy}: stream() is the last verb of a run")
 
     async def sample(self, n: int, prompt: Prompt | Sequence[Prompt] | None = None) -> list[Candidate]:
-        """Up to `n` finished candidates, ordered by number: fewer when the budget runs short, never none.
+        """Up to `n` finished candidates, ordered by number: fewer when the budget runs short or chains were lost, never
+        none.
 
         Several prompts are taken in turn; `Candidate.prompt` says which one a candidate answers. Left out, it is the
-        caller's. Raises `Exhausted`, `EngineError`, and `RuntimeError` after `stream`.
+        caller's. Raises `Exhausted`, `EngineError` (`Lost` where all chains were), and `RuntimeError` after `stream`.
         """
         async with self.sampling(n, prompt) as arriving:
             return sorted([candidate async for candidate in arriving], key=lambda candidate: candidate.number)
@@ -210,64 +209,14 @@ class Run:
         to the end of the chain where `until` is left out.
 
         They are returned in the order of the beams. Beams that are over are returned once, as they are. There are fewer
-        when the budget runs short, and none only while other chains are being written. With a seed the result depends
-        on the order of the calls, not on how quick each chain was; so extend side by side in one call. Raises what
-        `sample` does.
+        when the budget runs short or chains were lost, and none only while the run has other chains to go on with. With
+        a seed the result depends on the order of the calls, not on how quick each chain was; so extend side by side in
+        one call. Raises what `sample` does.
         """
         self._may()
-        notes, chains, card = self._notes, self._chains, self._resources.engine.card
         if self.greedy and n > 1:
-            notes.alike, n = True, 1
-        wanted = n * sum(not beam.over for beam in beams)
-        self._spending.unbind()
-        fed = min(wanted, self.free // (2 * min(LEAST_STEP, until or LEAST_STEP)))
-        if fed < wanted:
-            notes.short = True
-            if not fed and not self._spending.busy:
-                if self.free < 2:
-                    raise Exhausted(f"{wanted} continuations asked for, {self.free} thinking tokens left")
-                fed = 1
-        thinking, answer = chains.shares(self.free // max(1, fed))
-        step = None
-        if until is not None:
-            step = card.step
-            thinking, answer = (min(thinking, until), answer) if thinking else (0, min(answer, until))
-
-        async def one(
-            reservation: Reservation, beam: Candidate, before: asyncio.Event | None, done: asyncio.Event
-        ) -> Candidate:
-            try:
-                begun = beam if beam.number >= 0 else None
-                candidate = await chains.write(reservation, beam.prompt, begun, until=step)
-                if before is not None:
-                    await before.wait()
-                if step is None or card.thinks:
-                    candidate = await chains.go_on(reservation, candidate)
-            except asyncio.CancelledError:
-                reservation.close(forfeit=chains.ordered)
-                raise
-            finally:
-                reservation.close()
-            done.set()
-            if candidate.over:
-                chains.drafts.ended(candidate)
-            return candidate
-
-        written: list[Candidate | asyncio.Task[Candidate]] = []
-        before: asyncio.Event | None = None
-        async with asyncio.TaskGroup() as tasks:
-            for beam in beams:
-                if beam.over:
-                    written.append(beam)
-                    continue
-                for _ in range(min(n, fed)):
-                    fed -= 1
-                    parent = beam.number if beam.number >= 0 else None
-                    reservation = chains.reserve("extend", thinking=thinking, answer=answer, parent=parent)
-                    done = asyncio.Event()
-                    written.append(chains.begin(tasks, reservation, one(reservation, beam, before, done)))
-                    before = done if chains.ordered else None
-        return [c.result() if isinstance(c, asyncio.Task) else c for c in written]
+            self._notes.alike, n = True, 1
+        return await grow(self._chains, self._notes, beams, n, until)
 
     async def ask(
         self,
@@ -376,8 +325,9 @@ class Run:
         rewards: dict[int, Reward] = {}
         for places in by_prompt.values():
             siblings = [candidates[i] for i in places]
+            calls = [self._spending.identity(candidate.number, "reward") for candidate in siblings]
             read = self._spending.read_for_verifier
-            judged = await model.reward(siblings[0].prompt, siblings, read=read, tenant=self.tenant)
+            judged = await model.reward(siblings[0].prompt, siblings, read=read, tenant=self.tenant, calls=calls)
             rewards |= dict(zip(places, judged, strict=True))
         return [rewards[i] for i in range(len(candidates))]
 

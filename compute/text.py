@@ -111,10 +111,10 @@ class TokenLogprob:
     top: tuple[TokenLogprob, ...] = ()
 
 
-Ending = Literal["finished", "stop", "full", "length", "step", "aborted"]
+Ending = Literal["finished", "stop", "full", "length", "step", "aborted", "lost"]
 """How a chain ended: the model ended its turn · a stop string was met · the answer has used up all it may have ·
-a share of tokens was used up · a step delimiter was reached · the stream was closed from outside. The first three are
-ends for good; engines never say "full"."""
+a share of tokens was used up · a step delimiter was reached · the stream was closed from outside · the model failed or
+went away, and nobody saw an end. The first three are ends for good; engines never say "full"."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ponder.compute.budget import Reservation
+from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 
 
@@ -34,6 +35,16 @@ class Transcript:
         self._forced = begun.forced if begun else False
         self._circled = begun.circled if begun else False
         self._ending: Ending = "aborted"
+
+    @property
+    def call(self) -> CallIdentity:
+        """Which call of which request it is, for the model's own logs and traces."""
+        return self._reservation.identity
+
+    @property
+    def ending(self) -> Ending:
+        """How it ended; "aborted" as long as nobody has said."""
+        return self._ending
 
     @property
     def hidden(self) -> int:
@@ -95,9 +106,13 @@ class Transcript:
 
     def end(self, ending: Ending, thought: Hidden[str]) -> None:
         """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it
-        once, with "aborted" when the stream is closed from outside."""
-        self._ending = ending
+        once: with "aborted" when the stream is closed from outside, with "lost" when the model fails or goes away."""
+        self._ending = self._reservation.ending = ending
         self._thought = thought
+
+    def lose(self) -> None:
+        """No end was seen, whatever the engine has said."""
+        self._ending = self._reservation.ending = "lost"
 
     def candidate(self) -> Candidate:
         """The chain as it stands."""

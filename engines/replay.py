@@ -1,7 +1,7 @@
 """An engine without a model: it draws from pools of recorded samples, in virtual decode steps.
 
 The real strategies run over it on the real code path, in seconds: on a `VirtualTimeLoop` a token of every chain that
-runs takes one unit of time, and the clock jumps from one end of a chain to the next.
+runs takes one unit of time, and the clock jumps from one end of a chain to the next. Deadlines strike in that time.
 
 A recorded sample says what its answer was and how many tokens it had. Of those, `answer_tokens` (at most half) are
 taken to be the visible part and the rest the thought. A chain whose thought is closed by force before its recorded end
@@ -11,73 +11,22 @@ comes to no answer: nobody knows what the model would have said.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from ponder.compute.answers.grouping import group
 from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
 from ponder.compute.errors import EngineError
+from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt
 from ponder.compute.transcript import Transcript
+from ponder.engines.samples import Question, Sample
 
 THINKS, CLOSES, SAYS = 0, 1, 2
 """The three tokens there are."""
 
 NOTHING = "No answer was reached in the end."
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One recorded chain. Equal answers to one question have equal numbers; None is no answer."""
-
-    answer: int | None
-    tokens: int
-    steps: tuple[float, ...] = ()
-    """The scores a process reward model gave its steps, where they were recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question, its recorded samples, and which answers are right."""
-
-    name: str
-    right: frozenset[int]
-    samples: tuple[Sample, ...]
-
-
-async def read(pool: str, step_tokens: int = 64) -> list[Question]:
-    """The questions of a pool from its text, one JSON object a line. Raises `ValueError` for a line that is neither of
-
-    - `{"id", "gold", "samples": [[answer, tokens], ...]}`, where "" is no answer;
-    - `{"id", "gold_groups", "samples": [{"group", "tokens", "step_scores"}, ...]}`, where equal answers are of one
-      group and null is none. Without `tokens` a sample is taken to have `step_tokens` for each step.
-    """
-    questions: list[Question] = []
-    for number, line in enumerate(pool.splitlines(), 1):
-        try:
-            questions.append(await _question(json.loads(line), step_tokens))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"line {number} is no question of a pool ({error!r})") from None
-    return questions
-
-
-async def _question(line: dict[str, Any], step_tokens: int) -> Question:
-    if "gold_groups" in line:
-        scores = [(s, tuple(s.get("step_scores", ()))) for s in line["samples"]]
-        samples = tuple(
-            Sample(s["group"], max(2, s["tokens"] if "tokens" in s else step_tokens * len(steps)), steps)
-            for s, steps in scores
-        )
-        return Question(str(line["id"]), frozenset(line["gold_groups"]), samples)
-    answers = sorted({answer for answer, _ in line["samples"] if answer})
-    gold, *groups = await group([f"\\boxed{{{answer}}}" for answer in (line["gold"], *answers)])
-    number = dict(zip(answers, groups, strict=True))
-    samples = tuple(Sample(number.get(answer), max(2, tokens)) for answer, tokens in line["samples"])
-    return Question(str(line["id"]), frozenset(() if gold is None else (gold,)), samples)
 
 
 @dataclass
@@ -86,12 +35,18 @@ class _Request:
 
     question: Question
     order: list[int]
+    places: Mapping[tuple[int, ...], int] = field(default_factory=dict[tuple[int, ...], int])
+    """Samples by their place in the tree of the request, where they are drawn as they were recorded."""
     drawn: set[int] = field(default_factory=set[int])
 
-    def draw(self, seed: int | None) -> int:
-        """The next sample; with a seed the one it picks, or the next behind that which is left."""
+    def draw(self, seed: int | None, call: CallIdentity) -> int:
+        """The sample recorded at the place of the call, else the next; with a seed the one it picks, or the next behind
+        that which is left."""
         if len(self.drawn) == len(self.order):
             self.drawn.clear()
+        if (recorded := self.places.get(call.path)) is not None:
+            self.drawn.add(recorded)
+            return recorded
         place = 0 if seed is None else random.Random(seed).randrange(len(self.order))  # noqa: S311 (no secret)
         sample = next(i for i in self.order[place:] + self.order[:place] if i not in self.drawn)
         self.drawn.add(sample)
@@ -107,22 +62,36 @@ class ReplayEngine:
     """
 
     def __init__(
-        self, questions: Sequence[Question], *, typical_chain: tuple[int, int], answer_tokens: int = 400, seed: int = 0
+        self,
+        questions: Sequence[Question],
+        *,
+        typical_chain: tuple[int, int],
+        answer_tokens: int = 400,
+        seed: int = 0,
+        token_seconds: float = 1.0,
     ) -> None:
+        """`token_seconds` are seconds of the loop's clock for a token of each chain."""
         self.card = ModelCard(name="replay", context=1 << 24, thinks=True, typical_chain=typical_chain)
         self.questions = questions
         self.produced = 0
         self.running = 0
         self._answer_tokens = answer_tokens
         self._seed = seed
+        self.token_seconds = token_seconds
         self._requests: dict[Message, _Request] = {}
 
-    def ask(self, question: int, draw: int) -> Prompt:
-        """The prompt of a request for a question. Its samples come in an order that follows from `draw`."""
+    def ask(self, question: int, draw: int | None) -> Prompt:
+        """The prompt of a request for a question. Its samples come in an order that follows from `draw`; with None, as
+        they were recorded: a call at the same place of the tree gets the same chain."""
         asked = Message("user", f"Question {self.questions[question].name}", name=f"{question}.{draw}")
-        order = list(range(len(self.questions[question].samples)))
-        random.Random(f"{self._seed}.{question}.{draw}").shuffle(order)  # noqa: S311 (no secret)
-        self._requests[asked] = _Request(self.questions[question], order)
+        samples = self.questions[question].samples
+        order = list(range(len(samples)))
+        if draw is None:
+            places = {sample.path: i for i, sample in enumerate(samples) if sample.path}
+            self._requests[asked] = _Request(self.questions[question], order, places)
+        else:
+            random.Random(f"{self._seed}.{question}.{draw}").shuffle(order)  # noqa: S311 (no secret)
+            self._requests[asked] = _Request(self.questions[question], order)
         return Prompt((asked,))
 
     def right(self, prompt: Prompt, text: str) -> bool:
@@ -151,13 +120,16 @@ class ReplayEngine:
             raise EngineError("recorded samples hold neither log-probabilities nor answers in a grammar")
         request = self._request(prompt)
         begun = transcript.begun
-        number = request.draw(sampling.seed) if begun is None else int(begun.thought.unseal())
+        if not request.order:
+            raise EngineError("of this question no chain was recorded to its end")
+        number = request.draw(sampling.seed, transcript.call) if begun is None else int(begun.thought.unseal())
         transcript.read(self.length(prompt), 0)
-        writing = _Writing(self, sampling, transcript, request.question.samples[number])
+        sample = request.question.samples[number]
+        writing = _Writing(self, sampling, transcript, sample)
         self.running += 1
         try:
-            await writing.think(self._visible(request.question.samples[number]))
-            if not writing.thinking and (text := await writing.say(self._visible(request.question.samples[number]))):
+            await writing.think(self._visible(sample))
+            if not writing.thinking and (text := await writing.say(self._visible(sample))):
                 yield Delta(text)
         finally:
             self.running -= 1
@@ -171,6 +143,8 @@ class ReplayEngine:
 
     def _visible(self, sample: Sample) -> int:
         """Tokens of its visible part."""
+        if sample.visible is not None:
+            return sample.visible
         return max(1, min(self._answer_tokens, sample.tokens // 2))
 
 
@@ -206,19 +180,25 @@ class _Writing:
             self.thinking, self.forced = False, True
 
     async def say(self, visible: int) -> str:
-        """The answer, or as many of its tokens as are allowed; its text comes with the last one."""
+        """The answer, or as many of its tokens as are allowed."""
         tokens = max(0, min(visible - self.said, self.sampling.answer - self.transcript.visible, self.left))
-        whole = self.said + tokens == visible
-        text = "" if self.said or not tokens else "So: "
-        if whole:
-            text += _answer(None if self.forced else self.sample.answer).removeprefix("So: ")
+        before = len(self.text(self.said, visible))
 
         def write(made: int) -> None:
-            self.transcript.say((SAYS,) * made, text if made == tokens else "")
+            self.transcript.say((SAYS,) * made, self.text(self.said + made, visible)[before:])
 
         await self.decode(tokens, write)
-        self.ending = "finished" if whole else "length"
-        return text
+        self.ending = "finished" if self.said + tokens == visible else "length"
+        return self.text(self.said + tokens, visible)[before:]
+
+    def text(self, said: int, visible: int) -> str:
+        """The visible text behind so many of its tokens. What tells a made-up answer comes with the last one."""
+        recorded = None if self.forced else self.sample.text
+        if recorded is not None:
+            return recorded if said == visible else recorded[: len(recorded) * said // visible]
+        if said == visible:
+            return _answer(None if self.forced else self.sample.answer)
+        return "So: " if said else ""
 
     @property
     def left(self) -> int:
@@ -232,10 +212,10 @@ class _Writing:
         begun = clock()
         made = 0
         try:
-            await asyncio.sleep(tokens)
+            await asyncio.sleep(tokens * self.engine.token_seconds)
             made = tokens
         finally:
-            made = made or min(tokens, int(clock() - begun + 1e-6))
+            made = made or min(tokens, int((clock() - begun) / self.engine.token_seconds + 1e-6))
             self.engine.produced += made
             if made:
                 write(made)
@@ -255,7 +235,13 @@ class RecordedRewards:
         self._aggregate = aggregate
 
     async def reward(
-        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
+        *,
+        read: Read,
+        tenant: str | None = None,
+        calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
         rewards: list[Reward] = []
         for candidate in candidates:

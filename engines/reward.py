@@ -14,10 +14,12 @@ import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from ponder.compute.engine import LONG, Checked, Read, Reward
 from ponder.compute.errors import EngineError
+from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.prompts import ChatTokenizer, Prompts
@@ -27,6 +29,16 @@ from ponder.engines.reward_reader import Reader
 
 _KEPT = 65536
 """Verdicts that are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """On whose behalf a chain is judged."""
+
+    read: Read
+    tenant: str | None
+    name: str = "reward"
+    """Of its calls, in the logs of whoever serves the model."""
 
 
 class ProcessRewardModel:
@@ -55,12 +67,22 @@ class ProcessRewardModel:
         return self._name
 
     async def reward(
-        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
+        *,
+        read: Read,
+        tenant: str | None = None,
+        calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
         """The scores of each candidate's steps; a step still half-written counts as one."""
+        asked = [_Asked(read, tenant, str(call)) for call in calls] or [_Asked(read, tenant)] * len(candidates)
         try:
             async with asyncio.TaskGroup() as judging:
-                tasks = [judging.create_task(self._judge(prompt, candidate, read, tenant)) for candidate in candidates]
+                tasks = [
+                    judging.create_task(self._judge(prompt, candidate, of))
+                    for candidate, of in zip(candidates, asked, strict=True)
+                ]
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         return [task.result() for task in tasks]
@@ -86,7 +108,7 @@ class ProcessRewardModel:
             return None
         ids = self.prefixes(Prompt((Message("user", "What is 1 + 1?"),)), ["1 + 1 = 2"])
         told: list[tuple[int, int]] = []
-        await self._verdicts(ids, 0, lambda tokens, cached: told.append((tokens, cached)), None)
+        await self._verdicts(ids, 0, _Asked(lambda tokens, cached: told.append((tokens, cached)), None, "check"))
         ((tokens, cached),) = told
         return Checked(tokens, cached)
 
@@ -104,7 +126,7 @@ class ProcessRewardModel:
             return self.prefixes(prompt, thought, answer)
         return await asyncio.to_thread(self.prefixes, prompt, thought, answer)
 
-    async def _judge(self, prompt: Prompt, candidate: Candidate, read: Read, tenant: str | None) -> Reward:
+    async def _judge(self, prompt: Prompt, candidate: Candidate, asked: _Asked) -> Reward:
         thought, answer = self.layout.steps(candidate)
         if not thought and not answer:
             return Reward(())
@@ -114,7 +136,7 @@ class ProcessRewardModel:
             # The chain does not fit: its answer is judged, or what of it there is room for.
             prefixes = await self._laid_out(prompt, (), answer) if answer else prefixes
             prefixes = [ids for ids in prefixes if len(ids) < self.reader.context]
-        keys = _hashes(prefixes, tenant)
+        keys = _hashes(prefixes, asked.tenant)
         scores: dict[int, float] = {}
         for n in reversed(range(len(prefixes))):
             if n in scores:
@@ -127,7 +149,7 @@ class ProcessRewardModel:
                 continue
             judging = self._pending[key] = asyncio.get_running_loop().create_future()
             try:
-                found = await self._verdicts(prefixes, n, read, tenant)
+                found = await self._verdicts(prefixes, n, asked)
                 for at, score in found.items():
                     self._known[keys[at]] = score
             finally:
@@ -138,19 +160,17 @@ class ProcessRewardModel:
                 self._known.popitem(last=False)
         return Reward(tuple(scores[n] for n in range(len(prefixes))), truncated)
 
-    async def _verdicts(
-        self, prefixes: Sequence[list[int]], last: int, read: Read, tenant: str | None
-    ) -> dict[int, float]:
+    async def _verdicts(self, prefixes: Sequence[list[int]], last: int, asked: _Asked) -> dict[int, float]:
         """One call: the verdict on step `last`, and on those before it whose tokens had to be read anyway."""
         ids = prefixes[last]
         written = 1 if self._labels else 0
         try:
-            reading = await self.reader.read(ids, self._labels, tenant)
+            reading = await self.reader.read(ids, self._labels, asked.tenant, asked.name)
         except asyncio.CancelledError:
             # Under way, and perhaps done: nobody tells any more.
-            read(len(ids) + written, 0)
+            asked.read(len(ids) + written, 0)
             raise
-        read(len(ids) + written, reading.cached)
+        asked.read(len(ids) + written, reading.cached)
         self._judged = time.monotonic()
         first = len(ids) - len(reading.rows)
         verdicts: dict[int, float] = {}

@@ -27,10 +27,10 @@ class Reader(Protocol):
         """Tokens the model reads and writes together, at most."""
         ...
 
-    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
+    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None, name: str = "check") -> Reading:
         """What the model's pooler gives for these tokens; prefixes are cached for each tenant apart. With labels, for a
-        model that writes its verdicts: one row, the natural-log probabilities of the labels as the next token.
-        Cancelling stops the model. Raises `EngineError`."""
+        model that writes its verdicts: one row, the natural-log probabilities of the labels as the next token. `name`
+        is the call's, for the logs of whoever serves the model. Cancelling stops the model. Raises `EngineError`."""
         ...
 
     async def close(self) -> None:

@@ -170,18 +170,18 @@ class RemoteReader:
     def context(self) -> int:
         return self._card.max_model_len
 
-    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
+    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None, name: str = "check") -> Reading:
         """One request; see the contract. Scores of single tokens are read without a cache there."""
         if labels:
-            return await self._likeliest(ids, labels, tenant)
+            return await self._likeliest(ids, labels, tenant, name)
         asked = {"model": self._card.id, "task": "token_classify", "input": list(ids), "encoding_format": "float"}
-        pooled = await self._ask(POOL, asked, _Pooled, len(ids))
+        pooled = await self._ask(POOL, asked, _Pooled, len(ids), name)
         rows = pooled.data[0].data
         if len(rows) != len(ids):
             raise EngineError(f"{self.who} gives {len(rows)} rows for {len(ids)} tokens: {WANTED[POOL]}")
         return Reading(rows, _cached(pooled.usage))
 
-    async def _likeliest(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
+    async def _likeliest(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None, name: str) -> Reading:
         asked: dict[str, Any] = {
             "model": self._card.id,
             "prompt": list(ids),
@@ -192,7 +192,7 @@ class RemoteReader:
         }
         if tenant is not None:
             asked["cache_salt"] = tenant
-        completed = await self._ask(COMPLETE, asked, _Completed, 0)
+        completed = await self._ask(COMPLETE, asked, _Completed, 0, name)
         told = completed.choices[0].logprobs.top_logprobs[0]
         numbers = {token.removeprefix("token_id:"): value for token, value in told.items()}
         likely = {int(number): value for number, value in numbers.items() if number.isdecimal()}
@@ -205,10 +205,10 @@ class RemoteReader:
         will do: no tokenizer is needed."""
         await self.read((1, 2, 3), (1, 2) if self.profile.verdict == "labels" else (), None)
 
-    async def _ask(self, path: str, asked: dict[str, Any], shape: type[_Shape], tokens: int) -> _Shape:
+    async def _ask(self, path: str, asked: dict[str, Any], shape: type[_Shape], tokens: int, name: str) -> _Shape:
         if self._client.is_closed:
             raise EngineError(f"{self.who} is closed")
-        return await _ask(self._client, self.who, path, asked, shape, seconds=self._seconds, tokens=tokens)
+        return await _ask(self._client, self.who, path, asked, shape, seconds=self._seconds, tokens=tokens, name=name)
 
     async def close(self) -> None:
         """Closes the connections. Idempotent."""
@@ -224,13 +224,16 @@ async def _ask(
     *,
     seconds: float,
     tokens: int,
+    name: str = "check",
 ) -> _Shape:
-    """One exchange, in which so many tokens are scored. Cancelling it closes the connection, by which vLLM stops. What
-    a server says of an error may quote the chain, so it is not repeated, and not even read."""
+    """One exchange, in which so many tokens are scored. Cancelling it closes the connection, by which vLLM stops. vLLM
+    takes the id of the call from the header. What a server says of an error may quote the chain, so it is not repeated,
+    and not even read."""
+    headers = {"x-request-id": name}
     try:
         async with (
             asyncio.timeout(seconds),
-            client.stream("GET" if asked is None else "POST", path, json=asked) as response,
+            client.stream("GET" if asked is None else "POST", path, json=asked, headers=headers) as response,
         ):
             _check(response, who, path)
             answer = await _whole(response, who, path, REPLY + REPLY_FOR_TOKEN * tokens)

@@ -65,10 +65,10 @@ class VllmReader:
     def context(self) -> int:
         return self._context
 
-    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None) -> Reading:
+    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None, name: str = "check") -> Reading:
         """One call to the engine; see the contract."""
         try:
-            out = await self._answer(ids, self._sampling() if labels else self._pooling(), tenant)
+            out = await self._answer(ids, self._sampling() if labels else self._pooling(), tenant, name)
         except dead() as error:
             raise EngineError(f"reward model {self._name}: the engine is dead") from error
         hits = int(out.num_cached_tokens or 0)
@@ -79,8 +79,8 @@ class VllmReader:
         rows = out.outputs.data
         return Reading(rows.reshape(len(rows), -1).tolist(), hits)
 
-    async def _answer(self, ids: Sequence[int], params: Any, tenant: str | None) -> Any:
-        stream = await self._submit(ids, params, tenant)
+    async def _answer(self, ids: Sequence[int], params: Any, tenant: str | None, name: str) -> Any:
+        stream = await self._submit(ids, params, tenant, name)
         done = False
         try:
             out: Any = await stream.get()
@@ -90,10 +90,10 @@ class VllmReader:
                 await self._llm.abort(stream.request_id, internal=True)
         return out
 
-    async def _submit(self, ids: Sequence[int], params: Any, tenant: str | None) -> Any:
+    async def _submit(self, ids: Sequence[int], params: Any, tenant: str | None, name: str) -> Any:
         if self._closed:
             raise EngineError(f"reward model {self._name} is closed")
-        number = f"reward-{next(self._numbers)}"
+        number = f"{name}-{next(self._numbers)}"
         try:
             return await self._llm.add_request(number, self._inputs.tokens_input(list(ids), cache_salt=tenant), params)
         except (ValueError, self._refusal) as error:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
-from ponder.compute.errors import EngineError, RequestError, Unavailable
+from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.launch import EngineOptions, arguments, dead, launch, read_config, settle_environment
@@ -105,9 +105,10 @@ class VllmEngine:
     async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         """One chain; see the contract."""
         writing = Writing(self.model, prompt, sampling, transcript)
+        name = str(transcript.call)
         try:
             while (call := writing.next_call()) is not None:
-                stream = await self._submit(call.ids, self.calls.parameters(sampling, call), sampling)
+                stream = await self._submit(call.ids, self.calls.parameters(sampling, call), sampling, name)
                 finished = False
                 try:
                     while not finished:
@@ -131,15 +132,19 @@ class VllmEngine:
             if not sampling.streamed and (writing.told or writing.tokens):
                 yield Delta("".join(writing.told), tuple(writing.tokens))
         except dead() as error:
-            raise EngineError(f"model {self.card.name}: the engine is dead") from error
+            writing.ending = "lost"
+            raise Lost(f"model {self.card.name}: the engine is dead") from error
+        except EngineError:
+            writing.ending = "lost"
+            raise
         finally:
             transcript.end(writing.ending, Hidden(writing.thought()))
 
-    async def _submit(self, ids: list[int], params: Any, sampling: Sampling) -> Any:
-        """Begins a call; returns vLLM's collector of its outputs."""
+    async def _submit(self, ids: list[int], params: Any, sampling: Sampling, name: str) -> Any:
+        """Begins a call; returns vLLM's collector of its outputs. vLLM's logs and traces have it under `name`."""
         if self._closed:
             raise Unavailable(f"model {self.card.name} is closed", code="engine_unavailable")
-        number = f"ponder-{next(self._numbers)}"
+        number = f"{name}-{next(self._numbers)}"
         try:
             return await self.llm.add_request(
                 number, self._inputs.tokens_input(ids, cache_salt=sampling.tenant), params
@@ -168,7 +173,7 @@ class VllmEngine:
         out: Any = None
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                stream = await self._submit(ids, params, Sampling(0, 1))
+                stream = await self._submit(ids, params, Sampling(0, 1), "check")
                 out = await stream.get()
                 self._progress = time.monotonic()
         except TimeoutError:

@@ -27,9 +27,10 @@ from prometheus_client import (
 )
 
 from ponder.compute.account import Bill, Intent
-from ponder.compute.budget import Spending, Usage
+from ponder.compute.budget import Spending
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
+from ponder.compute.usage import Usage
 
 OWNERS = 200
 """Key owners with series of their own; the rest share `other`."""

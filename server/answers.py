@@ -80,36 +80,36 @@ class Failure:
     """False where asking again would only cost again."""
 
 
-def ended(order: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> End:
+def ended(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> End:
     """The end of an answer whose text the parser has read."""
-    thought = unseal.thought(outcome) if order.shows_thought else None
+    thought = unseal.thought(outcome) if resolved.shows_thought else None
     if parser.calls and not parser.cut:
         return End("tool_calls", thought)
     return End("complete" if outcome.complete else "cut", thought)
 
 
-def whole(order: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> Whole:
+def whole(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> Whole:
     """The answer in one piece."""
     text = parser.feed(outcome.answer.text)[0] + parser.end(outcome.complete)[0]
-    return Whole(text, tuple(parser.calls), tuple(outcome.answer.logprobs), ended(order, outcome, parser))
+    return Whole(text, tuple(parser.calls), tuple(outcome.answer.logprobs), ended(resolved, outcome, parser))
 
 
-def summary(order: ResolvedRequest, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> Summary:
+def summary(resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> Summary:
     """`outcomes` are those of all answers that have ended."""
     usage = Usage(
-        prompt=order.prompt_tokens,
-        cached=_cached(order, spendings),
+        prompt=resolved.prompt_tokens,
+        cached=_cached(resolved, spendings),
         generated=sum(outcome.spent.generated for outcome in outcomes),
         hidden=sum(outcome.spent.hidden for outcome in outcomes),
     )
-    return Summary(order.strategy, order.budget, order.source, order.clamped_from, usage, tuple(outcomes))
+    return Summary(resolved.strategy, resolved.budget, resolved.source, resolved.clamped_from, usage, tuple(outcomes))
 
 
-def _cached(order: ResolvedRequest, spendings: Sequence[Spending]) -> int:
+def _cached(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> int:
     """Tokens of the prompt that were in the prefix cache when the first chain began. A chain whose thought was closed
     by force has read its prompt a second time, from the cache by nature."""
     reservations = spendings[0].reservations
     if not reservations:
         return 0
-    again = max(0, reservations[0].prompt - order.prompt_tokens)
-    return max(0, min(order.prompt_tokens, reservations[0].cached - again))
+    again = max(0, reservations[0].prompt - resolved.prompt_tokens)
+    return max(0, min(resolved.prompt_tokens, reservations[0].cached - again))

@@ -25,7 +25,7 @@ from ponder.server import errors
 from ponder.server.admission import Admission
 from ponder.server.completions import Completions
 from ponder.server.dialect import Dialect
-from ponder.server.dialects import HOUSE, installed
+from ponder.server.dialects import DEFAULT, installed
 from ponder.server.keys import ANYONE, Key, Keyring
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.settings import Scope as KeyScope
@@ -41,7 +41,7 @@ Endpoint = Callable[[Request, Key], Awaitable[ASGIApp]]
 
 @dataclass(frozen=True, slots=True)
 class ServerHandle:
-    """Controls an application that is being served: whether it is ready, and its drain. It is `app.state.door`."""
+    """Controls an application that is being served: whether it is ready, and its drain. It is `app.state.handle`."""
 
     admission: Admission
     metrics: Metrics
@@ -176,7 +176,7 @@ def create_app(
     metrics = metrics or Metrics()
     keyring, registry = Keyring(settings.keys), Registry()
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
-    status = Status(models, registry, admission, metrics, engine_metrics, HOUSE.error_body)
+    status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body)
     traces = Traces(settings.traces, settings.trace_bytes)
     account = Accounts([*accounts, metrics])
     dialects = all_dialects() if dialects is None else dialects
@@ -203,7 +203,7 @@ def create_app(
         table.append(("POST", dialect.path, "infer", endpoint))
 
     def dialect_of(path: str) -> Dialect:
-        return by_path.get(path, HOUSE)
+        return by_path.get(path, DEFAULT)
 
     async def no_route(request: Request, error: Exception) -> Response:
         return _no_route(request, error, dialect_of(request.url.path))
@@ -218,7 +218,7 @@ def create_app(
     app.add_exception_handler(HTTPException, no_route)
     app.add_middleware(ErrorMiddleware, metrics=metrics, dialect_of=dialect_of)
     app.middleware_stack = direct(guarded, app.build_middleware_stack(), metrics, dialect_of)
-    app.state.door = ServerHandle(admission, metrics, traces, settings.drain_timeout)
+    app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout)
     return app
 
 
@@ -231,7 +231,7 @@ def openapi(version: str, dialects: Sequence[Dialect]) -> dict[str, Any]:
         paths[dialect.path] = {"post": operation}
         schemas |= named
     for path in DESCRIBED:
-        paths[path] = {"get": {"responses": HOUSE.responses}}
+        paths[path] = {"get": {"responses": DEFAULT.responses}}
     for path in ("/v1/models/{id}", "/v1/traces/{id}"):
         paths[path]["get"]["parameters"] = [
             {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from ponder.compute.errors import (
     DeadlinePassed,
     EngineError,
+    Lost,
     NotAuthenticated,
     NotFound,
     NotNow,
@@ -29,7 +30,7 @@ from ponder.compute.errors import (
 )
 from ponder.server.answers import Failure
 
-log = logging.getLogger("ponder.door")
+log = logging.getLogger("ponder.server")
 
 LONGEST_RETRY = 120
 """Seconds of `Retry-After` at most."""
@@ -65,6 +66,7 @@ STATUS: dict[type[BaseException], int] = {
     NotNow: 503,
     DeadlinePassed: 504,
     EngineError: 500,
+    Lost: 503,
 }
 """Class -> HTTP status. The nearest class in an error's family counts."""
 
@@ -76,7 +78,7 @@ def status(error: BaseException) -> int:
 
 def failure(error: BaseException, request_id: str, *, billed: bool = False) -> Failure:
     """What a caller may know of an error. `billed`: tokens were made for the request already, so that trying again
-    would only cost again."""
+    would only cost again; but where the model went away, it is worth it."""
     message, field, code = f"the server failed; its log knows this as {request_id}", None, "internal_error"
     match error:
         case RequestError():
@@ -85,11 +87,13 @@ def failure(error: BaseException, request_id: str, *, billed: bool = False) -> F
             message, code = error.message, error.code
         case DeadlinePassed():
             message, code = error.message, "deadline_passed"
+        case Lost():
+            message, code = "the model went away before it had answered: send the request again", "engine_lost"
         case EngineError():
             message, code = f"the model failed; the server's log knows this as {request_id}", "engine_error"
         case _:
             pass
-    again = not (billed or isinstance(error, TooSlow))
+    again = isinstance(error, Lost) or not (billed or isinstance(error, TooSlow))
     return Failure(status(error), code, message, field, isinstance(error, NotAuthenticated), again)
 
 
@@ -100,8 +104,9 @@ def response(
     error = first(error)
     told(error, request_id)
     answer = write(failure(error, request_id, billed=billed))
-    if isinstance(error, NotNow):
-        answer.headers["retry-after"] = str(min(LONGEST_RETRY, max(1, math.ceil(error.retry_after))))
+    if isinstance(error, NotNow | Lost):
+        seconds = error.retry_after if isinstance(error, NotNow) else 1.0
+        answer.headers["retry-after"] = str(min(LONGEST_RETRY, max(1, math.ceil(seconds))))
     if isinstance(error, TooLarge | TooSlow):
         answer.headers["connection"] = "close"
     return answer
@@ -109,7 +114,7 @@ def response(
 
 def told(error: BaseException, request_id: str) -> None:
     """Tells the log about an error that is ours: its kind and the way it came. No message of it, no value."""
-    if status(error) == 500 or not isinstance(error, PonderError):
+    if isinstance(error, EngineError) or status(error) == 500 or not isinstance(error, PonderError):
         log.error("%s: %s", request_id, way(error))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from starlette.types import Receive, Scope, Send
 
 from ponder.compute.account import Account, Bill, Intent
-from ponder.compute.budget import Spending, Usage
+from ponder.compute.budget import Spending
 from ponder.compute.clock import now
 from ponder.compute.engine import Delta
 from ponder.compute.errors import DeadlinePassed, NotNow, RequestError
@@ -23,6 +23,7 @@ from ponder.compute.outcome import Outcome
 from ponder.compute.stop import StopSignal
 from ponder.compute.stream import OnDelta
 from ponder.compute.text import ToolCall
+from ponder.compute.usage import Usage
 from ponder.metering.metrics import Metrics
 from ponder.server import answers, errors
 from ponder.server.admission import Admission, Turn
@@ -49,7 +50,7 @@ async def hang_up(receive: Receive) -> None:
 class CompletionResponse:
     """Plans a request that was read, carries it out and sends the answer."""
 
-    _order: ResolvedRequest
+    _resolved: ResolvedRequest
     _writer: Writer
 
     def __init__(
@@ -92,10 +93,10 @@ class CompletionResponse:
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
-                order = await self._plan()
-                self._bill = await self._account.reserve(_intent(order, request_id))
-                self._begun(order)
-                if self._order.stream:
+                resolved = await self._plan()
+                self._bill = await self._account.reserve(_intent(resolved, request_id))
+                self._begun(resolved)
+                if self._resolved.stream:
                     await self._stream(send, request_id, group)
                 else:
                     await self._whole(send, request_id)
@@ -116,27 +117,27 @@ class CompletionResponse:
                 if self._phase != "planning":
                     self._tell(ended, request_id)
 
-    def _begun(self, order: ResolvedRequest) -> None:
-        self._order, self._writer = order, self._reading.writer(order)
+    def _begun(self, resolved: ResolvedRequest) -> None:
+        self._resolved, self._writer = resolved, self._reading.writer(resolved)
         self._headers = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in self._writer.headers.items()
         ]
-        self._parsers = [ToolCallParser(order.tools) for _ in order.plans]
-        self._outcomes = [None] * len(order.plans)
+        self._parsers = [ToolCallParser(resolved.tools) for _ in resolved.plans]
+        self._outcomes = [None] * len(resolved.plans)
         self._phase = "queued"
         self._metrics.begun()
 
     # -- working ------------------------------------------------------------------------------------------------------
 
     async def _whole(self, send: Send, request_id: str) -> None:
-        stop_signals = [StopSignal() for _ in self._order.plans]
+        stop_signals = [StopSignal() for _ in self._resolved.plans]
         async with self._admission.place(stop_signals) as turn:
-            await self._begin(turn)
+            await self._begin(turn, request_id)
             await self._run(stop_signals, lambda _: self._listen)
             await self._send_whole(send, request_id)
 
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
-        stop_signals = [StopSignal() for _ in self._order.plans]
+        stop_signals = [StopSignal() for _ in self._resolved.plans]
         async with self._admission.place(stop_signals) as turn:
             writer = self._writer
             out = self._out = Outbox(
@@ -175,7 +176,7 @@ class CompletionResponse:
             last = writer.closing
             try:
                 out.put(writer.opening())
-                await self._begin(turn)
+                await self._begin(turn, request_id)
                 await self._run(stop_signals, on_delta, ended)
                 self._phase = "writing"
             except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
@@ -199,8 +200,8 @@ class CompletionResponse:
         outcomes = [one for one in self._outcomes if one is not None]
         summary = None
         if len(outcomes) == len(self._outcomes):
-            summary = answers.summary(self._order, outcomes, self._spendings)
-        return events + self._writer.end(index, answers.ended(self._order, outcome, parser), summary)
+            summary = answers.summary(self._resolved, outcomes, self._spendings)
+        return events + self._writer.end(index, answers.ended(self._resolved, outcome, parser), summary)
 
     def _event(self, error: BaseException, request_id: str) -> bytes:
         """The event for an error in a stream; logged, too, where the fault is ours."""
@@ -208,16 +209,16 @@ class CompletionResponse:
         errors.told(error, request_id)
         return self._writer.failure(errors.failure(self._reading.renamed(error), request_id))
 
-    async def _begin(self, turn: Turn) -> None:
+    async def _begin(self, turn: Turn, request_id: str) -> None:
         await turn.wait(self._left())
         self._phase = "thinking"
-        self._spendings = [Spending(plan.budget) for plan in self._order.plans]
+        self._spendings = [Spending(plan.budget, request_id, i) for i, plan in enumerate(self._resolved.plans)]
         if self._bill is not None and (used := self._bill.used) is not None:
             for spending in self._spendings:
                 spending.on_usage = used
 
     def _left(self) -> float:
-        return max(0.001, self._order.timeout - (now() - self._began))
+        return max(0.001, self._resolved.timeout - (now() - self._began))
 
     async def _listen(self, delta: Delta) -> None:
         if self._first is None and delta.text:
@@ -235,21 +236,21 @@ class CompletionResponse:
         ended: Callable[[int, Outcome], Awaitable[None]] | None = None,
     ) -> None:
         """Runs all plans at the same time."""
-        order, left = self._order, self._left()
+        resolved, left = self._resolved, self._left()
 
         async def one(i: int) -> None:
             outcome = await execute(
-                order.plans[i], order.resources, self._spendings[i], on_delta(i), stop_signals[i], timeout=left
+                resolved.plans[i], resolved.resources, self._spendings[i], on_delta(i), stop_signals[i], timeout=left
             )
             self._outcomes[i] = outcome
             if ended is not None:
                 await ended(i, outcome)
 
-        if len(order.plans) == 1:
+        if len(resolved.plans) == 1:
             await one(0)
             return
         async with asyncio.TaskGroup() as group:
-            for i in range(len(order.plans)):
+            for i in range(len(resolved.plans)):
                 group.create_task(one(i))
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -257,10 +258,10 @@ class CompletionResponse:
     async def _send_whole(self, send: Send, request_id: str) -> None:
         self._phase = "writing"
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
-        order, each = self._order, zip(outcomes, self._parsers, strict=True)
+        resolved, each = self._resolved, zip(outcomes, self._parsers, strict=True)
         content = self._writer.whole(
-            [answers.whole(order, outcome, parser) for outcome, parser in each],
-            answers.summary(order, outcomes, self._spendings),
+            [answers.whole(resolved, outcome, parser) for outcome, parser in each],
+            answers.summary(resolved, outcomes, self._spendings),
         )
         headers = [
             (b"content-type", self._writer.media_type.encode()),
@@ -313,7 +314,7 @@ class CompletionResponse:
         if self._bill is None:
             return
         begun = any(spending.reservations for spending in self._spendings)
-        usage = Usage(prompt=self._order.prompt_tokens) if begun else Usage()
+        usage = Usage(prompt=self._resolved.prompt_tokens) if begun else Usage()
         for spending in self._spendings:
             usage += spending.spent
         try:
@@ -323,32 +324,32 @@ class CompletionResponse:
         self._bill = None
 
     def _tell(self, ended: str, request_id: str) -> None:
-        order, seconds = self._order, now() - self._began
-        self._traces.keep(request_id, trace(order, ended, seconds, self._spendings, self._outcomes))
+        resolved, seconds = self._resolved, now() - self._began
+        self._traces.keep(request_id, trace(resolved, ended, seconds, self._spendings, self._outcomes))
         self._metrics.ended(
-            owner=order.owner,
-            model=order.base,
-            strategy=order.strategy,
+            owner=resolved.owner,
+            model=resolved.base,
+            strategy=resolved.strategy,
             outcome=ended,
             seconds=seconds,
             first_visible=self._first,
-            budget=order.budget,
+            budget=resolved.budget,
             spendings=self._spendings,
             outcomes=[outcome for outcome in self._outcomes if outcome is not None],
-            verifier=judge.name if (judge := order.plans[0].verifier) else None,
+            verifier=judge.name if (judge := resolved.plans[0].verifier) else None,
         )
 
 
-def _intent(order: ResolvedRequest, request_id: str) -> Intent:
+def _intent(resolved: ResolvedRequest, request_id: str) -> Intent:
     return Intent(
         request_id,
-        order.owner,
-        order.base,
-        order.strategy,
-        prompt=order.prompt_tokens,
-        thinking=sum(plan.budget.thinking for plan in order.plans),
-        answer=sum(plan.budget.answer for plan in order.plans),
-        timeout=order.timeout,
+        resolved.owner,
+        resolved.base,
+        resolved.strategy,
+        prompt=resolved.prompt_tokens,
+        thinking=sum(plan.budget.thinking for plan in resolved.plans),
+        answer=sum(plan.budget.answer for plan in resolved.plans),
+        timeout=resolved.timeout,
     )
 
 

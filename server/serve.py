@@ -81,7 +81,7 @@ async def _serve(settings: Settings, dialects: Sequence[Dialect], sock: socket.s
         listen(sock)
         sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock)} (Ctrl-C ends)\n")
         sys.stdout.flush()
-        await run(app, settings, sock, app.state.door.drain, metrics.lag)
+        await run(app, settings, sock, app.state.handle.drain, metrics.lag)
 
 
 async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> ServedModel:

@@ -132,7 +132,7 @@ class Trace:
 
 
 def trace(
-    order: ResolvedRequest,
+    resolved: ResolvedRequest,
     ended: str,
     seconds: float,
     spendings: Sequence[Spending],
@@ -140,7 +140,7 @@ def trace(
 ) -> Trace:
     """What of a request is worth keeping. `spendings` is empty where it never began."""
     choices = tuple(told(spending, outcome) for spending, outcome in zip(spendings, outcomes, strict=False))
-    return Trace(order.owner, order.base, order.strategy, order.budget, ended, seconds, choices)
+    return Trace(resolved.owner, resolved.base, resolved.strategy, resolved.budget, ended, seconds, choices)
 
 
 def told(spending: Spending, outcome: Outcome | None) -> Told:

@@ -59,10 +59,18 @@ async def level(run: Run, race: Sequence[tuple[Scored, int]], tokens: int | None
         further = {candidate.parent: candidate for candidate in await run.extend(ahead, until=tokens)}
         ahead = [beam if beam.over else further.get(beam.number, beam) for beam in ahead]
     scores = await run.score(ahead)
-    return [
-        Scored(candidate, score.value, (*beam.place, number))
-        for (beam, number), candidate, score in zip(parents, written, scores, strict=False)
-    ]
+    places = iter(parents)
+    scored: list[Scored] = []
+    for candidate, score in zip(written, scores, strict=True):
+        # A child that was lost has left a gap.
+        beam, number = next((beam, number) for beam, number in places if _continues(candidate, beam.candidate))
+        scored.append(Scored(candidate, score.value, (*beam.place, number)))
+    return scored
+
+
+def _continues(candidate: Candidate, beam: Candidate) -> bool:
+    """It is a child of the beam, or the beam itself, which is over."""
+    return candidate is beam or candidate.parent == (beam.number if beam.number >= 0 else None)
 
 
 def ranked(beams: Sequence[Scored]) -> list[Scored]:

@@ -14,13 +14,12 @@ must be installed (`pip install 'ponder-server[server]'`), vLLM need not be.
 from __future__ import annotations
 
 from ponder import under_one_name
+from ponder.testing.case import Case, Setting
 from ponder.testing.dialect_promises import Caller, check_dialect
 from ponder.testing.engine_promises import check_engine
 from ponder.testing.profile_promises import check_profile
 from ponder.testing.promises import (
-    Case,
     Promise,
-    Setting,
     check_strategy,
     check_verifier,
     strategy_promises,

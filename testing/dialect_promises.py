@@ -15,16 +15,16 @@ from fastapi import FastAPI
 from starlette.responses import Response
 
 from ponder.compute.account import Intent
-from ponder.compute.budget import Usage
 from ponder.compute.errors import RequestError
 from ponder.compute.lengths import Lengths
+from ponder.compute.usage import Usage
 from ponder.server.answers import Failure
 from ponder.server.app import ServedModel, create_app
 from ponder.server.dialect import Dialect, Reading, Writer
 from ponder.server.keys import digest
 from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
-from ponder.testing.promises import at_most, promised, require
+from ponder.testing.require import at_most, promised, require
 from ponder.testing.scripted import MARKER, Chain, ScriptedEngine, always
 from ponder.testing.virtual_time import in_virtual_time
 
@@ -223,8 +223,8 @@ class _Watched:
     def read(self, raw: bytes, limits: Limits) -> Reading:
         reading = self.inner.read(raw, limits)
 
-        def writer(order: ResolvedRequest) -> Writer:
-            self.writers.append(reading.writer(order))
+        def writer(resolved: ResolvedRequest) -> Writer:
+            self.writers.append(reading.writer(resolved))
             return self.writers[-1]
 
         return replace(reading, writer=writer)

@@ -10,12 +10,14 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeVar
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Engine, Sampling
+from ponder.compute.errors import EngineError, Lost, NotNow
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
-from ponder.testing.promises import at_most, promised, require
+from ponder.testing.require import at_most, promised, require
 
 LIMITS = ((0, 1), (0, 40), (1, 40), (5, 3), (40, 1), (200, 40))
 """(thinking, answer): the token limits under which chains are drawn."""
@@ -23,23 +25,38 @@ LIMITS = ((0, 1), (0, 40), (1, 40), (5, 3), (40, 1), (200, 40))
 PROMPT = Prompt((Message("user", "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"),))
 
 
-def check_engine(make: Callable[[], Engine | Awaitable[Engine]], *, prompt: Prompt = PROMPT) -> None:
+AnyEngine = TypeVar("AnyEngine", bound=Engine)
+
+
+def check_engine(
+    make: Callable[[], AnyEngine | Awaitable[AnyEngine]],
+    *,
+    prompt: Prompt = PROMPT,
+    vanish: Callable[[AnyEngine], object] | None = None,
+) -> None:
     """Checks all promises of an engine, one after another on one instance, and closes it.
 
     `make` returns the engine, or an awaitable of it. It is called once, within the event loop that the engine then runs
-    on. `prompt` must be one that the model answers with more than a few tokens. Some thirty chains of at most 240
-    tokens are drawn. Raises `AssertionError` that says which promise was broken and how.
+    on. `prompt` must be one that the model answers with more than a few tokens. `vanish` is given the engine, and makes
+    its model go away for good: it kills a process, or breaks a connection. It is called last, in the middle of a chain;
+    left out, that promise is not checked. Some thirty chains of at most 240 tokens are drawn. Raises `AssertionError`
+    that says which promise was broken and how.
     """
-    asyncio.run(_check(make, prompt))
+    asyncio.run(_check(make, prompt, vanish))
 
 
-async def _check(make: Callable[[], Engine | Awaitable[Engine]], prompt: Prompt) -> None:
+async def _check(
+    make: Callable[[], AnyEngine | Awaitable[AnyEngine]], prompt: Prompt, vanish: Callable[[AnyEngine], object] | None
+) -> None:
     made = make()
     engine = await made if inspect.isawaitable(made) else made
     try:
         for promise in (_facts, _limits, _streams, _closes, _cancels, _goes_on, _steps, _likelihood, _side_by_side):
             with promised(type(engine).__name__, promise.__doc__):
                 await promise(engine, prompt)
+        if vanish is not None:
+            with promised(type(engine).__name__, _vanishes.__doc__):
+                await _vanishes(engine, prompt, vanish)
     finally:
         await engine.close()
     # A second time does nothing.
@@ -79,7 +96,7 @@ class _Chain:
         at_most("hidden tokens", chain.hidden, sampling.thinking)
         at_most("visible tokens", chain.visible, sampling.answer)
         begun = self.transcript.begun.text if self.transcript.begun else ""
-        if chain.ending != "aborted":
+        if chain.ending not in ("aborted", "lost"):
             whole = begun + self.streamed
             require(whole == chain.text, "the deltas, put together, are not the text of the transcript")
 
@@ -216,3 +233,31 @@ async def _side_by_side(engine: Engine, prompt: Prompt) -> None:
     async with asyncio.TaskGroup() as group:
         for chain in chains:
             group.create_task(chain.run())
+
+
+async def _vanishes(engine: AnyEngine, prompt: Prompt, vanish: Callable[[AnyEngine], object]) -> None:
+    """A chain whose model goes away is said to be lost, with the tokens that came; nothing is guessed."""
+    chain = _Chain(engine, prompt, Sampling(thinking=0, answer=40, seed=7, streamed=True))
+    try:
+        async with aclosing(engine.generate(prompt, chain.sampling, chain.transcript)) as stream:
+            async for delta in stream:
+                if not chain.streamed:
+                    vanish(engine)
+                chain.streamed += delta.text
+    except Lost:
+        pass
+    except EngineError as error:
+        raise AssertionError(f"it raised {type(error).__name__}, not Lost") from error
+    else:
+        raise AssertionError("the stream ended as if its model were still there")
+    finally:
+        chain.reservation.close()
+    require(chain.transcript.ending == "lost", f"its ending is {chain.transcript.ending!r}, not 'lost'")
+    require(chain.transcript.visible > 0, "the tokens that came before are not counted")
+    require(chain.transcript.candidate().text.startswith(chain.streamed), "the text that came before is not kept")
+    chain.check()
+    try:
+        await engine.check()
+    except (EngineError, NotNow):
+        return
+    raise AssertionError("its check says that the model answers, and it is away")

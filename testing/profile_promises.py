@@ -12,7 +12,7 @@ from ponder.compute.text import Message, Prompt
 from ponder.engines.profiles import Profile
 from ponder.engines.prompts import ChatTokenizer, Prompts
 from ponder.engines.thinking import Splitter, Vocabulary
-from ponder.testing.promises import promised, require
+from ponder.testing.require import promised, require
 from ponder.testing.scripted import MARKER
 
 QUESTION = Prompt((Message("system", "Be brief."), Message("user", "How many apples are 12 and 7?")))

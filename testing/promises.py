@@ -6,6 +6,7 @@
 4. No thought is found in what comes out: answer, stream, trace, log.
 5. Cut short by budget, deadline or drain, a run still answers.
 6. The same seed gives the same outcome.
+7. A chain whose end was not seen, because its model went away, is no answer and has no vote; the others go on.
 
 A run keeps most of these for any strategy. A strategy can break the rest: it must answer, depend on nothing but its
 seed, and let cancellation and the errors of the engine pass. The same is checked of a verifier, as strategies use it.
@@ -15,143 +16,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from ponder.compute.budget import Budget, Spending
-from ponder.compute.engine import Delta, Sampling
-from ponder.compute.errors import EngineError
-from ponder.compute.execute import execute
-from ponder.compute.lengths import Lengths
+from ponder.compute.budget import Budget
+from ponder.compute.errors import EngineError, Lost
 from ponder.compute.outcome import Outcome
-from ponder.compute.plan import Plan
-from ponder.compute.resources import Resources
-from ponder.compute.run import Run, Selection, Strategy, Verifier
-from ponder.compute.stop import StopSignal
-from ponder.compute.text import Candidate, Message, Prompt, Score
+from ponder.compute.run import Run, Strategy, Verifier
+from ponder.compute.text import Candidate, Score
 from ponder.strategies import STRATEGIES
-from ponder.testing.scripted import MARKER, Chain, JudgingEngine, ScriptedEngine, ScriptedRewards, always
+from ponder.testing.case import CHAINS, ByLength, Case, Setting, name_of
+from ponder.testing.require import promised, require
+from ponder.testing.scripted import MARKER, Chain, JudgingEngine, ScriptedRewards, always
 from ponder.testing.virtual_time import in_virtual_time
-
-ANSWERS = ("The answer is 7.", "The answer is 7.", "The answer is 9.", "I am not sure.", "The answer is 7.")
-CHAINS = tuple(Chain(f"{MARKER} {i}\nthree and four\n{'and so on' * i}\n", a) for i, a in enumerate(ANSWERS))
-"""What the scripted model of a check writes: chains of 30 to 70 tokens, most of which say 7."""
 
 BUDGETS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 5000)
 """Thinking budgets in tokens, from none to plenty."""
 
+CHAIN_PURPOSES = ("sample", "stream", "extend", "answer")
+"""Of calls that answer the caller; the others are a verifier's."""
+
 ENOUGH = 700
 """A thinking budget, in tokens, that feeds about a dozen of the chains."""
-
-
-@dataclass(frozen=True)
-class ByLength:
-    """A verifier whose score grows with the length of the answer. It asks the reward model about each candidate,
-    too."""
-
-    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
-        await run.reward(candidates)
-        return [Score(min(1.0, len(c.text) / 40)) for c in candidates]
-
-
-@dataclass(frozen=True)
-class Even:
-    """A verifier that gives all candidates the same score: the fallback of a check."""
-
-    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
-        return [Score(0.5) for _ in candidates]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A strategy and a verifier, as one request has them. Each run of a check makes both anew."""
-
-    strategy: Callable[[], Strategy]
-    """A class whose fields all have defaults, or `functools.partial(MyStrategy, n=4)`."""
-    verifier: Callable[[], Verifier] = ByLength
-    name: str = ""
-    """Its name in an `AssertionError`; left out, that of the strategy's class."""
-    asks_reward_model: bool | None = None
-    """The verifier asks the reward model, so it cannot judge where that fails. None: not known."""
-
-    def __str__(self) -> str:
-        return self.name or _name(self.strategy)
-
-
-class Case:
-    """One request of one strategy on a scripted engine, and all that can be seen of it from outside."""
-
-    def __init__(
-        self,
-        setting: Setting,
-        budget: Budget,
-        engine: ScriptedEngine,
-        *,
-        timeout: float | None = None,
-        rewards: ScriptedRewards | None = None,
-    ) -> None:
-        """`timeout` is in seconds of the loop's clock; None is no deadline."""
-        self.engine = engine
-        self.spending = Spending(budget)
-        self.streamed: list[str] = []
-        """The visible text as it was sent, piece by piece."""
-        self.stop_signal = StopSignal()
-        self.rewards = rewards or ScriptedRewards(lambda line: min(1.0, len(line) / 30))
-        verifier = setting.verifier()
-        self.plan = Plan(
-            prompt=Prompt((Message("user", "What is three and four?"),)),
-            strategy=Selection(str(setting), setting.strategy()),
-            budget=budget,
-            sampling=Sampling(
-                thinking=0, answer=0, seed=1, likelihood=bool(getattr(verifier, "needs_likelihood", False))
-            ),
-            verifier=Selection(_name(setting.verifier), verifier),
-            fallback=Selection("even", Even()),
-            timeout=timeout,
-        )
-
-    async def on_delta(self, delta: Delta) -> None:
-        self.streamed.append(delta.text)
-
-    async def run(self) -> Outcome:
-        """Runs the request to its end. Raises what `execute` raises."""
-        card = self.engine.card
-        resources = Resources(self.engine, Lengths(*card.typical_chain), self.rewards)
-        return await execute(self.plan, resources, self.spending, self.on_delta, self.stop_signal)
-
-    def check(self, outcome: Outcome | None) -> None:
-        """Promises 1 to 4, whatever has happened; None for a run that ended in an error. Raises `AssertionError`."""
-        spent, budget, kept = self.spending.spent, self.plan.budget, self.spending.reservations
-        at_most("hidden tokens", spent.hidden, budget.thinking)
-        _equal("tokens still reserved", self.spending.held, 0)
-        require(not self.spending.overdrawn, "a call has used more than was reserved for it")
-        _equal("tokens counted", self.spending.generated, self.engine.produced, "as many as the engine produced")
-        _equal("streams of the engine still open", self.engine.running, 0)
-        _equal("tokens counted for the verifier", self.spending.verifier, self.rewards.read, "what the model read")
-        seen = f"{self.streamed} {kept!r} {spent!r} {[vars(one) for one in kept]}"
-        require(MARKER not in seen, "a thought is in what was streamed or traced")
-        if outcome is None:
-            return
-        require(outcome.spent == spent, "the outcome says other numbers than the spending")
-        require(bool(outcome.answer.text), "the answer has no text")
-        told = "".join(self.streamed) == outcome.answer.text
-        require(told, "what was streamed is not the answer, once and in order")
-        at_most("visible tokens", spent.visible, budget.answer)
-        if budget.total is not None:
-            at_most("tokens in all", spent.generated, budget.total)
-        require(MARKER not in f"{outcome!r} {outcome}", "a thought is in the outcome")
-
-
-@contextmanager
-def promised(who: str, words: str | None) -> Generator[None]:
-    """What is found broken inside is raised as a broken promise of `who`, with the promise in `words`."""
-    try:
-        yield
-    except AssertionError as broken:
-        promise = (words or "").strip().rstrip(".")
-        raise AssertionError(f"{who} breaks a promise ({promise}): {broken}") from broken.__cause__
 
 
 @dataclass(frozen=True)
@@ -192,6 +79,7 @@ def promises(setting: Setting) -> list[Promise]:
         Promise("cut short by the deadline, it answers with its best", setting, partial(_cut, reason="deadline")),
         Promise("cut short by a drain, it answers with its best", setting, partial(_cut, reason="draining")),
         Promise("an engine that fails at any call ends in an answer or one error", setting, _engine_fails),
+        Promise("a chain that is lost is no answer and has no vote, and the others go on", setting, _lost),
         Promise("a reward model that fails is replaced, and that is said", setting, _rewards_fail),
         Promise("the same seed gives the same outcome", setting, _same_seed),
     ]
@@ -222,7 +110,7 @@ def verifier_promises(verifier: Callable[[], Verifier], *, name: str = "") -> li
 
     `verifier` makes one, without arguments: a class, or a `functools.partial`. `name` stands in the `AssertionError`.
     """
-    name = name or _name(verifier)
+    name = name or name_of(verifier)
     settings = [Setting(STRATEGIES[by], verifier, f"{by} with {name}") for by in ("best_of_n", "beam_search")]
     return [
         Promise("it judges each candidate", Setting(_Asking, verifier, name), _judges),
@@ -328,6 +216,27 @@ def _engine_fails(setting: Setting) -> None:
     require(not logged.thought, "a thought was logged")
 
 
+def _lost(setting: Setting) -> None:
+    whole = Case(setting, Budget(ENOUGH, 50), JudgingEngine(always(*CHAINS)))
+    asyncio.run(whole.run())
+    for call in range(whole.engine.calls):
+        # The model goes away in one call; in this and all that follow.
+        for vanish_at in ({call: 10 * (call % 3)}, dict.fromkeys(range(call, call + 1000), 10)):
+            case = Case(setting, Budget(ENOUGH, 50), JudgingEngine(always(*CHAINS), vanish_at=vanish_at))
+            try:
+                outcome = asyncio.run(case.run())
+            except Lost:
+                outcome = None
+            case.check(outcome)
+            chains = [one for one in case.spending.reservations if one.purpose in CHAIN_PURPOSES]
+            require(all(one.answer_group is None for one in chains if one.ending == "lost"), "a lost chain has voted")
+            if outcome is None:
+                finished = [one for one in chains if one.ending in ("finished", "stop")]
+                require(not finished, f"the model went away at call {call}, and a whole chain was not given")
+            else:
+                require(outcome.complete, f"the model went away at call {call}, and half an answer was given")
+
+
 def _rewards_fail(setting: Setting) -> None:
     rewards = ScriptedRewards(lambda line: 1.0, fails=True)
     case = Case(setting, Budget(ENOUGH, 50), JudgingEngine(always(*CHAINS)), rewards=rewards)
@@ -384,24 +293,3 @@ class _Logged(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.thought = self.thought or MARKER in self.format(record)
-
-
-def require(kept: bool, otherwise: str) -> None:
-    """Raises `AssertionError(otherwise)` where something is not kept, also under `python -O`."""
-    if not kept:
-        raise AssertionError(otherwise)
-
-
-def at_most(what: str, found: int, limit: int) -> None:
-    """Raises `AssertionError` where there are more of something than allowed."""
-    require(found <= limit, f"{found} {what}, where {limit} are allowed")
-
-
-def _equal(what: str, found: int, wanted: int, why: str = "") -> None:
-    require(found == wanted, f"{found} {what}, not {wanted}" + (f" ({why})" if why else ""))
-
-
-def _name(made: Callable[[], object]) -> str:
-    if isinstance(made, partial):
-        return _name(made.func)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-    return getattr(made, "__name__", None) or type(made).__name__

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
-from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
+from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 
@@ -74,6 +75,10 @@ class ScriptedEngine:
     """The script is given the seed of the call in place of its number. A real model's choice depends on the seed."""
     fail_at: int | None = None
     """The number of the call that raises `EngineError`, half-way through its thought."""
+    vanish_at: Mapping[int, int] = field(default_factory=dict[int, int])
+    """The model goes away in the middle of a call: its number, and after how many of its tokens. Others go on."""
+    gone: bool = False
+    """The model is away: calls that run are lost before their next token, and no more are begun."""
     produced: int = 0
     """Tokens generated so far, by all calls."""
     calls: int = 0
@@ -85,6 +90,8 @@ class ScriptedEngine:
     """The prompt of each call."""
     samplings: list[Sampling] = field(default_factory=list[Sampling])
     """The wishes of each call."""
+    identities: list[CallIdentity] = field(default_factory=list[CallIdentity])
+    """Which call of which request each was."""
     closed: bool = False
     unsupported: str | None = None
     """`accept` refuses a schema with this word in it."""
@@ -105,6 +112,8 @@ class ScriptedEngine:
     async def check(self) -> Checked | None:
         if self.closed:
             raise EngineError("the scripted engine is closed")
+        if self.gone:
+            raise Unavailable("the scripted engine is away", code="engine_unavailable")
 
     async def close(self) -> None:
         self.closed = True
@@ -114,6 +123,7 @@ class ScriptedEngine:
         self.calls += 1
         self.prompts.append(prompt)
         self.samplings.append(sampling)
+        self.identities.append(transcript.call)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         writing = _Writing(self, prompt, sampling, transcript, call)
@@ -145,6 +155,22 @@ class _Writing:
         self.chain = engine.script(prompt, self.thought, sampling.seed or 0 if by_seed else call)
         self.ending: Ending = "aborted"
         self.fails = engine.fail_at == call
+        self.left = engine.vanish_at.get(call)
+        """Tokens until the model goes away; None where it stays."""
+
+    async def token(self) -> None:
+        """Makes one."""
+        await asyncio.sleep(self.engine.delay)
+        if self.engine.gone or self.left == 0:
+            self.ending = "lost"
+            raise Lost(f"the engine went away over {MARKER}")
+        if self.left is not None:
+            self.left -= 1
+        self.engine.produced += 1
+
+    def fail(self) -> EngineError:
+        self.ending = "lost"
+        return EngineError(f"the engine died over {MARKER}")
 
     def _likely(self, n: int = 1) -> list[float]:
         return [self.chain.likelihood] * n if self.sampling.likelihood else []
@@ -165,9 +191,8 @@ class _Writing:
                 if transcript.hidden >= sampling.thinking:
                     break
                 if self.fails and len(self.thought) >= len(self.chain.thought) // 2:
-                    raise EngineError(f"the engine died over {MARKER}")
-                await asyncio.sleep(self.engine.delay)
-                self.engine.produced += 1
+                    raise self.fail()
+                await self.token()
                 if char is None:
                     transcript.think([CLOSE], self._likely())
                     transcript.close_thought()
@@ -185,35 +210,34 @@ class _Writing:
                 transcript.force([CLOSE])
                 self.thinking = False
         if self.fails:
-            raise EngineError(f"the engine died over {MARKER}")
+            raise self.fail()
         async for delta in self._answer():
             yield delta
 
     async def _answer(self) -> AsyncGenerator[Delta]:
         transcript, sampling = self.transcript, self.sampling
-        unheard, answer = "", self.chain.answer
+        unsent, answer = "", self.chain.answer
         ends = [(answer.find(s, max(0, len(self.said) - len(s) + 1)), s) for s in sampling.stop if s in answer]
         cut, stop = min((e for e in ends if e[0] >= 0), default=(len(answer), ""))
         for char in answer[len(self.said) : cut]:
             if transcript.visible >= sampling.answer or not self.room():
                 self.ending = "length"
                 break
-            await asyncio.sleep(self.engine.delay)
-            self.engine.produced += 1
+            await self.token()
             self.said += char
             logprobs = () if sampling.logprobs is None else (TokenLogprob(char, char.encode(), self.chain.likelihood),)
             transcript.say([ord(char)], char, self._likely(), logprobs)
-            unheard += char
+            unsent += char
             if sampling.streamed:
                 yield Delta(char, logprobs)
-                unheard = ""
+                unsent = ""
         else:
             self.ending = "stop" if stop else "finished"
             unsaid = stop[: sampling.answer - transcript.visible]
             self.engine.produced += len(unsaid)
             transcript.say([ord(char) for char in unsaid], "", self._likely(len(unsaid)))
-        if unheard:
-            yield Delta(unheard)
+        if unsent:
+            yield Delta(unsent)
 
 
 class JudgingEngine(ScriptedEngine):
@@ -228,18 +252,22 @@ class JudgingEngine(ScriptedEngine):
             return
         call = self.calls
         self.calls += 1
+        self.identities.append(transcript.call)
         transcript.read(self.length(prompt), 0)
         transcript.close_thought()
+        ending: Ending = "aborted"
         try:
             await asyncio.sleep(self.delay)
-            if self.fail_at == call:
-                raise EngineError(f"the engine died over {MARKER}")
+            if self.gone or call in self.vanish_at or self.fail_at == call:
+                ending = "lost"
+                raise (EngineError if self.fail_at == call else Lost)(f"the engine died over {MARKER}")
             self.produced += 1
             no = TokenLogprob("No", b"No", -len(question(prompt)) / 1000)
             transcript.say([ord("y")], "Yes", tokens=[TokenLogprob("Yes", b"Yes", -0.5, (no,))])
+            ending = "length"
             yield Delta("Yes")
         finally:
-            transcript.end("length", Hidden(""))
+            transcript.end(ending, Hidden(""))
 
 
 @dataclass
@@ -257,11 +285,20 @@ class ScriptedRewards:
     read: int = 0
     """Tokens read so far, by all calls."""
     calls: int = 0
+    identities: list[CallIdentity] = field(default_factory=list[CallIdentity])
+    """Which chain of which request each candidate was."""
 
     async def reward(
-        self, prompt: Prompt, candidates: Sequence[Candidate], *, read: Read, tenant: str | None = None
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
+        *,
+        read: Read,
+        tenant: str | None = None,
+        calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
         self.calls += 1
+        self.identities.extend(calls)
         if self.fails:
             raise EngineError("the reward model is away")
         rewards: list[Reward] = []

@@ -17,7 +17,7 @@ import pytest
 from tests.pages import PAGES, ROOT, Page
 from tests.plugins import Newcomer
 
-NEWCOMERS = [page for page in PAGES if page.path.name.startswith("write-a-")]
+NEWCOMERS = [page for page in PAGES if page.path.name.startswith("write-a")]
 SERVERS = ("ponder", "curl")
 """What a command of a page is that wants a server or a model: its flags are looked at, it is not run."""
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ponder.strategies import strategies
-from ponder.testing.promises import Promise, Setting, promises
+from ponder.testing.case import Setting
+from ponder.testing.promises import Promise, promises
 from ponder.verifiers import verifiers
 
 STRATEGIES = strategies()

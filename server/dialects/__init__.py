@@ -10,9 +10,9 @@ from ponder.server.dialect import Dialect
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.settings import WrongSettings
 
-HOUSE = OpenAIChat()
+DEFAULT = OpenAIChat()
 """Reads the keys and writes the errors of all routes that belong to no dialect (models, health, metrics, 404)."""
-DIALECTS: Sequence[Dialect] = (HOUSE,)
+DIALECTS: Sequence[Dialect] = (DEFAULT,)
 """Ours."""
 
 GROUP = "ponder.dialects"

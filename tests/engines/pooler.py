@@ -40,6 +40,8 @@ class Pooler:
     hang: bool = False
     """Does not answer until the caller has hung up."""
     asked: list[Any] = field(default_factory=list[Any])
+    names: list[str] = field(default_factory=list[str])
+    """By which vLLM's logs would know each of them."""
     hung_up: int = 0
 
     def app(self) -> FastAPI:
@@ -56,6 +58,7 @@ class Pooler:
         async def pooling(request: Request) -> Response:
             asked = await request.json()
             self.asked.append(asked)
+            self.names.append(request.headers["x-request-id"])
             while self.hang:
                 if await request.is_disconnected():
                     self.hung_up += 1
@@ -69,6 +72,7 @@ class Pooler:
         @app.post("/v1/completions")
         async def completions(request: Request) -> Response:
             self.asked.append(await request.json())
+            self.names.append(request.headers["x-request-id"])
             choice = {"index": 0, "text": "+", "logprobs": {"tokens": ["token_id:5"], "top_logprobs": [self.likely]}}
             return JSONResponse({"choices": [choice], "usage": self.usage})
 

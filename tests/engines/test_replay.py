@@ -23,7 +23,8 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.compute.transcript import Transcript
-from ponder.engines.replay import Question, RecordedRewards, ReplayEngine, Sample, read
+from ponder.engines.replay import RecordedRewards, ReplayEngine
+from ponder.engines.samples import Question, Sample, read
 from ponder.strategies import STRATEGIES
 from ponder.testing.virtual_time import VirtualTimeLoop
 from ponder.verifiers import VERIFIERS
@@ -243,3 +244,100 @@ def test_a_vote_is_no_worse_than_one_chain_at_any_budget_though_the_prior_is_eig
         for one in right:
             on_virtual_time(asked(one))
         assert right[name] >= right["direct"] - 2, f"at {cap}"
+
+
+# -- all strategies, and deadlines ------------------------------------------------------------------------------------
+
+TOKEN = 0.02
+"""Seconds for a token of each chain."""
+JUDGED = [
+    *((name, "prm") for name in STRATEGIES),
+    *((name, "agreement") for name in STRATEGIES),
+    *((name, "rules") for name in ("best_of_n", "revision", "auto")),
+]
+"""Verifiers that need neither the likelihood of tokens nor the model as a judge, which pools do not hold, nor a
+process, which knows no virtual time."""
+
+
+def with_steps() -> list[Question]:
+    """A question whose right chains have better steps, and come second most."""
+    chance = random.Random(7)
+
+    def sample(i: int) -> Sample:
+        right = i % 5 >= 3
+        steps = tuple(chance.uniform(0.7, 1.0) if right else chance.uniform(0.1, 0.6) for _ in range(6))
+        return Sample(0 if right else 1, 600 + 40 * i, steps)
+
+    return [Question("steps", frozenset({0}), tuple(map(sample, range(20))))]
+
+
+def judged(
+    name: str, verifier: str, *, timeout: float | None = None, seed: int | None = None
+) -> tuple[Outcome, Spending, ReplayEngine, float]:
+    """A request over the pool, and how long it took."""
+
+    async def one() -> tuple[Outcome, Spending, ReplayEngine, float]:
+        engine = ReplayEngine(with_steps(), typical_chain=(800, 1400), answer_tokens=60, token_seconds=TOKEN)
+        made = VERIFIERS[verifier](**({"number": 0} if verifier == "rules" else {}))
+        plan = Plan(
+            prompt=engine.ask(0, 0),
+            strategy=Selection(name, STRATEGIES[name]()),
+            budget=Budget(40_000, 100),
+            sampling=Sampling(0, 0, seed=seed),
+            verifier=Selection(verifier, made),
+            fallback=Selection("agreement", VERIFIERS["agreement"]()),
+            timeout=timeout,
+        )
+        spending = Spending(plan.budget)
+        resources = Resources(engine, Lengths(*engine.card.typical_chain), RecordedRewards(engine))
+        outcome = await execute(plan, resources, spending, deaf)
+        return outcome, spending, engine, asyncio.get_running_loop().time()
+
+    return on_virtual_time(one())
+
+
+@pytest.mark.parametrize(("name", "verifier"), JUDGED)
+def test_every_strategy_runs_over_a_pool_by_the_verifiers_it_allows(name: str, verifier: str) -> None:
+    outcomes: list[Outcome] = []
+    for seed in (None, 3, 3):
+        outcome, spending, engine, _ = judged(name, verifier, seed=seed)
+        assert outcome.complete
+        assert not outcome.degraded
+        assert spending.generated == engine.produced
+        assert not spending.overdrawn
+        assert engine.running == 0
+        outcomes.append(outcome)
+    _, once, again = outcomes
+    assert (again.answer, again.spent, again.stopped_by) == (once.answer, once.spent, once.stopped_by)
+
+
+@pytest.mark.parametrize("name", ["best_of_n", "beam_search", "dvts"])
+def test_a_verifier_that_tells_right_from_wrong_finds_the_right_answer(name: str) -> None:
+    outcome, _, engine, _ = judged(name, "prm")
+    assert engine.right(engine.ask(0, 0), outcome.answer.text)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("timeout", [4.0, 15.0, 22.0])
+def test_a_deadline_strikes_in_virtual_time_and_there_is_an_answer_before_it(name: str, timeout: float) -> None:
+    unhurried, *_, whole = judged(name, "prm")
+    outcome, spending, engine, took = judged(name, "prm", timeout=timeout)
+    assert took <= timeout
+    assert outcome.answer.text
+    assert spending.generated == engine.produced
+    assert not spending.overdrawn
+    assert engine.running == 0
+    if whole > timeout:
+        assert outcome.stopped_by == "deadline"
+        assert outcome.spent.generated < unhurried.spent.generated
+    else:
+        assert outcome.answer == unhurried.answer
+
+
+def test_a_chain_stopped_by_a_deadline_has_the_tokens_there_was_time_for() -> None:
+    """Nine tenths of it are for the thought, the rest is for the answer, which it cuts."""
+    outcome, spending, _, took = judged("direct", "agreement", timeout=4.0)
+    thought, answer = spending.reservations
+    assert (thought.tokens, thought.ending) == (round(3.6 / TOKEN), "aborted")
+    assert (answer.purpose, answer.visible, answer.ending) == ("answer", round(0.4 / TOKEN), "aborted")
+    assert (outcome.stopped_by, outcome.complete, took) == ("deadline", False, pytest.approx(4.0))

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from ponder.compute.engine import LONG, Checked
 from ponder.compute.errors import EngineError
+from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import REWARD_PROFILES
@@ -32,12 +33,16 @@ class Reads:
 
     def __init__(self) -> None:
         self.read_ids: list[Sequence[int]] = []
+        self.names: list[str] = []
         self.away = False
         self.slow = 0.0
         self.row = [0.2, 0.8]
 
-    async def read(self, ids: Sequence[int], labels: Sequence[int], tenant: str | None = None) -> Reading:
+    async def read(
+        self, ids: Sequence[int], labels: Sequence[int], tenant: str | None = None, name: str = "check"
+    ) -> Reading:
         self.read_ids.append(ids)
+        self.names.append(name)
         await asyncio.sleep(self.slow)
         if self.away:
             raise EngineError("away")
@@ -160,3 +165,14 @@ def test_a_long_chain_is_laid_out_beside_the_event_loop() -> None:
         chain = Candidate(0, prompt, Hidden(()), Hidden("so\n" * words), "", 0, 0, True, "step")
         asyncio.run(model.reward(prompt, [chain], read=Told()))
         assert set(model.on_loop) == {on_loop}
+
+
+def test_whoever_serves_the_model_is_told_which_chain_of_which_request_is_judged() -> None:
+    async def go() -> None:
+        reader, model = judging()
+        calls = [CallIdentity("req_1", (0, i), "reward") for i in range(2)]
+        other = replace(SAME, thought=Hidden("1 + 1 = 3\n"))
+        await model.reward(PROMPT, [SAME, other], read=Told(), calls=calls)
+        assert sorted(reader.names) == ["req_1/0.0/reward", "req_1/0.1/reward"]
+
+    in_virtual_time(go())

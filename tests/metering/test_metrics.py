@@ -6,11 +6,12 @@ import asyncio
 import subprocess
 
 from ponder.compute.account import Intent
-from ponder.compute.budget import Budget, Spending, Usage
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import Answer, Message, Prompt
 from ponder.compute.transcript import Transcript
+from ponder.compute.usage import Usage
 from ponder.metering.metrics import NAMES, OWNERS, Capped, Metrics
 from tests.needs import tool
 

@@ -51,7 +51,7 @@ def door(
 
 
 def its_door(app: FastAPI) -> ServerHandle:
-    found: ServerHandle = app.state.door
+    found: ServerHandle = app.state.handle
     return found
 
 

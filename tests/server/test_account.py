@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from ponder.compute.account import Intent
-from ponder.compute.budget import Usage
 from ponder.compute.clock import now
 from ponder.compute.errors import RequestError, TooBusy
+from ponder.compute.usage import Usage
 from ponder.testing import Chain, ScriptedEngine, always
 from ponder.testing.virtual_time import VirtualTimeLoop, in_virtual_time
 from tests.server.serving import CHAIN, Line, answered, chat, counted, door, events, refused, scripted

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ponder.server import keys
-from ponder.server.dialects import HOUSE as OPENAI
+from ponder.server.dialects import DEFAULT as OPENAI
 from ponder.server.keys import Keyring
 from ponder.server.settings import KeySettings
 

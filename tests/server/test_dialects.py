@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from ponder.compute.lengths import Lengths
 from ponder.server.app import ServedModel, create_app
 from ponder.server.dialect import Dialect, FieldNames
-from ponder.server.dialects import DIALECTS, HOUSE
+from ponder.server.dialects import DEFAULT, DIALECTS
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, Settings
 from ponder.strategies import strategies
@@ -65,7 +65,7 @@ def test_the_toy_is_short() -> None:
     assert len(Path(toy_dialect.__file__).read_text().splitlines()) <= 100
 
 
-@pytest.mark.parametrize(("dialect", "caller"), [(Toy(), ToyCaller()), (HOUSE, OpenAICaller())])
+@pytest.mark.parametrize(("dialect", "caller"), [(Toy(), ToyCaller()), (DEFAULT, OpenAICaller())])
 def test_it_keeps_what_every_dialect_promises(dialect: Dialect, caller: Caller) -> None:
     check_dialect(dialect, caller)
 

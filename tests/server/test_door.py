@@ -301,6 +301,28 @@ def test_a_failed_engine_is_500_and_not_to_be_tried_again_where_tokens_were_made
     assert response.headers["x-should-retry"] == "false"
 
 
+def test_a_model_that_goes_away_is_503_and_worth_another_try_though_tokens_were_made() -> None:
+    app = door(engine := scripted(vanish_at={0: 20}))
+    response = chat(app)
+    refused(response, 503, "engine_lost")
+    assert response.headers["retry-after"] == "1"
+    assert "x-should-retry" not in response.headers
+    (trace,) = ask(app, "GET", f"/v1/traces/{response.headers['x-request-id']}").json()["choices"]
+    assert [(call["ending"], call["tokens"]["hidden"]) for call in trace["calls"]] == [("lost", 20)]
+    assert written(app) == engine.produced == 20
+    assert answered(app)["choices"][0]["finish_reason"] == "stop"
+
+
+def test_an_answer_given_without_a_chain_whose_model_went_away_says_so() -> None:
+    app = door(engine := scripted(vanish_at={1: 20}))
+    response = chat(app, strategy="best_of_n", thinking_budget=2000)
+    assert response.json()["thinking"]["stopped_by"] == "engine_error"
+    (trace,) = ask(app, "GET", f"/v1/traces/{response.headers['x-request-id']}").json()["choices"]
+    assert [call["ending"] for call in trace["calls"]].count("lost") == 1
+    names = [str(call) for call in engine.identities]
+    assert names == [f"{response.headers['x-request-id']}/0.{i}/sample" for i in range(len(names))]
+
+
 def test_the_servers_own_limit_of_time_holds() -> None:
     app = door(ScriptedEngine(lambda p, t, c: Chain("t", "a" * 5000), delay=0.001), Settings(timeout=0.2))
     assert chat(app, timeout=1000).json()["thinking"]["stopped_by"] == "deadline"

@@ -177,6 +177,22 @@ def test_an_engine_that_fails_in_a_stream_says_so_and_does_not_say_done() -> Non
     in_virtual_time(go())
 
 
+def test_a_model_that_goes_away_in_a_stream_says_so_behind_the_text_it_wrote() -> None:
+    async def go() -> None:
+        engine = scripted(vanish_at={0: 45})
+        app = door(engine)
+        line = Line(stream=True)
+        await line.call(app)
+        last = line.text.decode().strip().rpartition("data: ")[2]
+        error = json.loads(last)["error"]
+        assert (error["type"], error["code"]) == ("service_unavailable_error", "engine_lost")
+        assert b"[DONE]" not in line.text
+        assert b"content" in line.text
+        assert written(app) == engine.produced == 45
+
+    in_virtual_time(go())
+
+
 @pytest.mark.parametrize(("fail_at", "outcome", "times"), [(None, "answered", 10), (0, "failed", 1)])
 def test_a_stream_that_was_read_to_its_end_is_no_hang_up(fail_at: int | None, outcome: str, times: int) -> None:
     """The HTTP server tells of a disconnect as soon as the last byte of an answer is sent."""

@@ -6,7 +6,7 @@ import pytest
 
 from ponder.compute.errors import NotAuthenticated
 from ponder.server import keys
-from ponder.server.dialects import HOUSE as OPENAI
+from ponder.server.dialects import DEFAULT as OPENAI
 from ponder.server.keys import Keyring
 from ponder.server.settings import KeySettings
 

@@ -44,7 +44,7 @@ class ToyWriter:
     keep_alive = line(still="here")
     closing = line(bye=True)
 
-    def __init__(self, order: ResolvedRequest) -> None:
+    def __init__(self, resolved: ResolvedRequest) -> None:
         pass
 
     def opening(self) -> bytes:

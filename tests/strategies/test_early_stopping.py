@@ -18,7 +18,8 @@ from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.vote import Vote
-from ponder.engines.replay import Question, ReplayEngine, Sample
+from ponder.engines.replay import ReplayEngine
+from ponder.engines.samples import Question, Sample
 from ponder.strategies.auto import Auto
 from ponder.strategies.majority_vote import MajorityVote
 from ponder.strategies.voting import fair_sample

@@ -6,14 +6,16 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from ponder.compute.engine import Delta, Engine, Sampling
-from ponder.compute.errors import EngineError
+from ponder.compute.errors import EngineError, Lost
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Hidden, Prompt, Score
 from ponder.compute.transcript import Transcript
@@ -37,7 +39,7 @@ from ponder.testing import (
 )
 from ponder.verifiers.confidence import Confidence
 from ponder.verifiers.rules import Rules
-from tests.engines.scripted_vllm import FAMILIES, HEADER, ScriptedVllm, engine, tokenizer
+from tests.engines.scripted_vllm import FAMILIES, HEADER, Nature, ScriptedVllm, engine, tokenizer
 from tests.server.callers import ToyCaller
 from tests.server.toy_dialect import Toy, ToyRequest, ToyWriter, line
 
@@ -142,7 +144,7 @@ def scripted(kind: type[ScriptedEngine] = ScriptedEngine, **more: Any) -> Script
 @pytest.mark.parametrize("kind", [ScriptedEngine, JudgingEngine])
 def test_scripted_engines_keep_the_promises(kind: type[ScriptedEngine]) -> None:
     made = scripted(kind, tail=3)
-    check_engine(lambda: made)
+    check_engine(lambda: made, vanish=lambda engine: setattr(engine, "gone", True))
     assert made.closed
     assert made.running == 0
 
@@ -156,10 +158,15 @@ class Awake(ScriptedVllm):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_engine_over_vllm_keeps_the_promises(family: str) -> None:
-    async def made() -> Engine:
-        return engine(Awake(FAMILIES[family]))
+    llm = Awake(FAMILIES[family], Nature(answer=("The answer", " is 7, as far as one can tell from here.")))
 
-    check_engine(made)
+    async def made() -> Engine:
+        return engine(llm)
+
+    def dies(_: Engine) -> None:
+        llm.errored, llm.error = True, EngineDeadError()
+
+    check_engine(made, vanish=dies)
 
 
 class Loose(ScriptedEngine):
@@ -187,6 +194,31 @@ class Endless(ScriptedEngine):
         yield Delta("a")
 
 
+class Guesses(ScriptedEngine):
+    """Takes what it has for the whole when its model goes away."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        try:
+            async with aclosing(super().generate(prompt, sampling, transcript)) as stream:
+                async for delta in stream:
+                    yield delta
+        except Lost:
+            pass
+
+
+class Hides(ScriptedEngine):
+    """Says that it was asked to stop when its model goes away."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        try:
+            async with aclosing(super().generate(prompt, sampling, transcript)) as stream:
+                async for delta in stream:
+                    yield delta
+        except Lost:
+            transcript.end("aborted", Hidden(""))
+            raise
+
+
 class Twice(ScriptedEngine):
     """Says it twice."""
 
@@ -206,11 +238,13 @@ class Twice(ScriptedEngine):
         (Mumbles, "the deltas, put together, are not the text of the transcript"),
         (Endless, "Transcript.end was called 0 times, not once"),
         (Twice, "Transcript.end was called 2 times, not once"),
+        (Guesses, r"\(A chain whose model goes away is said to be lost, .*\): the stream ended as if its model were"),
+        (Hides, "its ending is 'aborted', not 'lost'"),
     ],
 )
 def test_an_engine_that_breaks_a_promise_is_told_which(kind: type[ScriptedEngine], words: str) -> None:
     with pytest.raises(AssertionError, match=words):
-        check_engine(lambda: scripted(kind))
+        check_engine(lambda: scripted(kind), vanish=lambda engine: setattr(engine, "gone", True))
 
 
 # -- profiles ---------------------------------------------------------------------------------------------------------

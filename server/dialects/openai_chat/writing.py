@@ -40,9 +40,9 @@ class ChatWriter:
     keep_alive = b": keep-alive\n\n"
     closing = b"data: [DONE]\n\n"
 
-    def __init__(self, wanted: ChatRequest, order: ResolvedRequest) -> None:
-        self.headers: Mapping[str, str] = _headers(wanted, order)
-        self._model, self._answers = order.model, len(order.plans)
+    def __init__(self, wanted: ChatRequest, resolved: ResolvedRequest) -> None:
+        self.headers: Mapping[str, str] = _headers(wanted, resolved)
+        self._model, self._answers = resolved.model, len(resolved.plans)
         self._logprobs = bool(wanted.logprobs)
         self._usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
         self._id = "chatcmpl-" + secrets.token_hex(12)
@@ -50,7 +50,7 @@ class ChatWriter:
         usage = ', "usage": null' if self._usage else ""
         self._head = (
             f'data: {{"id": "{self._id}", "object": "chat.completion.chunk", "created": {self._created}, '
-            f'"model": {json.dumps(order.model)}{usage}, "choices": [{{"index": '
+            f'"model": {json.dumps(resolved.model)}{usage}, "choices": [{{"index": '
         )
 
     # -- streamed -----------------------------------------------------------------------------------------------------
@@ -122,12 +122,12 @@ class ChatWriter:
         }
 
 
-def _headers(wanted: ChatRequest, order: ResolvedRequest) -> dict[str, str]:
+def _headers(wanted: ChatRequest, resolved: ResolvedRequest) -> dict[str, str]:
     headers: dict[str, str] = {}
-    if ignored := slips.ignored(wanted, order.ignored):
+    if ignored := slips.ignored(wanted, resolved.ignored):
         headers["x-ignored-parameters"] = ignored
-    if order.clamped_from is not None:
-        headers["x-thinking-budget-clamped"] = str(order.budget)
+    if resolved.clamped_from is not None:
+        headers["x-thinking-budget-clamped"] = str(resolved.budget)
     return headers
 
 

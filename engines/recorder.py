@@ -1,0 +1,69 @@
+"""An engine around another that writes down each call and what came of it, as lines that `ponder.engines.replay` reads.
+
+    with open("calls.jsonl", "a") as file:
+        engine = Recorder(engine, file.write)
+
+A line has numbers, the identity of the call and the visible text. No prompt and no thought is written down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from ponder.compute.engine import Checked, Delta, Engine, ModelCard, Sampling
+from ponder.compute.text import Prompt
+from ponder.compute.transcript import Transcript
+
+
+class Recorder:
+    """Does what `engine` does, and gives `write` a line of JSON at the end of each call, however that ends.
+
+    `write` is called on the event loop, so it must be quick.
+    """
+
+    def __init__(self, engine: Engine, write: Callable[[str], object]) -> None:
+        self._engine, self._write = engine, write
+
+    @property
+    def card(self) -> ModelCard:
+        return self._engine.card
+
+    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+        return self._engine.length(prompt, thinking=thinking)
+
+    async def accept(self, sampling: Sampling) -> None:
+        await self._engine.accept(sampling)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        try:
+            async with aclosing(self._engine.generate(prompt, sampling, transcript)) as stream:
+                async for delta in stream:
+                    yield delta
+        finally:
+            self._write(line(sampling, transcript))
+
+    async def check(self) -> Checked | None:
+        return await self._engine.check()
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+def line(sampling: Sampling, transcript: Transcript) -> str:
+    """A call that is over. `hidden` and `visible` are tokens, without those of the chain it continues; `text` is the
+    whole visible text of the chain so far."""
+    call, chain = transcript.call, transcript.candidate()
+    told = {
+        "request": call.request,
+        "path": call.path,
+        "purpose": call.purpose,
+        "limits": {"thinking": sampling.thinking, "answer": sampling.answer, "total": sampling.total},
+        "seed": sampling.seed,
+        "hidden": chain.hidden,
+        "visible": chain.visible,
+        "ending": chain.ending,
+        "text": chain.text,
+    }
+    return json.dumps(told, ensure_ascii=False) + "\n"

@@ -1,0 +1,130 @@
+"""A chain whose end nobody saw, because its model went away: it is counted, it is no answer, and the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from ponder.compute.budget import Budget, Spending
+from ponder.compute.engine import Delta, Sampling
+from ponder.compute.errors import Lost
+from ponder.compute.execute import execute
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection
+from ponder.compute.text import Hidden, Message, Prompt
+from ponder.compute.transcript import Transcript
+from ponder.strategies import STRATEGIES
+from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always
+from ponder.verifiers import VERIFIERS
+
+SEVEN, NINE = Chain("three and four\nmake it\n", "It is 7."), Chain("four and five\nmake it\n", "It is 9.")
+SEARCHES = ("beam_search", "dvts", "particle_filter")
+
+
+def ask(
+    name: str, engine: ScriptedEngine, *, seed: int | None = None, budget: int = 3000, streamed: list[str] | None = None
+) -> tuple[Spending, Outcome | None]:
+    """The outcome, None where the model went away before there was one; what was spent in any case."""
+
+    async def on_delta(delta: Delta) -> None:
+        if streamed is not None:
+            streamed.append(delta.text)
+
+    plan = Plan(
+        Prompt((Message("user", "What is three and four?"),)),
+        Selection(name, STRATEGIES[name]()),
+        Budget(budget, 100),
+        Sampling(0, 0, seed=seed),
+        Selection("prm", VERIFIERS["prm"]()),
+        Selection("agreement", VERIFIERS["agreement"]()),
+    )
+    spending = Spending(plan.budget)
+    resources = Resources(engine, Lengths(20, 40), ScriptedRewards(lambda line: 0.5))
+    try:
+        outcome = asyncio.run(execute(plan, resources, spending, on_delta))
+    except Lost:
+        outcome = None
+    assert engine.running == 0
+    assert spending.held == 0
+    assert spending.generated == engine.produced
+    return spending, outcome
+
+
+@pytest.mark.parametrize("after", [0, 5, 25, 30])
+def test_a_sole_chain_that_is_lost_is_an_error_and_its_tokens_are_counted(after: int) -> None:
+    streamed: list[str] = []
+    spending, outcome = ask("direct", ScriptedEngine(always(SEVEN), vanish_at={0: after}), streamed=streamed)
+    assert outcome is None
+    (chain,) = spending.reservations
+    assert (chain.ending, chain.tokens) == ("lost", after)
+    assert spending.chosen is None
+    assert SEVEN.answer.startswith("".join(streamed))
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_a_vote_goes_on_without_a_chain_that_is_lost(seed: int | None) -> None:
+    """The lost one had said nearly all of its answer, a wrong one."""
+    nearly = len(NINE.thought) + 1 + len(NINE.answer) - 1
+    engine = ScriptedEngine(always(NINE, SEVEN, SEVEN), vanish_at={0: nearly})
+    spending, outcome = ask("majority_vote", engine, seed=seed)
+    assert outcome is not None
+    assert (outcome.answer.text, outcome.complete) == (SEVEN.answer, True)
+    lost, *others = spending.reservations
+    assert (lost.ending, lost.tokens, lost.answer_group) == ("lost", nearly, None)
+    assert Counter(one.ending for one in others) == {"finished": len(others)}
+
+
+def test_an_answer_given_without_a_chain_that_was_lost_says_so() -> None:
+    _, whole = ask("best_of_n", ScriptedEngine(always(SEVEN)))
+    _, outcome = ask("best_of_n", ScriptedEngine(always(SEVEN), vanish_at={2: 9}))
+    assert whole is not None
+    assert outcome is not None
+    assert (whole.stopped_by, outcome.stopped_by) == ("finished", "engine_error")
+    assert (whole.samples, outcome.samples) == (8, 7)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_model_that_goes_away_for_good_is_an_error_where_nothing_was_whole(name: str, seed: int | None) -> None:
+    spending, outcome = ask(name, ScriptedEngine(always(SEVEN), vanish_at=dict.fromkeys(range(1000), 9)), seed=seed)
+    assert outcome is None
+    assert {one.ending for one in spending.reservations} == {"lost"}
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_goes_on_with_the_chains_it_has_left(name: str, seed: int | None) -> None:
+    for call in range(8):
+        spending, outcome = ask(name, ScriptedEngine(always(SEVEN, NINE), vanish_at={call: 3}), seed=seed)
+        assert outcome is not None
+        assert outcome.complete
+        assert Counter(one.ending for one in spending.reservations)["lost"] == 1
+        line = spending.line(spending.chosen)
+        assert not [n for n in line if spending.reservations[n].ending == "lost"]
+
+
+class Breaks(ScriptedEngine):
+    """Its stream ends in the middle without a word, as a connection may that was cut."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        transcript.read(10, 0)
+        transcript.think([ord("a")] * 3)
+        self.produced += 3
+        if sampling.seed == 1:
+            transcript.end("aborted", Hidden("aaa"))
+        return
+        yield
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_stream_that_ends_without_an_end_is_lost(seed: int | None) -> None:
+    """Whether the engine says nothing, or that it was asked to stop, which nobody did."""
+    spending, outcome = ask("direct", Breaks(always(SEVEN)), seed=seed)
+    assert outcome is None
+    assert [(one.ending, one.tokens) for one in spending.reservations] == [("lost", 3)]
