@@ -271,6 +271,10 @@ class Spending:
         self.bind(number)
         self.chosen = number
 
+    def affords(self, number: int) -> bool:
+        """With chain `number` as the answer, what is hidden is within the budget."""
+        return self.generated - sum(self.reservations[i].visible for i in self.line(number)) <= self.budget.thinking
+
     def read_for_verifier(self, tokens: int, cached: int) -> None:
         """A reward model has read this much."""
         self.verifier += tokens

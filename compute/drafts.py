@@ -49,6 +49,18 @@ class Drafts:
         return max(drafts, key=lambda c: (c.complete, c.ending != "lost", not c.thinking, c.length), default=None)
 
     @property
+    def whole(self) -> Candidate | None:
+        """What there is to answer with when the model goes away: the best, where it is whole, else the first whole one;
+        None where there is none, or where the caller was sent the text of another."""
+        if self.streamed is not None:
+            best = self.best()
+            return best if best is not None and best.complete else None
+        if self.offered is not None and self.offered.complete:
+            return self.offered
+        drafts = (transcript.candidate() for transcript in self._transcripts.values())
+        return next((draft for draft in drafts if draft.complete), None)
+
+    @property
     def all_lost(self) -> bool:
         """No chain is left to go on with, finished, half-written or being written."""
         return all(transcript.ending == "lost" for transcript in self._transcripts.values())

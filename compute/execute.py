@@ -81,8 +81,8 @@ async def _execute(
             raise
         stopped_by = stop_signal.reason or "deadline"
     except* EngineError:
-        chosen = drafts.best()
-        if chosen is None or not chosen.complete:
+        chosen = drafts.whole
+        if chosen is None:
             raise
         stopped_by = "engine_error"
     chosen = chosen or drafts.best()
@@ -95,6 +95,11 @@ async def _execute(
         chosen = drafts.best()
         if chosen is None or not chosen.text:
             raise DeadlinePassed("time was up before there was anything to answer with") from None
+    except EngineError:
+        whole = drafts.whole
+        if chains.stream.begun or whole is None or not spending.affords(whole.number):
+            raise
+        chosen, stopped_by = whole, "engine_error"
     await chains.stream.tell_rest(chosen)
     return _outcome(chosen, stopped_by, plan, chains, notes)
 

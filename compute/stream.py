@@ -21,6 +21,11 @@ class Stream:
         self._on_delta = on_delta
         self._chars = self._logprobs = 0
 
+    @property
+    def begun(self) -> bool:
+        """Some of it was sent."""
+        return self._chars > 0
+
     async def tell(self, delta: Delta) -> None:
         """Counts new text and hands it on. Cancelled, it has handed the text on already: it was waiting for room."""
         self._chars += len(delta.text)
