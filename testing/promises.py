@@ -100,7 +100,7 @@ def strategy_promises(
 def check_strategy(
     strategy: Callable[[], Strategy], *, verifier: Callable[[], Verifier] = ByLength, name: str = ""
 ) -> None:
-    """Checks all promises of a strategy; takes a second or two. Raises `AssertionError` for the first that is broken."""
+    """Checks all promises of a strategy; takes about two seconds. Raises `AssertionError` for the first one broken."""
     for promise in strategy_promises(strategy, verifier=verifier, name=name):
         promise.check()
 
