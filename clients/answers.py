@@ -18,6 +18,10 @@ class Unreachable(AskError):
     """No server at this address, or no answer in time."""
 
 
+class Unsendable(AskError, ValueError):
+    """What was asked cannot be written as JSON; nothing was sent."""
+
+
 class CutOff(AskError):
     """The connection ended before the answer did, or what came was no answer."""
 

@@ -7,6 +7,7 @@
 It speaks HTTP and imports nothing of the server's. What can go wrong::
 
     AskError
+    ├── Unsendable      what was asked cannot be written as JSON; nothing was sent. A ValueError, too
     ├── Unreachable     nobody answered, or not in time
     ├── Refused         the server said no: `status`, `code`, `param` and its own words
     └── CutOff          the answer ended in the middle, or was none
@@ -36,6 +37,7 @@ from ponder.clients.answers import (
     Thinking,
     ToolCall,
     Unreachable,
+    Unsendable,
     Usage,
 )
 from ponder.clients.exchange import Exchange, Gathering, Messages, Question, Request, in_our_words
@@ -56,6 +58,7 @@ __all__ = [
     "Thinking",
     "ToolCall",
     "Unreachable",
+    "Unsendable",
     "Usage",
 ]
 
@@ -73,13 +76,20 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 def _sent(request: Request) -> dict[str, Any]:
     """A request as arguments of httpx's methods."""
-    return {"method": request.method, "url": request.path, "json": request.body, "timeout": request.timeout}
+    headers = {"content-type": "application/json"} if request.content is not None else {}
+    return {
+        "method": request.method,
+        "url": request.path,
+        "content": request.content,
+        "headers": headers,
+        "timeout": request.timeout,
+    }
 
 
 class Client:
     """A client of one server, which blocks. `url` with or without `/v1`; `transport` is for tests.
 
-    All methods raise `Unreachable`, `Refused` and `CutOff`.
+    All methods raise `Unreachable`, `Refused` and `CutOff`; those that ask a question `Unsendable`, too.
     """
 
     def __init__(

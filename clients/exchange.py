@@ -10,13 +10,24 @@ import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import httpx
 from httpx_sse import SSEError
 from pydantic import ValidationError
 
-from ponder.clients.answers import CutOff, Model, Part, Piece, Refused, Reply, Strategy, Unreachable
+from ponder.clients.answers import (
+    AskError,
+    CutOff,
+    Model,
+    Part,
+    Piece,
+    Refused,
+    Reply,
+    Strategy,
+    Unreachable,
+    Unsendable,
+)
 
 T = TypeVar("T")
 
@@ -35,11 +46,11 @@ SILENCE = 360.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `path` begins behind the server's address, `body` is sent as JSON, `silence` is in seconds."""
+    """One request. `path` begins behind the server's address, `content` is JSON, `silence` is in seconds."""
 
     method: str
     path: str
-    body: Mapping[str, Any] | None = None
+    content: bytes | None = None
     silence: float = LISTED
 
     @property
@@ -83,20 +94,41 @@ def chat(question: Question) -> Exchange[Reply]:
 
 def asked(question: Question, *, streamed: bool) -> Exchange[Request]:
     """The request that asks a question; the models are listed first where none is named. Its silence stands behind the
-    server's own limit: with `timeout` asked of that, half a minute more."""
-    name = question.model or (yield from models())[0].id
+    server's own limit: with `timeout` asked of that, half a minute more. Raises `Unsendable` before all."""
     messages = question.messages
-    talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-    body: dict[str, Any] = {"model": name, "messages": talk}
+    talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+    body: dict[str, Any] = {"model": question.model, "messages": talk}
     wishes = {"thinking_budget": question.thinking_budget, "strategy": question.strategy}
     body |= {k: v for k, v in wishes.items() if v is not None} | dict(question.fields)
     if streamed:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
+    parts = {name: _written(name, value) for name, value in body.items()}
+    if not question.model:
+        parts["model"] = _written("model", (yield from models())[0].id)
     limit = question.fields.get("timeout")
     silence = SILENCE if streamed else UNSTREAMED
     if isinstance(limit, int | float):
         silence = limit + 30.0
-    return Request("POST", "/v1/chat/completions", body, silence)
+    content = b",".join(_written("a name", name) + b":" + value for name, value in parts.items())
+    return Request("POST", "/v1/chat/completions", b"{" + content + b"}", silence)
+
+
+def _written(name: str, value: object) -> bytes:
+    """A value as JSON. Mappings and sequences of any kind are objects and lists. Raises `Unsendable`."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        why = "it has half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else str(error)
+        raise Unsendable(f"{name} cannot be written as JSON: {why}") from error
+
+
+def _plain(value: object) -> object:
+    """What `json` knows, for a type it does not know."""
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, Any]", value))
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return list(cast("Sequence[Any]", value))
+    raise TypeError(f"{type(value).__name__} is nothing that JSON has")
 
 
 def _listed(path: str) -> Exchange[tuple[dict[str, Any], ...]]:
@@ -196,6 +228,8 @@ def in_our_words(address: str) -> Generator[None]:
     """Raises errors of the transport, and of answers that are none, as the errors of this client."""
     try:
         yield
+    except AskError:
+        raise
     except httpx.ConnectError as error:
         raise Unreachable(f"no server answers at {address}: is `ponder serve` running there?") from error
     except httpx.TimeoutException as error:

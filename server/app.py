@@ -1,42 +1,46 @@
 """The application: its routes, who may use each, and the middleware around all of them.
 
-There is one table of routes, and a route cannot stand in it without saying which scope it takes (`None`: open to
-all, for health probes). So a route is closed unless somebody decided otherwise.
+There is one table of pages, and a page cannot stand in it without saying which scope it takes (`None`: open to all, for
+health probes). So a route is closed unless somebody decided otherwise. Pages are FastAPI's routes; the dialects' are
+bare, because what FastAPI does for a route costs a request more than all the rest here.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ponder.compute.account import Account, Accounts
-from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, RequestError
+from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, PonderError, RequestError
 from ponder.metering.metrics import Metrics
-from ponder.server import errors
+from ponder.server import docs_page, errors, openapi
+from ponder.server.access import AuthenticatedRoute, Guard, Needs
 from ponder.server.admission import Admission
 from ponder.server.completions import Completions
 from ponder.server.dialect import Dialect
-from ponder.server.dialects import DEFAULT, installed
-from ponder.server.keys import ANYONE, Key, Keyring
+from ponder.server.dialects import DEFAULT, installed, plugins
+from ponder.server.keys import Keyring
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
-from ponder.server.status import Status, answer
-from ponder.server.traces import Traces
+from ponder.server.status import Health, Status, release
+from ponder.server.traces import TOLD, Traces
 
-__all__ = ["ServedModel", "ServerHandle", "all_dialects", "create_app"]
+__all__ = ["ServedModel", "ServerHandle", "all_dialects", "create_app", "plugged_in"]
 
-Endpoint = Callable[[Request, Key], Awaitable[ASGIApp]]
-"""Takes a request and the key it came with, and returns the ASGI application that answers."""
+DialectOf = Callable[[str], Dialect]
+"""The dialect that writes the errors of a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,36 +58,10 @@ class ServerHandle:
         await self.admission.drain(self.drain_timeout)
 
 
-class AuthenticatedRoute:
-    """A route: finds the key, checks its scope, and sends what the endpoint answers."""
-
-    def __init__(
-        self, endpoint: Endpoint, scope: KeyScope | None, dialect: Dialect, keyring: Keyring, metrics: Metrics
-    ) -> None:
-        self.scope: KeyScope | None = scope
-        self._dialect = dialect
-        self._endpoint, self._keyring, self._metrics = endpoint, keyring, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        key = ANYONE
-        if self.scope is not None:
-            try:
-                key = self._keyring.who(self._dialect.key(request.headers), self._dialect.key_hint)
-                if not key.may(self.scope):
-                    raise NotPermitted(f"this API key has not the scope {self.scope}", code="missing_scope")
-            except (NotAuthenticated, NotPermitted):
-                self._metrics.rejected("not_permitted")
-                raise
-        response = await self._endpoint(request, key)
-        await response(scope, receive, send)
-
-
 class ErrorMiddleware:
     """The outermost middleware: gives each request an id, and writes every error in the shape of its dialect."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, dialect_of: Callable[[str], Dialect]) -> None:
-        """`dialect_of` returns the dialect that writes the errors of a path."""
+    def __init__(self, app: ASGIApp, metrics: Metrics, dialect_of: DialectOf) -> None:
         self._app, self._metrics, self._dialect_of = app, metrics, dialect_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,15 +94,10 @@ class ErrorMiddleware:
                 await errors.response(error, request_id, dialect.error)(scope, receive, sending)
 
 
-def direct(
-    routes: Mapping[tuple[str, str], ASGIApp],
-    others: ASGIApp,
-    metrics: Metrics,
-    dialect_of: Callable[[str], Dialect],
-) -> ASGIApp:
-    """Calls routes without parameters, by method and path, past the router and the layers around it that have nothing
-    to do there. `others` serves all else."""
-    table = {key: ErrorMiddleware(route, metrics, dialect_of) for key, route in routes.items() if "{" not in key[1]}
+def direct(routes: Mapping[str, ASGIApp], others: ASGIApp, metrics: Metrics, dialect_of: DialectOf) -> ASGIApp:
+    """Calls what is posted to a dialect, by its path, past the router and the layers around it that have nothing to do
+    there. `others` serves all else."""
+    table = {("POST", path): ErrorMiddleware(route, metrics, dialect_of) for path, route in routes.items()}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         key = scope.get("method", ""), scope.get("path", "")
@@ -148,16 +121,31 @@ def _no_route(request: Request, error: Exception, dialect: Dialect) -> Response:
     return response
 
 
-PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
-DESCRIBED = ("/v1/models", "/v1/models/{id}", "/v1/strategies", "/v1/traces/{id}", *PROBES)
-"""The pages that are no dialect's and stand in `/openapi.json`."""
-PAGES = (*DESCRIBED, "/metrics/engine", "/openapi.json")
-"""The paths of all of them."""
+PAGES = (
+    "/v1/models",
+    "/v1/models/{id}",
+    "/v1/strategies",
+    "/v1/traces/{id}",
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/metrics",
+    "/metrics/engine",
+    "/openapi.json",
+    "/docs",
+    "/docs/{name}",
+)
+"""The paths of the pages, which no dialect may have."""
 
 
 def all_dialects() -> Sequence[Dialect]:
-    """Ours and those of installed packages. Raises `WrongSettings` for one whose path is taken."""
+    """Ours and those of installed packages. Raises `WrongSettings` for one whose path is taken, and `BrokenPlugin`."""
     return installed(PAGES)
+
+
+def plugged_in() -> Sequence[tuple[str, Dialect | PonderError]]:
+    """The dialects of installed packages: what each is called, and itself, or why it cannot be had."""
+    return list(plugins(PAGES))
 
 
 def create_app(
@@ -174,33 +162,61 @@ def create_app(
     beside the metrics, and may refuse it. It is complete: middleware goes around it, as `Middleware(app)`, not into it
     by `add_middleware`."""
     metrics = metrics or Metrics()
-    keyring, registry = Keyring(settings.keys), Registry()
+    registry, guard = Registry(), Guard(Keyring(settings.keys), metrics)
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
     status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body)
     traces = Traces(settings.traces, settings.trace_bytes)
     account = Accounts([*accounts, metrics])
     dialects = all_dialects() if dialects is None else dialects
     by_path = {dialect.path: dialect for dialect in dialects}
-    app = FastAPI(title="Ponder", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Ponder", version=release(), openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    pages: list[APIRoute] = []
 
-    async def schema(request: Request, key: Key) -> Response:
-        return answer(openapi(app.version, dialects))
+    def page(path: str, scope: KeyScope | None, endpoint: Callable[..., Any], **more: Any) -> None:
+        """A page; `more` is as for FastAPI's routes."""
+        needs = [] if scope is None else [Depends(Needs(scope, guard, DEFAULT, DEFAULT.key_scheme))]
+        more = {"responses": DEFAULT.refusals, "operation_id": endpoint.__name__} | more
+        pages.append(APIRoute(path, endpoint, methods=["GET", "HEAD"], dependencies=needs, **more))
 
-    table: list[tuple[str, str, KeyScope | None, Endpoint]] = [
-        ("GET", "/v1/models", "infer", status.models),
-        ("GET", "/v1/models/{id:path}", "infer", status.model),
-        ("GET", "/v1/strategies", "infer", status.strategies),
-        ("GET", "/v1/traces/{id}", "trace", traces.one),
-        ("GET", "/livez", None, status.live),
-        ("GET", "/readyz", None, status.ready),
-        ("GET", "/healthz", "admin", status.health),
-        ("GET", "/metrics", "usage", status.metrics),
-        ("GET", "/metrics/engine", "usage", status.metrics_of_engine),
-        ("GET", "/openapi.json", "infer", schema),
-    ]
-    for dialect in dialects:
-        endpoint = Completions(settings, models, registry, admission, account, metrics, traces, dialect)
-        table.append(("POST", dialect.path, "infer", endpoint))
+    async def schema() -> Response:
+        app.openapi_schema = app.openapi_schema or openapi.document(app.version, pages, dialects)
+        return JSONResponse(app.openapi_schema)
+
+    unavailable: dict[int | str, dict[str, Any]] = DEFAULT.refusals | {
+        503: {"model": Health, "description": "The same, beside the error"}
+    }
+    text: dict[str, Any] = {"response_class": PlainTextResponse}
+    page("/v1/models", "infer", status.models)
+    page("/v1/models/{id:path}", "infer", status.model)
+    page("/v1/strategies", "infer", status.strategies)
+    page("/v1/traces/{id}", "trace", traces.one, operation_id="trace", responses=DEFAULT.refusals | TOLD)
+    page("/livez", None, status.live)
+    page("/readyz", None, status.ready)
+    page(
+        "/healthz",
+        "admin",
+        status.health,
+        response_model=Health,
+        responses=unavailable,
+        response_model_exclude_unset=True,
+    )
+    page("/metrics", "usage", status.metrics, **text)
+    page("/metrics/engine", "usage", status.metrics_of_engine, **text, include_in_schema=False)
+    page("/openapi.json", "infer", schema, include_in_schema=False)
+    if settings.has_docs:
+        page("/docs", None, docs_page.page, include_in_schema=False)
+        page("/docs/{name}", None, docs_page.asset, include_in_schema=False)
+    spoken = {
+        dialect.path: AuthenticatedRoute(
+            Completions(settings, models, registry, admission, account, metrics, traces, dialect),
+            "infer",
+            dialect,
+            guard,
+        )
+        for dialect in dialects
+    }
 
     def dialect_of(path: str) -> Dialect:
         return by_path.get(path, DEFAULT)
@@ -208,37 +224,13 @@ def create_app(
     async def no_route(request: Request, error: Exception) -> Response:
         return _no_route(request, error, dialect_of(request.url.path))
 
-    guarded = {
-        (method, path): AuthenticatedRoute(endpoint, scope, dialect_of(path), keyring, metrics)
-        for method, path, scope, endpoint in table
-    }
     app.router.routes[:] = [
-        Route(path, route, methods=[method], name=path) for (method, path), route in guarded.items()
+        *pages,
+        *(Route(path, route, methods=["POST"], name=path) for path, route in spoken.items()),
     ]
     app.add_exception_handler(HTTPException, no_route)
+    app.add_exception_handler(RequestValidationError, no_route)
     app.add_middleware(ErrorMiddleware, metrics=metrics, dialect_of=dialect_of)
-    app.middleware_stack = direct(guarded, app.build_middleware_stack(), metrics, dialect_of)
+    app.middleware_stack = direct(spoken, app.build_middleware_stack(), metrics, dialect_of)
     app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout)
     return app
-
-
-def openapi(version: str, dialects: Sequence[Dialect]) -> dict[str, Any]:
-    """What a generator of clients needs: the routes, and the schemas of the dialects' requests."""
-    schemas: dict[str, Any] = {}
-    paths: dict[str, Any] = {}
-    for dialect in dialects:
-        operation, named = dialect.operation()
-        paths[dialect.path] = {"post": operation}
-        schemas |= named
-    for path in DESCRIBED:
-        paths[path] = {"get": {"responses": DEFAULT.responses}}
-    for path in ("/v1/models/{id}", "/v1/traces/{id}"):
-        paths[path]["get"]["parameters"] = [
-            {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-        ]
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Ponder", "version": version},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }

@@ -17,13 +17,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
-from ponder.compute.errors import EngineError
+from ponder.compute.errors import EngineError, PonderError
+from ponder.compute.plugins import BrokenPlugin
 from ponder.engines.reward_remote import reach
 from ponder.server import made
-from ponder.server.http_server import CannotListen, bind, listen
+from ponder.server.app import plugged_in
 from ponder.server.model_paths import hub_folder, model_folder
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
+from ponder.server.sockets import CannotListen, bind, listen
 
 PIP = f"{sys.executable} -m pip"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -237,7 +239,20 @@ def defaults(settings: Settings) -> Finding:
         Registry().check(settings.served(), settings.limits.samples)
     except WrongSettings as error:
         return Finding(False, str(error), "ponder serve --help")
+    except BrokenPlugin as error:
+        return Finding(False, error.message, f"{PIP} list")
     return Finding(True, "strategies and verifiers")
+
+
+def dialects() -> list[Finding]:
+    """The APIs that other packages add can be spoken, or the server would not start."""
+    found: list[Finding] = []
+    for who, one in plugged_in():
+        if isinstance(one, PonderError):
+            found.append(Finding(False, one.message, f"{PIP} uninstall {who.rpartition(' ')[2]}"))
+        else:
+            found.append(Finding(True, f"{who} is served at {one.path}"))
+    return found
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -258,6 +273,7 @@ def examine(settings: Settings) -> list[Finding]:
         *(reward_model(name, path) for name, path in beside),
         *(remote_reward_model(name, url, m) for name, url, m in prms if m.prm_is_remote),
         defaults(settings),
+        *dialects(),
         port(settings.host, settings.port),
         memory(len(served) + len(beside)),
     ]

@@ -1,10 +1,9 @@
-"""The socket and the HTTP server on it: bounds on heads and connections that bare uvicorn lacks, and a way down that
-lets running requests finish."""
+"""The HTTP server: bounds on heads and connections that bare uvicorn lacks, and a way down that lets running requests
+finish."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import json
 import re
@@ -20,63 +19,15 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ponder.compute.errors import PonderError
 from ponder.server.settings import Limits, Settings
 
 KEEP_ALIVE = 30
 """Seconds an idle connection is kept: longer than clients keep theirs, so that none is closed under a request."""
 CLOSING = 15
 """Seconds answers have to leave after the drain, before they are cut."""
-BACKLOG = 2048
 LAG_EVERY = 0.5
 
 Drain = Callable[[], Awaitable[None]]
-
-
-class CannotListen(PonderError):
-    """The address is not to be had; the message says why and what else to try."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, not listening yet. Raises `CannotListen`."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise CannotListen(f"--host {host}: no such address; 127.0.0.1 is this machine") from error
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setblocking(False)
-    try:
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        raise CannotListen(_why(error, host, port)) from error
-    return sock
-
-
-def listen(sock: socket.socket) -> None:
-    """From here on callers get in. Raises `CannotListen`, where another program was quicker."""
-    try:
-        sock.listen(BACKLOG)
-    except OSError as error:
-        host, port = sock.getsockname()[:2]
-        raise CannotListen(_why(error, host, port)) from error
-
-
-def url_of(sock: socket.socket) -> str:
-    """The address as a link."""
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _why(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is taken by another program: choose another with --port, or --port 0 for any"
-    if error.errno == errno.EACCES:
-        return f"port {port} needs more rights than this user has: choose one above 1023 with --port"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is no address of this machine: choose another with --host"
-    return f"cannot listen on {host} port {port}: {error.strerror}"
 
 
 def _refusal(status: int, code: str, message: str) -> tuple[bytes, list[tuple[bytes, bytes]]]:

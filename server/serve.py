@@ -25,10 +25,11 @@ from ponder.engines.vllm import start
 from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, all_dialects, create_app
 from ponder.server.dialect import Dialect
-from ponder.server.http_server import bind, listen, run, url_of
+from ponder.server.http_server import run
 from ponder.server.model_paths import locate
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
+from ponder.server.sockets import bind, listen, url_of
 
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.errors import NotFound, PonderError, Unavailable
 from ponder.metering.metrics import Metrics, Role
 from ponder.server import errors
+from ponder.server.access import Caller
 from ponder.server.admission import Admission
 from ponder.server.answers import Failure
 from ponder.server.keys import Key
@@ -29,9 +30,71 @@ FRESH_SECONDS = 1.0
 RETRY_SECONDS = 5
 
 
-def answer(value: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON out."""
-    return Response(json.dumps(value).encode(), status, headers, media_type="application/json")
+class Fine(BaseModel):
+    """The answer of a probe."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Model(BaseModel):
+    """A model that may be asked, or one with a strategy: `MODEL:STRATEGY`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix time in seconds")
+    owned_by: str
+
+
+class Models(BaseModel):
+    """What a key may ask."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Listed(BaseModel):
+    """A strategy or verifier that a request may name."""
+
+    name: str
+    object: Literal["strategy", "verifier"]
+    description: str
+    parameters: dict[str, Any] = Field(description="JSON schema of what may stand beside the name")
+
+
+class Strategies(BaseModel):
+    """What may stand in `strategy` and in `verifier`."""
+
+    object: Literal["list"] = "list"
+    data: list[Listed]
+    verifiers: list[Listed]
+
+
+class RewardModelHealth(BaseModel):
+    """A reward model beside a model."""
+
+    name: str
+    answers: bool
+
+
+class ModelHealth(BaseModel):
+    """How a model is. `reward_model` is left out where there is none."""
+
+    answers: bool
+    context: int = Field(description="Tokens of prompt and output together")
+    chain_p50: float = Field(description="Tokens of a chain in the middle, as learned so far")
+    reward_model: RewardModelHealth | None = None
+
+
+class Health(BaseModel):
+    """How the server is. A body with status 503 has `error` beside these."""
+
+    status: Literal["ok", "degraded", "draining", "unavailable"] = Field(description="degraded: a reward model is away")
+    version: str
+    uptime_seconds: float
+    inflight: int
+    queued: int
+    draining: bool
+    models: dict[str, ModelHealth]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,62 +133,57 @@ class Status:
                 for strategy in self._registry.strategies:
                     yield f"{name}:{strategy}", served
 
-    async def models(self, request: Request, key: Key) -> Response:
-        """`GET /v1/models`: each model, and each with each strategy."""
-        return answer({"object": "list", "data": [_model(name, served) for name, served in self._ids(key)]})
+    async def models(self, key: Caller) -> Models:
+        """Lists the models, each alone and with each strategy."""
+        return Models(data=[_model(name, served) for name, served in self._ids(key)])
 
-    async def model(self, request: Request, key: Key) -> Response:
-        """`GET /v1/models/{id}`; ids may hold slashes."""
-        asked = str(request.path_params["id"])
+    async def model(self, id: str, key: Caller) -> Model:
+        """Finds one of the models listed. Ids may hold slashes."""
         for name, served in self._ids(key):
-            if name == asked:
-                return answer(_model(name, served))
+            if name == id:
+                return _model(name, served)
         raise NotFound(
             "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
         )
 
-    async def strategies(self, request: Request, key: Key) -> Response:
-        """`GET /v1/strategies`: what may stand in `strategy` and `verifier`, with the schemas of their parameters."""
-        return answer(
-            {
-                "object": "list",
-                "data": [_dish(entry, "strategy") for entry in self._registry.strategies.values()],
-                "verifiers": [_dish(entry, "verifier") for entry in self._registry.verifiers.values()],
-            }
+    async def strategies(self) -> Strategies:
+        """Lists what may stand in `strategy` and `verifier`, with the schemas of their parameters."""
+        return Strategies(
+            data=[_listed(entry, "strategy") for entry in self._registry.strategies.values()],
+            verifiers=[_listed(entry, "verifier") for entry in self._registry.verifiers.values()],
         )
 
     # -- health -------------------------------------------------------------------------------------------------------
 
-    async def live(self, request: Request, key: Key) -> Response:
-        """`GET /livez`: the process answers."""
-        return answer({"status": "ok"})
+    async def live(self) -> Fine:
+        """Says that the process answers."""
+        return Fine()
 
-    async def ready(self, request: Request, key: Key) -> Response:
-        """`GET /readyz`: every model answers and the server is not going down. A reward model that is away makes
-        answers worse, not impossible, so it does not count here."""
+    async def ready(self) -> Fine:
+        """Says that every model answers and the server is not going down. A reward model that is away makes answers
+        worse, not impossible, so it does not count here."""
         if (fault := await self._fault()) is not None:
             raise fault
-        return answer({"status": "ok"})
+        return Fine()
 
-    async def health(self, request: Request, key: Key) -> Response:
-        """`GET /healthz`: the same with details, for those who run the server."""
+    async def health(self, request: Request) -> Any:
+        """Says the same with details, for those who run the server."""
         fault, found = await self._fault(), await self._check()
-        status = "ok" if all(found.reward_models.values()) else "degraded"
-        if fault is not None:
-            status = "draining" if self._admission.draining else "unavailable"
-        details: dict[str, Any] = {
-            "status": status,
-            "version": _version(),
-            "uptime_seconds": round(time.monotonic() - self._since, 3),
-            "inflight": self._admission.inside,
-            "queued": self._admission.queued,
-            "draining": self._admission.draining,
-            "models": {name: _details(name, served, found) for name, served in self._models.items()},
-        }
+        details = Health(
+            status="ok" if all(found.reward_models.values()) else "degraded",
+            version=release(),
+            uptime_seconds=round(time.monotonic() - self._since, 3),
+            inflight=self._admission.inside,
+            queued=self._admission.queued,
+            draining=self._admission.draining,
+            models={name: _details(name, served, found) for name, served in self._models.items()},
+        )
         if fault is None:
-            return answer(details)
+            return details
+        details.status = "draining" if self._admission.draining else "unavailable"
         error = self._error_body(errors.failure(fault, request.state.request_id))
-        return answer({**error, **details}, 503, {"retry-after": str(RETRY_SECONDS)})
+        told = {**error, **details.model_dump(exclude_unset=True)}
+        return JSONResponse(told, 503, {"retry-after": str(RETRY_SECONDS)})
 
     async def _fault(self) -> Unavailable | None:
         """Why no request should come here now."""
@@ -170,39 +228,36 @@ class Status:
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
-    async def metrics(self, request: Request, key: Key) -> Response:
-        """`GET /metrics`: the server's series for Prometheus. Whether the models answer is found out on the way."""
+    async def metrics(self) -> Response:
+        """Gives the server's series to Prometheus. Whether the models answer is found out on the way."""
         await self._check()
         content, media = self._metrics.render()
         return Response(content, headers={"content-type": media})
 
-    async def metrics_of_engine(self, request: Request, key: Key) -> Response:
-        """`GET /metrics/engine`: the engine's own, apart, because their names break Prometheus' rules."""
+    async def metrics_of_engine(self) -> Response:
+        """Gives the engine's own series, apart, because their names break Prometheus' rules."""
         content = self._engine_metrics() if self._engine_metrics else b""
         return Response(content, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-def _details(name: str, served: ServedModel, found: HealthReport) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "answers": found.models[name],
-        "context": served.engine.card.context,
-        "chain_p50": served.lengths.p50,
-    }
+def _details(name: str, served: ServedModel, found: HealthReport) -> ModelHealth:
+    told = ModelHealth(answers=found.models[name], context=served.engine.card.context, chain_p50=served.lengths.p50)
     if served.reward_model is not None:
-        told["reward_model"] = {"name": served.reward_model.name, "answers": found.reward_models[name]}
+        told.reward_model = RewardModelHealth(name=served.reward_model.name, answers=found.reward_models[name])
     return told
 
 
-def _model(name: str, served: ServedModel) -> dict[str, Any]:
+def _model(name: str, served: ServedModel) -> Model:
     card = served.engine.card
-    return {"id": name, "object": "model", "created": card.created, "owned_by": card.owner}
+    return Model(id=name, created=card.created, owned_by=card.owner)
 
 
-def _dish(entry: Entry, kind: str) -> dict[str, Any]:
-    return {"name": entry.name, "object": kind, "description": entry.description, "parameters": entry.schema}
+def _listed(entry: Entry, kind: Literal["strategy", "verifier"]) -> Listed:
+    return Listed(name=entry.name, object=kind, description=entry.description, parameters=entry.schema)
 
 
-def _version() -> str:
+def release() -> str:
+    """The version of the server that is installed."""
     try:
         return version("ponder-server")
     except PackageNotFoundError:

@@ -14,16 +14,16 @@ from array import array
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from starlette.requests import Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 from ponder.compute.budget import Reservation, Spending
 from ponder.compute.errors import NotFound
 from ponder.compute.outcome import Outcome
 from ponder.server import unseal
-from ponder.server.keys import Key
+from ponder.server.access import Caller
 from ponder.server.plan import ResolvedRequest
 
 OVERHEAD = 2048
@@ -181,13 +181,13 @@ class Traces:
             _, (_, size) = self._kept.popitem(last=False)
             self._bytes -= size
 
-    async def one(self, request: Request, key: Key) -> Response:
-        """`GET /v1/traces/{id}`. A key sees its own requests, one with the scope `admin` all."""
-        asked = str(request.path_params["id"])
-        trace, _ = self._kept.get(asked, (None, 0))
+    async def one(self, id: str, key: Caller) -> Response:
+        """Tells what became of a request, by its `x-request-id`. A key sees its own requests, with the scope `admin`
+        all."""
+        trace, _ = self._kept.get(id, (None, 0))
         if trace is None or not (key.may("admin") or trace.owner == key.name):
             raise NotFound("there is no such trace; the latest ones are kept", param="id", code="trace_not_found")
-        return StreamingResponse(_in_turns(_pieces(asked, trace, key.may("reveal"))), media_type="application/json")
+        return StreamingResponse(_in_turns(_pieces(id, trace, key.may("reveal"))), media_type="application/json")
 
 
 async def _in_turns(pieces: Iterator[str]) -> AsyncGenerator[str]:
@@ -228,3 +228,85 @@ def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
                 piece = ""
         piece += "]}"
     yield piece + "]}"
+
+
+# -- what it looks like, for `/openapi.json` --------------------------------------------------------------------------
+
+
+class HeldTokens(BaseModel):
+    """Tokens a call may make at most."""
+
+    thinking: int
+    answer: int
+
+
+class CallTokens(BaseModel):
+    """Tokens of a call; `cached` are those of the prompt that were in the prefix cache."""
+
+    hidden: int
+    visible: int
+    prompt: int
+    cached: int
+
+
+class CallTexts(BaseModel):
+    """What a call has written."""
+
+    thought: str
+    answer: str
+
+
+class TracedCall(BaseModel):
+    """A call to the model."""
+
+    number: int
+    parent: int | None = Field(description="The call it continues")
+    purpose: str
+    held: HeldTokens
+    tokens: CallTokens
+    calls: int = Field(description="To the engine")
+    started: float = Field(description="Seconds after the first call")
+    seconds: float | None
+    ending: str | None
+    score: float | None
+    vote: int | None = Field(description="Calls with the same number gave the same answer")
+    chosen: bool = Field(description="It belongs to the chain that was answered with")
+    text: CallTexts | None = Field(
+        default=None, description="With retain_text, for keys with the scope reveal; else left out"
+    )
+
+
+class AnswerTokens(BaseModel):
+    """Tokens of an answer."""
+
+    hidden: int
+    visible: int
+    verifier: int
+
+
+class TracedAnswer(BaseModel):
+    """One answer. `stopped_by` is left out where the request came to none, `agreement` where there was no vote."""
+
+    index: int
+    tokens: AnswerTokens
+    orchestration_seconds: float = Field(description="Without a call to the engine")
+    stopped_by: str | None = None
+    agreement: float | None = None
+    calls: list[TracedCall]
+
+
+class RequestTrace(BaseModel):
+    """What became of a request."""
+
+    id: str
+    object: Literal["trace"]
+    model: str
+    strategy: str
+    budget: int
+    ended: str
+    seconds: float
+    choices: list[TracedAnswer]
+
+
+TOLD: dict[int | str, dict[str, Any]] = {200: {"model": RequestTrace}}
+"""The answer of `Traces.one`, as FastAPI's routes are told of it."""

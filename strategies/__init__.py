@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from ponder import under_one_name
+from ponder.compute.plugins import loaded
 from ponder.strategies.auto import Auto
 from ponder.strategies.beam_search import BeamSearch
 from ponder.strategies.best_of_n import BestOfN
@@ -33,5 +34,5 @@ GROUP = "ponder.strategies"
 
 
 def strategies() -> dict[str, type[Any]]:
-    """Ours and those of installed packages."""
-    return {point.name: point.load() for point in entry_points(group=GROUP)} | STRATEGIES
+    """Ours and those of installed packages. Raises `BrokenPlugin`."""
+    return {point.name: loaded("strategy", point) for point in entry_points(group=GROUP)} | STRATEGIES

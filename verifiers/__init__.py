@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from ponder import under_one_name
+from ponder.compute.plugins import loaded
 from ponder.verifiers.agreement import Agreement
 from ponder.verifiers.code import Code
 from ponder.verifiers.confidence import Confidence
@@ -29,5 +30,5 @@ GROUP = "ponder.verifiers"
 
 
 def verifiers() -> dict[str, type[Any]]:
-    """Ours and those of installed packages."""
-    return {point.name: point.load() for point in entry_points(group=GROUP)} | VERIFIERS
+    """Ours and those of installed packages. Raises `BrokenPlugin`."""
+    return {point.name: loaded("verifier", point) for point in entry_points(group=GROUP)} | VERIFIERS

@@ -3,9 +3,11 @@ an entry point."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
 
+from ponder.compute.errors import PonderError
+from ponder.compute.plugins import BrokenPlugin, broken, loaded, named
 from ponder.server.dialect import Dialect
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.settings import WrongSettings
@@ -19,21 +21,58 @@ GROUP = "ponder.dialects"
 """Entry points of this group add dialects: classes, called with nothing. A path of ours cannot be taken."""
 
 
+PARTS = ("path", "key_hint", "key", "read", "error", "operation")
+"""What a dialect has."""
+
+
 def installed(pages: Iterable[str]) -> Sequence[Dialect]:
     """Ours, then those of installed packages by their names. `pages`: the paths that no dialect may have, `{}` around
-    the part that varies. Raises `WrongSettings` for one whose path is taken or cannot be served."""
-    taken = dict.fromkeys(pages, "a page of the server's") | {one.path: "Ponder's own" for one in DIALECTS}
-    fixed = tuple(path.partition("{")[0] for path in taken if "{" in path)
+    the part that varies. Raises `WrongSettings` for one whose path is taken or cannot be served, and `BrokenPlugin`."""
     found: list[Dialect] = [*DIALECTS]
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        dialect: Dialect = point.load()()
-        path, package = dialect.path, point.dist.name if point.dist else point.value
-        who = f"the dialect {point.name} of the package {package}"
-        if not path.startswith("/") or set(path) & set("{}?#"):
-            raise WrongSettings(f"{who} is served at {path!r}, which is no path: it begins with / and is fixed")
-        owner = taken.get(path) or ("a page of the server's" if path.startswith(fixed) else None)
-        if owner is not None:
-            raise WrongSettings(f"{who} is served at {path}, which is {owner}: uninstall one, or give it another path")
-        taken[path] = f"that of the dialect {point.name} of the package {package}"
-        found.append(dialect)
+    for _, one in plugins(pages):
+        if isinstance(one, PonderError):
+            raise one
+        found.append(one)
     return found
+
+
+def plugins(pages: Iterable[str]) -> Iterator[tuple[str, Dialect | PonderError]]:
+    """The dialects of installed packages, by their names: what each is called, and itself, or why it cannot be had."""
+    taken = dict.fromkeys(pages, "a page of the server's") | {one.path: "Ponder's own" for one in DIALECTS}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        who = named("dialect", point)
+        try:
+            dialect = _made(point)
+            _check_path(dialect.path, who, taken)
+        except PonderError as error:
+            yield who, error
+            continue
+        taken[dialect.path] = f"that of {who}"
+        yield who, dialect
+
+
+def _made(point: EntryPoint) -> Dialect:
+    """What an entry point names, made, once it has shown that it can describe itself. Raises `BrokenPlugin`."""
+    kind = loaded("dialect", point)
+    try:
+        dialect: Dialect = kind()
+        lacks = [part for part in PARTS if not hasattr(dialect, part)]
+        if not lacks:
+            dialect.operation()
+    except Exception as error:  # it may be anybody's code
+        raise broken("dialect", point, error) from error
+    if lacks:
+        raise BrokenPlugin(
+            f"{named('dialect', point)} is no dialect: it has no {', '.join(lacks)}. Mend it, or uninstall the package"
+        )
+    return dialect
+
+
+def _check_path(path: str, who: str, taken: Mapping[str, str]) -> None:
+    """Raises `WrongSettings` for a path that is taken or cannot be served."""
+    if not path.startswith("/") or set(path) & set("{}?#"):
+        raise WrongSettings(f"{who} is served at {path!r}, which is no path: it begins with / and is fixed")
+    fixed = tuple(page.partition("{")[0] for page in taken if "{" in page)
+    owner = taken.get(path) or ("a page of the server's" if path.startswith(fixed) else None)
+    if owner is not None:
+        raise WrongSettings(f"{who} is served at {path}, which is {owner}: uninstall one, or give it another path")

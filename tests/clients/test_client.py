@@ -6,15 +6,27 @@ import ast
 import asyncio
 import json
 import socket
+from collections import UserDict, UserList
 from collections.abc import Generator
 from contextlib import aclosing, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 import ponder.clients.client
-from ponder.clients.client import AskError, AsyncClient, Client, CutOff, Piece, Refused, Reply, Unreachable
+from ponder.clients.client import (
+    AskError,
+    AsyncClient,
+    Client,
+    CutOff,
+    Piece,
+    Refused,
+    Reply,
+    Unreachable,
+    Unsendable,
+)
 from ponder.server import keys
 from ponder.server.settings import KeySettings
 from ponder.testing import MARKER, Chain, ScriptedEngine, always
@@ -157,6 +169,77 @@ def answering(body: str, status: int = 200) -> Client:
     headers = {"retry-after": "3", "content-type": kind}
     transport = httpx.MockTransport(lambda _: httpx.Response(status, text=body, headers=headers))
     return Client("http://server", transport=transport)
+
+
+LOOP: list[Any] = []
+LOOP.append(LOOP)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stop": {"a", "b"}}, "stop cannot be written as JSON: set is nothing that JSON has"),
+        ({"metadata": {"when": b"now"}}, "metadata cannot be written as JSON: bytes is nothing that JSON has"),
+        ({"temperature": float("nan")}, "temperature cannot be written as JSON: "),
+        ({"user": "\ud800"}, "user cannot be written as JSON: it has half of a surrogate pair"),
+        ({"tools": LOOP}, "tools cannot be written as JSON: "),
+        ({"thinking_budget": 5 + 1j}, "thinking_budget cannot be written as JSON: complex is nothing that JSON has"),
+        ({"messages": 5j}, "messages cannot be written as JSON: "),
+    ],
+)
+@pytest.mark.parametrize("model", ["m", None])
+def test_what_cannot_be_json_is_the_caller_s_fault_and_nothing_is_sent(
+    fields: dict[str, Any], words: str, model: str | None
+) -> None:
+    sent: list[httpx.Request] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={"data": [{"id": "m"}]})
+
+    def wrong(error: pytest.ExceptionInfo[Unsendable]) -> None:
+        assert str(error.value).startswith(words)
+        assert isinstance(error.value, ValueError)
+
+    messages, more = fields.get("messages", "?"), {name: v for name, v in fields.items() if name != "messages"}
+    with Client("http://server", transport=httpx.MockTransport(server)) as client:
+        with pytest.raises(Unsendable) as caught:
+            client.chat(messages, model=model, **more)
+        wrong(caught)
+        with pytest.raises(Unsendable) as caught:
+            list(client.stream(messages, model=model, **more))
+        wrong(caught)
+
+    async def awaited() -> None:
+        async with AsyncClient("http://server", transport=httpx.MockTransport(server)) as client:
+            with pytest.raises(Unsendable) as caught:
+                await client.chat(messages, model=model, **more)
+            wrong(caught)
+
+    asyncio.run(awaited())
+    assert not sent
+
+
+def test_mappings_and_sequences_of_any_kind_are_objects_and_lists() -> None:
+    sent: list[Any] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        assert request.headers["content-type"] == "application/json"
+        sent.append(json.loads(request.content))
+        return httpx.Response(400, json={"error": {"message": "no"}})
+
+    talk = UserList([UserDict(role="user", content="é?")])
+    with Client("http://server", transport=httpx.MockTransport(server)) as client, pytest.raises(Refused):
+        client.chat(talk, model="m", thinking_budget=5, stop=("a", "b"), strategy=UserDict(name="direct"))
+    assert sent == [
+        {
+            "model": "m",
+            "messages": [{"role": "user", "content": "é?"}],
+            "thinking_budget": 5,
+            "strategy": {"name": "direct"},
+            "stop": ["a", "b"],
+        }
+    ]
 
 
 def test_a_stream_that_ends_early_is_cut_off_and_not_an_answer() -> None:

@@ -23,10 +23,16 @@ from ponder.compute.lengths import Lengths
 from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, ServerHandle, create_app
 from ponder.server.settings import ModelSettings, Settings
-from ponder.testing import MARKER, Chain, ScriptedEngine, always
+from ponder.testing import MARKER, Chain, ScriptedEngine, always, in_virtual_time
 
 CHAIN = Chain(f"{MARKER}: three and four\nmake seven", "It is 7.")
-PATH = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "http_version": "1.1"}
+PATH: dict[str, Any] = {
+    "type": "http",
+    "method": "POST",
+    "path": "/v1/chat/completions",
+    "query_string": b"",
+    "http_version": "1.1",
+}
 ASK = {"model": "demo", "messages": [{"role": "user", "content": "What is 3 + 4?"}]}
 
 
@@ -55,19 +61,24 @@ def its_door(app: FastAPI) -> ServerHandle:
     return found
 
 
-def ask(app: FastAPI, method: str = "POST", url: str = "/v1/chat/completions", **more: Any) -> httpx.Response:
+async def _asked(app: FastAPI, method: str, url: str, **more: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+    async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+        return await client.request(method, url, **more)
+
+
+def ask(app: FastAPI, method: str = "POST", url: str = PATH["path"], **more: Any) -> httpx.Response:
     """One request, without a network."""
-
-    async def go() -> httpx.Response:
-        transport = httpx.ASGITransport(app, raise_app_exceptions=True)
-        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
-            return await client.request(method, url, **more)
-
-    return asyncio.run(go())
+    return asyncio.run(_asked(app, method, url, **more))
 
 
 def chat(app: FastAPI, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
     return ask(app, json=ASK | body, headers=headers)
+
+
+def in_no_time(app: FastAPI, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
+    """The same in virtual time."""
+    return in_virtual_time(_asked(app, "POST", PATH["path"], json=ASK | body, headers=headers))
 
 
 def answered(app: FastAPI, **body: Any) -> dict[str, Any]:

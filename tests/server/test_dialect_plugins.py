@@ -75,6 +75,58 @@ def test_two_dialects_on_one_path_are_both_named(tmp_path: Path) -> None:
     assert "that of the dialect plain of the package my-dialects: uninstall one" in done.stderr
 
 
+DOCTOR = """
+import sys
+from ponder.server import doctor
+sys.exit(doctor.tell(doctor.dialects(), sys.stdout))
+"""
+
+
+def diagnosed(newcomer: Newcomer) -> tuple[int, str]:
+    """What `ponder doctor` says of dialects."""
+    command = [sys.executable, "-c", DOCTOR]
+    done = subprocess.run(
+        command, cwd=newcomer.folder, env=newcomer.environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert not done.stderr
+    return done.returncode, done.stdout
+
+
+def test_the_doctor_says_which_dialects_there_are_and_which_the_server_would_not_start_with(tmp_path: Path) -> None:
+    status, said = diagnosed(changed(tmp_path, ENTRY, ENTRY + ENTRY.replace("plain", "simple", 1)))
+    assert status == 1
+    assert "ok       the dialect plain of the package my-dialects is served at /plain/ask\n" in said
+    assert "missing  the dialect simple of the package my-dialects is served at /plain/ask, which is that of" in said
+    assert "pip uninstall my-dialects\n" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            ENTRY,
+            ENTRY.replace("my_dialects.plain:", "my_dialects.gone:"),
+            "cannot be used: ModuleNotFoundError: No mod",
+        ),
+        ('    key_hint = "`X-Key: <key>`"\n', "", "is no dialect: it has no key_hint."),
+        ("Question.model_json_schema()", "Question.schema_of_mine()", "cannot be used: AttributeError: "),
+    ],
+)
+def test_a_dialect_that_is_broken_is_named_by_the_server_and_by_the_doctor(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    newcomer = changed(tmp_path, old, new)
+    done = served(newcomer)
+    named = f"the dialect plain of the package my-dialects {words}"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"ponder: {named}")
+    assert "Traceback" not in done.stderr
+    assert "loading" not in done.stderr
+    status, said = diagnosed(newcomer)
+    assert status == 1
+    assert said.startswith(f"missing  {named}")
+
+
 def test_no_page_is_left_out_of_those_a_dialect_may_not_have() -> None:
     routes = [route.path for route in door(ScriptedEngine(always(CHAIN))).routes if isinstance(route, Route)]
     ours = {route.replace(":path", "") for route in routes} - {dialect.path for dialect in all_dialects()}

@@ -7,16 +7,30 @@ import json
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from openai.types import Model
 from starlette.routing import Route
 
 from ponder.compute.engine import Checked
 from ponder.compute.lengths import Lengths
-from ponder.server.app import AuthenticatedRoute, ServedModel, create_app
+from ponder.server.access import AuthenticatedRoute, Needs
+from ponder.server.app import ServedModel, create_app
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, Settings
 from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always, in_virtual_time
-from tests.server.serving import Line, answered, ask, chat, counted, door, its_door, refused, scripted, written
+from tests.server.serving import (
+    Line,
+    answered,
+    ask,
+    chat,
+    counted,
+    door,
+    in_no_time,
+    its_door,
+    refused,
+    scripted,
+    written,
+)
 
 SLOW = Chain("t" * 50, "a" * 50)
 KEYS = Settings(
@@ -31,14 +45,24 @@ ANN, BOB = {"authorization": "Bearer pk-ann"}, {"authorization": "Bearer pk-bob"
 # -- who ---------------------------------------------------------------------------------------------------------------
 
 
+def scope_of(route: Route) -> str | None:
+    """What a route says of the keys it is for; it must say something."""
+    if not isinstance(route, APIRoute):
+        assert isinstance(route.app, AuthenticatedRoute)
+        return route.app.scope
+    needs = [needed.dependency for needed in route.dependencies]
+    assert all(isinstance(need, Needs) for need in needs)
+    return next((need.scope for need in needs if isinstance(need, Needs)), None)
+
+
 def test_without_a_key_nothing_but_the_probes_is_open() -> None:
     app = door(scripted(), KEYS)
     open_routes: set[str] = set()
     for route in app.router.routes:
         assert isinstance(route, Route)
-        assert isinstance(route.app, AuthenticatedRoute)
-        if route.app.scope is None:
+        if scope_of(route) is None:
             open_routes.add(route.path)
+            assert ask(app, "GET", route.path).status_code == 200
             continue
         method = "POST" if "POST" in (route.methods or ()) else "GET"
         response = ask(app, method, route.path.replace("{id:path}", "demo"))
@@ -167,6 +191,7 @@ def test_metrics_are_told_apart_from_those_of_the_engine() -> None:
 def test_the_schema_names_our_fields() -> None:
     schema = ask(door(scripted()), "GET", "/openapi.json").json()
     body = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    body = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]
     assert {"thinking_budget", "strategy", "messages"} <= set(body["properties"])
 
 
@@ -255,7 +280,7 @@ def test_a_stream_hears_its_role_and_comments_while_it_waits_for_a_place() -> No
         assert second.text.endswith(b"data: [DONE]\n\n")
         assert counted(app, "ponder_queue_depth") == its_door(app).admission.inside == 0
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 @pytest.mark.parametrize(("ends", "code"), [("drain", "draining"), ("time", "server_busy")])
@@ -283,15 +308,15 @@ def test_a_stream_that_waited_in_vain_is_told_so_in_an_event(ends: str, code: st
     ("headers", "body"), [({}, {"timeout": 0.2}), ({"x-request-timeout": "0.2"}, {}), ({}, {"timeout": 0.2, "n": 2})]
 )
 def test_at_the_deadline_the_best_so_far_is_the_answer(headers: dict[str, str], body: dict[str, Any]) -> None:
-    response = chat(door(ScriptedEngine(lambda p, t, c: Chain("t" * 20, "a" * 5000), delay=0.001)), headers, **body)
-    told = response.json()
+    engine = ScriptedEngine(lambda p, t, c: Chain("t" * 20, "a" * 5000), delay=0.001)
+    told = in_no_time(door(engine), headers, **body).json()
     assert told["thinking"]["stopped_by"] == "deadline"
     assert told["choices"][0]["finish_reason"] == "length"
     assert told["choices"][0]["message"]["content"].startswith("a")
 
 
 def test_a_deadline_with_nothing_at_all_is_504() -> None:
-    response = chat(door(ScriptedEngine(lambda p, t, c: SLOW, delay=0.5)), timeout=0.05)
+    response = in_no_time(door(ScriptedEngine(lambda p, t, c: SLOW, delay=0.5)), timeout=0.05)
     refused(response, 504, "deadline_passed")
 
 
@@ -325,7 +350,7 @@ def test_an_answer_given_without_a_chain_whose_model_went_away_says_so() -> None
 
 def test_the_servers_own_limit_of_time_holds() -> None:
     app = door(ScriptedEngine(lambda p, t, c: Chain("t", "a" * 5000), delay=0.001), Settings(timeout=0.2))
-    assert chat(app, timeout=1000).json()["thinking"]["stopped_by"] == "deadline"
+    assert in_no_time(app, timeout=1000).json()["thinking"]["stopped_by"] == "deadline"
 
 
 # -- closing -----------------------------------------------------------------------------------------------------------
@@ -371,4 +396,4 @@ def test_a_drain_that_takes_too_long_asks_for_the_best_so_far(body: dict[str, An
         assert b'"stopped_by":"draining"' in line.text.replace(b": ", b":")
         assert engine.running == 0
 
-    asyncio.run(go())
+    in_virtual_time(go())

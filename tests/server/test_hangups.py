@@ -114,7 +114,7 @@ def test_a_reader_who_does_not_read_is_dropped(stream: bool) -> None:
         assert written(app) == engine.produced
         assert counted(app, 'ponder_client_disconnects_total{phase="slow_reader"}') == 1
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def test_a_silent_stream_hears_comments() -> None:
@@ -128,7 +128,7 @@ def test_a_silent_stream_hears_comments() -> None:
         assert text.count(b": keep-alive\n\n") >= 3
         assert text.endswith(b"data: [DONE]\n\n")
 
-    asyncio.run(go())
+    in_virtual_time(go())
 
 
 def test_the_role_is_sent_before_the_model_has_begun() -> None:

@@ -15,7 +15,7 @@ from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
 from ponder.server.outbox import PIECE, ROOM, Outbox
 from ponder.server.settings import Settings
-from ponder.testing import Chain, ScriptedEngine
+from ponder.testing import Chain, ScriptedEngine, in_virtual_time
 from tests.server.serving import ASK, Line, counted, door, events, its_door, serving, until, written
 
 KEEPALIVE = b": keep-alive\n\n"
@@ -223,4 +223,4 @@ def test_a_comment_never_stands_in_the_middle_of_an_event() -> None:
         assert KEEPALIVE in sent
         assert sent.replace(KEEPALIVE, b"") == event * 20 + b"data: [DONE]\n\n"
 
-    asyncio.run(go())
+    in_virtual_time(go())

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.responses import Response
 
 from ponder.server.answers import Failure
 from ponder.server.dialect import Reading
 from ponder.server.dialects.openai_chat import errors
+from ponder.server.dialects.openai_chat.description import described
 from ponder.server.dialects.openai_chat.reading import NAMES, chat_request, ours
-from ponder.server.dialects.openai_chat.schema import ChatRequest
 from ponder.server.dialects.openai_chat.writing import ChatWriter
 from ponder.server.settings import Limits
 
@@ -28,8 +28,8 @@ class OpenAIChat:
         return presented.strip() or None if kind.lower() == "bearer" else None
 
     def read(self, raw: bytes, limits: Limits) -> Reading:
-        wanted = chat_request(raw, limits)
-        return Reading(ours(wanted), partial(ChatWriter, wanted), NAMES)
+        wanted, strays = chat_request(raw, limits)
+        return Reading(ours(wanted), partial(ChatWriter, wanted, strays), NAMES)
 
     def error(self, failure: Failure) -> Response:
         return errors.response(failure)
@@ -39,13 +39,12 @@ class OpenAIChat:
         return errors.body(failure)
 
     def operation(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        request = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas = request.pop("$defs", {})
-        content = {"application/json": {"schema": request}}
-        return {"requestBody": {"required": True, "content": content}, "responses": self.responses}, schemas
+        return described(self.key_scheme)
 
-    responses: Mapping[str, Any] = {
-        "200": {"description": "OpenAI's shape"},
-        "4XX": {"description": "OpenAI's error"},
+    key_scheme = "key"
+    """What `/openapi.json` calls the way a key is sent."""
+    refusals: ClassVar[dict[int | str, dict[str, Any]]] = {
+        "4XX": {"model": errors.ErrorBody, "description": "The request is at fault, or came at a bad time"},
+        "5XX": {"model": errors.ErrorBody, "description": "The server is at fault"},
     }
-    """As OpenAPI describes them; also those of the routes that belong to no dialect."""
+    """What routes that belong to no dialect answer where they refuse, as FastAPI's routes are told of it."""

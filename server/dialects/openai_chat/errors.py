@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from ponder.server.answers import Failure
@@ -35,3 +36,18 @@ def response(failure: Failure) -> Response:
     if not failure.again:
         headers["x-should-retry"] = "false"
     return Response(json.dumps(body(failure)).encode(), failure.status, headers, media_type="application/json")
+
+
+class Error(BaseModel):
+    """What was wrong."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The field of the request that is at fault")
+    code: str | None = Field(description="A word that stays the same")
+
+
+class ErrorBody(BaseModel):
+    """Every refusal, on every route."""
+
+    error: Error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from ponder.compute.errors import RequestError
@@ -36,17 +36,18 @@ NAMES: Mapping[str, str] = {
 """What OpenAI calls the fields of our request, where that is something else."""
 
 
-def chat_request(raw: bytes, limits: Limits) -> ChatRequest:
-    """A checked request. Raises `RequestError`."""
+def chat_request(raw: bytes, limits: Limits) -> tuple[ChatRequest, Sequence[slips.Stray]]:
+    """A checked request, and the keys of it that nobody knows. Raises `RequestError`."""
     value = loads(raw, limits.json_depth)
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object", code="invalid_type")
     body = cast("dict[str, Any]", value)
     slips.misspelt(body)
     request = checked(ChatRequest, body)
-    slips.misplaced(request)
+    strays = list(slips.strays(request))
+    slips.misplaced(request, strays)
     _together(request, limits)
-    return request
+    return request, strays
 
 
 def _together(request: ChatRequest, limits: Limits) -> None:

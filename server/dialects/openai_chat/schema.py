@@ -133,16 +133,20 @@ class ChatRequest(_Wire):
         default=None, description="Seconds until the best so far is the answer"
     )
 
-    thinking_token_budget: WishedTokens | None = None
-    thinking_budget_tokens: Tokens | None = None
-    reasoning: Reasoning | None = None
-    thinking: Thinking | None = None
-    extra_body: ExtraBody | None = None
-    google: Google | None = None
-    thinking_config: ThinkingConfig | None = None
-    enable_thinking: bool | None = None
-    chat_template_kwargs: TemplateArguments | None = None
-    reasoning_effort: Effort | None = None
+    thinking_token_budget: WishedTokens | None = Field(default=None, description="thinking_budget, as vLLM calls it")
+    thinking_budget_tokens: Tokens | None = Field(default=None, description="thinking_budget, as others call it")
+    reasoning: Reasoning | None = Field(default=None, description="thinking_budget, as OpenRouter writes it")
+    thinking: Thinking | None = Field(default=None, description="thinking_budget, as Anthropic writes it")
+    extra_body: ExtraBody | None = Field(default=None, description="thinking_budget, as Gemini writes it")
+    google: Google | None = Field(default=None, description="The same, where OpenAI's client puts it")
+    thinking_config: ThinkingConfig | None = Field(default=None, description="thinking_budget, as Gemini calls it")
+    enable_thinking: bool | None = Field(default=None, description="false: no thinking")
+    chat_template_kwargs: TemplateArguments | None = Field(
+        default=None, description="enable_thinking, as vLLM takes it"
+    )
+    reasoning_effort: Effort | None = Field(
+        default=None, description="A word for a budget; the server's configuration says how many tokens it is"
+    )
 
     max_completion_tokens: SomeTokens | None = None
     max_tokens: SomeTokens | None = None

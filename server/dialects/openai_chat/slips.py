@@ -91,7 +91,7 @@ def misspelt(body: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stray:
+class Stray:
     """A key that has no effect where it stands."""
 
     place: tuple[str, ...]
@@ -116,37 +116,38 @@ _HOLDERS = (list, BaseModel)
 """What may have keys inside."""
 
 
-def _strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[_Stray]:
+def strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[Stray]:
     """Keys nobody knows, in all that is not a caller's own (metadata, schemas, parameters of a strategy)."""
     if isinstance(value, list):
         for i, inner in enumerate(cast("list[Any]", value)):
             if inner is not None and isinstance(inner, _HOLDERS):
-                yield from _strays(inner, (*place, str(i)))
+                yield from strays(inner, (*place, str(i)))
     if not isinstance(value, BaseModel) or isinstance(value, Choice):
         return
     for key, inner in (value.model_extra or {}).items():
         if inner is not None:
-            yield _Stray(place, key, type(value))
+            yield Stray(place, key, type(value))
     for field, inner in vars(value).items():
         # Most are None, and `isinstance` of a pydantic model is slow.
         if inner is not None and isinstance(inner, _HOLDERS):
-            yield from _strays(inner, (*place, field))
+            yield from strays(inner, (*place, field))
     if isinstance(value, WireMessage) and isinstance(value.content, list):
         for i, part in enumerate(value.content):
             for key in (key for key in part if key not in ("type", part.get("type"))):
-                yield _Stray((*place, "content", str(i)), key, WireMessage)
+                yield Stray((*place, "content", str(i)), key, WireMessage)
 
 
-def misplaced(request: ChatRequest) -> None:
-    """Raises `RequestError` for a key inside an object of the body that can only have been meant for a budget."""
-    lost = [_Stray(("metadata",), key, ChatRequest) for key in request.metadata or () if key not in OTHER_WORDS]
-    inner = {(stray.holder, stray.key): stray for stray in _strays(request) if stray.place}
+def misplaced(request: ChatRequest, found: Sequence[Stray]) -> None:
+    """Raises `RequestError` for a key inside an object of the body that can only have been meant for a budget. `found`
+    are its `strays`."""
+    lost = [Stray(("metadata",), key, ChatRequest) for key in request.metadata or () if key not in OTHER_WORDS]
+    inner = {(stray.holder, stray.key): stray for stray in found if stray.place}
     for stray in [*lost[:UNKNOWN], *list(inner.values())[:UNKNOWN]]:
         if stray.key not in NO_SLIP and (words := _meant(stray)):
             raise RequestError(words, param=stray.param, code="unknown_parameter")
 
 
-def _meant(stray: _Stray) -> str | None:
+def _meant(stray: Stray) -> str | None:
     """What to say of a key inside an object, if it was meant for a budget."""
     place, near = ".".join(stray.place), None
     if own := OWN_WORDS.get(stray.holder):
@@ -157,10 +158,10 @@ def _meant(stray: _Stray) -> str | None:
     return top and f"this has no effect inside {place}; {top} belongs at the top level of the body"
 
 
-def ignored(request: ChatRequest, more: Sequence[str] = ()) -> str:
-    """The value of `x-ignored-parameters`: the paths of keys that had no effect, a bounded number of them. `more` are
-    fields the plan has found to be without effect."""
-    names = [stray.name for stray in _strays(request)]
+def ignored(request: ChatRequest, found: Sequence[Stray], more: Sequence[str] = ()) -> str:
+    """The value of `x-ignored-parameters`: the paths of keys that had no effect, a bounded number of them. `found` are
+    its `strays`, `more` fields the plan has found to be without effect."""
+    names = [stray.name for stray in found]
     if request.store:
         names.insert(0, "store")
     return ", ".join(list(dict.fromkeys([*more, *names]))[:LISTED])

@@ -40,8 +40,9 @@ class ChatWriter:
     keep_alive = b": keep-alive\n\n"
     closing = b"data: [DONE]\n\n"
 
-    def __init__(self, wanted: ChatRequest, resolved: ResolvedRequest) -> None:
-        self.headers: Mapping[str, str] = _headers(wanted, resolved)
+    def __init__(self, wanted: ChatRequest, strays: Sequence[slips.Stray], resolved: ResolvedRequest) -> None:
+        """`strays` are the keys of the request that nobody knows."""
+        self.headers: Mapping[str, str] = _headers(wanted, strays, resolved)
         self._model, self._answers = resolved.model, len(resolved.plans)
         self._logprobs = bool(wanted.logprobs)
         self._usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
@@ -122,9 +123,9 @@ class ChatWriter:
         }
 
 
-def _headers(wanted: ChatRequest, resolved: ResolvedRequest) -> dict[str, str]:
+def _headers(wanted: ChatRequest, strays: Sequence[slips.Stray], resolved: ResolvedRequest) -> dict[str, str]:
     headers: dict[str, str] = {}
-    if ignored := slips.ignored(wanted, resolved.ignored):
+    if ignored := slips.ignored(wanted, strays, resolved.ignored):
         headers["x-ignored-parameters"] = ignored
     if resolved.clamped_from is not None:
         headers["x-thinking-budget-clamped"] = str(resolved.budget)

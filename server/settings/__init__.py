@@ -1,0 +1,29 @@
+"""What can be configured: every field with its description, its bounds and its default.
+
+`ponder.example.toml` shows them all; `server/load_settings.py` reads them.
+"""
+
+from __future__ import annotations
+
+from ponder.server.settings.engine import EngineSettings, RewardEngineSettings
+from ponder.server.settings.keys import KeySettings, Scope
+from ponder.server.settings.limits import Limits
+from ponder.server.settings.model import Chosen, ModelSettings
+from ponder.server.settings.server import EFFORT, PREFIX, Settings, loopback
+from ponder.server.settings.table import WrongSettings, nearest
+
+__all__ = [
+    "EFFORT",
+    "PREFIX",
+    "Chosen",
+    "EngineSettings",
+    "KeySettings",
+    "Limits",
+    "ModelSettings",
+    "RewardEngineSettings",
+    "Scope",
+    "Settings",
+    "WrongSettings",
+    "loopback",
+    "nearest",
+]

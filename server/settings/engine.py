@@ -1,0 +1,71 @@
+"""How vLLM is started, for a model and for a reward model beside one."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field
+
+from ponder.server.settings.table import Table
+
+DType = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+class _Engine(Table):
+    """How vLLM is started. What is left out is chosen for the device."""
+
+    max_model_len: int | None = Field(
+        default=None, ge=64, description="Tokens of prompt and output together; left out: what the model was made for."
+    )
+    kv_cache_memory_bytes: int | None = Field(
+        default=None, ge=1 << 20, description="Memory for the key-value cache of this model; left out: 1 GiB on a CPU."
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the GPU this model may fill; left out: 0.9, and for two models on one GPU 0.7 and 0.22.",
+    )
+    max_num_seqs: int | None = Field(
+        default=None, ge=1, le=4096, description="Chains that are written at the same time."
+    )
+    tail_cache: bool | None = Field(
+        default=None,
+        description="Keep the half-full last block of a chain too: of one that is continued nothing is read twice. "
+        "Left out: true on a CPU, false on a GPU.",
+    )
+    tensor_parallel_size: int = Field(default=1, ge=1, le=64, description="GPUs one model is spread over.")
+
+    def over(self, more: Self) -> Self:
+        """These settings, with those that are set in `more` in their place."""
+        return self.model_copy(update={f: getattr(more, f) for f in more.model_fields_set})
+
+
+class EngineSettings(_Engine):
+    """How vLLM is started for a model."""
+
+    dtype: DType = Field(default="auto", description="Numbers the weights are in.")
+    enforce_eager: bool | None = Field(
+        default=None, description="No compiling: starts sooner, writes slower. Left out: true on a CPU, false on a GPU."
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Start of the engine's own random numbers.")
+    repetition_in_answers: bool = Field(
+        default=False,
+        description="End an answer that goes in circles (the same 128 to 512 tokens four times, one behind the other). "
+        "A thought is ended in any case.",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run program code that comes with the model. Only for models whose code was read."
+    )
+
+
+class RewardEngineSettings(_Engine):
+    """How vLLM is started for a reward model beside a model."""
+
+    dtype: DType | None = Field(default=None, description="Numbers the weights are in; left out: as for the model.")
+    enforce_eager: bool | None = Field(
+        default=None, description="No compiling: starts sooner, reads slower. Left out: as for the model."
+    )
+    trust_remote_code: bool | None = Field(
+        default=None, description="Run program code that comes with the reward model; left out: as for the model."
+    )

@@ -1,0 +1,157 @@
+"""The whole configuration: what holds for the server, and the tables of the others."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ponder.server.settings.keys import KeySettings
+from ponder.server.settings.limits import Limits
+from ponder.server.settings.model import Defaults, ModelSettings
+from ponder.server.settings.table import nearest
+
+PREFIX = "PONDER_"
+
+EFFORT = {"none": 0, "minimal": 512, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 65536}
+
+
+class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """All of the server's configuration. Made by `load`, or in tests by its constructor."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on. Beyond loopback only with at least one key."
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one and prints it."
+    )
+    model: str = Field(
+        default="demo",
+        description="The model to serve: a folder, a hub id, demo, or smollm2 (fetched and converted once); with a "
+        "models table, the one of it to serve alone.",
+    )
+    models: dict[str, ModelSettings] = Field(default_factory=dict, description="Models to serve, by name.")
+    keys: list[KeySettings] = Field(default_factory=list[KeySettings], description="Who may ask.")
+    effort: dict[str, int] = Field(
+        default=EFFORT, description="What reasoning_effort means in tokens.", validate_default=True
+    )
+    timeout: float = Field(default=540, gt=0, le=86400, description="Seconds for an answer that is not streamed.")
+    stream_timeout: float = Field(default=3600, gt=0, le=86400, description="Seconds for an answer that is streamed.")
+    keepalive: float = Field(default=10, gt=0, le=300, description="Seconds between comments on a silent stream.")
+    drain_timeout: float = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="Seconds running requests have after SIGTERM before they answer with their best.",
+    )
+    max_inflight: int = Field(default=256, ge=1, le=1 << 16, description="Requests that run at the same time.")
+    max_queue: int = Field(default=1024, ge=0, le=1 << 20, description="Requests that wait; more are answered 429.")
+    traces: int = Field(
+        default=1000, ge=0, le=1 << 20, description="Requests whose traces are kept in memory for GET /v1/traces/{id}."
+    )
+    trace_bytes: int = Field(
+        default=1 << 26, ge=0, le=1 << 40, description="Bytes of memory that all traces may take; the oldest go first."
+    )
+    retain_text: bool = Field(
+        default=False, description="Keep thoughts and answers with the traces, for keys with the scope reveal."
+    )
+    docs: bool | None = Field(
+        default=None,
+        description="A page at /docs to read and try the API. Left out: where there is no key. With keys, anybody may "
+        "load the page, and it asks for one.",
+    )
+    access_log: bool = Field(default=False, description="A line in the log for each request (no content, ever).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What the log tells.")
+    limits: Limits = Field(default=Limits(), description="Bounds on one request.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("effort")
+    @classmethod
+    def _whole_effort(cls, given: dict[str, int]) -> dict[str, int]:
+        for name, tokens in given.items():
+            if name not in EFFORT:
+                raise ValueError(f"{name} is no effort{nearest(name, EFFORT)}; there are {', '.join(EFFORT)}")
+            if tokens < 0:
+                raise ValueError(f"{name} is {tokens} tokens: at least 0")
+        return EFFORT | given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        for name in self.models:
+            if not name or ":" in name or name != name.strip():
+                raise ValueError(f'models: "{name}" cannot be a name; ":" separates a model from a strategy')
+        if self.models and "model" in self.model_fields_set and self.model not in self.models:
+            raise ValueError(
+                f"model: {self.model} is not among the models configured ({', '.join(self.models)})"
+                f"{nearest(self.model, self.models)}; name none to serve them all"
+            )
+        names = [key.name for key in self.keys]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"keys: two keys are called {twice[0]}; a name belongs to one key")
+        served = self.served()
+        for key in self.keys:
+            for model in sorted(key.models or ()):
+                if model not in served:
+                    raise ValueError(f"keys: {key.name} may ask {model}, which is not served{nearest(model, served)}")
+        if not self.keys and not loopback(self.host):
+            raise ValueError(
+                f"host: without an API key the server listens on loopback only, not on {self.host}. "
+                "Make a key with `ponder keys new NAME`, put what it prints into ponder.toml, and start again"
+            )
+        return self
+
+    @property
+    def has_docs(self) -> bool:
+        """The page at /docs is there."""
+        return not self.keys if self.docs is None else self.docs
+
+    def served(self) -> dict[str, ModelSettings]:
+        """The models to serve, by name; what one is silent about is taken from the settings for all."""
+        models = self.models
+        if not models:
+            folder = Path(self.model)
+            name = folder.resolve().name if folder.is_dir() else self.model
+            models = {name.replace(":", "-"): ModelSettings(path=self.model)}
+        elif "model" in self.model_fields_set:
+            models = {self.model: models[self.model]}
+        return {name: self._completed(model) for name, model in models.items()}
+
+    def _completed(self, model: ModelSettings) -> ModelSettings:
+        silent = [f for f in Defaults.model_fields if f not in model.model_fields_set]
+        update = {f: getattr(self, f) for f in silent}
+        update |= {"engine": self.engine.over(model.engine), "prm_engine": self.prm_engine.over(model.prm_engine)}
+        return model.model_copy(update=update)
+
+
+def loopback(host: str) -> bool:
+    """The address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
