@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn, cast
+from array import array
+from itertools import accumulate
+from typing import Any, NoReturn
 
 from ponder.compute.errors import RequestError
 
 DIGITS = 24
 """Digits of the longest number taken."""
-_TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""Each bracket as a step down or up; as signed bytes 1 and -1."""
+_OTHERS = bytes(b for b in range(256) if b not in b"[]{}")
 
 
 def loads(raw: bytes, depth: int) -> Any:
@@ -28,7 +30,7 @@ def loads(raw: bytes, depth: int) -> Any:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RequestError(f"the body is not UTF-8 (byte {error.start})", code="invalid_utf8") from None
-    if deeper(text, depth):
+    if _deeper(raw, depth):
         raise RequestError(f"the body nests deeper than {depth} brackets", code="too_deep")
     try:
         value = _DECODER.decode(text)
@@ -43,20 +45,21 @@ def loads(raw: bytes, depth: int) -> Any:
 
 def deeper(text: str, depth: int) -> bool:
     """The brackets of a JSON text go deeper than `depth`; those inside of strings do not count."""
-    return text.count("[") + text.count("{") > depth and _deepest(text) > depth
+    return _deeper(text.encode("utf-8", "replace"), depth)
 
 
-def _deepest(text: str) -> int:
-    """How deep the brackets outside of strings go. One pass, however odd the text."""
-    deep = most = 0
-    for token in _TOKENS.finditer(text):
-        mark = text[token.start()]
-        if mark in "[{":
-            deep += 1
-            most = max(most, deep)
-        elif mark in "]}":
-            deep -= 1
-    return most
+def _deeper(raw: bytes, depth: int) -> bool:
+    if raw.count(b"[") + raw.count(b"{") <= depth:
+        return False
+    steps = array("b", outside(raw).translate(_STEPS, _OTHERS))
+    return max(accumulate(steps), default=0) > depth
+
+
+def outside(raw: bytes) -> bytes:
+    """A JSON text without its strings. What comes behind the first thing that is no JSON may be anything."""
+    if b"\\" in raw:
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(raw.split(b'"')[::2])
 
 
 def half_characters(value: Any) -> bool:
@@ -93,18 +96,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_constant, parse_int=_whole, parse_float=_real, object_pairs_hook=_object)
-
-
-def nesting(value: Any) -> int:
-    """How deep lists and objects go in a parsed value."""
-    deep, level = 0, [value]
-    while any(isinstance(one, Mapping | list) for one in level):
-        level = [inner for one in level for inner in _inside(one)]
-        deep += 1
-    return deep
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, Mapping):
-        return cast("Mapping[str, Any]", value).values()
-    return cast("list[Any]", value) if isinstance(value, list) else ()
