@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json
 
@@ -98,9 +98,10 @@ def keys(value: Any) -> int:
     """How many keys the objects of a parsed value have."""
     found, left = 0, [value]
     while left:
-        one = left.pop()
-        inside: Any = one.values() if isinstance(one, dict) else one
-        found += len(one) if isinstance(one, dict) else 0
+        one: Any = left.pop()
+        keyed = isinstance(one, dict)
+        inside: Any = cast("dict[str, Any]", one).values() if keyed else one
+        found += len(inside) if keyed else 0
         left += [inner for inner in inside if isinstance(inner, dict | list)]
     return found
 

@@ -7,6 +7,8 @@ bare, because what FastAPI does for a route costs a request more than all the re
 
 from __future__ import annotations
 
+import asyncio
+import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -180,9 +182,14 @@ def create_app(
         more = {"responses": DEFAULT.refusals, "operation_id": endpoint.__name__} | more
         pages.append(APIRoute(path, endpoint, methods=["GET", "HEAD"], dependencies=needs, **more))
 
+    described: list[bytes] = []
+
     async def schema() -> Response:
-        app.openapi_schema = app.openapi_schema or openapi.document(app.version, pages, dialects)
-        return JSONResponse(app.openapi_schema)
+        # Made when somebody asks for it, once, and in a thread: it takes a tenth of a second.
+        if not described:
+            document = await asyncio.to_thread(openapi.document, app.version, pages, dialects)
+            described.append(json.dumps(document).encode())
+        return Response(described[0], media_type="application/json")
 
     unavailable: dict[int | str, dict[str, Any]] = DEFAULT.refusals | {
         503: {"model": Health, "description": "The same, beside the error"}
