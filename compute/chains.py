@@ -171,6 +171,11 @@ class Chains:
         room += reservation.tokens
         answer = min(reservation.answer, room)
         thinking = min(reservation.thinking, room - answer)
+        if not aside:
+            left = self._room_to_think(room, begun)
+            thinking = min(thinking, left)
+            if begun is not None and begun.thinking and left < 1:
+                until = None  # The thought is closed, and the answer follows.
         total = self.spending.total_left if reservation.bound else None
         wishes = self.wishes
         if aside:
@@ -252,6 +257,14 @@ class Chains:
             self.estimates.learn(candidate)
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _room_to_think(self, room: int, begun: Candidate | None) -> int:
+        """Tokens of the context that the thought of a chain may still take, of `room` behind what has begun. It leaves
+        the answer all that its limit allows, but half of the context at most: what usual answers take, which is what
+        the chain pays for, would let a thought that is written step by step fill the context."""
+        written = begun.length if begun is not None else 0
+        whole = room + written
+        return max(0, whole - min(self.spending.budget.answer, whole // 2) - written)
 
     def _released(self) -> None:
         """A reservation was closed: a chain whose answer waits for tokens may find some."""

@@ -127,6 +127,28 @@ def test_a_chain_never_asks_for_more_than_the_context_has() -> None:
     assert asked.thinking + asked.answer + engine.length(PROMPT) <= 500
 
 
+async def in_steps(run: Run) -> Candidate:
+    chains = [run.blank]
+    for _ in range(40):
+        chains = await run.extend(chains, until=64) or chains
+    return chains[0]
+
+
+async def at_once(run: Run) -> Candidate:
+    return (await run.sample(2))[0]
+
+
+@pytest.mark.parametrize("strategy", [in_steps, at_once])
+def test_a_thought_that_would_fill_the_context_leaves_the_answer_what_its_limit_allows(
+    strategy: Callable[[Run], Awaitable[Candidate]],
+) -> None:
+    engine = ScriptedEngine(always(Chain("so " * 5000, "7 " * 140)), replace(CARD, context=1000))
+    asked = ask(strategy, engine, Budget(6000, 300))
+    assert asked.outcome.answer.text.split() == ["7"] * 140
+    assert asked.outcome.complete
+    assert all(s.thinking <= 1000 - 300 for s in engine.samplings)
+
+
 def test_each_sample_has_a_seed_of_its_own_and_the_same_each_time() -> None:
     def seeds() -> list[int | None]:
         return [s.seed for s in ask(one_of_two, ScriptedEngine(always(Chain("so", "7"))), seed=5).engine.samplings]
