@@ -126,6 +126,25 @@ def read_config(path: str) -> dict[str, Any]:
     return config
 
 
+def read_generation(path: str) -> dict[str, Any]:
+    """How the model's makers sample it, its `generation_config.json`; empty where it has none."""
+    folder = Path(path).expanduser()
+    file: Any = folder / "generation_config.json"
+    if not folder.is_dir():
+        cached: Any = importlib.import_module("transformers.utils.hub").cached_file
+        try:
+            file = cached(path, "generation_config.json", _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError):
+            file = None
+    if file is None or not Path(file).is_file():
+        return {}
+    try:
+        read: object = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(f"the model's generation_config.json is no JSON ({error}): {file}") from None
+    return cast("dict[str, Any]", read) if isinstance(read, dict) else {}
+
+
 def launch(given: dict[str, Any]) -> Any:
     """An `AsyncLLM`; its processes end with this one. Raises `EngineError` where vLLM cannot make one."""
     tie_children()

@@ -17,9 +17,18 @@ from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
-from ponder.engines.launch import EngineOptions, arguments, dead, launch, read_config, settle_environment
+from ponder.engines.launch import (
+    EngineOptions,
+    arguments,
+    dead,
+    launch,
+    read_config,
+    read_generation,
+    settle_environment,
+)
 from ponder.engines.model import Model
-from ponder.engines.profiles import Profile, find
+from ponder.engines.profiles import Profile, find, sampled, template_of
+from ponder.engines.proving import demand, proofs_of
 from ponder.engines.vllm_calls import VllmCalls, take
 from ponder.engines.writing import Writing
 
@@ -37,12 +46,17 @@ async def start(path: str, *, name: str, profile: Profile | None, options: Engin
     """Loads a model, from a folder or by its hub id. Raises `EngineError` in plain words where it cannot."""
     settle_environment()
     config = await asyncio.to_thread(read_config, path)
+    generation = await asyncio.to_thread(read_generation, path)
     llm = launch(arguments(path, options) | {"served_model_name": name})
     try:
         tokenizer: Any = llm.get_tokenizer()
-        template = str(getattr(tokenizer, "chat_template", "") or "")
-        profile = profile or find(path, config, template)
-        return VllmEngine(llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers)
+        if profile is None:
+            profile = find(path, config, template_of(tokenizer), tokenizer, generation)
+        else:
+            profile = sampled(profile, generation, keep=profile.model_fields_set)
+        engine = VllmEngine(llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers)
+        demand(name, proofs_of(engine.model, tokenizer))
+        return engine
     except BaseException:
         llm.shutdown()
         raise

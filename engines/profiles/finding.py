@@ -1,31 +1,122 @@
-"""Which family a model is of."""
+"""Which family a model is of, and the profile that fits it: by what is in its files, the name last."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
+from pydantic import ValidationError
+
+from ponder.engines.profiles.markers import Pair
 from ponder.engines.profiles.profile import Profile
-from ponder.engines.profiles.tables import PROFILES
+from ponder.engines.profiles.reading import marked, read
+from ponder.engines.profiles.tables import FAMILIES, INSTRUCT, THINK, Family
+from ponder.engines.profiles.template import ChatTemplate, Render
+
+_THINKER = re.compile(r"(?<!no)(?<!non)(?<!no[-_])(?<!non[-_])(?:think|reason)|(?<![a-z])r1(?![a-z0-9])")
+"""Names of models that think."""
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
-def find(path: str, config: Mapping[str, Any], template: str) -> Profile:
-    """The profile that fits a model: by its name, its `config.json` and its chat template."""
-    name = PurePath(path).name.lower()
-    whole = path.lower()
-    if "<think>" not in template and "think" not in template:
-        return PROFILES["demo"] if name == "demo" else PROFILES["deepseek-r1" if _is_r1(whole) else "plain"]
-    if name == "demo" or int(config.get("vocab_size") or 1_000_000) < 5000:
-        return PROFILES["demo"]
-    if "qwq" in whole:
-        return PROFILES["qwq"]
-    if _is_r1(whole):
-        return PROFILES["deepseek-r1"]
-    if "qwen3" in whole or str(config.get("model_type", "")).startswith("qwen3"):
-        return PROFILES["qwen3"]
-    return PROFILES["think"]
+def find(
+    path: str,
+    config: Mapping[str, Any],
+    template: str,
+    tokenizer: Any = None,
+    generation: Mapping[str, Any] | None = None,
+) -> Profile:
+    """The profile that fits a model: by its chat template and its `tokenizer` (a transformers one, if it is there), its
+    `config.json`, its `generation_config.json`; by its name only where these say nothing."""
+    shown = ChatTemplate(template, renderer(tokenizer) if tokenizer is not None else None)
+    return sampled(_found(path.lower(), config, shown, added_tokens(tokenizer)), generation or {})
 
 
-def _is_r1(name: str) -> bool:
-    return "deepseek-r1" in name or "r1-distill" in name
+def _found(name: str, config: Mapping[str, Any], shown: ChatTemplate, tokens: frozenset[str]) -> Profile:
+    family = next((one for one in FAMILIES if _shows(one, config, shown, tokens)), None)
+    if family is not None and "start" in family.profile.model_fields_set:
+        fields = read(shown, tokens, Pair(family.profile.start, family.profile.end))
+        if fields is not None or family.unseen:
+            return _completed(family.profile, fields or {})
+    fields = read(shown, tokens)
+    if family is None:
+        family = next((one for one in FAMILIES if _named(one, name)), None)
+        if fields is not None:
+            # A name tells less than a template.
+            return (family.profile if family else THINK).model_copy(update=fields)
+    if fields is not None:
+        return _completed(family.profile if family else THINK, fields)
+    if family is not None and family.unseen:
+        return _completed(family.profile, read(shown, tokens, Pair(family.profile.start, family.profile.end)) or {})
+    if _THINKER.search(PurePath(name).name):
+        # Nothing shows how: the usual markers. Where they are wrong its whole text is thought, and none of it is shown.
+        return THINK if family is None else family.profile
+    return INSTRUCT.model_copy(update=marked(tokens))
+
+
+def _shows(family: Family, config: Mapping[str, Any], shown: ChatTemplate, tokens: frozenset[str]) -> bool:
+    """The model's files say that it is of the family."""
+    kind = str(config.get("model_type", ""))
+    return (
+        any(kind.startswith(one) for one in family.types)
+        or (bool(family.tokens) and tokens.issuperset(family.tokens))
+        or any(text in shown.written for text in family.says)
+        or (family.smallest and int(config.get("vocab_size") or 1_000_000) < 5000)
+    )
+
+
+def _named(family: Family, name: str) -> bool:
+    if family.smallest:
+        return PurePath(name).name in family.named
+    return any(part in name for part in family.named)
+
+
+def _completed(profile: Profile, fields: Mapping[str, Any]) -> Profile:
+    """With what was read in all that the family does not set itself."""
+    more = {name: value for name, value in fields.items() if name not in profile.model_fields_set}
+    return profile.model_copy(update=more)
+
+
+def sampled(profile: Profile, generation: Mapping[str, Any], keep: Collection[str] = ()) -> Profile:
+    """The same profile, sampled as the model's `generation_config.json` says but for the fields in `keep`. A value out
+    of range is passed over."""
+    found: dict[str, Any] = {}
+    for name in _SAMPLING:
+        value = generation.get(name)
+        if value is None or name in keep:
+            continue
+        try:
+            found[name] = getattr(Profile(**{name: value}), name)
+        except ValidationError:
+            continue
+    return profile.model_copy(update=found)
+
+
+def added_tokens(tokenizer: Any) -> frozenset[str]:
+    """The tokens that were added to a tokenizer's vocabulary, control tokens and others."""
+    if tokenizer is None:
+        return frozenset()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return frozenset(str(token.content) for token in backend.get_added_tokens_decoder().values())
+    return frozenset(cast("dict[str, int]", tokenizer.get_added_vocab()))
+
+
+def template_of(tokenizer: Any) -> str:
+    """The source of its chat template; of several the usual one. Empty where it has none."""
+    template: Any = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        named = cast("dict[str, str]", template)
+        template = named.get("default") or next(iter(named.values()), "")
+    return template if isinstance(template, str) else ""
+
+
+def renderer(tokenizer: Any) -> Render:
+    """Its own way to render messages."""
+
+    def render(messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
+        text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+        return str(text)
+
+    return render

@@ -36,7 +36,7 @@ BY_TEXT = Profile(
     closed="<thought>\n</thought>\n", switch="", temperature=1.0, step="\n", typical_chain=(20, 40),
 )  # fmt: skip
 """Markers that are no tokens of the vocabulary."""
-NO_START = PROFILES["plain"].model_copy(update={"step": "\n", "typical_chain": (20, 40)})
+NO_START = PROFILES["step_by_step"].model_copy(update={"step": "\n", "typical_chain": (20, 40)})
 FAMILIES = {"ids": PROFILES["demo"], "text": BY_TEXT, "no-start": NO_START}
 
 

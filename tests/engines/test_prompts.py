@@ -186,7 +186,7 @@ def test_an_earlier_thought_is_shown_where_the_profile_says_so() -> None:
 
 
 def test_a_model_that_does_not_think_is_asked_to_only_when_it_shall() -> None:
-    asked = prompts(loop() + ASK, "plain")
+    asked = prompts(loop() + ASK, "step_by_step")
     on, off = (asked.render(user("hi"), thinking=thinking) for thinking in (True, False))
     assert "Final answer:" in whole().decode(on.ids)
     assert on.inside
@@ -236,7 +236,7 @@ def test_a_text_full_of_markers_is_taken_apart_in_one_go() -> None:
         ("Qwen/QwQ-32B", {}, "<think>", "qwq"),
         ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", {}, "<think>", "deepseek-r1"),
         ("someone/reasoner", {}, "<think>", "think"),
-        ("meta-llama/Llama-3.1-8B-Instruct", {}, "{{ messages }}", "plain"),
+        ("meta-llama/Llama-3.1-8B-Instruct", {}, "{{ messages }}", "instruct"),
     ],
 )
 def test_the_profile_is_found(path: str, config: dict[str, Any], template: str, name: str) -> None:
