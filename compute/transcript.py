@@ -91,11 +91,15 @@ class Transcript:
         """The thought is over; what comes is visible."""
         self._thinking = False
 
-    def force(self, ids: Sequence[int]) -> None:
-        """The engine closed the thought with these tokens, which the model did not make and nobody pays for."""
+    def put(self, ids: Sequence[int]) -> None:
+        """The engine put these tokens into the chain, which the model did not make and nobody pays for."""
         if len(self._likelihood) == len(self._ids):
             self._likelihood.extend([0.0] * len(ids))
         self._ids.extend(ids)
+
+    def force(self, ids: Sequence[int]) -> None:
+        """The engine closed the thought with these tokens, put in as above."""
+        self.put(ids)
         self._thinking = False
         self._forced = True
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from ponder.compute.engine import Grammar, ModelCard
+from ponder.engines.channels import ANSWER, END, HEAD
+from ponder.engines.channels import BANNED as BANNED_WORDS
 from ponder.engines.grammars import encoded
 from ponder.engines.profiles import Profile
 from ponder.engines.prompts import Prompts
-from ponder.engines.thinking import Vocabulary
+from ponder.engines.vocabulary import Vocabulary
 
 BANNED = -1e9
 
@@ -30,27 +33,42 @@ class Model:
         context: int,
         vocabulary_size: int,
         repetition_in_answers: bool = False,
+        openers: Sequence[str] = (),
+        spelt: Sequence[str] = (),
     ) -> None:
         """`context` in tokens, prompt and output together; `vocabulary_size` of the logits. `repetition_in_answers`:
-        an answer that goes in circles is ended, as a thought is in any case."""
+        an answer that goes in circles is ended, as a thought is in any case. `openers`: what the family opens a call of
+        a tool with; `spelt`: all the texts around calls, whose control tokens are part of an answer."""
         self.repetition_in_answers = repetition_in_answers
         self.profile = profile
         self.prompts = Prompts(tokenizer, profile, context)
-        marks = (profile.start, profile.end) if profile.thinks else ("", "")
-        self.vocabulary = Vocabulary(tokenizer.backend_tokenizer, *marks)
+        self.vocabulary = Vocabulary.of(tokenizer.backend_tokenizer, profile, openers=openers, spelt=spelt)
         self.step_stops = sorted(self.vocabulary.containing(profile.step))
         self.vocabulary_size = vocabulary_size
-        closing = profile.closing if profile.thinks else ""
-        self.closing = self.prompts.with_markers(closing)
-        self.closing_behind_newline = self.prompts.with_markers(closing.lstrip("\n"))
+        harmony = self.vocabulary.harmony
+        closing = "" if not profile.thinks else END + HEAD + ANSWER if harmony is not None else profile.closing
+        if profile.thinks and profile.wrapper[0].strip() not in closing:
+            closing += profile.wrapper[0]
+        self.wrapping = closing.partition(profile.end)[2] if profile.thinks and profile.wrapper[0] else ""
+        """What stands between the end of a thought and an answer that is wrapped."""
+        self.marked = lru_cache(maxsize=GRAMMARS)(self.prompts.with_markers)
+        """The ids of a text of ours, markers as markers."""
+        self.closing = self.marked(closing)
+        self.closing_behind_newline = self.marked(closing.lstrip("\n"))
+        self.turn_ends = self.prompts.turn_ends(harmony is None)
+        """Tokens that end a turn, besides those that vLLM reads in the model's folder."""
+        if harmony is not None:
+            self.turn_ends = sorted(harmony.ends - {harmony.end})
         self.logit_bans: dict[int, float] = {}
         self.word_bans: list[str] = []
-        if profile.thinks and profile.start:
+        if harmony is not None:
+            self.word_bans = [BANNED_WORDS]
+        elif profile.thinks and profile.start:
             if self.vocabulary.by_ids:
                 numbers = (self.vocabulary.start_id, self.vocabulary.end_id)
                 self.logit_bans = {i: BANNED for i in numbers if i is not None and i < self.vocabulary_size}
             else:
-                self.word_bans = [profile.start]
+                self.word_bans = [profile.start.strip()]
         self._encoded = lru_cache(maxsize=GRAMMARS)(encoded)
         step = profile.step.encode()
         self.card = ModelCard(

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from ponder.compute.errors import EngineError, RequestError
 from ponder.compute.text import Message, Prompt
+from ponder.engines.channels import ANSWER, END, HEAD, THOUGHT
 from ponder.engines.conversations import conversation, through
 from ponder.engines.profiles import Profile
 from ponder.engines.span_tokens import Span, SpanTokenizer
@@ -49,6 +50,8 @@ class Rendered:
     ids: tuple[int, ...]
     inside: bool
     """It leaves the model inside a thought."""
+    wrapped: bool = False
+    """It leaves the model within what wraps its answer."""
 
 
 class Prompts:
@@ -100,8 +103,8 @@ class Prompts:
             ids, tail = self._escaped(prompt, thinking)
         else:
             ids, tail = self._tokens.ids(spans, prompt.parts), _tail(spans)
-        added, inside = self._ending(tail, thinking)
-        rendered = prompt.read[self, thinking] = Rendered((*ids, *self.with_markers(added)), inside)
+        added, inside, wrapped = self._ending(tail, thinking, calls=bool(prompt.tools))
+        rendered = prompt.read[self, thinking] = Rendered((*ids, *self.with_markers(added)), inside, wrapped)
         return rendered
 
     def with_markers(self, text: str) -> tuple[int, ...]:
@@ -189,23 +192,45 @@ class Prompts:
             raise EngineError(f"the chat template rendered a {type(text).__name__}, not a text")
         return text
 
-    def _ending(self, tail: str, thinking: bool) -> tuple[str, bool]:
-        """What has to be put behind the template's own end, and whether the model is then inside a thought."""
+    def _ending(self, tail: str, thinking: bool, *, calls: bool = False) -> tuple[str, bool, bool]:
+        """What has to be put behind the template's own end, whether the model is then inside a thought, and whether it
+        is within what wraps its answer. `calls`: it may call tools."""
         profile = self._profile
         if not profile.thinks:
-            return "", False
-        if not profile.start:
-            return "", thinking
+            return "", False, False
+        if profile.channels:
+            return *_in_channels(tail, thinking, calls), False
+        start, end = profile.start.strip(), profile.end.strip()
+        if not start:
+            return "", thinking, False
         # An earlier turn's block is closed and followed by more than white space, so it decides nothing here.
-        inside = tail.rfind(profile.start) > tail.rfind(profile.end)
-        closed = tail.rstrip().endswith(profile.end)
+        inside = tail.rfind(start) > tail.rfind(end)
+        closed = tail.rstrip().endswith(end)
         if thinking:
             if closed:
                 raise EngineError(
                     f"profile {profile.name!r} does not fit: the chat template closes the thought when it is to be open"
                 )
-            return ("" if inside else profile.opening), True
-        return ("" if closed else profile.closing if inside else profile.closed), False
+            return "" if inside else profile.opening, True, False
+        added = "" if closed else profile.closing if inside else profile.closed
+        wrapper = profile.wrapper[0]
+        if not wrapper or not (closed or end in added):
+            return added, False, False
+        if wrapper.strip() not in added:
+            added += wrapper
+        return added, False, True
+
+    def turn_ends(self, single: bool) -> list[int]:
+        """The control token that the template puts behind an answer; none where it puts none, or where a turn is not a
+        `single` message."""
+        said = "It is 19."
+        turns = [{"role": role, "content": text} for role, text in (("user", "12 + 7?"), ("assistant", said))]
+        try:
+            text: Any = self._tokenizer.apply_chat_template([*turns, turns[0]], tokenize=False) if single else ""
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
+            return []
+        found = self._tokens.marker.match(text.rpartition(said)[2].lstrip())
+        return list(self.with_markers(found[0])) if found else []
 
     def _probe(self) -> None:
         """At start: does the template do what the profile says, and is tokenising in pieces exact for this model?"""
@@ -226,3 +251,16 @@ class Prompts:
 def _tail(spans: Sequence[Span]) -> str:
     """The template's own text behind the last span a caller typed."""
     return spans[-1].text if spans and not spans[-1].typed else ""
+
+
+def _in_channels(tail: str, thinking: bool, calls: bool) -> tuple[str, bool]:
+    """What has to be put behind the head of a message, or behind what the template puts there itself, and whether the
+    model is then inside a thought. Where it may call tools and is not to think, it chooses the channel."""
+    inside = tail.endswith(THOUGHT)
+    if thinking:
+        if tail.endswith(ANSWER):
+            raise EngineError("the chat template opens the answer when the thought is to be open")
+        return "" if inside else THOUGHT, True
+    if tail.endswith(ANSWER):
+        return "", False
+    return (END + HEAD if inside else "") + ("" if calls else ANSWER), False

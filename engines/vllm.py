@@ -10,7 +10,7 @@ import gc
 import importlib
 import itertools
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
@@ -68,7 +68,15 @@ class VllmEngine:
     """One model in vLLM; fulfils `ponder.compute.engine.Engine`."""
 
     def __init__(
-        self, llm: Any, tokenizer: Any, profile: Profile, name: str, *, repetition_in_answers: bool = False
+        self,
+        llm: Any,
+        tokenizer: Any,
+        profile: Profile,
+        name: str,
+        *,
+        repetition_in_answers: bool = False,
+        openers: Sequence[str] = (),
+        spelt: Sequence[str] = (),
     ) -> None:
         self.llm = llm
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
@@ -80,6 +88,8 @@ class VllmEngine:
             context=int(llm.model_config.max_model_len),
             vocabulary_size=int(llm.model_config.get_vocab_size()),
             repetition_in_answers=repetition_in_answers,
+            openers=openers,
+            spelt=spelt,
         )
         self.calls = VllmCalls(self.model)
         self._numbers = itertools.count()

@@ -34,7 +34,7 @@ class VllmCalls:
             wishes["logit_bias"] = bias or None
             if model.word_bans:
                 wishes["bad_words"] = model.word_bans
-            if sampling.stop:
+            if sampling.stop and not call.headless:
                 wishes |= {"stop": list(sampling.stop), "detokenize": True}
             if sampling.grammar is not None:
                 wishes["structured_outputs"] = self.held_to(sampling.grammar)
@@ -52,7 +52,7 @@ class VllmCalls:
             frequency_penalty=sampling.frequency_penalty,
             seed=call.seed,
             max_tokens=call.limit,
-            stop_token_ids=call.stops,
+            stop_token_ids=[*call.stops, *model.turn_ends],
             logprobs=logprobs,
             flat_logprobs=logprobs is not None,
             output_kind=self._vllm.RequestOutputKind.DELTA,

@@ -16,6 +16,7 @@ from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError, RequestError
 from ponder.compute.text import Candidate, Ending, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
+from ponder.engines.channels import HEAD, Turn
 from ponder.engines.logprobs import FlatLogprobs, likelihood, top
 from ponder.engines.model import Model
 from ponder.engines.thinking import Splitter
@@ -48,6 +49,8 @@ class Call:
     """It ends where it goes in circles."""
     continued: int
     """Of the last of `ids`, so many are of this thought or answer; 0 where nothing depends on it."""
+    headless: bool
+    """It begins within the head of a message, before its body."""
     seed: int | None
     read: bool = False
     """What was read is counted."""
@@ -75,16 +78,31 @@ class Writing:
         if begun is None:
             on = sampling.thinking > 0
         else:
-            on = begun.thinking or begun.forced or bool(begun.thought.unseal()) or vocabulary.end_id in self.chain
+            on = begun.thinking or begun.forced or bool(begun.thought.unseal()) or vocabulary.ended(self.chain)
         self.thought_first = on
         """What is kept begins with a thought."""
         rendered = model.prompts.render(prompt, thinking=on)
         self.prompt_ids = rendered.ids
-        if begun is None:
+        grammar = sampling.grammar
+        self.headed = grammar is not None and bool(grammar.calls)
+        """A grammar writes the answer, the head of its message included, where a turn is made of messages."""
+        turn: Turn | None = None
+        if vocabulary.harmony is not None:
+            only = grammar is not None and not self.headed
+            head = model.marked(HEAD)
+            if self.headed and self.prompt_ids[-len(head) :] == head:
+                self.prompt_ids = self.prompt_ids[: -len(head)]
+            turn = Turn(
+                vocabulary.harmony, inside=rendered.inside, prompt=self.prompt_ids, chain=self.chain, final_only=only
+            )
+            self.inside = turn.inside
+        elif begun is None:
             self.inside = rendered.inside
         else:
             self.inside = model.profile.thinks and (begun.thinking or vocabulary.reopened(self.chain))
+        self.calls_offered = bool(prompt.tools)
         self.earlier = "" if begun is None or begun.thinking else begun.thought.unseal()
+        wrapped = rendered.wrapped or (begun is not None and vocabulary.wrapped(self.chain, on))
         self.splitter = Splitter(
             vocabulary,
             inside=self.inside,
@@ -93,8 +111,14 @@ class Writing:
             text=begun.text if begun else "",
             unread=self._unread(begun) if begun else "",
             thought=self.chain if self.inside else (),
+            calls=self.calls_offered,
+            words=grammar is None,
+            wrapped=wrapped,
+            turn=turn,
         )
         self.begun_thought = list(self.chain) if begun and begun.thinking else []
+        self.apart = begun is not None
+        """The answer is drawn by a call of its own."""
         if not self.inside:
             transcript.close_thought()
         self.calls = 0
@@ -109,10 +133,14 @@ class Writing:
     def _unread(self, begun: Candidate) -> str:
         """Visible text of a half-written answer that was kept back as the possible begin of a stop string or marker."""
         vocabulary = self.model.vocabulary
-        markers = [*self.sampling.stop, *([] if vocabulary.by_ids else [vocabulary.start])]
+        start = [vocabulary.start] if vocabulary.mechanism == "text" else []
+        markers = [*self.sampling.stop, *start, *vocabulary.wrapper]
         if self.inside or not any(markers):
             return ""
         text = vocabulary.last_answer(self.chain)
+        if not begun.text.endswith(text):
+            # What is read of a character that is not complete.
+            text = text.rstrip("\ufffd")
         for size in range(min(len(text) + 1, max(map(len, markers)))):
             if begun.text.endswith(text[: len(text) - size]):
                 return text[len(text) - size :]
@@ -142,6 +170,7 @@ class Writing:
                 return None
             self._close()
             return self.next_call()
+        room -= self._opened()
         limit = min(room, self.sampling.answer - self.transcript.visible)
         if limit > 0:
             return self._call("answer", limit)
@@ -151,11 +180,37 @@ class Writing:
     def _close(self) -> None:
         """Ends the thought by force."""
         model = self.model
-        behind = bool(self.chain) and model.vocabulary.bytes(self.chain[-1]).endswith(b"\n")
-        closing = model.closing_behind_newline if behind else model.closing
+        if self.splitter.turn is not None:
+            closing = model.marked(self._rest_of(self.splitter.turn))
+        else:
+            behind = bool(self.chain) and model.vocabulary.bytes(self.chain[-1]).endswith(b"\n")
+            closing = model.closing_behind_newline if behind else model.closing
         self.chain.extend(closing)
         self.transcript.force(closing)
-        self.splitter.force()
+        self.splitter.force(closing)
+
+    def _rest_of(self, turn: Turn) -> str:
+        """What has to be put in for an answer to begin, or a call."""
+        return turn.rest(open_head=self.calls_offered and self.sampling.grammar is None, bare=self.headed)
+
+    def _opened(self) -> int:
+        """Puts in what an answer that is drawn by itself stands behind; returns how many tokens."""
+        model, splitter = self.model, self.splitter
+        rest = ""
+        if splitter.turn is not None:
+            if splitter.turn.head and self.sampling.grammar is not None and not self.headed and not splitter.begun:
+                rest = self._rest_of(splitter.turn)
+        elif model.wrapping and self.thought_first and not splitter.begun and self.apart:
+            at = model.vocabulary.behind(self.chain, thought_first=True)
+            behind = model.vocabulary.spell(self.chain[at:])
+            rest = model.wrapping.removeprefix(behind) if model.wrapping.startswith(behind) else ""
+        if rest:
+            ids = model.marked(rest)
+            self.chain.extend(ids)
+            self.transcript.put(ids)
+            splitter.force(ids)
+            return len(ids)
+        return 0
 
     def _call(self, phase: Phase, limit: int) -> Call:
         sampling, model = self.sampling, self.model
@@ -167,9 +222,8 @@ class Writing:
                 stops += self._steps(sampling.until)
             thought_only = self._thought_only(limit)
             if thought_only:
-                if model.vocabulary.by_ids and model.vocabulary.end_id is not None:
-                    stops.append(model.vocabulary.end_id)
-                else:
+                stops += self._ends()
+                if self.splitter.late:
                     every = 1
         elif sampling.until is not None and not model.profile.thinks:
             stops += self._steps(sampling.until)
@@ -178,13 +232,21 @@ class Writing:
         seed = None if sampling.seed is None else (sampling.seed + self.calls) % 2**63
         self.calls += 1
         self.cut = False
-        return Call(phase, [*self.prompt_ids, *self.chain], limit, stops, every, thought_only, watched, continued, seed)
+        self.apart = thought_only
+        ids = [*self.prompt_ids, *self.chain]
+        headless = self.splitter.turn is not None and self.splitter.turn.head is not None
+        return Call(phase, ids, limit, stops, every, thought_only, watched, continued, headless, seed)
+
+    def _ends(self) -> Sequence[int]:
+        """The tokens behind which an answer is drawn by a call of its own."""
+        turn = self.splitter.turn
+        return self.splitter.ends if turn is None or not self.headed else [turn.harmony.end]
 
     def _written(self, phase: Phase) -> int:
         """Tokens of this thought or this answer that are there before the call."""
         if phase == "thought":
             return len(self.chain)
-        return len(self.chain) - self.model.vocabulary.answer_at(self.chain, self.thought_first)
+        return len(self.chain) - self.model.vocabulary.answer_at(self.chain, self.thought_first, headed=self.headed)
 
     def _steps(self, until: str) -> list[int]:
         if until == self.model.profile.step:
@@ -214,15 +276,18 @@ class Writing:
         tokens_before = len(self.tokens)
         if ids:
             # A stop that was not asked for is the model's own end of turn, of which some have several.
-            ended = call.reason == "stop" and (
-                call.stop is None or (isinstance(call.stop, int) and call.stop not in call.stops)
-            )
+            own = call.stop is None or (isinstance(call.stop, int) and call.stop not in call.stops)
+            ended = call.reason == "stop" and (own or self._barred(call))
             self._told(ids[:-1] if ended else ids, logprobs, call)
             if ended:
                 self._told_end(ids[-1], likelihood(logprobs, len(ids) - 1, len(ids)), call)
         if len(self.told) == before and len(self.tokens) == tokens_before:
             return None
         return Delta("".join(self.told[before:]), tuple(self.tokens[tokens_before:]))
+
+    def _barred(self, call: Call) -> bool:
+        """A call of a tool was begun in a thought, where a grammar is to write the answer from its first token on."""
+        return self.sampling.grammar is not None and call.stop in self.model.vocabulary.openers
 
     def _told(self, ids: Sequence[int], logprobs: FlatLogprobs | None, call: Call) -> None:
         """Tokens of a thought or an answer."""
@@ -235,8 +300,8 @@ class Writing:
             # The answer may be full or, drawn by itself, begin within these tokens: no more at a time than are certain.
             while done < len(ids) and not self.cut:
                 room = self.sampling.answer - self.transcript.visible
-                size = self.splitter.ahead(ids[done:]) if self.splitter.inside else room
-                if size > 0:
+                size = self.splitter.ahead(ids[done:]) if self.splitter.inside else 0
+                if (size := size or room) > 0:
                     done += self._split(ids[done : done + size], logprobs, done, call)
                 else:
                     self._rest("length")
@@ -248,7 +313,7 @@ class Writing:
     def _ends_late(self, call: Call) -> bool:
         """The engine does not stop at the end of this thought, a marker that is text, though the answer is drawn by
         itself: what comes in one output with the marker is discarded."""
-        return call.thought_only and self.splitter.inside and not self.model.vocabulary.by_ids
+        return call.thought_only and self.splitter.inside and self.splitter.late
 
     def _rest(self, ending: Ending) -> None:
         self.over = ending
@@ -285,7 +350,7 @@ class Writing:
             transcript.close_thought()
         if splitter.stopped:
             self._rest("stop")
-        elif call.phase == "thought" and not splitter.inside and call.thought_only and not self.model.vocabulary.by_ids:
+        elif call.phase == "thought" and not splitter.inside and call.thought_only and splitter.late:
             # Here the answer's own call begins.
             self.cut = True
         return done
@@ -309,7 +374,10 @@ class Writing:
             self.transcript.discard(1)
         else:
             self.chain.append(token)
-            self.transcript.say((token,), "", likely if self.sampling.likelihood else ())
+            text = self.splitter.end(token)
+            self.transcript.say((token,), text, likely if self.sampling.likelihood else ())
+            if text:
+                self.told.append(text)
             self.over = "finished"
 
     def settle(self, call: Call) -> None:
@@ -338,6 +406,8 @@ class Writing:
                     self.over = "length"
                 else:
                     self._close()
+        elif call.stop in call.stops and not self._barred(call) and self._goes_on(call):
+            pass
         elif self.sampling.until is not None and (self.splitter.inside or not self.model.profile.thinks):
             if self.chain and call.stop == self.chain[-1]:
                 self.over = "step"
@@ -345,6 +415,15 @@ class Writing:
                 self._close()
         elif self.splitter.inside:
             self._close()
+
+    def _goes_on(self, call: Call) -> bool:
+        """In a turn of messages: one of the thought's has ended, and there is more to come."""
+        if self.splitter.turn is None or not self.splitter.inside or call.stop not in self._ends():
+            return False
+        if self.headed:
+            self.transcript.close_thought()
+            self.splitter.force()
+        return True
 
     def finish(self) -> str:
         """Ends the chain; returns the visible text that was kept back."""

@@ -11,7 +11,8 @@ from ponder.compute.errors import EngineError, RequestError
 from ponder.compute.text import Message, Prompt
 from ponder.engines.profiles import Profile
 from ponder.engines.prompts import ChatTokenizer, Prompts
-from ponder.engines.thinking import Splitter, Vocabulary
+from ponder.engines.thinking import Splitter
+from ponder.engines.vocabulary import Vocabulary
 from ponder.testing.require import promised, require
 from ponder.testing.scripted import MARKER
 
@@ -27,7 +28,7 @@ def check_profile(profile: Profile, tokenizer: ChatTokenizer) -> None:
     """
     try:
         prompts = Prompts(tokenizer, profile)
-        vocabulary = Vocabulary(tokenizer.backend_tokenizer, profile.start, profile.end)
+        vocabulary = Vocabulary.of(tokenizer.backend_tokenizer, profile)
         for promise in (_sides, _typed, _split, _forced):
             with promised(f"profile {profile.name!r}", promise.__doc__):
                 promise(profile, prompts, vocabulary)

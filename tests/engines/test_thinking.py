@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from ponder.engines.thinking import Splitter, Vocabulary
+from ponder.engines.thinking import Splitter
+from ponder.engines.vocabulary import Vocabulary
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 
