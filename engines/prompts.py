@@ -229,8 +229,12 @@ class Prompts:
             text: Any = self._tokenizer.apply_chat_template([*turns, turns[0]], tokenize=False) if single else ""
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
             return []
-        found = self._tokens.marker.match(text.rpartition(said)[2].lstrip())
-        return list(self.with_markers(found[0])) if found else []
+        profile = self._profile
+        behind = text.rpartition(said)[2].lstrip().removeprefix(profile.wrapper[1].strip())
+        found = self._tokens.marker.match(behind.lstrip())
+        # What a thought is opened or closed with ends no turn.
+        within = "".join((profile.opening, profile.closing, profile.closed, *profile.wrapper))
+        return list(self.with_markers(found[0])) if found and found[0] not in within else []
 
     def _probe(self) -> None:
         """At start: does the template do what the profile says, and is tokenising in pieces exact for this model?"""

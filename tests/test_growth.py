@@ -23,7 +23,8 @@ from ponder.compute.answers.extraction import final_answer
 from ponder.compute.answers.keys import number, same
 from ponder.compute.errors import RequestError
 from ponder.compute.worker import TASKS
-from ponder.engines.thinking import Splitter, Vocabulary
+from ponder.engines.thinking import Splitter
+from ponder.engines.vocabulary import Vocabulary
 from ponder.server.calls import Offered, ToolCallParser
 from ponder.server.dialects.openai_chat.slips import nearest
 from ponder.server.strict_json import loads

@@ -6,8 +6,10 @@ The families are our own of `tests/engines/own_families/`, and those of the fold
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Grammar, Sampling
 from ponder.compute.text import Candidate, Message, Prompt, Tool
 from ponder.compute.transcript import Transcript
-from ponder.engines.profiles import Profile
+from ponder.engines.profiles import find
 from ponder.engines.vllm import VllmEngine
 from tests.engines.family_models import Family, every_family, tokenizer
 from tests.engines.replies import Replies
@@ -42,41 +44,17 @@ class Written:
     """The prompt before it."""
 
 
-def profile(family: Family) -> Profile:
-    """As its facts have it."""
-    if not family.thinks:
-        return Profile(name=str(family), thinks=False)
-    begins, ends = family.thought_begins, family.thought_ends
-    end = ends.strip()
-    wrapper = ("", "")
-    if channels := "<|message|>" in family.special_tokens:
-        end = "<|end|>"
-    elif family.answer_wrapped_in[1]:
-        end, _, rest = end.partition(">")
-        end += ">"
-        wrapper = (rest.strip(), family.answer_wrapped_in[1])
-    switches: dict[str, Any] = {"enable_thinking": True, "thinking": True}
-    return Profile(
-        name=str(family),
-        start=begins.strip(),
-        end=end,
-        opening=begins,
-        closing=ends,
-        closed=begins + ends,
-        wrapper=wrapper,
-        channels="harmony" if channels else "",
-        switch="",
-        on=switches,
-        off=dict.fromkeys(switches, False),
-    )
-
-
-def engine(family: Family, llm: Replies) -> VllmEngine:
+@cache
+def engine(name: str) -> VllmEngine:
+    """That of a family; each chain gives it a script of its own."""
+    family = next(one for one in FAMILIES if one.model == name)
+    tokens = tokenizer(family)
     call = family.calls_get_weather_as.strip()
-    opener = (
-        call[: call.index(">") + 1] if call.startswith("<") else call[: call.index("]") + 1] if call[0] == "[" else ""
-    )
-    return VllmEngine(llm, llm.get_tokenizer(), profile(family), str(family), openers=[opener], spelt=[call])
+    opener = re.match(r"<[^>]*>|\[[A-Z_]+]", call)
+    profile = find(family.model, family.config, family.chat_template, tokens)
+    openers = [opener[0]] if opener else []
+    llm = Replies(tokens, "", "", eos=family.eos)
+    return VllmEngine(llm, tokens, profile, str(family), openers=openers, spelt=[call])
 
 
 def written(
@@ -93,7 +71,8 @@ def written(
     **wishes: Any,
 ) -> Written:
     end = family.eos if eos else ""
-    llm = Replies(tokenizer(family), reply + end, answer + end, size, family.eos)
+    made = engine(family.model)
+    made.llm = llm = Replies(made.llm.get_tokenizer(), reply + end, answer + end, size, family.eos)
     begun = after.chain if after else None
     llm.first = after.first if after else []
 
@@ -103,7 +82,7 @@ def written(
         transcript = Transcript(reservation, begun.prompt if begun else prompt, begun)
         sampling = Sampling(thinking=thinking, answer=room, streamed=True, **wishes)
         streamed: list[str] = []
-        async with aclosing(engine(family, llm).generate(prompt, sampling, transcript)) as stream:
+        async with aclosing(made.generate(prompt, sampling, transcript)) as stream:
             async for delta in stream:
                 streamed.append(delta.text)
         chain = transcript.candidate()
