@@ -47,14 +47,16 @@ class Model:
         self.vocabulary_size = vocabulary_size
         harmony = self.vocabulary.harmony
         closing = "" if not profile.thinks else END + HEAD + ANSWER if harmony is not None else profile.closing
-        if profile.thinks and profile.wrapper[0].strip() not in closing:
-            closing += profile.wrapper[0]
-        self.wrapping = closing.partition(profile.end)[2] if profile.thinks and profile.wrapper[0] else ""
+        wrapper = profile.wrapper[0].strip() if profile.thinks else ""
+        self.closing_text = closing if wrapper in closing else closing + profile.wrapper[0]
+        """Ends a thought by force, and opens what wraps the answer."""
+        self.reclosing = closing.partition(wrapper)[0] if wrapper else closing
+        """Ends a thought within an answer."""
+        self.wrapping = self.closing_text.partition(profile.end)[2] if wrapper else ""
         """What stands between the end of a thought and an answer that is wrapped."""
         self.marked = lru_cache(maxsize=GRAMMARS)(self.prompts.with_markers)
         """The ids of a text of ours, markers as markers."""
-        self.closing = self.marked(closing)
-        self.closing_behind_newline = self.marked(closing.lstrip("\n"))
+        self.closing = self.marked(self.closing_text)
         self.turn_ends = self.prompts.turn_ends(harmony is None)
         """Tokens that end a turn, besides those that vLLM reads in the model's folder."""
         if harmony is not None:

@@ -184,7 +184,8 @@ class Writing:
             closing = model.marked(self._rest_of(self.splitter.turn))
         else:
             behind = bool(self.chain) and model.vocabulary.bytes(self.chain[-1]).endswith(b"\n")
-            closing = model.closing_behind_newline if behind else model.closing
+            text = model.reclosing if self.splitter.begun else model.closing_text
+            closing = model.marked(text.lstrip("\n") if behind else text)
         self.chain.extend(closing)
         self.transcript.force(closing)
         self.splitter.force(closing)

@@ -20,10 +20,12 @@ from transformers import AutoTokenizer
 from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.vllm import VllmEngine
 from ponder.testing import MARKER
+from tests.engines.family_models import OWN
 from tests.engines.stand_in import Call, StandIn
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 HEADER = "<|im_start|>assistant\n"
+CONTROLS = ("<|start|>", "<|end|>", "<|channel|>", "<|message|>", "<|return|>", "<|call|>", "<|constrain|>")
 END_OF_TURN = "<|im_end|>"
 JUDGE = "You are checking somebody's work."
 LINE = f"{MARKER}!\n"
@@ -37,14 +39,37 @@ BY_TEXT = Profile(
 )  # fmt: skip
 """Markers that are no tokens of the vocabulary."""
 NO_START = PROFILES["step_by_step"].model_copy(update={"step": "\n", "typical_chain": (20, 40)})
-FAMILIES = {"ids": PROFILES["demo"], "text": BY_TEXT, "no-start": NO_START}
+NAMED = PROFILES["demo"].model_copy(update={
+    "name": "named", "start": "<|channel>thought", "end": "<channel|>", "opening": "<|channel>thought\n",
+    "closing": "\n<channel|>", "closed": "<|channel>thought\n<channel|>", "switch": "",
+})  # fmt: skip
+"""The opening marker is a token and a word, as in Gemma 4."""
+WRAPPED = PROFILES["demo"].model_copy(update={
+    "name": "wrapped", "closing": "\n</think>\n<response>", "wrapper": ("<response>", "</response>"),
+})  # fmt: skip
+CHANNELS = PROFILES["gpt-oss"].model_copy(update={"step": "\n", "typical_chain": (20, 40)})
+SILENT = PROFILES["instruct"].model_copy(update={"step": "\n", "typical_chain": (20, 40)})
+FAMILIES = {
+    "ids": PROFILES["demo"],
+    "text": BY_TEXT,
+    "no-start": NO_START,
+    "named": NAMED,
+    "wrapped": WRAPPED,
+    "channels": CHANNELS,
+    "silent": SILENT,
+}
+"""Every mechanism: markers that are tokens, that are text, that are several; a wrapper; channels; no thoughts. A second
+thought within an answer is in the nature of a model, not of its family."""
 
 
 @cache
-def tokenizer() -> Any:
-    """The demo reasoner's, and two labels for a judge."""
+def tokenizer(channels: bool = False) -> Any:
+    """The demo reasoner's, with two labels for a judge and the control tokens of other families."""
     found = cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
     found.add_tokens(["Yes", "No"])
+    found.add_tokens([*CONTROLS, "<|channel>", "<channel|>"], special_tokens=True)
+    if channels:
+        found.chat_template = (OWN / "channels.jinja").read_text(encoding="utf-8")
     return found
 
 
@@ -82,7 +107,11 @@ class ScriptedVllm(StandIn):
     """All the thoughts it ever wrote, roughly."""
 
     def __post_init__(self) -> None:
-        super().__init__(tokenizer(), 2048, 1154)
+        self.channels = bool(self.profile.channels)
+        found = tokenizer(self.channels)
+        super().__init__(found, 2048, len(found))
+        if self.channels:
+            self.end_of_turn = self.tokenizer.token_to_id("<|return|>")
         self.hangs = asyncio.Event()
         self.sizes = itertools.cycle(self.portions)
 
@@ -97,7 +126,7 @@ class ScriptedVllm(StandIn):
         """Marker tokens are tokens; all else is encoded as the nature has it."""
         if not self.nature.letters:
             return super().ids(text)
-        pieces = re.split(r"(</?think>|<\|im_end\|>)", text)
+        pieces = re.split(r"(</?think>|<\|\w+\|>|<\|channel>|<channel\|>)", text)
         encoded = [[piece] if i % 2 else list(piece) for i, piece in enumerate(pieces)]
         return [i for units in encoded for unit in units for i in self.tokenizer.encode(unit).ids]
 
@@ -107,20 +136,32 @@ class ScriptedVllm(StandIn):
     def goes_on(self, prompt: str, params: Any) -> Iterator[str]:
         """The pieces of text that follow this prompt, without an end where a thought has none."""
         profile, nature = self.profile, self.nature
+        if self.channels:
+            yield from self.messages(prompt, params)
+            return
         written = prompt[prompt.rindex(HEADER) + len(HEADER) :]
-        start, end = profile.start, profile.end
+        # Of a marker and the name behind it, the model may have written the marker alone.
+        start, end = profile.start.removesuffix("thought"), profile.end
         if JUDGE in prompt:
             yield "Yes"
             return
         first, last = nature.answer
         if params.structured_outputs is not None:
             first, last = '{"n":', " 7}"
-        if start:
+        if not profile.thinks:
+            inside = False
+        elif start:
             inside = written.rfind(start) > written.rfind(end)
         else:
             inside = profile.instruction in prompt and end not in written
         visible = re.sub(f"{re.escape(start)}.*?{re.escape(end)}", "", written, flags=re.DOTALL) if start else written
-        visible = visible.rpartition(end)[2].replace("\n", "").lstrip()
+        visible = (visible.rpartition(end)[2] if end else visible).replace("\n", "").lstrip()
+        wrap, unwrap = profile.wrapper
+        if params.structured_outputs is not None:
+            unwrap = ""
+        if not inside and not visible.startswith(wrap) and wrap.startswith(visible):
+            yield wrap[len(visible) :]
+        visible = visible.removeprefix(wrap)
         if inside:
             again = first in written
             begun = written[written.rfind(start) + len(start) :] if start else written
@@ -129,26 +170,50 @@ class ScriptedVllm(StandIn):
                 begun.count(LINE.strip()), nature.second or "closed" if again else nature.fate, half
             )
             if not again:
-                yield "\n"
+                yield "\n" + wrap
                 yield from self.stream(first, params, written)
-            yield last
+            yield last + unwrap
         else:
             half = next((n for n in range(len(start) - 1, 0, -1) if visible.endswith(start[:n])), 0)
             if half:
                 yield start[half:]
                 yield from self.thought(0, nature.second or "closed")
-                yield last
+                yield last + unwrap
             elif visible.endswith(first) and self.opens(params, written):
                 yield from self.stream("", params, written)
-                yield last
+                yield last + unwrap
             else:
-                whole = first + last
+                whole = first + last + unwrap
                 said = next((n for n in range(len(whole), 0, -1) if visible.endswith(whole[:n])), 0)
                 if said < len(first):
                     yield from self.stream(first[said:], params, written)
                     said = len(first)
                 yield whole[said:]
         yield END_OF_TURN
+
+    def messages(self, prompt: str, params: Any) -> Iterator[str]:
+        """The same in harmony: a thought may be of two messages."""
+        head, thought, answer = "<|start|>assistant", "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
+        turn = prompt[prompt.rindex("<|start|>user<|message|>") :].partition(head)[2]
+        whole = "".join(self.nature.answer) if params.structured_outputs is None else '{"n": 7}'
+        last = turn[turn.rfind("<|end|>") + len("<|end|>") :] if "<|end|>" in turn else head + turn
+        if JUDGE in prompt:
+            yield "Yes"
+        elif thought in last:
+            fate, again = self.nature.fate, turn.count(thought) > 1
+            second = self.nature.second if fate == "closed" and not again else None
+            yield from itertools.repeat(LINE, max(0, self.nature.lines - turn.count(LINE.strip())))
+            if second is not None:
+                yield f"<|end|>{head}{thought}{LINE}"
+                fate = second
+            if fate == "forgotten":
+                yield from itertools.repeat(LINE)
+            yield f"<|end|>{head}{answer}{whole}" if fate == "closed" else ""
+        else:
+            begun = f"{head}{answer}{whole}"
+            said = next(n for n in range(len(begun), -1, -1) if last.endswith(begun[:n]))
+            yield begun[said:]
+        yield "<|return|>"
 
     def opens(self, params: Any, written: str) -> bool:
         """A second thought is in its nature, and it may be opened here."""

@@ -91,6 +91,19 @@ HABITS: list[tuple[str, Nature]] = [
     ("no-start", Nature(letters=True)),
     ("no-start", Nature("forgotten")),
     ("no-start", Nature("turn ended")),
+    ("named", Nature()),
+    ("named", Nature("forgotten")),
+    ("named", Nature(second="closed", letters=True)),
+    ("named", Nature("turn ended", second="forgotten", obeys=False)),
+    ("wrapped", Nature()),
+    ("wrapped", Nature("forgotten", letters=True)),
+    ("wrapped", Nature(second="closed")),
+    ("channels", Nature()),
+    ("channels", Nature("forgotten")),
+    ("channels", Nature("turn ended", letters=True)),
+    ("channels", Nature(second="closed")),
+    ("channels", Nature(second="forgotten")),
+    ("silent", Nature()),
 ]
 """(family of the profile, nature of the model): what there is of forgotten and second thoughts."""
 
@@ -178,11 +191,11 @@ def test_whatever_a_model_does_and_a_caller_asks(family: str, nature: Nature, st
         assert llm.running == 0, wish
         for text, finish in choices:
             # A chain cut in the middle of a marker that is text ends with a part of it, as it might be answer.
-            text = re.sub("<(t(h(o(u(g(ht?)?)?)?)?)?)?", "", text)
+            text = re.sub("<(t(h(o(u(g(ht?)?)?)?)?)?)?|</?(r(e(s(p(o(n(se?)?)?)?)?)?)?)?$", "", text)
             assert text == WHOLE if finish == "stop" and CUT.isdisjoint(wish) else text, (wish, text, finish)
         ids.append(response.headers["x-request-id"])
     nothing_kept(app, *ids)
-    assert MARKER in llm.hidden
+    assert MARKER in llm.hidden or not llm.profile.thinks
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -282,4 +295,4 @@ def test_through_a_socket_event_by_event(family: str) -> None:
             for choice in (choice for chunk in events(raw.decode()) for choice in chunk["choices"]):
                 assert LETTERS.isdisjoint(json.dumps(choice["delta"]))
         assert TRACE not in client.get("/metrics").text
-    assert MARKER in llm.hidden
+    assert MARKER in llm.hidden or not llm.profile.thinks
