@@ -213,7 +213,8 @@ async def _goes_on(engine: Engine, prompt: Prompt) -> None:
 
 async def _steps(engine: Engine, prompt: Prompt) -> None:
     """Asked for a step, it stops at the step's end or at its limit, unanswered."""
-    chain = await _Chain(engine, prompt, Sampling(thinking=30, answer=0, until=engine.card.step, seed=5)).run()
+    answer = 0 if engine.card.thinks else 30
+    chain = await _Chain(engine, prompt, Sampling(thinking=30, answer=answer, until=engine.card.step, seed=5)).run()
     require(chain.ending in ("step", "length", "finished"), f"the ending is {chain.ending!r}")
     if engine.card.thinks and chain.thinking:
         require(not chain.text, "there is visible text before the thought has ended")
