@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from ponder.compute.text import TokenLogprob
 
 
 class FlatLogprobs(Protocol):
@@ -34,3 +37,31 @@ def top(logprobs: FlatLogprobs, position: int, wanted: int) -> list[tuple[int, f
     if len(likeliest) < wanted and drawn not in likeliest:
         likeliest = sorted((drawn, *likeliest), key=lambda one: -one[1])
     return likeliest[:wanted]
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Visible tokens whose text may turn out to be none of the answer's: they are told when that is known."""
+
+    _tokens: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+
+    def told(self, tokens: Sequence[TokenLogprob], unread: str) -> tuple[TokenLogprob, ...]:
+        """Those that may be told now, of all so far; `unread`: the text that is kept back, with which the last end."""
+        self._tokens.extend(tokens)
+        first, rest = len(self._tokens), len(unread.encode())
+        while first and rest > 0:
+            first -= 1
+            rest -= len(self._tokens[first].bytes)
+        told, self._tokens = self._tokens[:first], self._tokens[first:]
+        return tuple(told)
+
+    def last(self, read: str) -> tuple[TokenLogprob, ...]:
+        """Those that spell the text that was kept back and is read after all."""
+        rest = len(read.encode())
+        told: list[TokenLogprob] = []
+        for token in self._tokens:
+            if rest <= 0:
+                break
+            rest -= len(token.bytes)
+            told.append(token)
+        return tuple(told)

@@ -96,6 +96,11 @@ class Splitter:
         return self._stopped
 
     @property
+    def unread(self) -> str:
+        """The visible text that is kept back."""
+        return self._lead + self._unread
+
+    @property
     def thought(self) -> list[int]:
         """The hidden tokens fed so far."""
         return self._thought

@@ -151,8 +151,8 @@ class VllmEngine:
                         if (out := stream.get_nowait()) is not None:
                             take(writing, call, out)
                     writing.settle(call)
-            if (rest := writing.finish()) and sampling.streamed:
-                yield Delta(rest)
+            if (rest := writing.finish()) is not None and sampling.streamed:
+                yield rest
             if not sampling.streamed and (writing.told or writing.tokens):
                 yield Delta("".join(writing.told), tuple(writing.tokens))
         except dead() as error:

@@ -17,7 +17,7 @@ from ponder.compute.errors import EngineError, RequestError
 from ponder.compute.text import Candidate, Ending, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 from ponder.engines.channels import HEAD, Turn
-from ponder.engines.logprobs import FlatLogprobs, likelihood, top
+from ponder.engines.logprobs import FlatLogprobs, Waiting, likelihood, top
 from ponder.engines.model import Model
 from ponder.engines.thinking import Splitter
 
@@ -116,6 +116,7 @@ class Writing:
             wrapped=wrapped,
             turn=turn,
         )
+        self.waiting = Waiting()
         self.begun_thought = list(self.chain) if begun and begun.thinking else []
         self.apart = begun is not None
         """The answer is drawn by a call of its own."""
@@ -343,6 +344,8 @@ class Writing:
                     transcript.close_thought()
                     was_inside = False
                 tokens = () if part.hidden else self._token_logprobs(logprobs, run, offset + part.first)
+                if tokens and self.model.vocabulary.wrapper[1]:
+                    tokens = self.waiting.told(tokens, splitter.unread)
                 transcript.say(run, part.text, likely, tokens)
                 self.tokens.extend(tokens)
             if part.text:
@@ -426,13 +429,16 @@ class Writing:
             self.splitter.force()
         return True
 
-    def finish(self) -> str:
-        """Ends the chain; returns the visible text that was kept back."""
+    def finish(self) -> Delta | None:
+        """Ends the chain; returns what of the visible text was kept back."""
         rest = self.splitter.finish()
-        if rest:
-            self.transcript.say((), rest)
-            self.told.append(rest)
-        return rest
+        if not rest:
+            return None
+        tokens = self.waiting.last(rest)
+        self.transcript.say((), rest, (), tokens)
+        self.told.append(rest)
+        self.tokens.extend(tokens)
+        return Delta(rest, tokens)
 
     def thought(self) -> str:
         return self.earlier + self.model.vocabulary.decode([*self.begun_thought, *self.splitter.thought])

@@ -172,6 +172,8 @@ def test_an_answer_that_is_drawn_by_itself_begins_behind_the_thought(family: Fam
     assert len(found.prompts) == 2
     assert "xyzzy again" in found.prompts[1]
     assert answer not in found.prompts[1]
+    if "logprobs" in wish:
+        assert b"".join(token.bytes for token in found.chain.logprobs).decode().strip() == ANSWER
 
 
 @pytest.mark.parametrize("family", THINKING, ids=str)

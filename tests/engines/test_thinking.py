@@ -149,6 +149,64 @@ def test_an_answer_goes_on_from_what_was_said() -> None:
     assert run(splitter, ids("cd"), [1])[0] == "abcd"
 
 
+@pytest.mark.parametrize("kept", [1, 2])
+def test_an_answer_goes_on_within_a_character(kept: int) -> None:
+    said, rest = ids("It is 世")[:-kept], ids("It is 世")[-kept:]
+    splitter = Splitter(with_markers(), inside=False, said=said, text="It is ")
+    assert run(splitter, [*rest, *ids("!")], [1])[0] == "世!"
+
+
+CALL = "<function_calls>\nlook(at='7')\n</function_calls>"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize("markers", [("<think>", "</think>"), ("[[", "]]")])
+def test_words_that_open_a_call_end_a_thought_where_a_call_follows(markers: tuple[str, str], size: int) -> None:
+    vocabulary = Vocabulary(tokenizer(), *markers, openers=["<function_calls>"])
+    spoken = ids("I might write <function_calls> or </function_calls>, (or not).\n")
+    written = [*spoken, *ids(CALL)]
+    text, hidden, visible = run(Splitter(vocabulary, inside=True, calls=True), written, [size])
+    assert text == CALL
+    assert hidden + visible == len(written)
+    assert hidden >= len(spoken)
+    for closed in ({"calls": False}, {"calls": True, "words": False}):
+        assert run(Splitter(vocabulary, inside=True, **closed), written, [size]) == ("", len(written), 0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_a_token_that_opens_a_call_ends_a_thought_and_is_read(size: int) -> None:
+    vocabulary = Vocabulary(tokenizer(), "[[", "]]", openers=["<think>"], spelt=["<think>7</think>"])
+    text, hidden, visible = run(Splitter(vocabulary, inside=True, calls=True), ids("so <think>7</think>"), [size])
+    assert text == "<think>7</think>"
+    assert hidden == len(ids("so "))
+    assert visible == len(ids("<think>7</think>"))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("a</think>\n<box>\nIt is 7.\n</box>\n", "It is 7."),
+        ("a</think><box>It is <box>7</box>.</box>", "It is <box>7</box>."),
+        ("a</think>\nIt is 7.</box>", "It is 7.</box>"),
+        ("a</think><box>It is 7.\n\n", "It is 7.\n\n"),
+        ("a</think><bottle>", "<bottle>"),
+        ("a</think><box>It is 7.</bo", "It is 7.</bo"),
+    ],
+)
+def test_what_wraps_an_answer_is_not_read_and_is_counted_with_it(written: str, read: str, size: int) -> None:
+    vocabulary = Vocabulary(tokenizer(), "<think>", "</think>", wrapper=("<box>", "</box>"))
+    text, hidden, visible = run(Splitter(vocabulary, inside=True), ids(written), [size])
+    assert text == read
+    assert hidden == len(ids("a</think>"))
+    assert hidden + visible == len(ids(written))
+
+
+def test_where_nothing_is_thought_every_character_is_answer() -> None:
+    text = "    return 7\n"
+    assert run(Splitter(Vocabulary(tokenizer(), "", ""), inside=False), ids(text), [1])[0] == text
+
+
 def test_tokens_spell_their_bytes() -> None:
     vocabulary = with_markers()
     text = "Tom é世 = 12\n"
