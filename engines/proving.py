@@ -19,7 +19,7 @@ from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.model import Model
 from ponder.engines.profiles import PROFILES, Profile
-from ponder.engines.profiles.finding import added_tokens, renderer, template_of
+from ponder.engines.profiles.finding import added_tokens, renderer, template_source
 from ponder.engines.profiles.markers import Pair, left_open, pairs
 from ponder.engines.profiles.reading import Side, read, side
 from ponder.engines.profiles.template import ChatTemplate
@@ -61,7 +61,7 @@ def prove(model: Model, template: ChatTemplate, tokens: Collection[str]) -> list
 
 def proofs_of(model: Model, tokenizer: Any) -> list[Proof]:
     """The same, with a transformers tokenizer."""
-    return prove(model, ChatTemplate(template_of(tokenizer), renderer(tokenizer)), added_tokens(tokenizer))
+    return prove(model, ChatTemplate(template_source(tokenizer), renderer(tokenizer)), added_tokens(tokenizer))
 
 
 def demand(name: str, proofs: Sequence[Proof]) -> None:

@@ -27,7 +27,7 @@ from ponder.engines.launch import (
     settle_environment,
 )
 from ponder.engines.model import Model
-from ponder.engines.profiles import Profile, find, sampled, template_of
+from ponder.engines.profiles import Profile, find, sampled, template_source
 from ponder.engines.proving import demand, proofs_of
 from ponder.engines.vllm_calls import VllmCalls, take
 from ponder.engines.writing import Writing
@@ -51,7 +51,7 @@ async def start(path: str, *, name: str, profile: Profile | None, options: Engin
     try:
         tokenizer: Any = llm.get_tokenizer()
         if profile is None:
-            profile = find(path, config, template_of(tokenizer), tokenizer, generation)
+            profile = find(path, config, template_source(tokenizer), tokenizer, generation)
         else:
             profile = sampled(profile, generation, keep=profile.model_fields_set)
         engine = VllmEngine(llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers)

@@ -55,6 +55,7 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
     doctor_ = add_parser("doctor", help="tell what is missing to serve, and the line that mends it")
     _settings_of(doctor_, PLACES)
+    doctor_.add_argument("--json", action="store_true", help="one JSON object, with all that is known of each model")
     doctor_.set_defaults(command=partial(_told, examine))
 
 
@@ -126,4 +127,5 @@ def examine(options: argparse.Namespace) -> int:
     """`ponder doctor`"""
     from ponder.server import doctor
 
-    return doctor.tell(doctor.examine(_load(options, PLACES)), sys.stdout)
+    told = doctor.tell_json if options.json else doctor.tell
+    return told(doctor.examine(_load(options, PLACES)), sys.stdout)

@@ -7,6 +7,7 @@ of theirs can end an interpreter, and what it says while dying is the diagnosis.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -15,13 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ponder.compute.errors import EngineError, PonderError
 from ponder.compute.plugins import BrokenPlugin
 from ponder.engines.reward_remote import reach
 from ponder.server import made
 from ponder.server.app import plugged_in
+from ponder.server.doctor_models import examined, facts, how_it_thinks
 from ponder.server.model_paths import hub_folder, model_folder
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
@@ -44,6 +46,8 @@ class Finding:
     ok: bool | None
     words: str
     mend: str = ""
+    facts: Mapping[str, Any] | None = None
+    """More of it, for a program."""
 
 
 def python_version(at: tuple[int, ...] = sys.version_info[:2]) -> Finding:
@@ -142,6 +146,25 @@ def model(name: str, settings: ModelSettings) -> Finding:
     return _weights(name, settings.path)
 
 
+def family(name: str, settings: ModelSettings) -> list[Finding]:
+    """How the model thinks, and what its tokenizer and template prove of that; nothing where they are not here."""
+    folder = model_folder(settings.path) or _snapshot(settings.path)
+    if folder is None or not any(any(folder.glob(one)) for one in TOKENIZERS):
+        return []
+    found = examined(name, folder, settings)
+    if found.profile is None:
+        return [Finding(False, f"{name}: {found.wrong}", found.mend, facts(found))]
+    told = [Finding(True, f"{name}: {how_it_thinks(found.profile)}", facts=facts(found))]
+    return told + [Finding(one.ok, f"{name}: {one.words}", one.mend) for one in found.proofs]
+
+
+def _snapshot(path: str) -> Path | None:
+    """What the hub's cache has of a model; the newest."""
+    cached = hub_folder(path)
+    kept = sorted((cached / "snapshots").glob("*"), key=lambda one: one.stat().st_mtime) if cached else []
+    return kept[-1] if kept else None
+
+
 def reward_model(name: str, path: str) -> Finding:
     return _weights(f"{name}'s reward model", path)
 
@@ -198,10 +221,18 @@ def to_be_made(name: str, source: made.Source | None = None, where: Path | None 
     return Finding(None, words, f"ponder serve {name}")
 
 
+TOKENIZERS = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "tekken.json",
+    "tiktoken.model",
+    "tokenizer_config.json",
+]
 PARTS = {
     "config.json": ["config.json"],
     "weights (*.safetensors)": ["*.safetensors"],
-    "tokenizer": ["tokenizer.json", "tokenizer.model", "vocab.json"],
+    "tokenizer": TOKENIZERS,
 }
 
 
@@ -270,6 +301,7 @@ def examine(settings: Settings) -> list[Finding]:
         build(device.ok is not None or Path("/dev/kfd").exists()),
         imports("vllm", extra),
         *(model(name, m) for name, m in served.items()),
+        *(found for name, m in served.items() for found in family(name, m)),
         *(reward_model(name, path) for name, path in beside),
         *(remote_reward_model(name, url, m) for name, url, m in prms if m.prm_is_remote),
         defaults(settings),
@@ -279,13 +311,24 @@ def examine(settings: Settings) -> list[Finding]:
     ]
 
 
+def tell_json(findings: Sequence[Finding], out: TextIO) -> int:
+    """The same as one JSON object."""
+    missing = sum(finding.ok is False for finding in findings)
+    told = [
+        {"ok": one.ok, "words": one.words, "mend": one.mend} | ({"model": dict(one.facts)} if one.facts else {})
+        for one in findings
+    ]
+    out.write(json.dumps({"ok": not missing, "missing": missing, "findings": told}, ensure_ascii=False) + "\n")
+    return 1 if missing else 0
+
+
 def tell(findings: Sequence[Finding], out: TextIO) -> int:
     """Writes them down; 1 where something is missing, else 0."""
     for finding in findings:
         mark = {True: "ok     ", None: "note   ", False: "missing"}[finding.ok]
         out.write(f"{mark}  {finding.words}\n")
         if finding.mend and not finding.ok:
-            out.write(f"         mend: {finding.mend}\n")
+            out.write("         mend: " + finding.mend.replace("\n", "\n               ") + "\n")
     missing = sum(finding.ok is False for finding in findings)
     out.write("all is there: ponder serve\n" if not missing else f"{missing} of {len(findings)} checks want mending\n")
     return 1 if missing else 0

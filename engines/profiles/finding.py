@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ponder.engines.profiles.markers import Pair
 from ponder.engines.profiles.profile import Profile
-from ponder.engines.profiles.reading import marked, read
+from ponder.engines.profiles.reading import marked, phrases, read
 from ponder.engines.profiles.tables import FAMILIES, INSTRUCT, THINK, Family
 from ponder.engines.profiles.template import ChatTemplate, Render
 
@@ -50,8 +50,10 @@ def _found(name: str, config: Mapping[str, Any], shown: ChatTemplate, tokens: fr
     if family is not None and family.unseen:
         return _completed(family.profile, read(shown, tokens, Pair(family.profile.start, family.profile.end)) or {})
     if _THINKER.search(PurePath(name).name):
-        # Nothing shows how: the usual markers. Where they are wrong its whole text is thought, and none of it is shown.
-        return THINK if family is None else family.profile
+        # Nothing shows how: the markers among its tokens, or the usual ones. Where they are wrong its whole text is
+        # thought, and none of it is shown.
+        base = THINK if family is None else family.profile
+        return base.model_copy(update=phrases(**marks)) if (marks := marked(tokens)) else base
     return INSTRUCT.model_copy(update=marked(tokens))
 
 
@@ -103,7 +105,7 @@ def added_tokens(tokenizer: Any) -> frozenset[str]:
     return frozenset(cast("dict[str, int]", tokenizer.get_added_vocab()))
 
 
-def template_of(tokenizer: Any) -> str:
+def template_source(tokenizer: Any) -> str:
     """The source of its chat template; of several the usual one. Empty where it has none."""
     template: Any = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
@@ -117,6 +119,8 @@ def renderer(tokenizer: Any) -> Render:
 
     def render(messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
         text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
-        return str(text)
+        if not isinstance(text, str):
+            raise TypeError(f"a tokenizer renders to {type(text).__name__}, not to text")
+        return text
 
     return render

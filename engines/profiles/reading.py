@@ -93,6 +93,18 @@ def _wrapped(
     return [(one, wrapper(template.texts, tokens, one)) for one in found]
 
 
+def phrases(start: str, end: str) -> dict[str, str]:
+    """What opens and closes a thought between these markers, where no template shows it."""
+    line = "\n" if end.startswith("</") else ""
+    return {
+        "start": start,
+        "end": end,
+        "opening": start + line,
+        "closing": line + end + 2 * line,
+        "closed": start + 2 * line + end + 2 * line,
+    }
+
+
 def marked(tokens: Collection[str]) -> dict[str, Any]:
     """The markers of a thought that a model has among its tokens, though nothing shows that it thinks: one that thinks
     all the same shows nobody what it thought."""

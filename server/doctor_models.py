@@ -1,0 +1,113 @@
+"""What the doctor says of a model's files: its family, how it thinks and is switched, what of that is proven.
+
+The tokenizer and the chat template are enough; no weights are looked at.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ponder.compute.errors import PonderError
+from ponder.engines.launch import read_config, read_generation
+from ponder.engines.model import Model
+from ponder.engines.profiles import Profile, find, sampled, template_source
+from ponder.engines.proving import Proof, proofs_of, table
+from ponder.server.settings import ModelSettings
+
+CONTEXT = 1 << 20
+"""Tokens; long enough for what is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found out about a model."""
+
+    profile: Profile | None = None
+    proofs: tuple[Proof, ...] = ()
+    wrong: str = ""
+    """Why there is no more to say."""
+    mend: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What of its sampling its own `generation_config.json` says."""
+
+
+def tokenizer_of(folder: str, *, trust_remote_code: bool = False) -> Any:
+    """A transformers tokenizer, from files that are here. Raises what transformers does."""
+    made: Any = importlib.import_module("transformers").AutoTokenizer
+    return made.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+
+
+def examined(name: str, folder: Path, settings: ModelSettings) -> Examined:
+    """The profile of the model in a folder, and what is proven of it."""
+    try:
+        tokenizer = tokenizer_of(str(folder), trust_remote_code=settings.engine.trust_remote_code)
+    except Exception as error:  # noqa: BLE001 (transformers raises a dozen kinds)
+        said = next(iter(str(error).strip().splitlines()), "")[:200]
+        return Examined(
+            wrong=f"its tokenizer cannot be loaded ({type(error).__name__}: {said})",
+            mend=f"ls {folder}  # tokenizer.json, tokenizer_config.json; for code of its own: trust_remote_code = true",
+        )
+    try:
+        generation = read_generation(str(folder))
+        chosen = settings.model_profile
+        if chosen is None:
+            # The name counts where the files say nothing, and a hub's cache has folders of other names.
+            profile = find(settings.path, read_config(str(folder)), template_source(tokenizer), tokenizer, generation)
+        else:
+            profile = sampled(chosen, generation, keep=chosen.model_fields_set)
+        model = Model(tokenizer, profile, name, context=CONTEXT, vocabulary_size=len(tokenizer))
+        said_by_it = {
+            one: getattr(profile, one) for one in ("temperature", "top_p", "top_k", "min_p") if one in generation
+        }
+        return Examined(profile, tuple(proofs_of(model, tokenizer)), sampling=said_by_it)
+    except PonderError as error:
+        return Examined(wrong=error.message, mend="a profile that fits it, in ponder.toml: docs/write-a-family.md")
+
+
+def how_it_thinks(profile: Profile) -> str:
+    """How a model thinks, in a line."""
+    if not profile.thinks:
+        return f"profile {profile.name}: answers at once, without a thought"
+    told = [f"profile {profile.name}: thinks"]
+    if profile.channels:
+        told[0] += f" in a channel of its own ({profile.channels})"
+    elif profile.start:
+        told[0] += f" between {profile.start!r} and {profile.end!r}"
+    else:
+        told[0] += f" until {profile.end!r}"
+    if any(profile.wrapper):
+        told.append(f"wraps its answer in {profile.wrapper[0]!r} and {profile.wrapper[1]!r}")
+    told.append(f"is switched {switching(profile)}")
+    if profile.reads_thoughts != "never":
+        when = "of all turns" if profile.reads_thoughts == "always" else "of a tool loop"
+        told.append(f"reads its thoughts {when} ({profile.thoughts_field})")
+    return ", ".join(told)
+
+
+def switching(profile: Profile) -> str:
+    """How thinking is switched on and off, in words."""
+    ways = [f"by the template's variable {profile.switch}"] if profile.switch else []
+    on, off = (", ".join(f"{name} = {value!r}" for name, value in given.items()) for given in (profile.on, profile.off))
+    if on or off:
+        ways.append(f"by the template's variables (on: {on or 'nothing'}; off: {off or 'nothing'})")
+    for said, where in ((profile.system, "a sentence in the system message"), (profile.word, "a word in the message")):
+        if any(said):
+            ways.append(f"by {where} (on: {said[0]!r}; off: {said[1]!r})")
+    if profile.instruction:
+        ways.append("on by an instruction in the system message")
+    return " and ".join(ways) or f"off by {profile.closed!r} behind the prompt"
+
+
+def facts(found: Examined) -> dict[str, Any]:
+    """The same for a program."""
+    profile = found.profile
+    return {
+        "profile": profile.model_dump(mode="json") if profile is not None else None,
+        "toml": table(profile) if profile is not None else None,
+        "sampling_of_its_makers": dict(found.sampling),
+        "proofs": [{"of": one.of, "ok": one.ok, "words": one.words, "mend": one.mend} for one in found.proofs],
+    }
