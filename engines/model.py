@@ -46,7 +46,8 @@ class Model:
         self.step_stops = sorted(self.vocabulary.containing(profile.step))
         self.vocabulary_size = vocabulary_size
         harmony = self.vocabulary.harmony
-        closing = "" if not profile.thinks else END + HEAD + ANSWER if harmony is not None else profile.closing
+        marked = profile.thinks or self.vocabulary.by_ids
+        closing = "" if not marked else END + HEAD + ANSWER if harmony is not None else profile.closing
         wrapper = profile.wrapper[0].strip() if profile.thinks else ""
         self.closing_text = closing if wrapper in closing else closing + profile.wrapper[0]
         """Ends a thought by force, and opens what wraps the answer."""
@@ -65,7 +66,7 @@ class Model:
         self.word_bans: list[str] = []
         if harmony is not None:
             self.word_bans = [BANNED_WORDS]
-        elif profile.thinks and profile.start:
+        elif marked and profile.start:
             if self.vocabulary.by_ids:
                 numbers = (self.vocabulary.start_id, self.vocabulary.end_id)
                 self.logit_bans = {i: BANNED for i in numbers if i is not None and i < self.vocabulary_size}

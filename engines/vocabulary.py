@@ -74,7 +74,10 @@ class Vocabulary:
         cls, tokenizer: Tokenizer, profile: Profile, *, openers: Sequence[str] = (), spelt: Sequence[str] = ()
     ) -> Vocabulary:
         """That of a model of this family. Raises `EngineError` as above."""
-        start, end = (profile.start, profile.end) if profile.thinks else ("", "")
+        added = {str(token.content) for token in cast("dict[int, Any]", tokenizer.get_added_tokens_decoder()).values()}
+        # One that answers at once and has the tokens all the same may use them; what it thinks then is hidden too.
+        kept = profile.thinks or {profile.start, profile.end} <= added
+        start, end = (profile.start, profile.end) if kept else ("", "")
         channels = profile.channels if profile.thinks else ""
         return cls(tokenizer, start, end, wrapper=profile.wrapper, channels=channels, openers=openers, spelt=spelt)
 

@@ -36,9 +36,29 @@ class Examined:
 
 
 def tokenizer_of(folder: str, *, trust_remote_code: bool = False) -> Any:
-    """A transformers tokenizer, from files that are here. Raises what transformers does."""
+    """The tokenizer of a model whose files are here: that of transformers, or where it has no chat template or none can
+    be made, the one that vLLM takes. Raises what transformers does."""
     made: Any = importlib.import_module("transformers").AutoTokenizer
-    return made.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    given = {"trust_remote_code": trust_remote_code}
+    try:
+        usual: Any = made.from_pretrained(folder, local_files_only=True, **given)
+    except Exception:
+        if (other := _of_vllm(folder, given)) is not None:
+            return other
+        raise
+    return usual if template_source(usual) else _of_vllm(folder, given) or usual
+
+
+def _of_vllm(folder: str, given: Mapping[str, Any]) -> Any:
+    """Mistral's own format, and models whose prompts are made by program code; None where there is no vLLM, or it has
+    none either."""
+    try:
+        registry: Any = importlib.import_module("vllm.tokenizers.registry")
+        kind = str(read_config(folder).get("model_type", ""))
+        mode = kind if kind in registry.TokenizerRegistry.tokenizers else "auto"
+        return registry.get_tokenizer(folder, tokenizer_mode=mode, **given)
+    except Exception:  # noqa: BLE001 (a broken install is told by another check; what is wrong here, by transformers)
+        return None
 
 
 def examined(name: str, folder: Path, settings: ModelSettings) -> Examined:

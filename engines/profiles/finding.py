@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ponder.engines.profiles.markers import Pair
 from ponder.engines.profiles.profile import Profile
-from ponder.engines.profiles.reading import marked, phrases, read
+from ponder.engines.profiles.reading import marked, read
 from ponder.engines.profiles.tables import FAMILIES, INSTRUCT, THINK, Family
 from ponder.engines.profiles.template import ChatTemplate, Render
 
@@ -53,7 +53,7 @@ def _found(name: str, config: Mapping[str, Any], shown: ChatTemplate, tokens: fr
         # Nothing shows how: the markers among its tokens, or the usual ones. Where they are wrong its whole text is
         # thought, and none of it is shown.
         base = THINK if family is None else family.profile
-        return base.model_copy(update=phrases(**marks)) if (marks := marked(tokens)) else base
+        return base.model_copy(update=marked(tokens))
     return INSTRUCT.model_copy(update=marked(tokens))
 
 

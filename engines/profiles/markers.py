@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _TAG = re.compile(r"(?:<\|?|\[|◁)[^\s<>\[\]◁▷|]{0,24}\|?[^\s<>\[\]◁▷]{0,40}(?:\|?>|\]|▷)")
 _THOUGHT = re.compile(r"think|thought|reason(?!ing_effort)", re.IGNORECASE)
+_ENDING = re.compile(r"/|(?<![a-z])(?:end|close|stop)(?![a-z])", re.IGNORECASE)
 _OPENS = (("begin", "end"), ("start", "end"), ("BEGIN", "END"), ("START", "END"), ("open", "close"))
 
 
@@ -60,7 +61,7 @@ def left_open(tail: str) -> Pair | None:
 
 def _opens(tag: str) -> str:
     """The tag, where it is the begin of a thought."""
-    return tag if _THOUGHT.search(tag) and not re.match(r"\W*(?:/|end|close)", tag, re.IGNORECASE) else ""
+    return tag if _THOUGHT.search(tag) and not _ENDING.search(tag) else ""
 
 
 def ends(start: str) -> list[str]:

@@ -93,8 +93,16 @@ def _wrapped(
     return [(one, wrapper(template.texts, tokens, one)) for one in found]
 
 
-def phrases(start: str, end: str) -> dict[str, str]:
+def marked(tokens: Collection[str]) -> dict[str, Any]:
+    """The markers of a thought that a model has among its tokens, though nothing shows that it thinks: one that thinks
+    all the same shows nobody what it thought."""
+    found = [one for one in pairs(sorted(tokens), "\n".join(tokens)) if {one.start, one.end} <= set(tokens)]
+    return phrases(found[0]) if found else {}
+
+
+def phrases(pair: Pair) -> dict[str, str]:
     """What opens and closes a thought between these markers, where no template shows it."""
+    start, end = pair.start, pair.end
     line = "\n" if end.startswith("</") else ""
     return {
         "start": start,
@@ -103,13 +111,6 @@ def phrases(start: str, end: str) -> dict[str, str]:
         "closing": line + end + 2 * line,
         "closed": start + 2 * line + end + 2 * line,
     }
-
-
-def marked(tokens: Collection[str]) -> dict[str, Any]:
-    """The markers of a thought that a model has among its tokens, though nothing shows that it thinks: one that thinks
-    all the same shows nobody what it thought."""
-    found = [one for one in pairs(tokens, "\n".join(tokens)) if {one.start, one.end} <= set(tokens)]
-    return {"start": found[0].start, "end": found[0].end} if found else {}
 
 
 # -- how it is switched -----------------------------------------------------------------------------------------------

@@ -49,7 +49,6 @@ INSTRUCT = Profile(
     closed="",
     temperature=0.7,
     typical_chain=(400, 900),
-    tools="hermes",
 )
 """For models that answer at once."""
 
@@ -63,7 +62,6 @@ STEP_BY_STEP = Profile(
     instruction=_STEP_BY_STEP,
     temperature=0.7,
     typical_chain=(400, 900),
-    tools="hermes",
 )
 """Has a model that answers at once write down its reasoning first; only where the operator asks for it."""
 
@@ -206,9 +204,7 @@ FAMILIES: tuple[Family, ...] = (
         unseen=True,
     ),
     Family(Profile(name="qwq", top_k=40, typical_chain=(4000, 14000)), named=("qwq",)),
-    Family(
-        Profile(name="deepseek-r1", typical_chain=(4000, 16000), tools="deepseek"), named=("deepseek-r1", "r1-distill")
-    ),
+    Family(Profile(name="deepseek-r1", typical_chain=(4000, 16000)), named=("deepseek-r1", "r1-distill")),
     Family(Profile(name="qwen3", top_k=20, typical_chain=(3500, 14000)), types=("qwen3",), named=("qwen3",)),
 )
 """The first that fits counts."""

@@ -97,8 +97,8 @@ class Defaults(Table):
 
     profile: Thinks | None = Field(
         default=None,
-        description="How the model thinks: the name of a family (see the README) or a table of your own. "
-        "Left out: found by the model's configuration and chat template.",
+        description="How the model thinks: the name of a family or a table of your own (docs/write-a-family.md). "
+        "Left out: found by what is in the model's files (docs/models.md).",
     )
     strategy: Choosing | None = Field(
         default=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,20 @@ def test_the_makers_sampling_goes_first_and_a_users_own_before_it(tmp_path: Path
     assert sampled(mine, generation, keep=mine.model_fields_set).temperature == 0.1
     assert sampled(mine, generation, keep=mine.model_fields_set).top_k == 17
     assert read_generation(str(tmp_path / "..")) == {}
+
+
+def test_one_that_answers_at_once_shows_no_thought_where_it_has_the_tokens_for_one() -> None:
+    plain = own("no-thinking")
+    family = replace(plain, added_tokens=(*plain.added_tokens, "<think>", "</think>"))
+    asked = model(family)
+    assert not asked.profile.thinks
+    (opened,) = asked.prompts.with_markers("<think>")
+    assert opened in asked.logit_bans
+    answer = [*asked.prompts.with_markers(f"<think>{THOUGHT}</think>"), *asked.prompts.with_markers(ANSWER)]
+    for cut in (len(answer), len(answer) - 20):
+        text, hidden = written(asked, [], thinking=0, portion=3, answer=answer[:cut])
+        assert text.strip() in ANSWER
+        assert "Twelve" in hidden
 
 
 # -- refused ----------------------------------------------------------------------------------------------------------

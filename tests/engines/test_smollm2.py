@@ -178,6 +178,25 @@ def test_a_request_that_wishes_nothing_is_answered(talk: Talk) -> None:
     assert text(answer).strip()
 
 
+def test_it_answers_at_once_whatever_it_may_think(talk: Talk) -> None:
+    """Nothing is added to its prompt, and all that it writes is its answer."""
+    bare = talk.ask("What is 12 + 7?", thinking_budget=0, max_completion_tokens=60, temperature=0)
+    fields: dict[str, Any] = {"thinking_budget": 500, "max_completion_tokens": 560, "strategy": "direct"}
+    answer = talk.ask("What is 12 + 7?", temperature=0, **fields)
+    check(answer, 0)
+    assert answer["usage"]["prompt_tokens"] == bare["usage"]["prompt_tokens"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert text(answer).strip()
+
+
+def test_a_request_with_tools_is_answered_whole(talk: Talk) -> None:
+    fields: dict[str, Any] = {"tools": [TOOL], "thinking_budget": 500, "strategy": "direct", "temperature": 0}
+    answer = talk.ask("What is the weather in Paris?", max_completion_tokens=560, **fields)
+    check(answer, 0)
+    message = answer["choices"][0]["message"]
+    assert (message["content"] or "").strip() or message["tool_calls"]
+
+
 @pytest.mark.parametrize("budget", [1, 20, 100])
 def test_what_it_reasons_stays_within_the_budget_and_inside(talk: Talk, budget: int) -> None:
     answer = talk.ask(QUESTIONS[1], thinking_budget=budget, max_completion_tokens=budget + 40, seed=budget)
