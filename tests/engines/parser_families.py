@@ -46,18 +46,14 @@ class Row:
 def like(name: str, model: str, **changed: Any) -> Like:
     """The family of our own with that name, changed."""
     own = next(one for one in families(OWN) if one.model == f"own/{name}")
-    return Like(**{field.name: getattr(own, field.name) for field in fields(Family)} | {"model": model} | changed)
+    given: dict[str, Any] = {field.name: getattr(own, field.name) for field in fields(Family)}
+    return Like(**given | {"model": model} | changed)
 
 
 def _tags(name: str, model: str, start: str, end: str, *, tokens: bool = True, **more: Any) -> Like:
     """With other markers: those of `name` are `<think>` or `<reasoning>`, white space and all."""
     line = "\n" if end.startswith("</") else ""
-    swaps = tuple(
-        (old + "\\n" * n, start + ("\\n" * n if line else "")) for old in ("<think>", "<reasoning>") for n in (2, 1, 0)
-    )
-    swaps += tuple(
-        (old + "\\n" * n, end + ("\\n" * n if line else "")) for old in ("</think>", "</reasoning>") for n in (2, 1, 0)
-    )
+    swaps = (*_swapped(("<think>", "<reasoning>"), start, line), *_swapped(("</think>", "</reasoning>"), end, line))
     changed: dict[str, Any] = {
         "added_tokens": (start, end) if tokens else (),
         "swaps": swaps,
