@@ -34,6 +34,7 @@ def find(
 
 
 def _found(name: str, config: Mapping[str, Any], shown: ChatTemplate, tokens: frozenset[str]) -> Profile:
+    name = f"{name} {config.get('_name_or_path', '')}".strip().lower()
     family = next((one for one in FAMILIES if _shows(one, config, shown, tokens)), None)
     if family is not None and "start" in family.profile.model_fields_set:
         fields = read(shown, tokens, Pair(family.profile.start, family.profile.end))
@@ -49,7 +50,7 @@ def _found(name: str, config: Mapping[str, Any], shown: ChatTemplate, tokens: fr
         return _completed(family.profile if family else THINK, fields)
     if family is not None and family.unseen:
         return _completed(family.profile, read(shown, tokens, Pair(family.profile.start, family.profile.end)) or {})
-    if _THINKER.search(PurePath(name).name):
+    if any(_THINKER.search(PurePath(part).name) for part in name.split()):
         # Nothing shows how: the markers among its tokens, or the usual ones. Where they are wrong its whole text is
         # thought, and none of it is shown.
         base = THINK if family is None else family.profile
@@ -70,7 +71,7 @@ def _shows(family: Family, config: Mapping[str, Any], shown: ChatTemplate, token
 
 def _named(family: Family, name: str) -> bool:
     if family.smallest:
-        return PurePath(name).name in family.named
+        return PurePath(name.split()[0] if name else "").name in family.named
     return any(part in name for part in family.named)
 
 

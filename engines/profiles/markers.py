@@ -36,6 +36,8 @@ WRAPPERS = (
     ("<answer>", "</answer>"),
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    ("<output>", "</output>"),
+    ("<Output>", "</Output>"),
     ("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
 )
 """What models are known to write around an answer."""

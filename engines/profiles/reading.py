@@ -132,6 +132,12 @@ def _switch(template: ChatTemplate, pair: Pair, wrap: str) -> _Switch:
         texts = [_whole(template, {name: value}) for value in (True, False)]
         if None not in texts and texts[0] != texts[1]:
             return _Switch({"switch": name}, base, base, 0)
+        compared = template.values(name)
+        on, off = (next((value for value in order if value in compared), None) for order in (_ON, _OFF))
+        if on is not None and off is not None:
+            texts = [_whole(template, {name: value}) for value in (on, off)]
+            if None not in texts and texts[0] != texts[1]:
+                return _Switch({"switch": "", "on": {name: on}, "off": {name: off}}, base, base, 0)
     return _Switch({"switch": ""}, base, base, 0)
 
 

@@ -116,6 +116,19 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         Profile(
+            name="solar-open",
+            start="<|think|>",
+            end="<|content|>",
+            opening="<|think|>",
+            closing="<|end|><|begin|>assistant<|content|>",
+            closed="<|content|>",
+            wrapper=("", ""),
+        ),
+        tokens=("<|think|>", "<|content|>", "<|begin|>"),
+        unseen=True,
+    ),
+    Family(
+        Profile(
             name="muse",
             start="to=self<|message|>",
             end="to=user<|message|>",
@@ -181,8 +194,7 @@ FAMILIES: tuple[Family, ...] = (
             switch="",
             system=("detailed thinking on", "detailed thinking off"),
         ),
-        types=("nemotron-nas",),
-        named=("llama-3.1-nemotron-nano", "llama-3_3-nemotron", "llama-3_1-nemotron"),
+        named=("llama-3.1-nemotron-nano", "nemotron-super-49b", "nemotron-ultra-253b"),
         unseen=True,
     ),
     Family(

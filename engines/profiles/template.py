@@ -6,6 +6,7 @@ shows the rest.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -72,7 +73,8 @@ class ChatTemplate:
     @cached_property
     def variables(self) -> frozenset[str]:
         """What the template reads and does not set itself, as far as can be seen."""
-        return frozenset(meta.find_undeclared_variables(self._tree)) - _GIVEN
+        # A tree of its own: what looks for them folds constants in it.
+        return frozenset(meta.find_undeclared_variables(copy.deepcopy(self._tree))) - _GIVEN
 
     @cached_property
     def texts(self) -> list[str]:

@@ -47,7 +47,8 @@ def like(name: str, model: str, **changed: Any) -> Like:
     """The family of our own with that name, changed."""
     own = next(one for one in families(OWN) if one.model == f"own/{name}")
     given: dict[str, Any] = {field.name: getattr(own, field.name) for field in fields(Family)}
-    return Like(**given | {"model": model} | changed)
+    given |= {"model": model, **changed}
+    return Like(**given)
 
 
 def _tags(name: str, model: str, start: str, end: str, *, tokens: bool = True, **more: Any) -> Like:

@@ -149,6 +149,21 @@ def test_an_end_that_is_only_looked_for_in_earlier_turns_makes_no_thinker() -> N
     assert find("own/chat", {}, "<think>" + template).thinks
 
 
+def test_a_variable_that_only_tells_the_model_what_to_do_switches_too() -> None:
+    template = (
+        "{{ '[SETTINGS]' + reasoning_effort if reasoning_effort in ['none', 'high'] }}{{ messages[0].content }}"
+        "{% if messages[0].thought %}[THINK]{{ messages[0].thought }}[/THINK]{% endif %}"
+    )
+    profile = find("own/x", {}, template)
+    assert (profile.switch, profile.on, profile.off) == ("", {"reasoning_effort": "high"}, {"reasoning_effort": "none"})
+
+
+def test_a_name_with_two_words_of_a_path_and_of_the_configuration() -> None:
+    template = own("no-thinking").chat_template
+    assert find("/srv/x", {"_name_or_path": "nvidia/Llama-3.1-Nemotron-Nano-8B-v1"}, template).system[0]
+    assert not find("/srv/x", {"_name_or_path": "nvidia/Llama-3.1-Nemotron-70B-Instruct"}, template).thinks
+
+
 def test_the_name_is_looked_at_last() -> None:
     template = own("single-tokens").chat_template
     assert find("own/qwq-like", {}, template).name == "qwq"
