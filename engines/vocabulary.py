@@ -100,11 +100,10 @@ class Vocabulary:
             begins = [one for one in self._by_text if one[:1] in ("<", "[") and opener.startswith(one)]
             if begins:
                 tokens.add(self._by_text[max(begins, key=len)])
-            elif opener[:1] in ("<", "[") and any(map(str.isalpha, opener)):
+            elif opener[:1] in ("<", "[") and opener[-1:] in (">", "]"):
                 # Others, a brace for one, are found in thoughts that call nothing.
                 texts.append(opener)
-        # Where a control token opens calls, words alone are only talk.
-        wanted = "" if tokens else "|".join(map(re.escape, texts))
+        wanted = "|".join(map(re.escape, texts))
         spoken = re.compile(f"(?:{wanted}){_CONFIRMED}") if wanted else None
         return frozenset(tokens - {self.start_id, self.end_id}), spoken
 

@@ -169,8 +169,9 @@ def test_words_that_open_a_call_end_a_thought_where_a_call_follows(markers: tupl
     assert text == CALL
     assert hidden + visible == len(written)
     assert hidden >= len(spoken)
-    for closed in ({"calls": False}, {"calls": True, "words": False}):
-        assert run(Splitter(vocabulary, inside=True, **closed), written, [size]) == ("", len(written), 0)
+    for calls, words in ((False, True), (True, False)):
+        closed = Splitter(vocabulary, inside=True, calls=calls, words=words)
+        assert run(closed, written, [size]) == ("", len(written), 0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
