@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,6 +37,23 @@ def top(logprobs: FlatLogprobs, position: int, wanted: int) -> list[tuple[int, f
     if len(likeliest) < wanted and drawn not in likeliest:
         likeliest = sorted((drawn, *likeliest), key=lambda one: -one[1])
     return likeliest[:wanted]
+
+
+def token_logprobs(
+    logprobs: FlatLogprobs, ids: Sequence[int], offset: int, wanted: int, spell: Callable[[int], bytes]
+) -> tuple[TokenLogprob, ...]:
+    """The drawn tokens `ids`, the first of which is at position `offset`, each with the `wanted` likeliest at its
+    place. `spell`: the bytes of a token."""
+
+    def one(token: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        encoded = spell(token)
+        return TokenLogprob(encoded.decode(errors="replace"), encoded, max(value, -9999.0), top)
+
+    tokens: list[TokenLogprob] = []
+    for i, token in enumerate(ids, offset):
+        likeliest = tuple(one(*other) for other in top(logprobs, i, wanted))
+        tokens.append(one(token, logprobs.logprobs[logprobs.start_indices[i]], likeliest))
+    return tuple(tokens)
 
 
 @dataclass(slots=True)

@@ -16,8 +16,9 @@ from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError, RequestError
 from ponder.compute.text import Candidate, Ending, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
-from ponder.engines.channels import HEAD, Turn
-from ponder.engines.logprobs import FlatLogprobs, Waiting, likelihood, top
+from ponder.engines.boundary import Boundary, headed
+from ponder.engines.channels import HEAD, Harmony, Turn
+from ponder.engines.logprobs import FlatLogprobs, Waiting, likelihood, token_logprobs
 from ponder.engines.model import Model
 from ponder.engines.thinking import Splitter
 
@@ -83,24 +84,14 @@ class Writing:
         """What is kept begins with a thought."""
         rendered = model.prompts.render(prompt, thinking=on)
         self.prompt_ids = rendered.ids
-        grammar = sampling.grammar
-        self.headed = grammar is not None and bool(grammar.calls)
-        """A grammar writes the answer, the head of its message included, where a turn is made of messages."""
         turn: Turn | None = None
         if vocabulary.harmony is not None:
-            only = grammar is not None and not self.headed
-            head = model.marked(HEAD)
-            if self.headed and self.prompt_ids[-len(head) :] == head:
-                self.prompt_ids = self.prompt_ids[: -len(head)]
-            turn = Turn(
-                vocabulary.harmony, inside=rendered.inside, prompt=self.prompt_ids, chain=self.chain, final_only=only
-            )
+            turn = self._turn(vocabulary.harmony, rendered.inside)
             self.inside = turn.inside
         elif begun is None:
             self.inside = rendered.inside
         else:
             self.inside = model.profile.thinks and (begun.thinking or vocabulary.reopened(self.chain))
-        self.calls_offered = bool(prompt.tools)
         self.earlier = "" if begun is None or begun.thinking else begun.thought.unseal()
         wrapped = rendered.wrapped or (begun is not None and vocabulary.wrapped(self.chain, on))
         self.splitter = Splitter(
@@ -111,15 +102,23 @@ class Writing:
             text=begun.text if begun else "",
             unread=self._unread(begun) if begun else "",
             thought=self.chain if self.inside else (),
-            calls=self.calls_offered,
-            words=grammar is None,
+            calls=bool(prompt.tools),
+            words=sampling.grammar is None,
             wrapped=wrapped,
             turn=turn,
         )
         self.waiting = Waiting()
         self.begun_thought = list(self.chain) if begun and begun.thinking else []
-        self.apart = begun is not None
-        """The answer is drawn by a call of its own."""
+        self.boundary = Boundary(
+            model,
+            sampling,
+            transcript,
+            self.splitter,
+            self.chain,
+            thought_first=on,
+            calls=bool(prompt.tools),
+            apart=begun is not None,
+        )
         if not self.inside:
             transcript.close_thought()
         self.calls = 0
@@ -130,6 +129,14 @@ class Writing:
                 param="messages",
                 code="context_length_exceeded",
             )
+
+    def _turn(self, harmony: Harmony, inside: bool) -> Turn:
+        """Where the chain stands in a turn of messages."""
+        grammar, head = self.sampling.grammar, self.model.marked(HEAD)
+        if headed(self.sampling) and self.prompt_ids[-len(head) :] == head:
+            self.prompt_ids = self.prompt_ids[: -len(head)]
+        only = grammar is not None and not grammar.calls
+        return Turn(harmony, inside=inside, prompt=self.prompt_ids, chain=self.chain, final_only=only)
 
     def _unread(self, begun: Candidate) -> str:
         """Visible text of a half-written answer that was kept back as the possible begin of a stop string or marker."""
@@ -169,50 +176,14 @@ class Writing:
             if self.sampling.until is not None:
                 self.ending = "length"
                 return None
-            self._close()
+            self.boundary.close()
             return self.next_call()
-        room -= self._opened()
+        room -= self.boundary.open()
         limit = min(room, self.sampling.answer - self.transcript.visible)
         if limit > 0:
             return self._call("answer", limit)
         self.ending = "length"
         return None
-
-    def _close(self) -> None:
-        """Ends the thought by force."""
-        model = self.model
-        if self.splitter.turn is not None:
-            closing = model.marked(self._rest_of(self.splitter.turn))
-        else:
-            behind = bool(self.chain) and model.vocabulary.bytes(self.chain[-1]).endswith(b"\n")
-            text = model.reclosing if self.splitter.begun else model.closing_text
-            closing = model.marked(text.lstrip("\n") if behind else text)
-        self.chain.extend(closing)
-        self.transcript.force(closing)
-        self.splitter.force(closing)
-
-    def _rest_of(self, turn: Turn) -> str:
-        """What has to be put in for an answer to begin, or a call."""
-        return turn.rest(open_head=self.calls_offered and self.sampling.grammar is None, bare=self.headed)
-
-    def _opened(self) -> int:
-        """Puts in what an answer that is drawn by itself stands behind; returns how many tokens."""
-        model, splitter = self.model, self.splitter
-        rest = ""
-        if splitter.turn is not None:
-            if splitter.turn.head and self.sampling.grammar is not None and not self.headed and not splitter.begun:
-                rest = self._rest_of(splitter.turn)
-        elif model.wrapping and self.thought_first and not splitter.begun and self.apart:
-            at = model.vocabulary.behind(self.chain, thought_first=True)
-            behind = model.vocabulary.spell(self.chain[at:])
-            rest = model.wrapping.removeprefix(behind) if model.wrapping.startswith(behind) else ""
-        if rest:
-            ids = model.marked(rest)
-            self.chain.extend(ids)
-            self.transcript.put(ids)
-            splitter.force(ids)
-            return len(ids)
-        return 0
 
     def _call(self, phase: Phase, limit: int) -> Call:
         sampling, model = self.sampling, self.model
@@ -224,7 +195,7 @@ class Writing:
                 stops += self._steps(sampling.until)
             thought_only = self._thought_only(limit)
             if thought_only:
-                stops += self._ends()
+                stops += self.boundary.ends
                 if self.splitter.late:
                     every = 1
         elif sampling.until is not None and not model.profile.thinks:
@@ -234,21 +205,18 @@ class Writing:
         seed = None if sampling.seed is None else (sampling.seed + self.calls) % 2**63
         self.calls += 1
         self.cut = False
-        self.apart = thought_only
+        self.boundary.apart = thought_only
         ids = [*self.prompt_ids, *self.chain]
         headless = self.splitter.turn is not None and self.splitter.turn.head is not None
         return Call(phase, ids, limit, stops, every, thought_only, watched, continued, headless, seed)
-
-    def _ends(self) -> Sequence[int]:
-        """The tokens behind which an answer is drawn by a call of its own."""
-        turn = self.splitter.turn
-        return self.splitter.ends if turn is None or not self.headed else [turn.harmony.end]
 
     def _written(self, phase: Phase) -> int:
         """Tokens of this thought or this answer that are there before the call."""
         if phase == "thought":
             return len(self.chain)
-        return len(self.chain) - self.model.vocabulary.answer_at(self.chain, self.thought_first, headed=self.headed)
+        return len(self.chain) - self.model.vocabulary.answer_at(
+            self.chain, self.thought_first, headed=headed(self.sampling)
+        )
 
     def _steps(self, until: str) -> list[int]:
         if until == self.model.profile.step:
@@ -279,17 +247,13 @@ class Writing:
         if ids:
             # A stop that was not asked for is the model's own end of turn, of which some have several.
             own = call.stop is None or (isinstance(call.stop, int) and call.stop not in call.stops)
-            ended = call.reason == "stop" and (own or self._barred(call))
+            ended = call.reason == "stop" and (own or self.boundary.barred(call.stop))
             self._told(ids[:-1] if ended else ids, logprobs, call)
             if ended:
                 self._told_end(ids[-1], likelihood(logprobs, len(ids) - 1, len(ids)), call)
         if len(self.told) == before and len(self.tokens) == tokens_before:
             return None
         return Delta("".join(self.told[before:]), tuple(self.tokens[tokens_before:]))
-
-    def _barred(self, call: Call) -> bool:
-        """A call of a tool was begun in a thought, where a grammar is to write the answer from its first token on."""
-        return self.sampling.grammar is not None and call.stop in self.model.vocabulary.openers
 
     def _told(self, ids: Sequence[int], logprobs: FlatLogprobs | None, call: Call) -> None:
         """Tokens of a thought or an answer."""
@@ -343,7 +307,7 @@ class Writing:
                 if was_inside:
                     transcript.close_thought()
                     was_inside = False
-                tokens = () if part.hidden else self._token_logprobs(logprobs, run, offset + part.first)
+                tokens = () if part.hidden else self._logprobs(logprobs, run, offset + part.first)
                 if tokens and self.model.vocabulary.wrapper[1]:
                     tokens = self.waiting.told(tokens, splitter.unread)
                 transcript.say(run, part.text, likely, tokens)
@@ -398,7 +362,7 @@ class Writing:
             # In an answer it counts where the operator asks only; else the answer goes on, in a call of its own.
             if self.splitter.inside:
                 self.transcript.circled()
-                self._close()
+                self.boundary.close()
             elif self.model.repetition_in_answers:
                 self.transcript.circled()
                 self.over = "length"
@@ -409,25 +373,16 @@ class Writing:
                 if self.sampling.until is not None:
                     self.over = "length"
                 else:
-                    self._close()
-        elif call.stop in call.stops and not self._barred(call) and self._goes_on(call):
+                    self.boundary.close()
+        elif call.stop in call.stops and not self.boundary.barred(call.stop) and self.boundary.passed(call.stop):
             pass
         elif self.sampling.until is not None and (self.splitter.inside or not self.model.profile.thinks):
             if self.chain and call.stop == self.chain[-1]:
                 self.over = "step"
             else:
-                self._close()
+                self.boundary.close()
         elif self.splitter.inside:
-            self._close()
-
-    def _goes_on(self, call: Call) -> bool:
-        """In a turn of messages: one of the thought's has ended, and there is more to come."""
-        if self.splitter.turn is None or not self.splitter.inside or call.stop not in self._ends():
-            return False
-        if self.headed:
-            self.transcript.close_thought()
-            self.splitter.force()
-        return True
+            self.boundary.close()
 
     def finish(self) -> Delta | None:
         """Ends the chain; returns what of the visible text was kept back."""
@@ -443,18 +398,8 @@ class Writing:
     def thought(self) -> str:
         return self.earlier + self.model.vocabulary.decode([*self.begun_thought, *self.splitter.thought])
 
-    def _token_logprobs(
-        self, logprobs: FlatLogprobs | None, ids: Sequence[int], offset: int
-    ) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, logprobs: FlatLogprobs | None, ids: Sequence[int], offset: int) -> tuple[TokenLogprob, ...]:
         wanted = self.sampling.logprobs
         if wanted is None or logprobs is None:
             return ()
-        tokens: list[TokenLogprob] = []
-        for i, token in enumerate(ids, offset):
-            likeliest = tuple(self._logprob(*one) for one in top(logprobs, i, wanted))
-            tokens.append(self._logprob(token, logprobs.logprobs[logprobs.start_indices[i]], likeliest))
-        return tuple(tokens)
-
-    def _logprob(self, token: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        encoded = self.model.vocabulary.bytes(token)
-        return TokenLogprob(encoded.decode(errors="replace"), encoded, max(value, -9999.0), top)
+        return token_logprobs(logprobs, ids, offset, wanted, self.model.vocabulary.bytes)

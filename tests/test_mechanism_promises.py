@@ -11,8 +11,7 @@ import pytest
 from ponder.compute.budget import Budget
 from ponder.engines.vllm import VllmEngine
 from ponder.strategies import STRATEGIES
-from ponder.testing.promises import Case, Setting
-from ponder.testing.scripted import ScriptedEngine, ScriptedRewards
+from ponder.testing import Case, ScriptedEngine, ScriptedRewards, Setting
 from tests.engines.scripted_vllm import FAMILIES, Fate, Nature, ScriptedVllm
 
 NATURES: dict[str, tuple[str, Fate, Fate | None]] = {
