@@ -164,15 +164,12 @@ class Vocabulary:
         return frozenset(i for i in range(size) if i not in self._added and not _BRACKETS.isdisjoint(self._spell(i)))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a thought, its markers left out."""
+        """The text of a thought, markers that are tokens left out."""
         if self.harmony is not None:
             bodies = (self.tokenizer.decode(body) for body in self.harmony.thoughts(ids))
             return "\n\n".join(bodies)
         if self.mechanism == "text":
-            text = self.read(ids)
-            words = text.replace(self.end, "").replace(self.start or self.end, "")
-            # A thought without words is told from none by its marker.
-            return words if words.strip() else text
+            return self.read(ids)
         marks = (self.start_id, self.end_id)
         text = self.tokenizer.decode([i for i in ids if i not in marks], skip_special_tokens=True)
         return text.removeprefix(self.named).lstrip("\n") if self.named else text
