@@ -178,8 +178,8 @@ class Splitter:
         self.wrap()
 
     def wrap(self) -> None:
-        """What wraps the answer, if anything does, was opened from outside."""
-        self._closing = self._vocabulary.wrapper[1]
+        """What wraps the answer, if anything does, has been opened."""
+        self._closing, self._lead = self._vocabulary.wrapper[1], ""
 
     def _behind(self, ids: Sequence[int]) -> DecodeStream:
         """Goes on behind these tokens, of which the last may have begun a character."""

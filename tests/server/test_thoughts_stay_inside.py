@@ -213,12 +213,25 @@ def test_whatever_a_model_does_and_a_caller_asks(family: str, nature: Nature, st
         ("text", "forgotten", "The answer<thou"),
         ("text", "forgotten", "The answer<thought>"),
         ("text", "closed", f"The answer<thought>{MARKER}!\n</tho"),
+        ("named", "closed", f"<|channel>thought\n{MARKER[:6]}"),
+        ("named", "forgotten", "The answer<|channel>"),
+        ("wrapped", "closed", "</think>\n<resp"),
+        ("wrapped", "forgotten", "<response>The answer<think>"),
+        ("wrapped", "closed", " is 7.</resp"),
+        ("channels", "closed", MARKER[:6]),
+        ("channels", "closed", f"{MARKER}!\n<|end|>"),
+        ("channels", "closed", "<|end|><|start|>assistant<|channel|>"),
+        ("channels", "closed", "<|channel|>final"),
+        ("channels", "closed", "<|message|>The answ"),
     ],
 )
 def test_cut_short_at_any_place_it_goes_on_behind_the_thought(
     family: str, second: Fate, stuck: str, strategy: str | dict[str, Any], stream: bool
 ) -> None:
     """The model hangs within a thought or a marker until the server goes down; it is asked to answer from there."""
+    if stuck.endswith("<resp") and strategy == "beam_search":
+        # Of an answer that is drawn by itself, what wraps it is put in and not written.
+        stuck = "<response>The"
     nature = Nature(second=second, letters=True, obeys=False, lines=1)
     llm = ScriptedVllm(FAMILIES[family], nature, (1,), stuck=stuck)
     app = served(llm, drain_timeout=0.01)
