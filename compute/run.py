@@ -11,9 +11,11 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from ponder.compute.answers.grouping import group
+from ponder.compute.answers.phrases import asks_for_a_number
 from ponder.compute.chains import Chains
 from ponder.compute.engine import Reward, RewardModel
 from ponder.compute.errors import EngineError, Exhausted, first
@@ -27,6 +29,9 @@ from ponder.compute.vote import Vote, tally
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+QUESTION = 4_000
+"""Characters from the end of a question that say what it asks for."""
 
 
 class Strategy(Protocol):
@@ -139,6 +144,12 @@ class Run:
     def step_ids(self) -> frozenset[int]:
         """The tokens that end a step of this model's thoughts; may be empty."""
         return self._resources.engine.card.step_ids
+
+    @cached_property
+    def numeric(self) -> bool:
+        """The question asks for a number, as far as the words of the user's last turn tell."""
+        asked = next((m.content for m in reversed(self.prompt.messages) if m.role == "user"), "")
+        return isinstance(asked, str) and asks_for_a_number(asked[-QUESTION:])
 
     @property
     def exact(self) -> bool:
@@ -282,6 +293,7 @@ class Run:
         if verifier is None:
             raise EngineError(f"strategy {self._task.strategy} wants a verifier and the plan has none")
         judge = fallback if self._notes.degraded and fallback is not None else verifier
+        cancels = _cancels()
         try:
             async with asyncio.timeout_at(None if judge is fallback else self._half_time()):
                 scores = await self._judged(judge, candidates)
@@ -291,6 +303,7 @@ class Run:
                 raise error from None
             log.warning("verifier %s failed (%s); %s judges", judge.name, type(error).__name__, fallback.name)
             self._notes.degraded = True
+            _cancels(cancels)
             scores = await self._judged(fallback, candidates)
         for candidate, score in zip(candidates, scores, strict=True):
             self._notes.scores[candidate.number] = score
@@ -348,7 +361,8 @@ class Run:
         places = sorted(voters.values())
         weights = [1.0 if scores is None else scores[i].value for i in places]
         candidates = [candidates[i] for i in places]
-        groups = await group([c.text if c.over else "" for c in candidates], tenant=self.tenant)
+        texts = [c.text if c.over else "" for c in candidates]
+        groups = await group(texts, tenant=self.tenant, numeric=self.numeric)
         founded = {answer for c, answer in zip(candidates, groups, strict=True) if not c.circled}
         groups = [answer if answer in founded else None for answer in groups]
         for candidate, answer in zip(candidates, groups, strict=True):
@@ -364,3 +378,14 @@ class Run:
     def offer(self, candidate: Candidate) -> None:
         """Names the best candidate so far: the answer, should the run be cut short."""
         self._chains.drafts.offered = candidate
+
+
+def _cancels(most: int | None = None) -> int:
+    """How many cancellations of this task are not over. Those above `most` are ended: a TaskGroup of Python 3.11 whose
+    child fails while it waits leaves its own behind, and a deadline would not be known as one."""
+    task = asyncio.current_task()
+    if task is None:
+        return 0
+    while most is not None and task.cancelling() > most:
+        task.uncancel()
+    return task.cancelling()

@@ -13,7 +13,7 @@ from typing import NoReturn, cast
 from ponder.clients import ask
 
 DISTRIBUTION = "ponder-server"
-OF_THE_SERVER = ("serve", "keys", "doctor")
+OF_THE_SERVER = ("serve", "keys", "doctor", "answers")
 """Subcommands that want the extra `server`."""
 
 

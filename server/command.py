@@ -1,4 +1,5 @@
-"""The subcommands of `ponder` that want the server: serve a model, make keys, find out what a machine lacks.
+"""The subcommands of `ponder` that want the server: serve a model, make keys, find out what a machine lacks,
+see how answers are compared.
 
 Each imports what it needs when it runs, so that a key does not wait for a server's libraries.
 """
@@ -57,6 +58,12 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     _settings_of(doctor_, PLACES)
     doctor_.add_argument("--json", action="store_true", help="one JSON object, with all that is known of each model")
     doctor_.set_defaults(command=partial(_told, examine))
+
+    answers_ = add_parser("answers", help="tell what texts answer, and which of them answer the same")
+    answers_.add_argument(
+        "file", nargs="?", metavar="FILE", help='lines of JSON, {"texts": [...]} (left out: standard input)'
+    )
+    answers_.set_defaults(command=partial(_told, compare))
 
 
 def _told(subcommand: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
@@ -121,6 +128,20 @@ def new_key(options: argparse.Namespace) -> int:
     if options.max_thinking_budget is not None:
         sys.stdout.write(f"max_thinking_budget = {options.max_thinking_budget}\n")
     return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """`ponder answers`"""
+    from ponder.server import answers_command
+
+    if options.file is None:
+        return answers_command.tell(sys.stdin, sys.stdout, sys.stderr)
+    try:
+        with open(options.file, encoding="utf-8") as lines:
+            return answers_command.tell(lines, sys.stdout, sys.stderr)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise WrongSettings(f"{options.file}: cannot be read: {reason}") from None
 
 
 def examine(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
 from ponder.compute.vote import Vote
-from ponder.strategies.voting import fair_sample, settled, votes_to_settle
+from ponder.strategies.voting import elect, fair_sample, settled, votes_to_settle
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -34,6 +34,19 @@ class MajorityVote:
         Field(ge=0.5, le=1, description="Stop when the leader is ahead with this probability; 1: when it is certain"),
     ] = 0.9
 
+    unanswered: Annotated[
+        Literal["first", "verifier"],
+        Field(
+            description="Who is right where no chain holds an answer that can be compared, as in prose: the first "
+            "chain, or the one that the verifier likes best"
+        ),
+    ] = "first"
+
+    @property
+    def judged(self) -> bool:
+        """It may ask the verifier."""
+        return self.unanswered == "verifier"
+
     async def __call__(self, run: Run) -> Candidate:
         return await (self.in_parallel(run) if self.mode == "parallel" else self.in_rounds(run))
 
@@ -54,12 +67,18 @@ class MajorityVote:
                 fair = fair_sample(vote, finished, begun, self.n - len(begun), self.confidence)
                 if fair:
                     return (await run.vote([c for c in finished if c.number in begun[:fair]])).leader
-        return (await run.vote(finished)).leader
+        return await self.settle(run, finished, await run.vote(finished))
 
     async def in_rounds(self, run: Run) -> Candidate:
         candidates = await run.sample(min(self.first or 4, self.n))
         while True:
             vote = await run.vote(candidates)
             if len(candidates) >= self.n or settled(vote, self.n - len(candidates), self.confidence):
-                return vote.leader
+                return await self.settle(run, candidates, vote)
             candidates += await run.sample(min(len(candidates), self.n - len(candidates)))
+
+    async def settle(self, run: Run, candidates: list[Candidate], vote: Vote) -> Candidate:
+        """The leader of the vote; where there was none to vote on, whoever `unanswered` says."""
+        if vote.counts or not self.judged or len(candidates) < 2:
+            return vote.leader
+        return await elect(run, candidates, await run.score(candidates))

@@ -42,7 +42,8 @@ class Revision:
             revised = await run.sample(len(asked), [prompt for prompt, _ in asked])
             for revision in revised:
                 draft = next(draft for prompt, draft in asked if prompt is revision.prompt)
-                same = len(set(await group([draft.text, revision.text], tenant=run.tenant))) == 1
+                texts = [draft.text, revision.text]
+                same = len(set(await group(texts, tenant=run.tenant, numeric=run.numeric))) == 1
                 settled[revision.number] = settled.get(draft.number, 0) + 1 if same else 0
             versions += revised
             scores += await run.score(revised)

@@ -21,6 +21,7 @@ from tokenizers.models import WordLevel
 
 from ponder.compute.answers.extraction import final_answer
 from ponder.compute.answers.keys import number, same
+from ponder.compute.answers.readings import LONGEST, read
 from ponder.compute.errors import RequestError
 from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter
@@ -166,7 +167,67 @@ MATHS = (
     "-",
     "####",
 )
-BLOCKS = ("`", "```", "```\n", "```python", "<tool_call>", "</tool_call>", '{"a":', "[", '"', "\\", "because", "since")
+SHORT = (
+    *(
+        " ",
+        "a",
+        "7",
+        ",",
+        ":",
+        "-",
+        "*",
+        "/",
+        "^",
+        "(",
+        ")",
+        "{",
+        "}",
+        "|",
+        "=",
+        "<",
+        "±",
+        "!",
+        "%",
+        "\\$",
+        "\\frac",
+        ".",
+    ),
+    *(
+        " and ",
+        " or ",
+        "∪",
+        "cm",
+        "five ",
+        "3 h ",
+        "A.",
+        "H2",
+        "1,000",
+        "\\begin{pmatrix}",
+        "sin ",
+        "x_1",
+        "é",
+        "...",
+        "三",
+    ),
+)
+"""What short answers are made of."""
+BLOCKS = (
+    "`",
+    "```",
+    "```\n",
+    "```python",
+    "<tool_call>",
+    "</tool_call>",
+    '{"a":',
+    "[",
+    '"',
+    "\\",
+    "because",
+    "since",
+    "<answer>",
+    "答案是",
+    "Thus, ",
+)
 CALLS = (" ", "a", "<", "<tool_call>", "</tool_call>", "{", "}", '"', "\\", '{"name": "time"}')
 CALL = '<tool_call>{"name": "time"}</tool_call>'
 
@@ -193,6 +254,11 @@ READERS: dict[str, tuple[Callable[[str], object], Sequence[str]]] = {
 def test_time_grows_with_the_length_and_no_faster(name: str) -> None:
     read, pieces = READERS[name]
     assert next((text for text in hostile(pieces) if quadratic(read, *text, LONG)), None) is None
+
+
+def test_reading_a_short_answer_takes_no_longer_than_its_length_lets_it() -> None:
+    found = (text for text in hostile(SHORT) if quadratic(read, *text, LONGEST - 30))
+    assert next(found, None) is None
 
 
 CALLED = [

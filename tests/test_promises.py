@@ -36,7 +36,7 @@ SETTINGS = [
     *(
         setting(f"{name} by {verifier}", name, verifier)
         for name in ("best_of_n", "beam_search")
-        for verifier in ("judge", "confidence", "agreement", "prm")
+        for verifier in ("judge", "consensus", "confidence", "agreement", "prm")
     ),
     setting("revision by judge", "revision", "judge", chains=2),
     setting("auto by prm", "auto", "prm"),

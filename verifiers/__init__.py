@@ -10,6 +10,7 @@ from ponder.compute.plugins import loaded
 from ponder.verifiers.agreement import Agreement
 from ponder.verifiers.code import Code
 from ponder.verifiers.confidence import Confidence
+from ponder.verifiers.consensus import Consensus
 from ponder.verifiers.judge import Judge
 from ponder.verifiers.prm import Prm
 from ponder.verifiers.rules import Rules
@@ -20,6 +21,7 @@ VERIFIERS: dict[str, type[Any]] = {
     "agreement": Agreement,
     "prm": Prm,
     "judge": Judge,
+    "consensus": Consensus,
     "code": Code,
     "rules": Rules,
     "confidence": Confidence,

@@ -23,6 +23,7 @@ class Agreement:
 
     async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
         """0 for a candidate that is not over or holds no answer: it does not vote."""
-        groups = await group([c.text if c.over else "" for c in candidates], tenant=run.tenant)
+        texts = [c.text if c.over else "" for c in candidates]
+        groups = await group(texts, tenant=run.tenant, numeric=run.numeric)
         votes = Counter(g for g in groups if g is not None)
         return [Score(0.0 if g is None else votes[g] / votes.total()) for g in groups]

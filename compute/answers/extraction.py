@@ -10,11 +10,14 @@ import json
 import re
 import sys
 from collections import deque
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, cast
 
 from cachetools import LRUCache, cached
 
 from ponder.compute.answers.keys import digest, key
+from ponder.compute.answers.phrases import ANSWER_IS, CHOSEN, CONCLUDES, ENDS, NO_ANSWER, REASON
 
 TAIL = 20_000
 """Characters from the end in which an answer is looked for."""
@@ -22,56 +25,70 @@ BOLD = 100
 """Bold expressions from the end that are looked at."""
 REMEMBERED = 2**22
 """Bytes of answers that are remembered, under a hash of their text."""
+SENTENCE = 300
+"""Characters of a last sentence that may come to a number."""
 
 _CALL = re.compile(r"<tool_call>((?:(?!<tool_call>).)*?)</tool_call>", re.DOTALL)
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)```", re.DOTALL)
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BRACE = re.compile(r"(?<!\\)[{}]")
-_ANSWER_IS = re.compile(
-    r"(?:\banswer\b(?:\s{1,16}+to\s{1,16}+[^.\n]{1,80}?)?[ *_]{0,8}(?::|=|\bis\b|\bwould\s{1,16}be\b)|^####)"
-    r"[\s*_:]{0,16}",
-    re.IGNORECASE | re.MULTILINE,
+_TAGGED = re.compile(r"<(answer|final_answer|solution)>((?:(?!<(?:answer|final_answer|solution)>).)*?)</\1>", re.DOTALL)
+_BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|([0-9A-Za-z])(?![0-9A-Za-z]))")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BETWEEN = re.compile(
+    r"[\s$.,;:*()]{0,12}(?:(?:and|or|und|oder|et|ou|y|o|和|或|与|、)[\s$:*]{0,6})?(?:\\[()\[\]][\s,;]{0,4}){0,2}"
 )
-_END = re.compile(r"\.(?=\s)|\n")
-_REASON = re.compile(r"\s(?:because|since|as shown|which)\b", re.IGNORECASE)
+_END = re.compile(r"[.](?=\s)|\n|。")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
-_NONE = re.compile(
-    r"(?:i|we|it|sorry|hm+|um+|uh+|ok|okay|well|sure|so|unknown|unsure|unclear|none given|n/a|not|no idea|cannot)\b",
-    re.IGNORECASE,
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+|(?<=[。！？])")
+_NUMBER = re.compile(r"(?<![\w.])[-−]?[$€£¥₹]?\d[\d,]*(?:\.\d+)?(?:\s?/\s?\d+)?%?(?![\w]*_)")
+_YES_OR_NO = re.compile(r"(?:yes|no)\s?,", re.IGNORECASE)
+_THING = re.compile(r"\s?([^\W\d_]{1,20}(?:\s[^\W\d_]{2,20})?)?")
+_EQUALS = re.compile(
+    r"(?:\$|\\\(|\\\[)?\s{0,4}(?:[A-Za-z]\w{0,3}\s{0,4})?=\s{0,4}(?=[^=\s])|\S{1,20}\s(?:equals|is equal to)\s(?=\S)"
 )
 
 
 _remembered: LRUCache[bytes, str | None] = LRUCache(REMEMBERED, getsizeof=lambda answer: 100 + sys.getsizeof(answer))
 
 
-@cached(_remembered, key=digest)
-def final_answer(text: str) -> str | None:
+def _remembering(text: str, numeric: bool | None = None) -> bytes:
+    return digest(text) if numeric is None else digest(f"{numeric}\0{text}")
+
+
+@cached(_remembered, key=_remembering)
+def final_answer(text: str, numeric: bool | None = None) -> str | None:
     """The answer a text comes to; None when it comes to none.
 
     In this order: tool calls and JSON (as canonical JSON; the value of its field "answer", where it has one), the last
-    \\boxed{...}, the last "the answer is ...", the last code block, the last bold expression, and a text that is
-    nothing but a number, an expression, a letter or up to three words.
+    \\boxed{...} (several side by side are a list), the last <answer>, the last "the answer is ..." of some language,
+    the last code block, "B is the correct answer", the last bold expression, a text that is nothing but a number, an
+    expression, a letter or up to three words, and a last sentence that draws a conclusion and has one number in it.
+    `numeric` says whether the question asks for a number, where that is known: if it does, any last sentence with one
+    number will do, and if it does not, none will.
     """
     text = text.strip()
     if not text:
         return None
     if calls := _CALL.findall(text):
         return json.dumps([_canonical(call) or call.strip() for call in calls])
-    if (found := _canonical(text)) is not None:
+    if (found := _canonical(text) or _heading_json(text)) is not None:
         return json.dumps([found]) if _is_call(found) else found
     fence = next(iter(deque(_FENCE.finditer(text), maxlen=1)), None)
     tail = (text[fence.end() :] if fence else text)[-TAIL:]
-    answer = _boxed(tail) or _said(tail)
+    answer = _boxed(tail) or _tagged(tail) or _said(tail)
     if answer is not None:
         return answer
     if fence:
         block = fence[2]
         found = _canonical(block)
         return found if found is not None else block.strip("\n") or None
+    if chosen := next(iter(deque(CHOSEN.finditer(tail), maxlen=1)), None):
+        word = chosen[1].strip("*_")
+        if key(word).kind in ("number", "letter", "math") or word.istitle():
+            return word
     for bold in reversed(deque(_BOLD.finditer(tail), maxlen=BOLD)):
         if key(bold[1]).kind in ("number", "letter", "math"):
             return bold[1].strip()
-    return _bare(text)
+    return _bare(text) or _concluded(tail, numeric)
 
 
 def _is_call(canonical: str) -> bool:
@@ -86,58 +103,136 @@ def _canonical(text: str) -> str | None:
     if text[:1] not in ("{", "["):
         return None
     try:
-        value: Any = json.loads(text)
-        if isinstance(value, dict):
-            fields = cast("dict[str, Any]", value)
-            for name in ("final_answer", "answer"):
-                if isinstance(fields.get(name), str):
-                    return fields[name].strip() or None
-                if isinstance(fields.get(name), int | float):
-                    return json.dumps(fields[name])
-        elif not any(isinstance(item, dict | str) for item in value):
-            return None
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return _value(json.loads(text))
     except (ValueError, RecursionError):
         return None
 
 
+def _value(value: Any) -> str | None:
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        for name in ("final_answer", "answer"):
+            if isinstance(fields.get(name), str):
+                return fields[name].strip() or None
+            if isinstance(fields.get(name), int | float):
+                return json.dumps(fields[name])
+    elif not any(isinstance(item, dict | str) for item in value):
+        return None
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _heading_json(text: str) -> str | None:
+    """An object with an answer that a text begins with, and goes on in prose."""
+    if not text.startswith("{"):
+        return None
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not {"final_answer", "answer"} & cast("dict[str, Any]", value).keys():
+        return None
+    return _value(value) if text[end : end + 1] == "\n" else None
+
+
 def _boxed(text: str) -> str | None:
-    """The inside of the last box whose braces close."""
-    boxes = {box.end() for box in _BOXED.finditer(text)}
+    """The inside of the last box whose braces close; with those side by side before it, where there are such."""
+    boxes = list(_boxes(text))
+    if not boxes:
+        return None
+    *before, (start, _, last) = boxes
+    answers = [last]
+    for begun, ended, answer in reversed(before):
+        if ended <= start and _BETWEEN.fullmatch(text, ended, start):
+            answers.append(answer)
+            start = begun
+        else:
+            break
+    different = list(dict.fromkeys(reversed(answers)))
+    if len(different) > 1 and all(key(one).kind in ("number", "letter", "math") for one in different):
+        return ", ".join(different)
+    return last
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, inside) of the boxes that close and have no other box in them, by where they start."""
+    found: list[tuple[int, int, str]] = []
+    boxes = {box.end(): box for box in _BOXED.finditer(text)}
     opened: list[int] = []
-    start = end = 0
-    for brace in _BRACE.finditer(text, min(boxes) - 1) if boxes else ():
+    for box in boxes.values():
+        if box[1]:
+            found.append((box.start(), box.end(), box[1]))
+    braced = [end for end, box in boxes.items() if not box[1]]
+    for brace in _BRACE.finditer(text, braced[0] - 1) if braced else ():
         if brace[0] == "{":
             opened.append(brace.end())
-        elif opened and (inside := opened.pop()) in boxes and inside > start:
-            start, end = inside, brace.start()
-    return " ".join(text[start:end].split()) or None
+        elif brace[0] == "}" and opened and (inside := opened.pop()) in boxes:
+            answer = " ".join(text[inside : brace.start()].split())
+            if answer:
+                found.append((boxes[inside].start(), brace.end(), answer))
+    found.sort()
+    for i, (start, end, answer) in enumerate(found):
+        if i + 1 == len(found) or found[i + 1][0] >= end:
+            yield start, end, answer
+
+
+def _tagged(text: str) -> str | None:
+    """What stands in the last <answer>."""
+    tagged = next(iter(deque(_TAGGED.finditer(text), maxlen=1)), None)
+    if tagged is None or not (inside := tagged[2].strip()):
+        return None
+    return _canonical(inside) or inside
 
 
 def _said(text: str) -> str | None:
     """What follows the last "the answer is"."""
     answer: str | None = None
-    at = 0
-    while head := _ANSWER_IS.search(text, at):
-        at = max(head.end(), _sentence(text, head.end()))
+    at = end = 0
+    heads = list(ANSWER_IS.finditer(text))
+    for head, following in zip_longest(heads, heads[1:]):
+        if head.start() < at:
+            continue
+        ends = _display(text, head.end())
+        if ends is None:
+            if head.end() >= end:
+                end = _sentence(text, head.end())
+            ends = end
+        if following is not None and following.start() < ends:
+            between = text[head.end() : following.start()]
+            if len(between) < 40 and between.count(" ") < 4:
+                # Final answer: the answer is 7.
+                continue
+        at = max(head.end(), ends)
         said = text[head.end() : at]
-        if reason := _REASON.search(said):
+        if reason := REASON.search(said):
             said = said[: reason.start()].rstrip().removesuffix(",")
-        said = said.strip().strip("*_").strip()
-        if said.startswith(("$$", "\\[")):
-            said = " ".join(said.split())
-        if said and not _NONE.match(said) and not said.startswith("```"):
+        said = ENDS.sub("", said.strip().strip("*_").strip()).strip()
+        said = _formula(said)
+        if said and not NO_ANSWER.match(said) and not said.startswith("```") and "?" not in said:
             answer = said
     return answer
 
 
-def _sentence(text: str, start: int) -> int:
-    """Where the formula, the sentence or the line that begins at `start` ends, its full stop left out."""
+def _formula(said: str) -> str:
+    """The inside of what is nothing but one formula in a line; a displayed one in one line."""
+    if said.startswith(("$$", "\\[")):
+        return " ".join(said.split())
+    for opening, closing in (("\\(", "\\)"), ("$", "$")):
+        if said.startswith(opening) and said.endswith(closing) and len(said) > len(opening) + len(closing):
+            inside = said[len(opening) : -len(closing)]
+            return said if opening in inside else " ".join(inside.split())
+    return said
+
+
+def _display(text: str, start: int) -> int | None:
+    """Where the displayed formula ends that begins at `start`, or the empty line; None where neither does."""
     for opening, closing in (("$$", "$$"), ("\\[", "\\]")):
         if text.startswith(opening, start) and (end := text.find(closing, start + 3, start + 504)) >= 0:
             return end + 2
-    if text.startswith("\n", start):
-        return start
+    return start if text.startswith("\n", start) else None
+
+
+def _sentence(text: str, start: int) -> int:
+    """Where the sentence or the line that begins at `start` ends, its full stop left out."""
     found = _END.search(text, start + 1)
     end = found.start() if found else len(text)
     if found is None or found[0] == "\n":
@@ -150,10 +245,37 @@ def _sentence(text: str, start: int) -> int:
 
 def _bare(text: str) -> str | None:
     """A text that is nothing but its answer."""
-    if len(text) > 80 or "\n" in text or _BOXED.search(text):
+    text = text.removeprefix("= ")
+    if len(text) > 80 or "\n" in text or _BOXED.search(text) or ANSWER_IS.search(text):
         return None
     kind = key(text).kind
     words = len(text.split())
-    if kind in ("number", "letter", "math") or (words <= 3 and not text.endswith("?") and not _NONE.match(text)):
+    if CONCLUDES.match(text) or _YES_OR_NO.match(text):
+        return None
+    if kind in ("number", "letter") or (kind == "math" and words <= 12):
         return text
-    return None
+    return text if words <= 3 and not text.endswith("?") and not NO_ANSWER.match(text) else None
+
+
+def _concluded(text: str, numeric: bool | None) -> str | None:
+    """The number that a last sentence comes to."""
+    sentences = [part for part in _SENTENCES.split(text[-2 * SENTENCE :]) if part.strip()]
+    if not sentences or numeric is False:
+        return None
+    last = sentences[-1].strip().strip("*_").rstrip(".!。")
+    concludes = CONCLUDES.match(last)
+    if not (concludes or numeric) or len(last) > SENTENCE or last.endswith("?"):
+        return None
+    rest = last[concludes.end() :] if concludes else last
+    if (equals := _EQUALS.match(rest)) and key(rest[equals.end() :].strip("$ ")).kind in ("number", "math"):
+        return rest[equals.end() :].strip("$ ").removesuffix("\\)").removesuffix("\\]").strip()
+    numbers = list(_NUMBER.finditer(rest))
+    if len(numbers) != 1:
+        return None
+    number = numbers[0]
+    thing = _THING.match(rest, number.end())
+    with_thing = rest[number.start() : thing.end()].strip() if thing else number[0]
+    for words in (with_thing, with_thing.rpartition(" ")[0]):
+        if words and key(words).kind == "number":
+            return words
+    return number[0]

@@ -1,143 +1,141 @@
-"""What an answer is compared by, and what strings can tell of two.
+"""What an answer is compared by, and whether two are the same.
 
-Numbers, letters, words and JSON are compared here, at once. Whether two mathematical expressions that look different
-are the same takes algebra.
-
-All of this reads what models wrote, on the event loop: every function takes time linear in its text. So a pattern here
-repeats nothing without bound in front of something it may give back.
+All of this reads what models wrote, on the event loop: every function takes time linear in its text, and an answer that
+is longer than `LONGEST` is compared as it is written.
 """
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, cast
 
-LONGEST = 300
-"""Characters of an expression worth handing to computer algebra."""
+from ponder.compute.answers.reading import Reading
+from ponder.compute.answers.readings import LONGEST, Read, read
+
+ENOUGH = 6
+"""Significant digits from which a decimal may stand for a number that has no end."""
+CLOSE = 1e-6
+"""How far from it, as a part of it, it may be at most."""
+
+Kind = Literal["number", "letter", "math", "words", "exact"]
+_KINDS: dict[str, Kind] = {
+    "number": "number",
+    "choice": "letter",
+    "word": "words",
+    "text": "exact",
+    "document": "exact",
+    "date": "words",
+    "nothing": "words",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     """What an answer is compared by."""
 
-    kind: Literal["number", "letter", "math", "words", "exact"]
     text: str
-    number: Fraction = Fraction(0)
-    unit: str = ""
-    written: bool = True
-    """A decimal as written, not a fraction: nothing was rounded away."""
+    readings: tuple[Reading, ...]
+    significant: int = 0
+    """Significant digits of a decimal; 0 of what is none."""
+    algebra: bool = False
+    """Only computer algebra can say what it is the same as."""
+
+    @property
+    def kind(self) -> Kind:
+        """What kind of answer it is, roughly."""
+        core = cast("tuple[str, tuple[Hashable, ...]]", self.readings[0].core)
+        if core[0] in ("list", "set", "named") and not all(map(_mathematical, core[1])):
+            return "words"
+        return _KINDS.get(core[0], "math")
+
+    @property
+    def value(self) -> Fraction | float | None:
+        """Of a real number without a dress that changes it."""
+        core = cast("tuple[str, str]", self.readings[0].core)
+        if core[0] == "number":
+            return cast("Fraction", core[1])
+        return float(core[1]) if core[0] == "real" else None
 
 
-_LATEX = (
-    (re.compile(r"\s+"), " "),
-    (re.compile(r"\\(?:left|right|displaystyle|limits)(?![a-zA-Z])|\\\$|\$|\\[()\[\]]"), ""),
-    (re.compile(r"\\[,;:! ]|~|\\quad|\\qquad"), " "),
-    (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\%"), "%"),
-    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°"), " degrees"),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"[\u2212\u2013]"), "-"),
-    (re.compile(r"\*\*(?=\w)"), "^"),
-    (re.compile(r"(?<!\\)\bsqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"π"), r"\\pi "),
-    (re.compile(r"\s+"), " "),
-)
-_WRAPPED = re.compile(r"\*\*(.*)\*\*|__(.*)__|`(.*)`", re.DOTALL)
-_EQUALS = re.compile(r"[A-Za-z](?:\([a-z]\))?\s*=\s*(?=[^=]+$)")
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)")
-_FRACTION = re.compile(r"([-+]?)\s*\\frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
-_NUMBER = re.compile(
-    r"([-+]?\s?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)(?:\s*/\s*(\d+))?"
-    r"(?:\s+([A-Za-z]{2,}+(?:[ /^.\-\w]{0,40})|[mgshlLNJWVAK](?:[/^][\w^]{1,4})?)\.?)?"
-)
-_LETTER = re.compile(r"(?:option |choice )?\(?([A-Z])\)?[.:)]?|\(?([A-J])[.:)]\s+\S.*")
-_PROSE = re.compile(r"[^\W\d_]{3,}")
-_NAMES = re.compile(r"\\[a-zA-Z]+|\b(?:sin|cos|tan|cot|sec|log|ln|exp|max|min|mod|gcd|lcm)\b")
-_FORMULA = re.compile(r"[\d\\]|\w\s*[-+*/^=<>]|^\w$")
-_CODE = re.compile(r"[(){}\[\]_=<>;]")
-_DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?:\d\d(?::\d\d)?|\d\d?/\d\d?/\d{4}")
+def _mathematical(item: Hashable) -> bool:
+    """It is no word, and nothing that has one in it."""
+    item = cast("tuple[Hashable, ...]", item) if isinstance(item, tuple) else ()
+    return not item or (item[:1] not in (("word",), ("text",)) and all(map(_mathematical, item)))
 
 
 def key(answer: str) -> Key:
     """What an answer is compared by."""
     answer = answer.strip()
-    return Key("exact", " ".join(answer.split())) if len(answer) > LONGEST else _short_key(answer)
+    return _key(answer) if len(answer) <= LONGEST else _of(read(answer))
 
 
-@lru_cache(maxsize=1024)
-def _short_key(answer: str) -> Key:
-    if "\n" in answer or (answer[:1] in ("{", "[") and '"' in answer):
-        return Key("exact", "\n".join(line.rstrip() for line in answer.split("\n")))
-    text = answer
-    if wrapped := _WRAPPED.fullmatch(text):
-        text = next(part for part in wrapped.groups() if part is not None)
-    for pattern, into in _LATEX:
-        text = pattern.sub(into, text)
-    text = text.strip().rstrip(".;,").strip().strip("\"'“”‘’").strip()
-    if _DATE.fullmatch(text):
-        return Key("words", text)
-    if letter := _LETTER.fullmatch(text):
-        return Key("letter", letter[1] or letter[2])
-    text = _THOUSANDS.sub(lambda m: m[0].replace(",", ""), _EQUALS.sub("", text, count=1))
-    if number := _NUMBER.fullmatch(_FRACTION.sub(r"\1\2/\3", text)):
-        top, below = Fraction(number[1].replace(" ", "")), int(number[2] or 1)
-        if below:
-            unit = " ".join(w.removesuffix("s") if len(w) > 2 else w for w in (number[3] or "").casefold().split())
-            return Key("number", text, top / below, unit, number[2] is None)
-    if _PROSE.search(_NAMES.sub(" ", text)) or not _FORMULA.search(text):
-        return Key("exact", text) if _CODE.search(text) else Key("words", text.casefold().rstrip(".!"))
-    return Key("math", text.replace(" ", ""))
+def _of(found: Read) -> Key:
+    return Key(found.text, found.readings, found.significant, found.algebra)
+
+
+@lru_cache(maxsize=4096)
+def _key(answer: str) -> Key:
+    return _of(read(answer))
 
 
 def same(a: str, b: str) -> bool | None:
-    """Whether two answers are the same as far as strings can tell; None where it takes algebra."""
+    """Whether two answers are the same; None where it takes computer algebra to tell."""
     return True if a == b else equal(key(a), key(b))
 
 
 def equal(x: Key, y: Key) -> bool | None:
     """The same of what two answers are compared by."""
-    if x.kind == y.kind == "number":
-        close = x.number == y.number
-        if not close and not (x.written and y.written):
-            close = abs(x.number - y.number) <= Fraction(1, 10**6) * max(1, abs(x.number))
-        return close and (x.unit == y.unit or not x.unit or not y.unit)
-    if x.kind == y.kind and x.text == y.text:
+    if x.readings == y.readings or any(compatible(a, b) for a in x.readings for b in y.readings) or rounds(x, y):
         return True
-    if {x.kind, y.kind} <= {"number", "math"}:
-        # math-verify is generous between points, intervals and sets; what they are wrapped in says which is meant.
-        a_in, b_in = _brackets(x.text), _brackets(y.text)
-        return None if a_in is None or b_in is None or a_in == b_in else False
-    # A lone capital is a choice beside other choices and a name beside expressions.
-    if {x.kind, y.kind} == {"letter", "math"}:
-        return None
-    return False
+    mathematical = {x.kind, y.kind} <= {"number", "math"}
+    return None if (x.algebra or y.algebra) and mathematical else False
+
+
+def compatible(a: Reading, b: Reading) -> bool:
+    """They have the same core, and nothing that both are dressed in differs."""
+    if a.core != b.core:
+        return False
+    others = dict(b.dress)
+    return all(others.get(name, worn) == worn for name, worn in a.dress)
+
+
+def rounds(x: Key, y: Key) -> bool:
+    """One is a decimal that stands for the other: to its last digit, and to a millionth."""
+    return _stands_for(x, y) or _stands_for(y, x)
+
+
+def _stands_for(x: Key, y: Key) -> bool:
+    if x.significant < ENOUGH or y.significant:
+        return False
+    short, whole = x.value, y.value
+    if short is None or whole is None or (isinstance(whole, Fraction) and whole.denominator == 1):
+        return False
+    return abs(float(short) - float(whole)) <= min(
+        CLOSE * max(1.0, abs(float(whole))), 10.0 ** (math.floor(math.log10(abs(short) or 1)) + 1 - x.significant)
+    )
 
 
 def number(answer: str) -> float | None:
     """The value of an answer that is a number (a fraction, a number with a unit); None for any other."""
     found = key(answer)
-    if found.kind != "number":
+    if found.kind != "number" or found.value is None:
         return None
     try:
-        return float(found.number)
+        return float(found.value)
     except OverflowError:
-        return math.inf if found.number > 0 else -math.inf
-
-
-def _brackets(text: str) -> tuple[str, str] | None:
-    """What a list of several things is wrapped in; None for what is no such list."""
-    if "," in text and text[0] in "([{\\" and text[-1] in ")]}":
-        return text[: 2 if text[0] == "\\" else 1].strip("\\"), text[-1]
-    return None
+        return math.inf if found.value > 0 else -math.inf
 
 
 def digest(text: str) -> bytes:
     """The hash under which something about a text is remembered, so that the text itself need not be kept."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def told(core: Hashable) -> str:
+    """A core in words, the same for equal ones: what decides where nothing else does."""
+    return repr(core)

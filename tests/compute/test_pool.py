@@ -344,12 +344,12 @@ def test_however_the_server_dies_no_worker_is_left(sign: signal.Signals) -> None
 
 def fresh(n: int, salt: str) -> list[str]:
     """Different expressions that only algebra can tell apart, and that no test has asked about."""
-    return [f"\\boxed{{x^{i + 2}+{salt}y+{i}}}" for i in range(n)]
+    return [f"\\boxed{{\\sum_{{k=1}}^{{{i + 2}}}k^{salt}}}" for i in range(n)]
 
 
 def test_a_verdict_that_did_not_come_in_time_is_not_remembered() -> None:
     """Workers that are stopped, as on a machine that has no time for them."""
-    texts = ["\\boxed{(x+17)^2}", "\\boxed{x^2+34x+289}"]
+    texts = ["\\boxed{\\sum_{k=1}^{17}k}", "\\boxed{153}"]
 
     async def main() -> tuple[list[int | None], list[int | None]]:
         await group(fresh(2, "3"))

@@ -232,6 +232,30 @@ def test_answers_that_cannot_be_compared_are_said_to_be_and_the_best_scored_stan
     assert not outcome(BestOfN(n=3), ScriptedEngine(says("7"))).ungrouped
 
 
+PROSE = always(Chain("a\n", "Roses are red in the garden"), Chain("b\n", "Violets are blue in the garden"))
+FOND = Likes({"Violets": 0.9, "Roses": 0.1})
+
+
+@pytest.mark.parametrize("mode", ["parallel", "rounds"])
+def test_where_there_is_nothing_to_vote_on_the_first_stands_or_the_verifier_s_favourite(mode: str) -> None:
+    first = outcome(MajorityVote(n=2, mode=mode), ScriptedEngine(PROSE), verifier=FOND)
+    assert "Roses" in first.answer.text
+    assert first.ungrouped
+    liked = outcome(MajorityVote(n=2, mode=mode, unanswered="verifier"), ScriptedEngine(PROSE), verifier=FOND)
+    assert "Violets" in liked.answer.text
+    assert liked.ungrouped
+    assert MajorityVote(unanswered="verifier").judged
+    assert not MajorityVote().judged
+
+
+def test_where_there_is_something_to_vote_on_the_verifier_of_a_vote_is_not_asked() -> None:
+    voted = outcome(
+        MajorityVote(n=3, unanswered="verifier"), ScriptedEngine(says("7", "7", "9")), verifier=Likes({"9": 1.0})
+    )
+    assert "7" in voted.answer.text
+    assert voted.score is None
+
+
 def test_a_verifier_that_lies_about_one_chain_is_outvoted() -> None:
     engine = ScriptedEngine(says("7", "7", "9", "7"))
     assert "7" in outcome(BestOfN(n=4), engine, verifier=Likes({"7": 0.4, "9": 1.0})).answer.text

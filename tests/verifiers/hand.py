@@ -51,13 +51,14 @@ def run_of(
     rewards: RewardModel | None = None,
     thinking: int = 1000,
     tenant: str | None = None,
+    prompt: Prompt = QUESTION,
 ) -> tuple[Run, Spending]:
     """A run with nothing written yet, and its spending."""
     engine = engine or ScriptedEngine(always(Chain("", "7")))
     spending = Spending(Budget(thinking, 100))
     resources = Resources(engine, Lengths(20, 40), rewards)
     chains = Chains(resources, spending, Sampling(thinking=0, answer=0, tenant=tenant), deaf)
-    return Run(Task(QUESTION, "direct"), resources, chains, Notes()), spending
+    return Run(Task(prompt, "direct"), resources, chains, Notes()), spending
 
 
 def judged(verifier: Verifier, candidates: Sequence[Candidate], run: Run | None = None) -> list[Score]:
