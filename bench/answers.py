@@ -3,10 +3,10 @@
     python -m bench.answers POOL... --before CHECKOUT --json FILE
 
 Each POOL is a file of recorded samples, or a folder of them: a line of JSON for a question, `{"id", "gold",
-"samples": [[answer, tokens], ...]}`, where "" is no answer; a file whose answers are not told is passed over. The answers are
-grouped by the code of this checkout and, with `--before`, by that of another; printed is how often a majority of 32
-samples is right, over `--draws` draws that are the same for both, and how many of all samples are. Then as many
-different expressions in LaTeX as `--different` says are grouped, in a process that has compared nothing before.
+"samples": [[answer, tokens], ...]}`, where "" is no answer; a file whose answers are not told is passed over. The
+answers are grouped by the code of this checkout and, with `--before`, by that of another; printed is how often a
+majority of 32 samples is right, over `--draws` draws that are the same for both, and how many of all samples are. Then
+as many different expressions in LaTeX as `--different` says are grouped, in a process that has compared nothing before.
 """
 
 from __future__ import annotations
