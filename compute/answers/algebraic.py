@@ -11,6 +11,8 @@ from ponder.compute.answers.reading import Algebra, Reader, Reading, Readings
 
 _PRODUCT_OF_LETTERS = re.compile(r"(?!by$|my$|cy$)[abckmnp]?[xyz]{1,3}")
 _WORD = re.compile(r"(?!.{0,3}$(?<=[α-ω])|[α-ω].{0,2}$)[^\W\d_]{2,}")
+_HYPHENATED = re.compile(r"[A-Z]+(?:-[A-Z]+)+")
+"""Points or choices in an order."""
 _GREEK = re.compile("[α-ω]")
 MATHEMATICAL = re.compile(r"\b(?:log|ln|sin|cos|tan|sqrt)\b|[\d\\+*/^=_|√π∠°]|\w\s?-|\(|^\S$")
 _DIGITS_APART = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
@@ -35,7 +37,7 @@ def algebraic(text: str) -> Hashable | None:
 
 
 def _value(text: str) -> Hashable | None:
-    if _WORD.fullmatch(text) and not _PRODUCT_OF_LETTERS.fullmatch(text):
+    if _HYPHENATED.fullmatch(text) or (_WORD.fullmatch(text) and not _PRODUCT_OF_LETTERS.fullmatch(text)):
         return None
     if not (MATHEMATICAL.search(text) or _GREEK.search(text) or _PRODUCT_OF_LETTERS.fullmatch(text)):
         return None

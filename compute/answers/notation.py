@@ -139,6 +139,7 @@ _PAIRED_DOLLARS = re.compile(r"\$([^$]*)\$(?!\d)")
 _SPACES = re.compile(r"\s+")
 _DASH = re.compile(r"(?<!\d)[–—]|[–—](?!\d)")
 """A dash that is a minus, and not between two numbers."""
+_SEVERAL = re.compile(r"[^{}()\[\],]{1,20}(?:,(?!\d{3}(?!\d))[^{}()\[\],]{1,20})+")
 _BRACES = re.compile(r"[{}]")
 _EXCLAIMED = re.compile(r"[^\W\d_]{2}\s?!$")
 _QUOTES = "\"'"
@@ -159,7 +160,9 @@ def plain(answer: str) -> str:
     while len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES and text[0] not in text[1:-1]:
         text = _ends(text[1:-1].strip())
     while grouped(text):
-        text = text[1:-1].strip()
+        inside = text[1:-1].strip()
+        # Braces group, and those around several things are a set's that lost their backslashes.
+        text = f"{SET_OPENS}{inside}{SET_CLOSES}" if _SEVERAL.fullmatch(inside) else inside
     return text
 
 

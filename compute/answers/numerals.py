@@ -163,9 +163,9 @@ def worded(text: str) -> Fraction | None:
     words = [word for word in _SPLIT_WORDS.split(text.casefold()) if word]
     if len(words) == 1 and words[0] in _FOREIGN:
         return Fraction(_FOREIGN[words[0]])
-    if not words or len(words) > 12:
+    negative = bool(words) and words[0] in ("minus", "negative")
+    if not words[negative:] or len(words) > 12:
         return None
-    negative = words[0] in ("minus", "negative")
     value = _english(words[negative:])
     return -value if negative and value is not None else value
 

@@ -14,6 +14,7 @@ from ponder.compute.answers.single import literal
 from ponder.compute.answers.units import CURRENCIES, PERCENT, Unit, one_of, symbolic, unit
 
 _FIRST_OF_UNIT = re.compile(r"(?<=[\d\s})!.])(?=[^\W\d_]|[°%％¢€£¥₹₩₽]|" + DOLLAR + ")")
+_EACH = re.compile(r"(-?\d[\d.,]*)\s?(?:/|per\s)\s?([^\W\d_].*)")
 _SAID_TWICE = re.compile(r"(?<=\d)\s?\(([a-z -]+)\)")
 _COMPOUND = re.compile(r"\s*(\d[\d.,]*)\s?([^\W\d_]+)\.?\s*(?:,?\s*and\b|,)?")
 _TRIGONOMETRY = re.compile(r"sin|cos|tan|cot|sec|csc")
@@ -51,6 +52,9 @@ def quantity(text: str, reader: Reader) -> Readings:
 
 
 def _of_currency(text: str, of: Unit | None, reader: Reader) -> Readings:
+    if of is not None and (each := _EACH.fullmatch(text)) and (number := numeral(each[1])) is not None:
+        per = unit(each[2])
+        return () if per is None else _measured(("number", number), of * per**-1)
     found = literal(text, reader) or quantity(text, reader) or expression(text, reader)
     if of is None or not found or numeric(found[0].core) is None:
         return ()

@@ -24,7 +24,7 @@ _COMMA = re.compile(r"\s*,\s*")
 _EQUALS = re.compile(r"\s*(?:==?|≡|≈)\s*")
 _NAMED = re.compile(
     r"(?:[^\W\d_]+(?: [^\W\d_]+){0,3}|[∠△]\s?[A-Z]{1,3}|\|[A-Z]{2}\||\[[A-Z]{3,4}\]|\\overline\s?\{[A-Z]{2}\}|"
-    r"\\(?:sin|cos|tan)\s?[A-Za-zα-ω]|m\s?∠\s?[A-Z]{1,3})"
+    r"\\frac\s?\{\s?d\s?[a-z]?\s?\}\s?\{\s?d\s?[a-z]\s?\}|\\(?:sin|cos|tan)\s?[A-Za-zα-ω]|m\s?∠\s?[A-Z]{1,3})"
     r"(?:\s?_\s?(?:\{[^{}]{1,8}\}|\w))?'{0,2}(?:\s?\([^()=]{1,12}\))?"
 )
 _ASKED_FOR = re.compile(
@@ -44,6 +44,8 @@ def relations(text: str, reader: Reader) -> Readings:
         name, _, whole = text.partition("∈")
         found = reader.inside(whole.strip()) if _NAMED.fullmatch(name.strip()) else ()
         return tuple(one.dressed("name", name.strip()) for one in found)
+    if text[:1] == SET_OPENS and matching(text):
+        return ()
     if not any(sign in text for sign in "<>≤≥≠∪∖"):
         return ()
     found = of_relation(text, lambda bound: _bound(bound, reader))

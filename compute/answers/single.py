@@ -14,6 +14,7 @@ from ponder.compute.answers.numerals import numeral, worded
 from ponder.compute.answers.reading import Reader, Reading, Readings
 
 _ORDINAL = re.compile(r"(?:the\s+)?(\d+)(?:st|nd|rd|th)", re.IGNORECASE)
+_NEGATIVE = re.compile(r"(?:negative|minus) (\d.*)", re.IGNORECASE)
 _AND_A_HALF = re.compile(r"(\d{1,9}) and ([a-z]+(?: [a-z]+)?)", re.IGNORECASE)
 _TWICE = re.compile(r"(\d[\d ,.]*)\(\s?([a-z -]+)\s?\)")
 _PREFIXED = re.compile(r"0[xX][0-9a-fA-F]+|0[bB][01]+")
@@ -81,6 +82,9 @@ def literal(text: str, _: Reader) -> Readings:
         found = worded(text)
     if found is None and (twice := _TWICE.fullmatch(text)) is not None and worded(twice[2]) == numeral(twice[1]):
         found = numeral(twice[1])
+    if found is None and (negative := _NEGATIVE.fullmatch(text)) is not None:
+        absolute = numeral(negative[1])
+        found = -absolute if absolute is not None and absolute >= 0 else None
     if found is None and (half := _AND_A_HALF.fullmatch(text)) is not None:
         part = worded(half[2])
         found = Fraction(half[1]) + part if part is not None and part < 1 else None
@@ -104,7 +108,7 @@ def based(text: str, _: Reader) -> Readings:
     if not digits.isdigit():
         return (Reading(("digits", digits, base)),) if len(digits) > 1 and any(map(str.isdigit, digits)) else ()
     number = Reading(("number", Fraction(digits)))
-    return (number,) if base == 10 else (number.dressed("base", base),)
+    return (number.dressed("base", base),)
 
 
 def ratio(text: str, reader: Reader) -> Readings:

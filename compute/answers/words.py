@@ -24,7 +24,7 @@ _FIGURE = re.compile(r"([∠△])\s")
 _FULL_STOPS = re.compile(r"(?<!\d)\.|\.(?!\d)")
 _CODE = re.compile(r"[(){}\[\]_=<>;\\]")
 _SHORT: Final = frozenset(
-    listed("yes no true false ok none si sí ja da oui non nein не да нет up on off left we he it")
+    listed("dne yes no true false ok none si sí ja da oui non nein не да нет up on off left we he it")
 )
 """Words that may be written in any case."""
 _NOTHING: Final = frozenset(

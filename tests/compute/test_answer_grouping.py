@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ponder.compute.answers.grouping import group_answers
 from ponder.compute.answers.keys import key, same
 from ponder.compute.answers.phrases import asks_for_a_number
+from ponder.compute.answers.readings import read
 from ponder.compute.text import Message, Prompt
 from tests.verifiers.hand import candidate, run_of
 
@@ -114,6 +115,7 @@ def test_a_vote_counts_the_same_whatever_order_chains_end_in() -> None:
 )
 def test_no_answer_makes_reading_fail_and_each_is_the_same_as_itself(answers: list[str]) -> None:
     for answer in answers:
+        assert read(answer).readings
         assert same(answer, answer)
         for other in answers:
             assert same(answer, other) == same(other, answer)
