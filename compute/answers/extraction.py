@@ -33,13 +33,15 @@ _FENCE = re.compile(r"```([^\n`]*)\n(.*?)```", re.DOTALL)
 _TAGGED = re.compile(r"<(answer|final_answer|solution)>((?:(?!<(?:answer|final_answer|solution)>).)*?)</\1>", re.DOTALL)
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|([0-9A-Za-z])(?![0-9A-Za-z]))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_FIELD = re.compile(r'\{\s{0,8}"(?:final_)?answer"')
+_TAG = re.compile(r"<[^<>]*>")
 _BETWEEN = re.compile(
     r"[\s$.,;:*()]{0,12}(?:(?:and|or|und|oder|et|ou|y|o|和|或|与|、)[\s$:*]{0,6})?(?:\\[()\[\]][\s,;]{0,4}){0,2}"
 )
 _END = re.compile(r"[.](?=\s)|\n|。")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+|(?<=[。！？])")
-_NUMBER = re.compile(r"(?<![\w.])[-−]?[$€£¥₹]?\d[\d,]*(?:\.\d+)?(?:\s?/\s?\d+)?%?(?![\w]*_)")
+_NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[-−]?[$€£¥₹]?\d[\d,]*(?:\.\d+)?(?:\s?/\s?\d+)?%?(?![\w]*_)")
 _YES_OR_NO = re.compile(r"(?:yes|no)\s?,", re.IGNORECASE)
 _THING = re.compile(r"\s?([^\W\d_]{1,20}(?:\s[^\W\d_]{2,20})?)?")
 _EQUALS = re.compile(
@@ -74,7 +76,7 @@ def final_answer(text: str, numeric: bool | None = None) -> str | None:
         return json.dumps([found]) if _is_call(found) else found
     fence = next(iter(deque(_FENCE.finditer(text), maxlen=1)), None)
     tail = (text[fence.end() :] if fence else text)[-TAIL:]
-    answer = _boxed(tail) or _tagged(tail) or _said(tail)
+    answer = _boxed(tail) or _tagged(tail) or _inline_json(tail) or _said(tail)
     if answer is not None:
         return answer
     if fence:
@@ -82,7 +84,7 @@ def final_answer(text: str, numeric: bool | None = None) -> str | None:
         found = _canonical(block)
         return found if found is not None else block.strip("\n") or None
     if chosen := next(iter(deque(CHOSEN.finditer(tail), maxlen=1)), None):
-        word = chosen[1].strip("*_")
+        word = (chosen[1] or chosen[2]).strip("*_")
         if key(word).kind in ("number", "letter", "math") or word.istitle():
             return word
     for bold in reversed(deque(_BOLD.finditer(tail), maxlen=BOLD)):
@@ -132,6 +134,18 @@ def _heading_json(text: str) -> str | None:
     if not isinstance(value, dict) or not {"final_answer", "answer"} & cast("dict[str, Any]", value).keys():
         return None
     return _value(value) if text[end : end + 1] == "\n" else None
+
+
+def _inline_json(text: str) -> str | None:
+    """The answer of the last object in a text that has one."""
+    last = next(iter(deque(_FIELD.finditer(text), maxlen=1)), None)
+    if last is None:
+        return None
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text, last.start())
+    except (ValueError, RecursionError):
+        return None
+    return _value(value)
 
 
 def _boxed(text: str) -> str | None:
@@ -250,7 +264,7 @@ def _bare(text: str) -> str | None:
         return None
     kind = key(text).kind
     words = len(text.split())
-    if CONCLUDES.match(text) or _YES_OR_NO.match(text):
+    if CONCLUDES.match(text) or _YES_OR_NO.match(text) or _TAG.match(text):
         return None
     if kind in ("number", "letter") or (kind == "math" and words <= 12):
         return text

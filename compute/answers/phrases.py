@@ -35,8 +35,8 @@ CONCLUDES: Final = re.compile(
 """The words a last sentence begins with that draws the conclusion."""
 
 NO_ANSWER: Final = re.compile(
-    r"(?:i|we|it|sorry|hm+|um+|uh+|ok|okay|well|sure|so|unknown|unsure|unclear|none given|n/a|not|no idea|cannot|left|"
-    r"in the|given|shown|below|above|as follows|not enough|there is|there are|undetermined|待定|未知|不确定)\b",
+    r"(?:i|we|it|sorry|hm+|um+|uh+|ok|okay|well|sure|so|unknown|unsure|unclear|unable|none given|n/a|not|"
+    r"no idea|cannot|left|in the|given|shown|below|above|as follows|not enough|there is|there are|undetermined|待定|未知|不确定)\b",
     re.IGNORECASE,
 )
 """What follows such words, or stands alone, and is no answer."""
@@ -51,7 +51,8 @@ REASON: Final = re.compile(
 CHOSEN: Final = re.compile(
     r"^[ *_>]{0,6}(?:(?:so|thus|therefore),?\s)?(?:option\s|choice\s)?"
     r"(?!(?:what|which|this|that|it|here|there|who)\b)(\(?[A-Z]\)?|\S{1,30})[*_]{0,3}\s"
-    r"(?:is|would be)\s(?:the\s)?(?:(?:correct|right|best|final)\s)?(?:answer|choice|option)\b",
+    r"(?:is|would be)\s(?:the\s)?(?:(?:correct|right|best|final)\s)?(?:answer|choice|option)\b|"
+    r"^[ *_>]{0,6}(?:(?i:option|choice)\s)?(?-i:(\(?[A-Z]\)?))[*_]{0,3}\sis\s(?:correct|right)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 """B is the correct answer."""
