@@ -36,7 +36,8 @@ CONCLUDES: Final = re.compile(
 
 NO_ANSWER: Final = re.compile(
     r"(?:i|we|it|sorry|hm+|um+|uh+|ok|okay|well|sure|so|unknown|unsure|unclear|unable|none given|n/a|not|"
-    r"no idea|cannot|left|in the|given|shown|below|above|as follows|not enough|there is|there are|undetermined|待定|未知|不确定)\b",
+    r"no idea|cannot|left|in the|given|shown|below|above|as follows|not enough|there is|there are|undetermined|"
+    r"待定|未知|不确定)\b",
     re.IGNORECASE,
 )
 """What follows such words, or stands alone, and is no answer."""
