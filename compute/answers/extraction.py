@@ -42,6 +42,9 @@ _END = re.compile(r"[.](?=\s)|\n|。")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+|(?<=[。！？])")
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[-−]?[$€£¥₹]?\d[\d,]*(?:\.\d+)?(?:\s?/\s?\d+)?%?(?![\w]*_)")
+_IT_IS = re.compile(
+    r"(?:it|that|this)(?:\s(?:is|makes|would be)|'s)\s(\S{1,40}(?:\s\S{1,20}){0,2}?)[.!]?", re.IGNORECASE
+)
 _YES_OR_NO = re.compile(r"(?:yes|no)\s?,", re.IGNORECASE)
 _THING = re.compile(r"\s?([^\W\d_]{1,20}(?:\s[^\W\d_]{2,20})?)?")
 _EQUALS = re.compile(
@@ -260,6 +263,8 @@ def _sentence(text: str, start: int) -> int:
 def _bare(text: str) -> str | None:
     """A text that is nothing but its answer."""
     text = text.removeprefix("= ")
+    if (said := _IT_IS.fullmatch(text)) and key(said[1]).kind in ("number", "letter", "math"):
+        return said[1]
     if len(text) > 80 or "\n" in text or _BOXED.search(text) or ANSWER_IS.search(text):
         return None
     kind = key(text).kind

@@ -44,7 +44,7 @@ STRATEGIES: list[Any] = [
     {"name": "particle_filter", "particles": 3, "step_tokens": 12},
     "auto",
 ]
-VERIFIERS = ["judge", "prm", "confidence", "agreement", {"name": "rules", "pattern": "7"}]
+VERIFIERS = ["judge", "prm", "confidence", "agreement", {"name": "rules", "pattern": "7"}, "consensus"]
 WISHES: list[dict[str, Any]] = [
     {},
     *({"thinking_budget": budget} for budget in (0, 1, 3, 8, 64, -1)),

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from math import isclose
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -237,7 +237,9 @@ FOND = Likes({"Violets": 0.9, "Roses": 0.1})
 
 
 @pytest.mark.parametrize("mode", ["parallel", "rounds"])
-def test_where_there_is_nothing_to_vote_on_the_first_stands_or_the_verifier_s_favourite(mode: str) -> None:
+def test_where_there_is_nothing_to_vote_on_the_first_stands_or_the_verifier_s_favourite(
+    mode: Literal["parallel", "rounds"],
+) -> None:
     first = outcome(MajorityVote(n=2, mode=mode), ScriptedEngine(PROSE), verifier=FOND)
     assert "Roses" in first.answer.text
     assert first.ungrouped
