@@ -296,7 +296,7 @@ class Run:
         cancels = _cancels()
         try:
             async with asyncio.timeout_at(None if judge is fallback else self._half_time()):
-                scores = await self._judged(judge, candidates)
+                scores = await self._apart(judge, candidates)
         except Exception as failed:  # noqa: BLE001 (a verifier may be anybody's, and fail in any way)
             error = first(failed)
             if isinstance(error, Exhausted) or fallback is None or judge is fallback:
@@ -310,6 +310,23 @@ class Run:
             if candidate.number >= 0:
                 self._spending.reservations[candidate.number].score = score.value
         return scores
+
+    async def _apart(self, judge: Selection[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
+        """The same as `_judged`, in a task of its own. Before Python 3.13 a task group whose child has failed may leave
+        the task it is in marked as cancelled; the deadline of the run would come out of that as `CancelledError`."""
+
+        async def judged() -> Sequence[Score] | Exception:
+            try:
+                return await self._judged(judge, candidates)
+            except Exception as failed:  # noqa: BLE001 (raised below: this task must not fail)
+                return failed
+
+        async with asyncio.TaskGroup() as apart:
+            judging = apart.create_task(judged())
+        found = judging.result()
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def _judged(self, judge: Selection[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
         """Its scores. Raises `EngineError` over another number of them, or one that is no number in [0, 1]."""

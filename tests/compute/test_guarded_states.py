@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
-from ponder.compute.errors import PonderError
+from ponder.compute.errors import EngineError, PonderError
 from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
@@ -281,6 +281,34 @@ def test_a_score_that_is_no_number_between_0_and_1_is_refused_where_it_comes_fro
     assert done.outcome is not None
     assert done.outcome.degraded
     assert done.outcome.verifier == "even"
+
+
+@dataclass(frozen=True)
+class FailsInParallel:
+    """A verifier that asks about all candidates at once, and whose service is away."""
+
+    async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
+        async def asked() -> None:
+            await asyncio.sleep(0)
+            raise EngineError("the service is away")
+
+        async with asyncio.TaskGroup() as asking:
+            for _ in candidates:
+                asking.create_task(asked())
+        return []
+
+
+def test_a_run_whose_verifier_failed_can_still_be_stopped() -> None:
+    stop_signal = StopSignal()
+
+    async def goes_on(run: Run) -> Candidate:
+        await run.score(await run.sample(2))
+        stop_signal.set()
+        return (await run.sample(2))[0]
+
+    done = ran(goes_on, verifier=FailsInParallel(), stop_signal=stop_signal)
+    assert done.outcome is not None
+    assert (done.outcome.stopped_by, done.outcome.degraded) == ("draining", True)
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
