@@ -3,7 +3,8 @@
     with open("calls.jsonl", "a") as file:
         engine = Recorder(engine, file.write)
 
-A line has numbers, the identity of the call and the visible text. No prompt and no thought is written down.
+A line has numbers, the identity of the call and, of an answer to the caller, the visible text. No prompt and no thought
+is written down, and no answer to a question of a verifier, which may quote a thought.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import aclosing
 from ponder.compute.engine import Checked, Delta, Engine, ModelCard, Sampling
 from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
+from ponder.engines.samples import CHAINS
 
 
 class Recorder:
@@ -53,7 +55,7 @@ class Recorder:
 
 def line(sampling: Sampling, transcript: Transcript) -> str:
     """A call that is over. `hidden` and `visible` are tokens, without those of the chain it continues; `text` is the
-    whole visible text of the chain so far."""
+    whole visible text of the chain so far; empty for a question of a verifier."""
     call, chain = transcript.call, transcript.candidate()
     told = {
         "request": call.request,
@@ -64,6 +66,6 @@ def line(sampling: Sampling, transcript: Transcript) -> str:
         "hidden": chain.hidden,
         "visible": chain.visible,
         "ending": chain.ending,
-        "text": chain.text,
+        "text": chain.text if call.purpose in CHAINS else "",
     }
     return json.dumps(told, ensure_ascii=False) + "\n"

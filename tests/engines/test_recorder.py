@@ -15,8 +15,8 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
-from ponder.compute.run import Selection
-from ponder.compute.text import Message, Prompt
+from ponder.compute.run import Run, Selection
+from ponder.compute.text import Candidate, Message, Prompt
 from ponder.engines.recorder import Recorder
 from ponder.engines.replay import ReplayEngine
 from ponder.engines.samples import read
@@ -85,6 +85,26 @@ def test_a_line_names_the_call_and_holds_neither_prompt_nor_thought() -> None:
         len(CHAINS[0].answer),
         "finished",
     )
+
+
+class Critic:
+    """A strategy that asks the model about its answer. The question and what comes back are hidden."""
+
+    async def __call__(self, run: Run) -> Candidate:
+        (drafted,) = await run.sample(1)
+        await run.ask(run.prompt, "critique")
+        return drafted
+
+
+def test_the_answer_to_a_question_of_our_own_is_hidden_and_not_written_down() -> None:
+    lines: list[str] = []
+    scripted = ScriptedEngine(always(Chain("so\n", "It is 7."), Chain("hm\n", f"The thought says {MARKER}.")))
+    plan = Plan(QUESTION, Selection("critic", Critic()), Budget(3000, 100), Sampling(0, 0))
+    resources = Resources(Recorder(scripted, lines.append), Lengths(20, 40))
+    asyncio.run(execute(plan, resources, Spending(plan.budget), ignored))
+    answered, asked = (json.loads(line) for line in lines)
+    assert (answered["purpose"], answered["text"]) == ("sample", "It is 7.")
+    assert (asked["purpose"], asked["text"], asked["visible"]) == ("critique", "", len(f"The thought says {MARKER}."))
 
 
 def test_a_call_that_was_lost_is_written_down_as_such_and_not_replayed() -> None:
