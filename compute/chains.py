@@ -218,6 +218,15 @@ class Chains:
             candidate = replace(candidate, ending="full")
         return candidate
 
+    async def write_or_lose(
+        self, reservation: Reservation, prompt: Prompt, begun: Candidate | None = None, *, until: str | None = None
+    ) -> Candidate | Lost:
+        """One chain, or what became of it. One that is lost keeps its share for as long as `reservation` is open."""
+        try:
+            return await self.write(reservation, prompt, begun, until=until)
+        except Lost as lost:
+            return lost
+
     async def go_on(self, reservation: Reservation, candidate: Candidate, turns: Turns | None = None) -> Candidate:
         """The chain, its answer continued where that was cut at its share and the budget can pay for more.
 

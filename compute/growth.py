@@ -42,11 +42,11 @@ async def grow(chains: Chains, notes: Notes, beams: Sequence[Candidate], n: int,
     ) -> Candidate | Lost:
         try:
             begun = beam if beam.number >= 0 else None
-            candidate = await chains.write(reservation, beam.prompt, begun, until=step)
+            settled = await chains.write_or_lose(reservation, beam.prompt, begun, until=step)
             if before is not None:
                 await before.wait()
-            if step is None or card.thinks:
-                candidate = await chains.go_on(reservation, candidate)
+            if isinstance(settled, Candidate) and (step is None or card.thinks):
+                settled = await chains.go_on(reservation, settled)
         except asyncio.CancelledError:
             reservation.close(forfeit=chains.ordered)
             raise
@@ -55,9 +55,9 @@ async def grow(chains: Chains, notes: Notes, beams: Sequence[Candidate], n: int,
         finally:
             reservation.close()
             done.set()
-        if candidate.over:
-            chains.drafts.ended(candidate)
-        return candidate
+        if isinstance(settled, Candidate) and settled.over:
+            chains.drafts.ended(settled)
+        return settled
 
     written: list[Candidate | asyncio.Task[Candidate | Lost]] = []
     before: asyncio.Event | None = None

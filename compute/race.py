@@ -137,26 +137,25 @@ class Race:
     async def _one(self, reservation: Reservation, prompt: Prompt, seat: _Seat) -> None:
         chains = self._chains
         try:
-            candidate = await chains.write(reservation, prompt)
+            settled = await chains.write_or_lose(reservation, prompt)
             if chains.ordered:
                 await seat.turn.wait()
-            candidate = await chains.go_on(reservation, candidate, seat if chains.ordered else None)
+            if isinstance(settled, Candidate):
+                settled = await chains.go_on(reservation, settled, seat if chains.ordered else None)
         except asyncio.CancelledError:
             chains.estimates.shared.censored(reservation.tokens)
             reservation.close(forfeit=chains.ordered)
             raise
         except Lost as lost:
-            chains.estimates.shared.censored(reservation.tokens)
-            self._settle(seat, lost)
-            return
+            settled = lost
         finally:
             reservation.close()
-        chains.learn(candidate)
-        if self._written is not None:
-            self._written[prompt] = candidate
-        self._settle(seat, candidate)
-
-    def _settle(self, seat: _Seat, settled: Candidate | Lost) -> None:
+        if isinstance(settled, Lost):
+            chains.estimates.shared.censored(reservation.tokens)
+        else:
+            chains.learn(settled)
+            if self._written is not None:
+                self._written[prompt] = settled
         seat.settled = settled
         seat.stands.set()
         self._arrived.put_nowait(settled)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
 
 import pytest
 
@@ -20,7 +22,7 @@ from ponder.compute.run import Selection
 from ponder.compute.text import Hidden, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.strategies import STRATEGIES
-from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always
+from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always, in_virtual_time
 from ponder.verifiers import VERIFIERS
 
 SEVEN, NINE = Chain("three and four\nmake it\n", "It is 7."), Chain("four and five\nmake it\n", "It is 9.")
@@ -47,7 +49,7 @@ def ask(
     spending = Spending(plan.budget)
     resources = Resources(engine, Lengths(20, 40), ScriptedRewards(lambda line: 0.5))
     try:
-        outcome = asyncio.run(execute(plan, resources, spending, on_delta))
+        outcome = in_virtual_time(execute(plan, resources, spending, on_delta))
     except Lost:
         outcome = None
     assert engine.running == 0
@@ -107,6 +109,32 @@ def test_a_search_goes_on_with_the_chains_it_has_left(name: str, seed: int | Non
         assert Counter(one.ending for one in spending.reservations)["lost"] == 1
         line = spending.line(spending.chosen)
         assert not [n for n in line if spending.reservations[n].ending == "lost"]
+
+
+@dataclass
+class Uneven(ScriptedEngine):
+    """One chain begins late, another is lost, by their places in the order of calls."""
+
+    slow: int = 0
+    lost: int = 0
+    begun: int = 0
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        place, self.begun = self.begun, self.begun + 1
+        await asyncio.sleep(place == self.slow)
+        self.vanish_at = {self.calls: 5} if place == self.lost else {}
+        async with aclosing(super().generate(prompt, sampling, transcript)) as stream:
+            async for delta in stream:
+                yield delta
+
+
+def test_with_a_seed_it_does_not_matter_when_a_chain_was_lost() -> None:
+    """The others want more than their shares, and what the lost one has left is theirs at its place in the order."""
+    chain = Chain("so\n" * 5, "It is 7" + "." * 80)
+    asked = [ask("best_of_n", Uneven(always(chain), slow=slow, lost=2), seed=5, budget=500) for slow in range(4)]
+    seen = [outcome and (outcome.answer, outcome.spent, outcome.samples) for _, outcome in asked]
+    assert seen[0] is not None
+    assert seen == [seen[0]] * 4
 
 
 class Breaks(ScriptedEngine):
