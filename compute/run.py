@@ -293,7 +293,6 @@ class Run:
         if verifier is None:
             raise EngineError(f"strategy {self._task.strategy} wants a verifier and the plan has none")
         judge = fallback if self._notes.degraded and fallback is not None else verifier
-        cancels = _cancels()
         try:
             async with asyncio.timeout_at(None if judge is fallback else self._half_time()):
                 scores = await self._apart(judge, candidates)
@@ -303,7 +302,6 @@ class Run:
                 raise error from None
             log.warning("verifier %s failed (%s); %s judges", judge.name, type(error).__name__, fallback.name)
             self._notes.degraded = True
-            _cancels(cancels)
             scores = await self._judged(fallback, candidates)
         for candidate, score in zip(candidates, scores, strict=True):
             self._notes.scores[candidate.number] = score
@@ -395,14 +393,3 @@ class Run:
     def offer(self, candidate: Candidate) -> None:
         """Names the best candidate so far: the answer, should the run be cut short."""
         self._chains.drafts.offered = candidate
-
-
-def _cancels(most: int | None = None) -> int:
-    """How many cancellations of this task are not over. Those above `most` are ended: a TaskGroup of Python 3.11 whose
-    child fails while it waits leaves its own behind, and a deadline would not be known as one."""
-    task = asyncio.current_task()
-    if task is None:
-        return 0
-    while most is not None and task.cancelling() > most:
-        task.uncancel()
-    return task.cancelling()
