@@ -54,6 +54,7 @@ class Admission:
         self._most, self._queue_most, self._metrics = running, waiting, metrics
         self._queue: deque[asyncio.Future[None]] = deque()
         self._stop_signals: set[StopSignal] = set()
+        self._hurried = asyncio.Event()
         self._seconds = 1.0
         """How long a place is kept, running mean."""
 
@@ -118,12 +119,16 @@ class Admission:
         for turn in self._queue:
             if not turn.done():
                 turn.set_exception(Unavailable("the server is going down", code="draining", retry_after=5))
-        await self._empty(seconds)
+        await self._empty(seconds, self._hurried)
         for stop_signal in list(self._stop_signals):
             stop_signal.set("draining")
-        await self._empty(GRACE)
+        await self._empty(GRACE, asyncio.Event())
 
-    async def _empty(self, seconds: float) -> None:
+    def hurry(self) -> None:
+        """A drain no longer waits: those that run answer with their best so far."""
+        self._hurried.set()
+
+    async def _empty(self, seconds: float, enough: asyncio.Event) -> None:
         end = now() + seconds
-        while self.inside and now() < end:  # noqa: ASYNC110 - once in a server's life
+        while self.inside and now() < end and not enough.is_set():  # noqa: ASYNC110 - once in a server's life
             await asyncio.sleep(0.02)

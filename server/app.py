@@ -24,12 +24,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ponder.compute.account import Account, Accounts
-from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, PonderError, RequestError
+from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, PonderError, RequestError, Unavailable
 from ponder.metering.metrics import Metrics
 from ponder.server import docs_page, errors, openapi
 from ponder.server.access import AuthenticatedRoute, Guard, Needs
 from ponder.server.admission import Admission
 from ponder.server.completions import Completions
+from ponder.server.cors import CrossOrigin
 from ponder.server.dialect import Dialect
 from ponder.server.dialects import DEFAULT, installed, plugins
 from ponder.server.keys import Keyring
@@ -59,6 +60,10 @@ class ServerHandle:
         their best. Returns when all have left."""
         await self.admission.drain(self.drain_timeout)
 
+    def hurry(self) -> None:
+        """Those inside answer with their best now."""
+        self.admission.hurry()
+
 
 class ErrorMiddleware:
     """The outermost middleware: gives each request an id, and writes every error in the shape of its dialect."""
@@ -86,6 +91,12 @@ class ErrorMiddleware:
             await self._app(scope, receive, sending)
         except ClientDisconnect:
             self._metrics.disconnected("sending_body")
+        except asyncio.CancelledError:
+            # Only a server that ends cancels a request. It is told so, and the task ends here.
+            if not started:
+                dialect = self._dialect_of(scope["path"])
+                ends = Unavailable("the server is going down", code="draining", retry_after=5)
+                await errors.response(ends, request_id, dialect.error)(scope, receive, sending)
         except Exception as error:  # noqa: BLE001 - the last place before the socket
             if isinstance(error, RequestError) and not isinstance(error, NotAuthenticated | NotPermitted):
                 self._metrics.rejected("invalid_request")
@@ -238,6 +249,7 @@ def create_app(
     app.add_exception_handler(HTTPException, no_route)
     app.add_exception_handler(RequestValidationError, no_route)
     app.add_middleware(ErrorMiddleware, metrics=metrics, dialect_of=dialect_of)
-    app.middleware_stack = direct(spoken, app.build_middleware_stack(), metrics, dialect_of)
+    stack = direct(spoken, app.build_middleware_stack(), metrics, dialect_of)
+    app.middleware_stack = CrossOrigin(stack, settings.cors_origins) if settings.cors_origins else stack
     app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout)
     return app

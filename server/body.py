@@ -12,7 +12,7 @@ from ponder.server.settings import Limits
 
 async def read(request: Request, limits: Limits) -> bytes:
     """The whole body. Raises `TooLarge`, `TooSlow`, `WrongMedia`, and `ClientDisconnect` when the caller goes."""
-    media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise WrongMedia("the body must be sent as Content-Type: application/json", code="unsupported_media_type")
     if request.headers.get("content-encoding", "identity").lower() != "identity":

@@ -21,6 +21,8 @@ from ponder.server.settings import KeySettings, Scope, Settings, WrongSettings
 FLAGS = (
     "host",
     "port",
+    "tls_cert",
+    "tls_key",
     "prm",
     "prm_model",
     "profile",

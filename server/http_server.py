@@ -1,258 +1,39 @@
-"""The HTTP server: bounds on heads and connections that bare uvicorn lacks, and a way down that lets running requests
-finish."""
+"""Serves over HTTP, and a way down that lets running requests finish."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
-import json
-import re
-import secrets
+import logging
+import os
+import resource
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any
 
-import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ponder.server.settings import Limits, Settings
+from ponder.server.http_places import SPARE
+from ponder.server.http_protocol import protocol
+from ponder.server.settings import Settings
 
-KEEP_ALIVE = 30
-"""Seconds an idle connection is kept: longer than clients keep theirs, so that none is closed under a request."""
 CLOSING = 15
 """Seconds answers have to leave after the drain, before they are cut."""
+CLOSING_FAST = 2
+"""The same after a second signal."""
 LAG_EVERY = 0.5
+OWN_FILES = 512
+"""Descriptors that engines, logs and libraries have open beside the connections; about."""
+SAY_EVERY = 60
+"""Seconds between two lines in the log about the same shortage."""
+
+log = logging.getLogger("ponder.server")
 
 Drain = Callable[[], Awaitable[None]]
-
-
-def _refusal(status: int, code: str, message: str) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"x-request-id", b"req_" + secrets.token_hex(12).encode()),
-        (b"connection", b"close"),
-    ]
-    return body, headers + ([(b"retry-after", b"1")] if status == 503 else [])
-
-
-def _refuses(status: int, code: str, message: str) -> Callable[..., Awaitable[None]]:
-    """An ASGI application that only says no."""
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        body, headers = _refusal(status, code, message)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return app
-
-
-REASONS = {
-    400: b"Bad Request",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    431: b"Request Header Fields Too Large",
-}
-PIPELINED = 16
-"""Requests that may wait on one connection for the answer before theirs. What comes behind them is not read: the
-connection ends when they are answered, and the caller sends the rest again (RFC 9112, 9.3.2)."""
-UNHEADED = re.compile(rb"[\x00\r\n]")
-
-
-class _Enough(Exception):
-    """No more is read from this connection."""
-
-
-def protocol(limits: Limits) -> type[HttpToolsProtocol]:
-    """uvicorn's HTTP protocol within bounds: all that is read has a size and a time, connections may be so many, and an
-    offer to go on in another protocol is passed over."""
-    too_long = f"the request's headers are above this server's limit of {limits.header_bytes} bytes"
-    too_much = (
-        "what the request carries beside its body (trailers, extensions of chunks) is above this server's limit of "
-        f"{limits.header_bytes} bytes"
-    )
-
-    class Bounded(HttpToolsProtocol):
-        _reading: Literal["head", "body"] | None = None
-        """What of a message is being read; None between two."""
-        _read = 0
-        """Bytes since the last that were of use: of a head, a chunk's extension, trailers."""
-        _steps = 0
-        """Changes of `_reading`."""
-        _timed = 0
-        """`_steps` when the timer was set."""
-        _deaf = False
-        """Nothing more is read."""
-        _timer: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._set_timer(limits.header_timeout)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._unset_timer()
-            self._unset_keepalive_if_required()
-            super().connection_lost(exc)
-
-        # -- what comes in --------------------------------------------------------------------------------------------
-
-        def data_received(self, data: bytes) -> None:
-            if self._deaf:
-                return
-            self._read += len(data)
-            try:
-                self._parse(data)
-            except httptools.HttpParserError:
-                self._refuse(400, "invalid_http", "this is not an HTTP request the server understands")
-            if self._read > limits.header_bytes:
-                self._refuse(431, "headers_too_large", too_much if self._reading == "body" else too_long)
-            if self._timed != self._steps:
-                self._timed = self._steps
-                self._unset_timer()
-                if self._reading is not None and not self._deaf:
-                    self._set_timer(limits.header_timeout if self._reading == "head" else limits.body_timeout)
-
-        def _parse(self, data: bytes) -> None:
-            """Reads on. At an offer to upgrade the parser stops behind the head: the same head without the offer makes
-            a new one take what follows for the body it is (RFC 9110, 7.8: a server may ignore the offer)."""
-            rest = memoryview(data)
-            while rest and not self._deaf:
-                try:
-                    self.parser.feed_data(rest)
-                    return
-                except httptools.HttpParserUpgrade as offer:
-                    rest = rest[offer.args[0] :]
-                    head = self._head_without_offer()
-                    if head is None:
-                        return
-                    self.parser = httptools.HttpRequestParser(self)
-                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-                    self.parser.feed_data(head)
-
-        def _head_without_offer(self) -> bytes | None:
-            """None: it is refused."""
-            method = self.parser.get_method()
-            if method == b"CONNECT":
-                self._refuse(405, "method_not_allowed", "this server is no proxy: it does not take the method CONNECT")
-                return None
-            lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
-            lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-            if any(UNHEADED.search(line) for line in lines):
-                raise httptools.HttpParserError("a folded header")
-            return b"\r\n".join([*lines, b"", b""])
-
-        def on_message_begin(self) -> None:
-            if len(self.pipeline) >= PIPELINED:
-                self._deaf, self.cycle.keep_alive = True, False
-                raise _Enough
-            super().on_message_begin()
-            self._step("head")
-            self._unset_keepalive_if_required()
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            # What comes behind a body (RFC 9110, 6.5.1) may be dropped, and nobody here asks for it.
-            if self._reading == "head":
-                super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            if self.parser.should_upgrade():
-                return
-            self._step("body")
-            self._read = 0
-            if len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > limits.header_bytes:
-                self.app = _refuses(431, "headers_too_large", too_long)
-            elif len(self.connections) > limits.connections:
-                self.app = _refuses(503, "too_many_connections", "the server has too many connections; try again soon")
-            super().on_headers_complete()
-
-        def on_chunk_header(self) -> None:
-            self._read = 0
-
-        def on_body(self, body: bytes) -> None:
-            self._read = 0
-            super().on_body(body)
-
-        def on_message_complete(self) -> None:
-            if self.parser.should_upgrade():
-                return
-            self._step(None)
-            self._read = 0
-            super().on_message_complete()
-            if not self.parser.should_keep_alive():
-                # Said so late as in a trailer: the parser takes no more.
-                self.cycle.keep_alive = False
-            if self.cycle.response_complete:
-                self._keep_alive() if self.cycle.keep_alive else self.transport.close()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if self._reading is not None:
-                self._unset_keepalive_if_required()
-
-        def _step(self, reading: Literal["head", "body"] | None) -> None:
-            self._reading = reading
-            self._steps += 1
-
-        # -- how long it takes ----------------------------------------------------------------------------------------
-
-        def _set_timer(self, seconds: float) -> None:
-            self._timer = self.loop.call_later(seconds, self._late)
-
-        def _unset_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _keep_alive(self) -> None:
-            self._unset_keepalive_if_required()
-            end = self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, end)
-
-        def _late(self) -> None:
-            self._timer = None
-            if self._reading == "head":
-                self._refuse(408, "headers_timeout", f"the headers took longer than {limits.header_timeout:g} seconds")
-            elif self._reading is None or self.cycle.response_complete:
-                self.transport.close()
-            else:
-                # Whoever wants the body has its own clock, and says so; nothing is asked behind it.
-                self.cycle.keep_alive = False
-
-        # -- what is not answered by the application ------------------------------------------------------------------
-
-        def _refuse(self, status: int, code: str, message: str) -> None:
-            """The last that is read of this connection: answered with an error, in its turn where others wait."""
-            if self._deaf or self.transport.is_closing():
-                return
-            self._deaf = True
-            last = cast("RequestResponseCycle | None", self.cycle)
-            if last is not None and not last.response_complete:
-                if self._reading != "body":
-                    last.keep_alive = False
-                    return
-                if self.pipeline:
-                    self.pipeline[0] = last, _refuses(status, code, message)
-                    return
-                if last.response_started:
-                    self.transport.close()
-                    return
-                last.disconnected = True
-                last.message_event.set()
-            elif self._reading == "body":
-                self.transport.close()
-                return
-            body, headers = _refusal(status, code, message)
-            head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-            self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, REASONS[status], head, body))
-            self.transport.close()
-
-    return Bounded
 
 
 class _Server(uvicorn.Server):
@@ -263,27 +44,79 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def run(app: Any, settings: Settings, sock: socket.socket, drain: Drain, lag: Callable[[float], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then drains: `drain` returns when nothing runs any more. A second signal cuts
-    what still runs. `lag` is told how late the event loop comes, twice a second."""
+class _Files:
+    """The process's file descriptors: as many as connections may need, and said where they run out. Nobody else says
+    so: a connection for which there is none is closed by the event loop before the server hears of it."""
+
+    def __init__(self, connections: int) -> None:
+        self._said = float("-inf")
+        needed = connections + SPARE + OWN_FILES
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if resource.RLIM_INFINITY in (soft, hard) or soft >= needed:
+            return
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, needed)), hard))
+        if hard < needed:
+            log.warning(
+                "this process may have %d files open, too few for limits.connections = %d: raise the limit of open "
+                "files (ulimit -n, LimitNOFILE=) to %d, or lower limits.connections",
+                hard,
+                connections,
+                needed,
+            )
+
+    def check(self) -> None:
+        """Says so where none is left."""
+        try:
+            os.close(os.dup(0))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and time.monotonic() - self._said > SAY_EVERY:
+                self._said = time.monotonic()
+                log.error(
+                    "out of file descriptors (%d allowed): new connections are closed unanswered; raise the limit of "
+                    "open files (ulimit -n, LimitNOFILE=), or lower limits.connections",
+                    resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                )
+
+
+async def run(
+    app: Any,
+    settings: Settings,
+    sock: socket.socket,
+    drain: Drain,
+    lag: Callable[[float], None],
+    hurry: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains: `drain` returns when nothing runs any more. At a second signal
+    `hurry` makes it return soon; a third cuts what still runs. `lag` is told how late the event loop comes, twice a
+    second."""
     config = uvicorn.Config(
         app,
-        http=protocol(settings.limits),
+        http=protocol(settings),
         ws="none",
         log_config=None,
-        access_log=settings.access_log,
+        access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=settings.limits.idle_timeout,  # pyright: ignore[reportArgumentType]
         timeout_graceful_shutdown=CLOSING,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
     server = _Server(config)
     asked = asyncio.Event()
+    signals = 0
 
     def on_signal() -> None:
-        if asked.is_set():
-            server.should_exit = server.force_exit = True
+        nonlocal signals
+        signals += 1
         asked.set()
+        if signals == 2:
+            config.timeout_graceful_shutdown = CLOSING_FAST
+            hurry()
+        elif signals == 3:
+            server.should_exit = True
+            for task in list(server.server_state.tasks):
+                task.cancel()
 
     async def go_down() -> None:
         await asked.wait()
@@ -291,10 +124,12 @@ async def run(app: Any, settings: Settings, sock: socket.socket, drain: Drain, l
         server.should_exit = True
 
     async def watch() -> None:
+        files = _Files(settings.limits.connections)
         while True:
             before = time.perf_counter()
             await asyncio.sleep(LAG_EVERY)
             lag(time.perf_counter() - before - LAG_EVERY)
+            files.check()
 
     # What is there lives as long as the server does: no request waits while the collector looks through it.
     gc.collect()

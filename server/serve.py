@@ -23,13 +23,13 @@ from ponder.engines.reward_remote import connect_reward
 from ponder.engines.reward_vllm import GPU_SHARE, start_reward
 from ponder.engines.vllm import start
 from ponder.metering.metrics import Metrics
-from ponder.server.app import ServedModel, all_dialects, create_app
+from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_app
 from ponder.server.dialect import Dialect
 from ponder.server.http_server import run
 from ponder.server.model_paths import locate
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
-from ponder.server.sockets import bind, listen, url_of
+from ponder.server.sockets import bind, check_tls, listen, url_of
 
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""
@@ -43,6 +43,7 @@ def serve(settings: Settings) -> None:
     that can be known."""
     Registry().check(settings.served(), settings.limits.samples)
     dialects = all_dialects()
+    check_tls(settings.tls_cert, settings.tls_key)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -80,9 +81,11 @@ async def _serve(settings: Settings, dialects: Sequence[Dialect], sock: socket.s
         gc.freeze()
         app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text, dialects=dialects)
         listen(sock)
-        sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock)} (Ctrl-C ends)\n")
+        scheme = "http" if settings.tls_cert is None else "https"
+        sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock, scheme)} (Ctrl-C ends)\n")
         sys.stdout.flush()
-        await run(app, settings, sock, app.state.handle.drain, metrics.lag)
+        handle: ServerHandle = app.state.handle
+        await run(app, settings, sock, handle.drain, metrics.lag, handle.hurry)
 
 
 async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> ServedModel:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
+from pathlib import Path
 
 from ponder.compute.errors import PonderError
 
@@ -41,10 +43,29 @@ def listen(sock: socket.socket) -> None:
         raise CannotListen(_why(error, host, port)) from error
 
 
-def url_of(sock: socket.socket) -> str:
+def check_tls(cert: Path | None, key: Path | None) -> None:
+    """Raises `CannotListen` where the files do not hold a certificate and its private key."""
+    if cert is None or key is None:
+        return
+    for name, file in (("--tls-cert", cert), ("--tls-key", key)):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            raise CannotListen(f"{name} {file}: {error.strerror}") from error
+    try:
+        # Asked for a password, it has none: by default OpenSSL would ask the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
+    except (ssl.SSLError, ValueError) as error:
+        raise CannotListen(
+            f"--tls-cert {cert} --tls-key {key}: no certificate chain and its private key, both in PEM and the "
+            "key without a password"
+        ) from error
+
+
+def url_of(sock: socket.socket, scheme: str = "http") -> str:
     """The address as a link."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _why(error: OSError, host: str, port: int) -> str:

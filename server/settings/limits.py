@@ -18,6 +18,15 @@ class Limits(Table):
         default=30, gt=0, le=3600, description="Seconds a reader may let us wait before it is dropped."
     )
     connections: int = Field(default=2048, ge=1, le=1 << 20, description="Open connections; more are answered 503.")
+    connections_per_address: int = Field(
+        default=1024, ge=1, le=1 << 20, description="Those of one address (of IPv6, one /64); a proxy is one address."
+    )
+    idle_timeout: float = Field(
+        default=75,
+        gt=0,
+        le=86400,
+        description="Seconds an idle connection is kept: longer than what is in front of the server keeps its own.",
+    )
     json_depth: int = Field(default=64, ge=4, le=500, description="Nesting of a body's brackets.")
     schema_depth: int = Field(default=32, ge=1, le=200, description="Nesting of a JSON schema for tools or answers.")
     messages: int = Field(default=1024, ge=1, le=1 << 16, description="Messages of a conversation.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,8 @@ from ponder.server.settings.model import Defaults, ModelSettings
 from ponder.server.settings.table import nearest
 
 PREFIX = "PONDER_"
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 
 EFFORT = {"none": 0, "minimal": 512, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 65536}
 
@@ -41,6 +44,10 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 chooses a free one and prints it."
     )
+    tls_cert: Path | None = Field(
+        default=None, description="File of the certificate chain (PEM) to speak HTTPS with; wants tls_key."
+    )
+    tls_key: Path | None = Field(default=None, description="File of its private key (PEM), without a password.")
     model: str = Field(
         default="demo",
         description="The model to serve: a folder, a hub id, demo, or smollm2 (fetched and converted once); with a "
@@ -76,6 +83,14 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         description="A page at /docs to read and try the API. Left out: where there is no key. With keys, anybody may "
         "load the page, and it asks for one.",
     )
+    cors_origins: list[str] = Field(
+        default_factory=list[str],
+        description='Sites whose pages may ask ("https://app.example.com"); "*" is all of them, with keys only.',
+    )
+    hosts: list[str] = Field(
+        default_factory=list[str],
+        description="Names beside this machine's own that a request may have in Host, where no key is configured.",
+    )
     access_log: bool = Field(default=False, description="A line in the log for each request (no content, ever).")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What the log tells.")
     limits: Limits = Field(default=Limits(), description="Bounds on one request.")
@@ -101,6 +116,16 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
                 raise ValueError(f"{name} is {tokens} tokens: at least 0")
         return EFFORT | given
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _whole_origins(cls, given: list[str]) -> list[str]:
+        for origin in given:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin} is no origin: scheme and name, in small letters, as in https://app.example.com"
+                )
+        return given
+
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
         for name in self.models:
@@ -119,6 +144,12 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
             for model in sorted(key.models or ()):
                 if model not in served:
                     raise ValueError(f"keys: {key.name} may ask {model}, which is not served{nearest(model, served)}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key: set both, or neither")
+        if not self.keys and "*" in self.cors_origins:
+            raise ValueError(
+                'cors_origins: "*" without an API key lets every web page use this server; name the origins'
+            )
         if not self.keys and not loopback(self.host):
             raise ValueError(
                 f"host: without an API key the server listens on loopback only, not on {self.host}. "

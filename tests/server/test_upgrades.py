@@ -19,11 +19,12 @@ from tests.server.serving import ASK, door, scripted
 from tests.server.test_listen import code_of, say, served, streamed
 
 CLIENT = Path(__file__).parent / "JdkClient.java"
-HIDDEN = b"GET /hidden HTTP/1.1\r\nhost: a\r\n\r\n"
+HIDDEN = b"GET /hidden HTTP/1.1\r\nhost: localhost\r\n\r\n"
 OFFER = (
-    b"POST / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: %s\r\nhttp2-settings: AAMAAABk\r\n"
+    b"POST / HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+    b"upgrade: %s\r\nhttp2-settings: AAMAAABk\r\n"
 )
-NEXT = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+NEXT = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 WIDE = Limits(body_bytes=1 << 22)
 
 NGINX = """
@@ -51,6 +52,7 @@ http {{
             proxy_http_version 1.1;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection "upgrade";
+            proxy_set_header Host $host;
         }}
     }}
 }}
@@ -106,7 +108,7 @@ def test_offers_on_one_connection_are_passed_over_each() -> None:
 def test_a_tunnel_is_refused_and_ends_the_connection() -> None:
     async def talk(host: str, port: int) -> None:
         reader, writer = await asyncio.open_connection(host, port)
-        writer.write(b"CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n" + HIDDEN)
+        writer.write(b"CONNECT a:80 HTTP/1.1\r\nhost: localhost:80\r\n\r\n" + HIDDEN)
         status, _, body = await streamed(reader)
         assert (status, code_of(body)) == (405, "method_not_allowed")
         assert await reader.read() == b""
@@ -181,7 +183,7 @@ def test_behind_nginx_nobody_gets_the_answer_to_what_another_has_put_into_a_body
             for _ in range(3):
                 attack = asyncio.ensure_future(through(OFFER % b"h2c" + framed(smuggled, False)))
                 assert await attack == b"%d" % len(smuggled)
-                mine = b"POST /mine HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc"
+                mine = b"POST /mine HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\nabc"
                 assert [await through(mine) for _ in range(3)] == [b"3"] * 3
         finally:
             process.terminate()
