@@ -17,7 +17,7 @@ from ponder.compute.account import Account, Bill, Intent
 from ponder.compute.budget import Spending
 from ponder.compute.clock import now
 from ponder.compute.engine import Delta
-from ponder.compute.errors import DeadlinePassed, NotNow, RequestError
+from ponder.compute.errors import DeadlinePassed, NotNow, RequestError, Unavailable
 from ponder.compute.execute import execute
 from ponder.compute.outcome import Outcome
 from ponder.compute.stop import StopSignal
@@ -109,7 +109,15 @@ class CompletionResponse:
             ended = await self._failed(error, request_id, scope, receive, send)
         except asyncio.CancelledError:
             ended = "cancelled"
-            raise
+            if self._phase == "planning":
+                raise
+            # The server ends at once. Nothing runs any more, and whoever listens is told.
+            error = Unavailable("the server is going down", code="draining", retry_after=5)
+            if self._out is None:
+                await self._failed(error, request_id, scope, receive, send)
+            elif not self._out.all_sent:
+                event = self._event(error, request_id)
+                await self._in_time(send({"type": "http.response.body", "body": event}))
         finally:
             try:
                 await self._settle(ended, request_id)

@@ -325,3 +325,41 @@ def test_a_body_that_nobody_reads_takes_no_room() -> None:
         assert sys.getsizeof(wire.protocol.cycle.body) < 100_000
 
     on_a_wire(talk)
+
+
+def test_extensions_of_many_chunks_are_bounded_together() -> None:
+    async def talk(wire: Wire, app: App) -> None:
+        await wire.say(CHUNKED)
+        for _ in range(50):
+            await wire.say(b"1;" + b"y" * 500 + b"\r\nx\r\n")
+        assert (wire.statuses, wire.code(), wire.shut) == ([431], "headers_too_large", True)
+
+    on_a_wire(talk)
+
+
+@pytest.mark.parametrize("path", [b"/deaf", b"/"])
+def test_a_body_without_end_behind_a_get_ends_the_connection(path: bytes) -> None:
+    async def talk(wire: Wire, app: App) -> None:
+        await wire.say(b"GET %s HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n" % path)
+        for _ in range(20):
+            await wire.say(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        if path == b"/deaf":
+            assert (wire.statuses, wire.shut) == ([200], True)
+        else:
+            # Whoever reads it bounds it.
+            assert LIMITS.body_timeout in wire.timers
+
+    on_a_wire(talk)
+
+
+def test_a_caller_who_goes_on_sending_behind_the_last_answer_is_heard_out_for_a_while() -> None:
+    async def talk(wire: Wire, app: App) -> None:
+        await wire.say(CHUNKED + b"no size\r\n")
+        assert (wire.statuses, wire.shut, wire.closed) == ([400], True, False)
+        await wire.say(b"x" * 100_000)
+        wire.fire()
+        assert not wire.closed
+        wire.fire()
+        assert wire.closed
+
+    on_a_wire(talk)
