@@ -78,6 +78,8 @@ class Failure:
     """An API key is missing, or unknown."""
     again: bool = True
     """False where asking again would only cost again."""
+    usage: Usage | None = None
+    """What was made for it all the same; None: nothing was begun."""
 
 
 def ended(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> End:
@@ -103,6 +105,19 @@ def summary(resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: S
         hidden=sum(outcome.spent.hidden for outcome in outcomes),
     )
     return Summary(resolved.strategy, resolved.budget, resolved.source, resolved.clamped_from, usage, tuple(outcomes))
+
+
+def used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Usage | None:
+    """What a request has used that comes to no answer; None where nothing was begun."""
+    if not any(spending.reservations for spending in spendings):
+        return None
+    spent = [spending.spent for spending in spendings]
+    return Usage(
+        prompt=resolved.prompt_tokens,
+        cached=_cached(resolved, spendings),
+        generated=sum(one.generated for one in spent),
+        hidden=sum(one.hidden for one in spent),
+    )
 
 
 def _cached(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> int:

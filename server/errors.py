@@ -28,7 +28,7 @@ from ponder.compute.errors import (
     Unavailable,
     first,
 )
-from ponder.server.answers import Failure
+from ponder.server.answers import Failure, Usage
 
 log = logging.getLogger("ponder.server")
 
@@ -76,9 +76,9 @@ def status(error: BaseException) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 
-def failure(error: BaseException, request_id: str, *, billed: bool = False) -> Failure:
-    """What a caller may know of an error. `billed`: tokens were made for the request already, so that trying again
-    would only cost again; but where the model went away, it is worth it."""
+def failure(error: BaseException, request_id: str, usage: Usage | None = None) -> Failure:
+    """What a caller may know of an error. `usage`: what was made for the request already. Trying again would only cost
+    that again; but where the model went away, it is worth it."""
     message, field, code = f"the server failed; its log knows this as {request_id}", None, "internal_error"
     match error:
         case RequestError():
@@ -93,17 +93,18 @@ def failure(error: BaseException, request_id: str, *, billed: bool = False) -> F
             message, code = f"the model failed; the server's log knows this as {request_id}", "engine_error"
         case _:
             pass
+    billed = usage is not None and usage.generated > 0
     again = isinstance(error, Lost) or not (billed or isinstance(error, TooSlow))
-    return Failure(status(error), code, message, field, isinstance(error, NotAuthenticated), again)
+    return Failure(status(error), code, message, field, isinstance(error, NotAuthenticated), again, usage)
 
 
 def response(
-    error: BaseException, request_id: str, write: Callable[[Failure], Response], *, billed: bool = False
+    error: BaseException, request_id: str, write: Callable[[Failure], Response], usage: Usage | None = None
 ) -> Response:
     """The answer to a request that failed, as a dialect writes it; logged, too, where the fault is ours."""
     error = first(error)
     told(error, request_id)
-    answer = write(failure(error, request_id, billed=billed))
+    answer = write(failure(error, request_id, usage))
     if isinstance(error, NotNow | Lost):
         seconds = error.retry_after if isinstance(error, NotNow) else 1.0
         answer.headers["retry-after"] = str(min(LONGEST_RETRY, max(1, math.ceil(seconds))))

@@ -157,7 +157,7 @@ def protocol(settings: Settings) -> type[HttpToolsProtocol]:
                 self._refuse(431, "headers_too_large", too_much if self._reading == "body" else too_long)
             if self._reading == "body" and not self.cycle.response_complete:
                 self.cycle.transport = self._slow
-            if self._timed != self._steps:
+            if self._timed != self._steps and not self._lingering:
                 self._timed = self._steps
                 self._unset_timer()
                 if self._reading is not None and not self._deaf:

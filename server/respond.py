@@ -215,7 +215,8 @@ class CompletionResponse:
         """The event for an error in a stream; logged, too, where the fault is ours."""
         self._told = _word(error)
         errors.told(error, request_id)
-        return self._writer.failure(errors.failure(self._reading.renamed(error), request_id))
+        used = answers.used(self._resolved, self._spendings)
+        return self._writer.failure(errors.failure(self._reading.renamed(error), request_id, used))
 
     async def _begin(self, turn: Turn, request_id: str) -> None:
         await turn.wait(self._left())
@@ -304,8 +305,8 @@ class CompletionResponse:
             errors.told(error, request_id)
         else:
             await self._settle(_word(error), request_id)
-            billed = any(spending.generated for spending in self._spendings)
-            refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, billed=billed)
+            used = answers.used(self._resolved, self._spendings)
+            refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, used)
             await self._in_time(refusal(scope, receive, send))
         return _word(error)
 

@@ -320,6 +320,18 @@ def test_a_deadline_with_nothing_at_all_is_504() -> None:
     refused(response, 504, "deadline_passed")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failure_tells_what_it_used(stream: bool) -> None:
+    """What the metrics bill is what the caller is told, though there is no answer."""
+    app = door(engine := scripted(vanish_at={0: 20}))
+    text = chat(app, stream=stream).text
+    told = json.loads(text.strip().rpartition("data: ")[2]) if stream else json.loads(text)
+    assert told["error"]["code"] == "engine_lost"
+    assert told["usage"]["completion_tokens"] == engine.produced == 20
+    assert told["usage"]["prompt_tokens"] > 0
+    assert told["usage"]["completion_tokens_details"]["reasoning_tokens"] <= engine.produced
+
+
 def test_a_failed_engine_is_500_and_not_to_be_tried_again_where_tokens_were_made() -> None:
     response = chat(door(scripted(fail_at=0)))
     refused(response, 500, "engine_error")

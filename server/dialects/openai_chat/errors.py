@@ -1,4 +1,5 @@
-"""OpenAI's one shape of every refusal: `{"error": {"message", "type", "param", "code"}}`."""
+"""OpenAI's one shape of every refusal: `{"error": {"message", "type", "param", "code"}}`, and beside it, where tokens
+were made all the same, the `usage` of an answer."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from ponder.server.answers import Failure
+from ponder.server.dialects.openai_chat.answer_schema import CompletionUsage
+from ponder.server.dialects.openai_chat.usage import shaped_usage
 
 TYPES = {
     401: "authentication_error",
@@ -25,7 +28,8 @@ TYPES = {
 def body(failure: Failure) -> dict[str, Any]:
     """The shape."""
     kind = TYPES.get(failure.status, "invalid_request_error")
-    return {"error": {"message": failure.message, "type": kind, "param": failure.field, "code": failure.code}}
+    told = {"error": {"message": failure.message, "type": kind, "param": failure.field, "code": failure.code}}
+    return told if failure.usage is None else {**told, "usage": shaped_usage(failure.usage)}
 
 
 def response(failure: Failure) -> Response:
@@ -51,3 +55,4 @@ class ErrorBody(BaseModel):
     """Every refusal, on every route."""
 
     error: Error
+    usage: CompletionUsage | None = Field(default=None, description="Where tokens were made all the same")

@@ -16,10 +16,11 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import TokenLogprob, ToolCall
-from ponder.server.answers import End, Failure, Summary, Usage, Whole
+from ponder.server.answers import End, Failure, Summary, Whole
 from ponder.server.dialects.openai_chat import slips
 from ponder.server.dialects.openai_chat.errors import body
 from ponder.server.dialects.openai_chat.schema import ChatRequest
+from ponder.server.dialects.openai_chat.usage import shaped_usage
 from ponder.server.plan import ResolvedRequest
 
 LEAST_LOGPROB = -9999.0
@@ -143,22 +144,6 @@ def dumped(value: Mapping[str, Any]) -> bytes:
 def shaped(call: ToolCall) -> dict[str, Any]:
     """A tool call as OpenAI writes it."""
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-
-
-def shaped_usage(usage: Usage) -> dict[str, Any]:
-    """OpenAI's usage: the prompt once, everything the model made, and how much of it was hidden."""
-    return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.generated,
-        "total_tokens": usage.prompt + usage.generated,
-        "prompt_tokens_details": {"cached_tokens": usage.cached, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": usage.hidden,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-            "audio_tokens": 0,
-        },
-    }
 
 
 def thinking(summary: Summary) -> dict[str, Any]:
