@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import re
 import resource
@@ -93,7 +94,7 @@ def _schemas() -> Check:
         kind = validators.validator_for(rules)
         kind.check_schema(rules)
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_float=_finite, parse_constant=_finite)
         except ValueError:
             return False
         if rules not in (True, False):
@@ -103,6 +104,14 @@ def _schemas() -> Check:
 
     fulfils("{}", "{}")
     return fulfils
+
+
+def _finite(digits: str) -> float:
+    """A number of JSON. Raises `ValueError` for one without a value: 1e999, NaN."""
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("no finite number")
+    return value
 
 
 @lru_cache(maxsize=512)

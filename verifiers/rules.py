@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, cast
+from urllib.parse import unquote
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
@@ -76,6 +77,13 @@ class Rules:
             raise ValueError(_complaint(str(refused))) from None
         return pattern
 
+    @field_validator("json_schema")
+    @classmethod
+    def _ends(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        if schema is not None and _goes_in_circles(schema):
+            raise ValueError("refers to itself without going on to a part of the document, so no check of it would end")
+        return schema
+
     @model_validator(mode="after")
     def _some(self) -> Rules:
         if self.pattern is None and self.json_schema is None and self.number is None:
@@ -119,6 +127,60 @@ def document(text: str) -> str:
     """A text without the fence around it, if it is nothing but a fenced block."""
     fenced = _FENCED.fullmatch(text)
     return fenced[1] if fenced else text
+
+
+def _goes_in_circles(schema: dict[str, Any]) -> bool:
+    """A part of the schema leads back to itself over words that hold for the same value: `$ref`, `anyOf` and the like.
+    References by name (`$id`, `$anchor`) are not followed."""
+    beginnings, known = [schema], cast("list[Any]", [schema])
+    while known:
+        part = known.pop()
+        if isinstance(part, list):
+            known += cast("list[Any]", part)
+        elif isinstance(part, dict):
+            named = cast("dict[str, Any]", part)
+            known += named.values()
+            if "$ref" in named:
+                beginnings.append(named)
+    ended: set[int] = set()
+    for beginning in beginnings:
+        opened: dict[int, Iterator[dict[str, Any]]] = {id(beginning): _for_the_same(beginning, schema)}
+        while opened:
+            last = next(reversed(opened))
+            following = next(opened[last], None)
+            if following is None:
+                opened.popitem()
+                ended.add(last)
+            elif id(following) in opened:
+                return True
+            elif id(following) not in ended:
+                opened[id(following)] = _for_the_same(following, schema)
+    return False
+
+
+def _for_the_same(part: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The schemas inside one that are asked about the same value."""
+    found: list[Any] = [part.get(word) for word in ("not", "if", "then", "else")]
+    for word in ("allOf", "anyOf", "oneOf"):
+        found += several if isinstance(several := part.get(word), list) else []
+    found += named.values() if isinstance(named := part.get("dependentSchemas"), dict) else []
+    reference = part.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        place: Any = root
+        for word in unquote(reference[1:]).split("/")[1:]:
+            place = _inside(place, word.replace("~1", "/").replace("~0", "~"))
+        found.append(place)
+    yield from (one for one in found if isinstance(one, dict))
+
+
+def _inside(place: Any, word: str) -> Any:
+    """One step of a JSON pointer (RFC 6901); None: there is nothing."""
+    if isinstance(place, dict):
+        return cast("dict[str, Any]", place).get(word)
+    if isinstance(place, list) and word.isdecimal():
+        at, values = int(word[:9]), cast("list[Any]", place)
+        return values[at] if at < len(values) else None
+    return None
 
 
 def _complaint(refused: str) -> str:
