@@ -34,6 +34,7 @@ from ponder.server.cors import CrossOrigin
 from ponder.server.dialect import Dialect
 from ponder.server.dialects import DEFAULT, installed, plugins
 from ponder.server.keys import Keyring
+from ponder.server.logs import REQUEST_ID
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
@@ -77,6 +78,7 @@ class ErrorMiddleware:
             return
         request_id = "req_" + secrets.token_hex(12)
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         header = (b"x-request-id", request_id.encode())
         started = False
 

@@ -23,6 +23,7 @@ from ponder.engines.reward_remote import connect_reward
 from ponder.engines.reward_vllm import GPU_SHARE, start_reward
 from ponder.engines.vllm import start
 from ponder.metering.metrics import Metrics
+from ponder.server import logs
 from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_app
 from ponder.server.dialect import Dialect
 from ponder.server.http_server import run
@@ -44,9 +45,7 @@ def serve(settings: Settings) -> None:
     Registry().check(settings.served(), settings.limits.samples)
     dialects = all_dialects()
     check_tls(settings.tls_cert, settings.tls_key)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.configure(settings.log_level, settings.log_format)
     for noisy in QUIET:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with bind(settings.host, settings.port) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -93,6 +93,7 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     )
     access_log: bool = Field(default=False, description="A line in the log for each request (no content, ever).")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What the log tells.")
+    log_format: Literal["text", "json"] = Field(default="text", description="Lines of the log: text, or JSON objects.")
     limits: Limits = Field(default=Limits(), description="Bounds on one request.")
 
     @classmethod
