@@ -39,7 +39,7 @@ from ponder.testing import (
 )
 from ponder.verifiers.confidence import Confidence
 from ponder.verifiers.rules import Rules
-from tests.engines.scripted_vllm import FAMILIES, HEADER, Nature, ScriptedVllm, engine, tokenizer
+from tests.engines.scripted_vllm import FAMILIES, Nature, ScriptedVllm, engine, tokenizer
 from tests.server.callers import ToyCaller
 from tests.server.toy_dialect import Toy, ToyRequest, ToyWriter, line
 
@@ -153,7 +153,7 @@ class Awake(ScriptedVllm):
     """Answers a prompt that is no conversation, by which an engine finds out whether it is there."""
 
     def goes_on(self, prompt: str, params: Any) -> Iterator[str]:
-        return super().goes_on(prompt, params) if HEADER in prompt else iter("a")
+        return super().goes_on(prompt, params) if "assistant" in prompt else iter("a")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
