@@ -7,9 +7,10 @@ thought that would be read as an answer, or an answer that nobody would see, is 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ponder.compute.budget import Budget, Spending
@@ -31,6 +32,8 @@ THOUGHT = "Twelve and seven.\n\nTen and nine, or nineteen"
 ANSWER = "It is 19."
 PORTIONS = (1, 3, 1 << 20)
 """Tokens of one output of the scripted engine."""
+CONTEXT = 1 << 20
+"""Tokens; long enough for all that is tried."""
 TAIL = 64
 """Tokens at the end of a prompt that show where it leaves the model."""
 
@@ -51,6 +54,9 @@ class Proof:
 def prove(model: Model, template: ChatTemplate, tokens: Collection[str]) -> list[Proof]:
     """Everything that is to be shown of a model; `tokens` are its tokenizer's added ones."""
     shown = read(template, tokens)
+    # What is to be shown is no matter of room, of which an operator may have left little.
+    model = copy.copy(model)
+    model.card = replace(model.card, context=CONTEXT)
     proofs = [_markers(model.profile, template, tokens, shown), *_sides(model, template, tokens, shown)]
     if model.profile.thinks and all(proof.ok is not False for proof in proofs):
         proofs += [_split(model, shown), _forced(model, shown)]

@@ -15,11 +15,8 @@ from ponder.compute.errors import PonderError
 from ponder.engines.launch import read_config, read_generation
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find, sampled, template_source
-from ponder.engines.proving import Proof, proofs_of, table
+from ponder.engines.proving import CONTEXT, Proof, proofs_of, table
 from ponder.server.settings import ModelSettings
-
-CONTEXT = 1 << 20
-"""Tokens; long enough for what is tried."""
 
 
 @dataclass(frozen=True, slots=True)

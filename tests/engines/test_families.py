@@ -198,6 +198,23 @@ def test_one_that_answers_at_once_shows_no_thought_where_it_has_the_tokens_for_o
         assert "Twelve" in hidden
 
 
+def test_a_model_with_little_room_is_proven_as_well() -> None:
+    family = own("wrapped")
+    made = tokenizer(family)
+    small = Model(made, found(family, made), "small", context=64, vocabulary_size=len(made))
+    assert all(proof.ok for proof in proofs_of(small, made))
+    assert small.card.context == 64
+
+
+@pytest.mark.parametrize("name", ["step_by_step", "plain"])
+def test_the_ritual_is_proven_where_it_is_asked_for(name: str) -> None:
+    family = own("no-thinking")
+    made = tokenizer(family)
+    proofs = proofs_of(Model(made, PROFILES[name], "x", context=4096, vocabulary_size=len(made)), made)
+    assert all(proof.ok for proof in proofs), proofs
+    assert {proof.of for proof in proofs} == {"markers", "side", "split", "forced", "silent"}
+
+
 # -- refused ----------------------------------------------------------------------------------------------------------
 
 
