@@ -144,7 +144,7 @@ def test_its_keys_come_in_its_own_header_and_the_way_to_it_speaks_it() -> None:
     assert asked(app, {"x-toy-key": "secret"}).status_code == 200
     wrong = ask(app, "GET", Toy.path)
     assert (wrong.status_code, lines(wrong.content)[0]["oops"]) == (405, "method_not_allowed")
-    broken = ask(app, url=Toy.path, content=b"{", headers={"x-toy-key": "secret"})
+    broken = ask(app, url=Toy.path, content=b"{", headers={"x-toy-key": "secret", "content-type": "application/json"})
     assert lines(broken.content)[0]["oops"] == "invalid_json"
 
 
