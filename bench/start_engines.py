@@ -26,7 +26,7 @@ async def pair(
         prm_engine=RewardEngineSettings(tail_cache=tail_cache),
     )
     async with AsyncExitStack() as stack:
-        served = await start_served(Path(model).name, settings, stack)
+        served = (await start_served(Path(model).name, settings, stack))[Path(model).name]
         gc.collect()
         gc.freeze()
         yield cast("VllmEngine", served.engine), Resources(served.engine, served.lengths, served.reward_model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Prompt, TokenLogprob
@@ -170,6 +170,15 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Frees the model. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class ReadsWishes(Protocol):
+    """An engine whose model can be asked in the conversation itself to think, or not to: `/no_think`, say."""
+
+    def asks_to_think(self, prompt: Prompt) -> bool | None:
+        """What the conversation says, of which the length was asked for; None where it says nothing."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, cast
@@ -10,8 +11,21 @@ from ponder.compute.text import Prompt
 from ponder.engines.profiles import Profile
 
 
-def conversation(prompt: Prompt, profile: Profile, thinking: bool, put: Callable[[str], str]) -> list[dict[str, Any]]:
-    """The messages as templates expect them, each text through `put`."""
+def conversation(
+    prompt: Prompt,
+    profile: Profile,
+    thinking: bool,
+    put: Callable[[str], str],
+    *,
+    as_text: bool = False,
+    short_ids: bool = False,
+) -> list[dict[str, Any]]:
+    """The messages as templates expect them, each text through `put`. `as_text`: the template wants the arguments of a
+    call as JSON text; most want an object. `short_ids`: it takes ids of calls of nine letters and digits only."""
+
+    def numbered(text: str) -> str:
+        return put(_short(text) if short_ids else text)
+
     turns: list[dict[str, Any]] = []
     for message in prompt.messages:
         content = message.content if isinstance(message.content, str) else message.content.unseal()
@@ -22,13 +36,13 @@ def conversation(prompt: Prompt, profile: Profile, thinking: bool, put: Callable
         if message.thought is not None and profile.shows_thoughts and (thought := message.thought.unseal()):
             turn[profile.thoughts_field] = put(thought)
         if message.tool_call_id:
-            turn["tool_call_id"] = put(message.tool_call_id)
+            turn["tool_call_id"] = numbered(message.tool_call_id)
         if message.tool_calls:
             turn["tool_calls"] = [
                 {
-                    "id": put(call.id),
+                    "id": numbered(call.id),
                     "type": "function",
-                    "function": {"name": put(call.name), "arguments": _arguments(call.arguments, put)},
+                    "function": {"name": put(call.name), "arguments": _arguments(call.arguments, put, as_text)},
                 }
                 for call in message.tool_calls
             ]
@@ -40,18 +54,43 @@ def conversation(prompt: Prompt, profile: Profile, thinking: bool, put: Callable
             turns.insert(0, {"role": "system", "content": said})
     if word := profile.word[0 if thinking else 1]:
         last = next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
-        if last is not None:
+        if last is not None and word not in last["content"]:
             last["content"] = f"{last['content']} {word}"
     return turns
 
 
-def _arguments(text: str, put: Callable[[str], str]) -> Any:
-    """Templates want the arguments of a call as an object; what is none is passed as text."""
+def offered(prompt: Prompt, put: Callable[[str], str]) -> list[dict[str, Any]] | None:
+    """The tools as templates expect them, each text through `put`; None where there are none."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": put(tool.name),
+                "description": put(tool.description),
+                "parameters": through(json.loads(tool.parameters), put),
+            },
+        }
+        for tool in prompt.tools
+    ] or None
+
+
+def _short(number: str) -> str:
+    """An id of nine letters and digits for one of another form, always the same."""
+    if len(number) == 9 and number.isascii() and number.isalnum():
+        return number
+    return hashlib.blake2b(number.encode(errors="surrogatepass"), digest_size=8).hexdigest()[:9]
+
+
+def _arguments(text: str, put: Callable[[str], str], as_text: bool) -> Any:
+    """The arguments of a call as an object; what is none is passed as text."""
     try:
         value: object = json.loads(text)
     except ValueError:
         return put(text)
-    return through(value, put) if isinstance(value, dict) else put(text)
+    if not isinstance(value, dict):
+        return put(text)
+    made = through(value, put)
+    return json.dumps(made, ensure_ascii=False) if as_text else made
 
 
 def through(value: Any, put: Callable[[str], str]) -> Any:
@@ -59,17 +98,7 @@ def through(value: Any, put: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return put(value)
     if isinstance(value, dict):
-        return {
-            (key if key in _SCHEMA else put(key)): through(inner, put)
-            for key, inner in cast("dict[str, Any]", value).items()
-        }
+        return {put(key): through(inner, put) for key, inner in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
         return [through(inner, put) for inner in cast("list[Any]", value)]
     return value
-
-
-# Words of JSON schemas that templates look up by name.
-_SCHEMA = frozenset(
-    {"type", "properties", "required", "description", "enum", "items", "anyOf", "oneOf", "allOf", "$defs", "$ref"}
-    | {"default", "title", "nullable", "format", "additionalProperties", "minimum", "maximum"}
-)

@@ -9,8 +9,8 @@ import importlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -43,6 +43,8 @@ class EngineOptions:
     seed: int = 0
     tensor_parallel_size: int = 1
     trust_remote_code: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Options of vLLM's by its own names, as `ponder.engines.options` lets them pass."""
 
 
 def on_cpu() -> bool:
@@ -67,7 +69,7 @@ def settle_environment() -> None:
 
 
 def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
-    """vLLM's engine arguments: the one place where devices differ."""
+    """vLLM's engine arguments: the one place where devices differ. Raises `EngineError` where two exclude others."""
     given: dict[str, Any] = {
         "model": os.path.expanduser(path) if path.startswith("~") else path,
         "dtype": options.dtype,
@@ -89,6 +91,8 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
     }
     device: dict[str, Any] = {}
     tails = on_cpu() if options.tail_cache is None else options.tail_cache
+    if tails and "kv_transfer_config" in options.more:
+        raise EngineError("kv_transfer_config: a model whose tail_cache is on has one already; set tail_cache = false")
     if tails:
         given["kv_transfer_config"] = {
             "kv_connector": "TailCache",
@@ -103,7 +107,7 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
             "kv_cache_memory_bytes": 1 << 30,
             "enable_chunked_prefill": False,
         }
-    return device | {name: value for name, value in given.items() if value is not None}
+    return device | dict(options.more) | {name: value for name, value in given.items() if value is not None}
 
 
 def read_config(path: str) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -42,7 +44,7 @@ class Model:
         self.repetition_in_answers = repetition_in_answers
         self.profile = profile
         self.prompts = Prompts(tokenizer, profile, context)
-        self.vocabulary = Vocabulary.of(tokenizer.backend_tokenizer, profile, openers=openers, spelt=spelt)
+        self.vocabulary = Vocabulary.of(self.prompts.tokenizer, profile, openers=openers, spelt=spelt)
         self.step_stops = sorted(self.vocabulary.containing(profile.step))
         self.vocabulary_size = vocabulary_size
         harmony = self.vocabulary.harmony
@@ -88,6 +90,12 @@ class Model:
             shows_thoughts=profile.shows_thoughts,
             created=int(time.time()),
         )
+
+    def named(self, name: str) -> Model:
+        """The same under another name: with an adapter, say."""
+        made = copy.copy(self)
+        made.card = replace(self.card, name=name)
+        return made
 
     def encoded(self, grammar: Grammar) -> tuple[str, str]:
         """The grammar's kind and its text, as the engine takes it. Raises `RequestError` for a schema that cannot be

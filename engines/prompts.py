@@ -1,44 +1,34 @@
 """A conversation becomes token ids, once, and nothing a caller typed becomes a control token on the way.
 
-The chat template is rendered with placeholders in place of every span a caller controls. In what comes out, the marker
-tokens are looked for in the template's own text only; everything between two of them, the callers' text put back in, is
-tokenised as plain text. So `<|im_end|>` or `</think>` in a message stay text, and for a conversation without such
-strings the ids are the very ones the ordinary way gives.
+The chat template is rendered with the real values, and tells which of the text it wrote (`templates`). The marker
+tokens are looked for in that alone; everything between two of them is tokenised as plain text. So `<|im_end|>` or
+`</think>` in a message stay text, and for a conversation without such strings the ids are the very ones the ordinary
+way gives.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jinja2.exceptions import TemplateError
-from tokenizers import Tokenizer
-
 from ponder.compute.errors import EngineError, RequestError
-from ponder.compute.text import Message, Prompt
+from ponder.compute.text import Message, Prompt, Tool, ToolCall
 from ponder.engines.channels import ANSWER, END, HEAD, THOUGHT
-from ponder.engines.conversations import conversation, through
+from ponder.engines.conversations import conversation, offered
+from ponder.engines.fast_tokenizers import fast_tokenizer
 from ponder.engines.profiles import Profile
-from ponder.engines.span_tokens import Span, SpanTokenizer
+from ponder.engines.span_tokens import Span, SpanTokenizer, taken_apart
+from ponder.engines.templates import Made, Put, Turns, template_of
 
 log = logging.getLogger(__name__)
-
-_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-# The letters show a template that changes case, the quote how often it has escaped a text as JSON.
-_PLACEHOLDER = re.compile(f'{_OPEN}aA([0-9]+)(\\\\*)"{_CLOSE}')
 
 
 class ChatTokenizer(Protocol):
     """What is used of a transformers tokenizer."""
 
     chat_template: Any
-
-    @property
-    def backend_tokenizer(self) -> Tokenizer: ...
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> Any: ...
 
@@ -66,12 +56,15 @@ class Prompts:
     ) -> None:
         """`context` in tokens; `tokens` is what tokenises. Raises `EngineError` where there is no chat template, or the
         profile does not fit it."""
-        if not tokenizer.chat_template:
-            raise EngineError("the model's tokenizer has no chat template: serve a chat or reasoning model")
-        self._tokenizer = tokenizer
         self._profile = profile
-        self._tokens = tokens(tokenizer.backend_tokenizer, profile)
+        self.tokenizer = fast_tokenizer(tokenizer)
+        """What reads and spells its text."""
+        self._tokens = tokens(self.tokenizer, profile)
         self._context = context
+        self._arguments_as_text = self._short_ids = False
+        variables = self.variables(profile.thinks)
+        samples = [(self.made_of(prompt, profile.thinks), variables) for prompt in (_PLAIN, _TURNS, _CALLS)]
+        self._template = template_of(tokenizer, self._tokens.markers, samples)
         self._exact = True
         self._probe()
 
@@ -84,8 +77,8 @@ class Prompts:
         rendered: Rendered | None = prompt.read.get((self, thinking))
         least: int | None = prompt.read.get((self, thinking, "least"))
         if rendered is None and least is None:
-            spans = self._spans(prompt, thinking)
-            if spans is not None and self._context is not None and (least := self._tokens.least(spans)) > self._context:
+            spans = self.spans(prompt, thinking)
+            if self._context is not None and (least := self._tokens.least(spans)) > self._context:
                 prompt.read[self, thinking, "least"] = least
                 return least
             rendered = self._made(prompt, thinking, spans)
@@ -96,16 +89,39 @@ class Prompts:
         prompt. Raises `RequestError` where the template refuses the conversation."""
         thinking = thinking and self._profile.thinks
         rendered: Rendered | None = prompt.read.get((self, thinking))
-        return self._made(prompt, thinking, self._spans(prompt, thinking)) if rendered is None else rendered
+        return self._made(prompt, thinking, self.spans(prompt, thinking)) if rendered is None else rendered
 
-    def _made(self, prompt: Prompt, thinking: bool, spans: list[Span] | None) -> Rendered:
-        if spans is None:
-            ids, tail = self._escaped(prompt, thinking)
-        else:
-            ids, tail = self._tokens.ids(spans, prompt.parts), _tail(spans)
-        added, inside, wrapped = self._ending(tail, thinking, calls=bool(prompt.tools))
+    def says(self, prompt: Prompt) -> bool | None:
+        """Whether the conversation itself asks the model to think, or not to: in the words of its family ("detailed
+        thinking on"), or, as far as it was rendered to think, in words that the template looks for (`/no_think`). None
+        where it says nothing."""
+        profile = self._profile
+        if not profile.thinks:
+            return None
+        pairs = (profile.word, profile.system)
+        words = [(word, on) for to_think, not_to in pairs for word, on in ((to_think, True), (not_to, False)) if word]
+        for message in reversed(prompt.messages) if words else ():
+            if message.role in ("system", "developer", "user") and isinstance(message.content, str):
+                at, said = max((message.content.rfind(word), on) for word, on in words)
+                if at >= 0:
+                    return said
+        return False if prompt.read.get((self, "declined")) else None
+
+    def _made(self, prompt: Prompt, thinking: bool, spans: list[Span]) -> Rendered:
+        if thinking and self._closes(_tail(spans)):
+            # Typed words have switched it off, and a field of the request, which counts for more, on.
+            prompt.read[self, "declined"] = True
+            spans = self._reopened(spans)
+        ids = self.tokenised(spans, prompt.parts)
+        added, inside, wrapped = self._ending(_tail(spans), thinking, calls=bool(prompt.tools))
         rendered = prompt.read[self, thinking] = Rendered((*ids, *self.with_markers(added)), inside, wrapped)
         return rendered
+
+    def tokenised(self, spans: Sequence[Span], parts: dict[Any, Any] | None = None) -> list[int]:
+        """The ids of a rendered prompt; see `SpanTokenizer.ids`."""
+        if self._exact:
+            return self._tokens.ids(spans, parts)
+        return self._tokens.whole(taken_apart(spans, self._tokens.marker))
 
     def with_markers(self, text: str) -> tuple[int, ...]:
         """The ids of a text of ours, markers as markers."""
@@ -121,76 +137,24 @@ class Prompts:
 
     # -- rendering ----------------------------------------------------------------------------------------------------
 
-    def _spans(self, prompt: Prompt, thinking: bool) -> list[Span] | None:
-        """The rendered prompt in pieces; None where the template has changed a placeholder."""
-        typed: list[str] = []
+    def spans(self, prompt: Prompt, thinking: bool) -> list[Span]:
+        """The rendered prompt in pieces."""
+        return self._template.spans(self.made_of(prompt, thinking), self.variables(thinking))
 
-        def hide(text: str) -> str:
-            """A placeholder, with the text's outer white space around it: what a template trims is trimmed."""
-            core = text.strip()
-            if not core:
-                return text
-            typed.append(core)
-            at = text.index(core)
-            return f'{text[:at]}{_OPEN}aA{len(typed) - 1}"{_CLOSE}{text[at + len(core) :]}'
+    def made_of(self, prompt: Prompt, thinking: bool) -> Made:
+        """Messages and tools as this model's template wants them."""
 
-        text = self._template(conversation(prompt, self._profile, thinking, hide), prompt, thinking, hide)
-        spans: list[Span] = []
-        end = 0
-        for found in _PLACEHOLDER.finditer(text):
-            if found.start() > end:
-                spans.append(Span(text[end : found.start()], False))
-            core = typed[int(found[1])]
-            for _ in range(len(found[2]).bit_length()):
-                core = json.dumps(core, ensure_ascii=False)[1:-1]
-            spans.append(Span(core, True))
-            end = found.end()
-        if end < len(text):
-            spans.append(Span(text[end:], False))
-        if not self._exact or any(not s.typed and (_OPEN in s.text or _CLOSE in s.text) for s in spans):
-            return None
-        return spans
-
-    def _escaped(self, prompt: Prompt, thinking: bool) -> tuple[list[int], str]:
-        """For templates that work on what callers typed: their text itself, each marker in it taken apart."""
-
-        marker = self._tokens.marker
-
-        def broken(text: str) -> str:
-            while marker.search(text):
-                text = marker.sub(lambda found: found[0][1:] and f"{found[0][0]}\u200b{found[0][1:]}", text)
-            return text
-
-        text = self._template(conversation(prompt, self._profile, thinking, broken), prompt, thinking, broken)
-        return self._tokens.whole(text), text[-200:]
-
-    def _template(self, turns: list[dict[str, Any]], prompt: Prompt, thinking: bool, put: Any) -> str:
-        tools: list[dict[str, Any]] | None = [
-            {
-                "type": "function",
-                "function": {
-                    "name": put(tool.name),
-                    "description": put(tool.description),
-                    "parameters": through(json.loads(tool.parameters), put),
-                },
-            }
-            for tool in prompt.tools
-        ] or None
-        kwargs = self._profile.variables(thinking)
-        try:
-            text: Any = self._tokenizer.apply_chat_template(
-                turns, tools=tools, tokenize=False, add_generation_prompt=True, **kwargs
+        def made(put: Put) -> tuple[Turns, Turns | None]:
+            turns = conversation(
+                prompt, self._profile, thinking, put, as_text=self._arguments_as_text, short_ids=self._short_ids
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            said = str(error) if isinstance(error, TemplateError) and _OPEN not in str(error) else type(error).__name__
-            raise RequestError(
-                f"this model's chat template does not take the conversation ({said[:200]})",
-                param="messages",
-                code="invalid_messages",
-            ) from None
-        if not isinstance(text, str):
-            raise EngineError(f"the chat template rendered a {type(text).__name__}, not a text")
-        return text
+            return turns, offered(prompt, put)
+
+        return made
+
+    def variables(self, thinking: bool) -> Mapping[str, Any]:
+        """What the chat template is given beside messages and tools."""
+        return self._profile.variables(thinking)
 
     def _ending(self, tail: str, thinking: bool, *, calls: bool = False) -> tuple[str, bool, bool]:
         """What has to be put behind the template's own end, whether the model is then inside a thought, and whether it
@@ -220,15 +184,30 @@ class Prompts:
             added += wrapper
         return added, False, True
 
+    def _closes(self, tail: str) -> bool:
+        """The template leaves the model behind a thought."""
+        profile = self._profile
+        if profile.channels:
+            return tail.endswith(ANSWER)
+        return bool(profile.start) and tail.rstrip().endswith(profile.end.strip())
+
+    def _reopened(self, spans: Sequence[Span]) -> list[Span]:
+        """Without the thought that the template has closed at the end."""
+        profile, text = self._profile, _tail(spans)
+        if profile.channels:
+            text = text.removesuffix(ANSWER)
+        else:
+            text = text.rstrip().removesuffix(profile.end.strip())
+            begun = text.rstrip()
+            text = begun.removesuffix(profile.start.strip()) if begun.endswith(profile.start.strip()) else text
+        return [*spans[:-1], Span(text, False)]
+
     def turn_ends(self, single: bool) -> list[int]:
         """The control token that the template puts behind an answer; none where it puts none, or where a turn is not a
         `single` message."""
         said = "It is 19."
-        turns = [{"role": role, "content": text} for role, text in (("user", "12 + 7?"), ("assistant", said))]
-        try:
-            text: Any = self._tokenizer.apply_chat_template([*turns, turns[0]], tokenize=False) if single else ""
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
-            return []
+        asked = Message("user", "12 + 7?")
+        text = self._said(Prompt((asked, Message("assistant", said), asked))) if single else ""
         profile = self._profile
         behind = text.rpartition(said)[2].lstrip().removeprefix(profile.wrapper[1].strip())
         found = self._tokens.marker.match(behind.lstrip())
@@ -237,19 +216,70 @@ class Prompts:
         return list(self.with_markers(found[0])) if found and found[0] not in within else []
 
     def _probe(self) -> None:
-        """At start: does the template do what the profile says, and is tokenising in pieces exact for this model?"""
-        plain = Prompt((Message("user", "What is 2 + 2?\n\nAnswer with  one number."),))
-        for thinking in (True, False) if self._profile.thinks else (False,):
-            spans = self._spans(plain, thinking)
-            if spans is None:
-                log.warning("the chat template changes what callers type; markers in it are taken apart instead")
-                break
-            text = "".join(span.text for span in spans)
-            if self._tokens.ids(spans) != self._tokens.whole(text):
+        """At start: what the template takes, whether it does what the profile says, and whether tokenising in pieces is
+        exact for this model."""
+        self._arguments_as_text = self._wants_text()
+        self._short_ids = self._said(_CALLS) != "" and self._said(_OTHERS_CALLS) == ""
+        if not self._in_pieces():
+            self._tokens.tell_beginnings_apart()
+            if not self._in_pieces():
                 log.warning("this tokenizer cannot work in pieces; markers in what callers type are taken apart")
                 self._exact = False
-                break
-            self._ending(_tail(spans), thinking)
+        for thinking in (True, False) if self._profile.thinks else (False,):
+            self._ending(_tail(self.spans(_PLAIN, thinking)), thinking)
+
+    def _in_pieces(self) -> bool:
+        """Tokenised in pieces, conversations have the ids they have as a whole."""
+        for prompt in (_PLAIN, _TURNS, _CALLS):
+            try:
+                spans = self.spans(prompt, self._profile.thinks)
+            except RequestError:
+                continue
+            whole = self._tokens.whole("".join(span.text for span in spans))
+            if all(span.ids is None for span in spans) and self._tokens.ids(spans) != whole:
+                return False
+        return True
+
+    def _wants_text(self) -> bool:
+        """The template writes the arguments of a call as they are, so they have to be JSON text: of an object it makes
+        nothing, or what Python would print."""
+        as_object = self._said(_CALLS)
+        if as_object and _PRINTED not in as_object:
+            return False
+        self._arguments_as_text = True
+        return self._said(_CALLS) != ""
+
+    def _said(self, prompt: Prompt) -> str:
+        """What is made of a conversation; nothing where it is refused."""
+        try:
+            spans = self.spans(prompt, self._profile.thinks)
+        except RequestError:
+            return ""
+        return "".join(span.text or "tokens" for span in spans)
+
+
+_PLAIN = Prompt((Message("user", "What is 2 + 2?\n\nAnswer with  one number."),))
+_TURNS = Prompt(
+    (Message("system", "Be brief."), Message("user", "Who?"), Message("assistant", "I."), Message("user", "Why?"))
+)
+
+
+def _calls(number: str) -> Prompt:
+    """A conversation in which a tool was called under this id."""
+    schema = '{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}'
+    return Prompt(
+        (
+            Message("user", "Is it warm in Rome?"),
+            Message("assistant", "", tool_calls=(ToolCall(number, "warmth", '{"city": "Rome"}'),)),
+            Message("tool", '{"degrees": 21}', name="warmth", tool_call_id=number),
+        ),
+        (Tool("warmth", "How warm it is", schema),),
+    )
+
+
+_CALLS = _calls("a1b2c3d4e")
+_OTHERS_CALLS = _calls("call_0123456789abcdef01234567")
+_PRINTED = "{'city': 'Rome'}"
 
 
 def _tail(spans: Sequence[Span]) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
@@ -22,6 +22,8 @@ class Span:
     text: str
     typed: bool
     """A caller's."""
+    ids: tuple[int, ...] | None = None
+    """What it is as tokens, where that is known already; it has no text then."""
 
 
 class SpanTokenizer:
@@ -32,11 +34,16 @@ class SpanTokenizer:
         added = tokenizer.get_added_tokens_decoder()
         self._markers = {t.content: (i, t) for i, t in added.items() if t.content and _is_marker(t, profile)}
         self._marker_ids = frozenset(i for i, _ in self._markers.values())
-        by_length = sorted(self._markers, key=len, reverse=True)
-        self.marker = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
+        self.marker = any_of(self._markers)
         """Any of the markers."""
         self._plain = _without(tokenizer, self._markers)
+        self._behind: Tokenizer | None = None
         self._longest = _longest(tokenizer)
+
+    @property
+    def markers(self) -> Collection[str]:
+        """The control tokens as text."""
+        return self._markers.keys()
 
     def is_marker(self, text: str) -> bool:
         """A text of ours that is one control token, never merged with what stands beside it."""
@@ -46,6 +53,14 @@ class SpanTokenizer:
         """The ids of a text as the ordinary way gives them: markers are markers wherever they stand."""
         return _encoded(self._whole, text)
 
+    def tell_beginnings_apart(self) -> None:
+        """From now on a piece behind a marker is read as such, not as the beginning of a text: some tokenizers put a
+        space there."""
+        data = json.loads(self._plain.to_str())
+        self._behind = Tokenizer.from_str(json.dumps(data))
+        cast(Any, self._behind).add_special_tokens([AddedToken(_BEHIND, special=True, normalized=False)])
+        self._marker_ids |= {cast(Any, self._behind).token_to_id(_BEHIND)}
+
     def ids(self, spans: Sequence[Span], parts: dict[Any, Any] | None = None) -> list[int]:
         """`parts` keeps the ids of long pieces, for prompts that have them in common."""
         ids: list[int] = []
@@ -53,10 +68,10 @@ class SpanTokenizer:
             if isinstance(piece, int):
                 ids.append(piece)
             elif parts is None or len(piece) < LONG:
-                ids.extend(self.text_ids(piece))
+                ids.extend(self.text_ids(piece, behind=bool(ids)))
             else:
                 if (self, piece) not in parts:
-                    parts[self, piece] = self.text_ids(piece)
+                    parts[self, piece] = self.text_ids(piece, behind=bool(ids))
                 ids.extend(parts[self, piece])
         return ids
 
@@ -65,6 +80,10 @@ class SpanTokenizer:
         text = ""
         strip = False
         for span in spans:
+            if span.ids is not None:
+                yield text.lstrip() if strip else text
+                yield from span.ids
+                text, strip = "", False
             start = 0
             for found in () if span.typed else self.marker.finditer(span.text):
                 number, token = self._markers[found[0]]
@@ -83,14 +102,47 @@ class SpanTokenizer:
             return 0
         return sum(1 if isinstance(p, int) else -(-_least_bytes(p) // self._longest) for p in self._cut(spans))
 
-    def text_ids(self, text: str) -> list[int]:
+    def text_ids(self, text: str, *, behind: bool = False) -> list[int]:
+        """The ids of a text without any marker; `behind`: it stands behind one."""
         if not text:
             return []
-        ids = _encoded(self._plain, text)
+        if behind and self._behind is not None:
+            ids = _encoded(self._behind, _BEHIND + text)[1:]
+        else:
+            ids = _encoded(self._plain, text)
         if not self._marker_ids.isdisjoint(ids):
             # A vocabulary in which plain text can spell a marker: character by character it cannot.
             ids = [i for char in text for i in self._plain.encode(char, add_special_tokens=False).ids]
         return ids
+
+
+_BEHIND = "\ue0f0"
+"""Stands for a marker in front of a text."""
+
+
+def any_of(markers: Collection[str]) -> re.Pattern[str]:
+    """Finds any of the markers, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or r"(?!)")
+
+
+def taken_apart(spans: Sequence[Span], marker: re.Pattern[str]) -> str:
+    """The text of them all; each marker in it that is not the template's own has a zero-width space in it."""
+    typed = b"".join(bytes([span.typed]) * len(span.text) for span in spans)
+    return apart("".join(span.text for span in spans), marker, typed)
+
+
+def apart(text: str, marker: re.Pattern[str], typed: bytes | None = None) -> str:
+    """The text with a zero-width space behind the first character of each marker; where `typed` tells which of the
+    characters a caller typed, of each with one of those."""
+    pieces: list[str] = []
+    at = begin = 0
+    while (found := marker.search(text, at)) is not None:
+        at = found.end()
+        if typed is None or any(typed[found.start() : at]):
+            at = found.start() + 1
+            pieces += (text[begin:at], "\u200b")
+            begin = at
+    return "".join((*pieces, text[begin:]))
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -100,17 +152,28 @@ def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
 
 
+_BRACKETS = frozenset("<[{|\uff5c\u25c1\u00ab\u27e8\u3008\u3010"), frozenset(">]}|\uff5c\u25b7\u00bb\u27e9\u3009\u3011")
+
+
 def _is_marker(token: AddedToken, profile: Profile) -> bool:
     """A control token, and not one of the plain words that some vocabularies add in the same way."""
     text = token.content.strip()
-    bracketed = text[:1] in ("<", "[") and text[-1:] in (">", "]")
+    bracketed = text[:1] in _BRACKETS[0] and text[-1:] in _BRACKETS[1] and any(map(str.isalpha, text))
     return bool(text) and (token.special or bracketed or text in (profile.start, profile.end))
 
 
 def _without(tokenizer: Tokenizer, markers: Collection[str]) -> Tokenizer:
-    """The same tokenizer, knowing none of the markers: it reads all text as plain text."""
+    """The same tokenizer, knowing none of the markers: it reads all text as plain text. What stays has its id."""
     data = json.loads(tokenizer.to_str())
-    data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] not in markers]
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    kept: list[dict[str, Any]] = []
+    for token in data["added_tokens"]:
+        if token["content"] not in markers:
+            kept.append(token)
+        elif token["content"] not in vocabulary:
+            # Ids beyond the vocabulary are counted: in its place stands what nobody types.
+            kept.append(token | {"content": f"\ue0f1{token['id']}\ue0f1"})
+    data["added_tokens"] = kept
     data["post_processor"] = data["truncation"] = data["padding"] = None
     return Tokenizer.from_str(json.dumps(data))
 

@@ -6,17 +6,19 @@ Token ids go in and token ids come out; which calls a chain takes, and what of i
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import importlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
+from ponder.engines.adapters import find_adapters, load, lora_arguments
 from ponder.engines.launch import (
     EngineOptions,
     arguments,
@@ -42,12 +44,16 @@ illegal instruction where the first prompt it reads has fewer than eight tokens:
 SHUTDOWN_SECONDS = 5.0
 
 
-async def start(path: str, *, name: str, profile: Profile | None, options: EngineOptions) -> VllmEngine:
-    """Loads a model, from a folder or by its hub id. Raises `EngineError` in plain words where it cannot."""
+async def start(
+    path: str, *, name: str, profile: Profile | None, options: EngineOptions, adapters: Mapping[str, str] | None = None
+) -> VllmEngine:
+    """Loads a model, from a folder or by its hub id, and its LoRA adapters by name. Raises `EngineError` in plain words
+    where it cannot."""
     settle_environment()
     config = await asyncio.to_thread(read_config, path)
     generation = await asyncio.to_thread(read_generation, path)
-    llm = launch(arguments(path, options) | {"served_model_name": name})
+    found = await asyncio.to_thread(find_adapters, adapters or {})
+    llm = launch(lora_arguments(found) | arguments(path, options) | {"served_model_name": name})
     try:
         tokenizer: Any = llm.get_tokenizer()
         if profile is None:
@@ -56,6 +62,8 @@ async def start(path: str, *, name: str, profile: Profile | None, options: Engin
             profile = sampled(profile, generation, keep=profile.model_fields_set)
         engine = VllmEngine(llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers)
         demand(name, proofs_of(engine.model, tokenizer))
+        for number, adapter in enumerate(found, 1):
+            engine.adapters.append(engine.adapted(adapter.name, await load(llm, adapter, number, name)))
         return engine
     except BaseException:
         llm.shutdown()
@@ -92,9 +100,20 @@ class VllmEngine:
             spelt=spelt,
         )
         self.calls = VllmCalls(self.model)
+        self.adapters: list[VllmEngine] = []
+        """The model with each of its LoRA adapters; they end with it."""
+        self._by_adapter: dict[str, Any] = {}
         self._numbers = itertools.count()
         self._progress = float("-inf")
         self._closed = False
+
+    def adapted(self, name: str, lora: Any) -> VllmEngine:
+        """The model with an adapter of vLLM's, under a name of its own. It may be closed alone, too."""
+        made = copy.copy(self)
+        made.model = self.model.named(name)
+        made.adapters = []
+        made._by_adapter = {"lora_request": lora}
+        return made
 
     @property
     def card(self) -> ModelCard:
@@ -103,6 +122,10 @@ class VllmEngine:
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         """Tokens of the prompt as the model will read it. Raises `RequestError` where the template refuses it."""
         return self.model.prompts.length(prompt, thinking=thinking)
+
+    def asks_to_think(self, prompt: Prompt) -> bool | None:
+        """What the conversation itself says of thinking; see `ponder.compute.engine.ReadsWishes`."""
+        return self.model.prompts.says(prompt)
 
     async def accept(self, sampling: Sampling) -> None:
         """Raises `RequestError` for wishes that vLLM would refuse when the answer begins; see the contract."""
@@ -171,7 +194,10 @@ class VllmEngine:
         number = f"{name}-{next(self._numbers)}"
         try:
             return await self.llm.add_request(
-                number, self._inputs.tokens_input(ids, cache_salt=sampling.tenant), params
+                number,
+                self._inputs.tokens_input(ids, cache_salt=sampling.tenant),
+                params,
+                **self._by_adapter,
             )
         except (ValueError, self._refusal):
             # vLLM's words quote the request.
@@ -219,9 +245,14 @@ class VllmEngine:
         """Frees the model. Idempotent."""
         if not self._closed:
             self._closed = True
-            self.llm.shutdown(timeout=SHUTDOWN_SECONDS)
+            for adapted in self.adapters:
+                await adapted.close()
+            if not self._by_adapter:
+                self.llm.shutdown(timeout=SHUTDOWN_SECONDS)
             # Its finalizer, at the exit of the interpreter, would find vLLM half gone.
             del self.llm
+            if self._by_adapter:
+                return
             gc.unfreeze()
             gc.collect()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsConfigDict, SettingsError
 
 from ponder.server.settings import PREFIX, Settings, WrongSettings, nearest
@@ -44,7 +45,7 @@ def load(config: str | Path | None = None, **flags: Any) -> Settings:
     try:
         return Configured(**given)
     except ValidationError as error:
-        lines = [_words(e["loc"], e["type"], e["msg"], e.get("input"), given, file) for e in error.errors()]
+        lines = [_words(_place(e), e["type"], e["msg"], e.get("input"), given, file) for e in error.errors()]
         raise WrongSettings("\n".join(dict.fromkeys(lines))) from None
     except tomllib.TOMLDecodeError as error:
         raise WrongSettings(f"{file}: not TOML: {error}") from None
@@ -78,6 +79,12 @@ def _names_at(path: Sequence[int | str]) -> list[str]:
         field = table.model_fields.get(str(part))
         table = (field and _table_in(field.annotation)) or table
     return list(table.model_fields)
+
+
+def _place(error: ErrorDetails) -> tuple[int | str, ...]:
+    """Where something is wrong, down to the option of an engine."""
+    option = error.get("ctx", {}).get("option")
+    return error["loc"] if option is None else (*error["loc"], option)
 
 
 def _words(

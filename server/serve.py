@@ -72,7 +72,7 @@ async def _serve(settings: Settings, dialects: Sequence[Dialect], sock: socket.s
     async with AsyncExitStack() as stack:
         for name, model in settings.served().items():
             sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
-            models[name] = await start_served(name, model, stack)
+            models |= await start_served(name, model, stack)
         if starting.ended:
             sys.exit(128 + signal.SIGTERM)
         # A million objects of the libraries are here to stay: no collection need look at them again.
@@ -87,8 +87,9 @@ async def _serve(settings: Settings, dialects: Sequence[Dialect], sock: socket.s
         await run(app, settings, sock, handle.drain, metrics.lag, handle.hurry)
 
 
-async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> ServedModel:
-    """One model and its reward model, where it has one; engines here are started one after the other."""
+async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> dict[str, ServedModel]:
+    """One model with its adapters, by their names, and its reward model, where it has one; engines here are started one
+    after the other."""
     options, beside = options_of(model, cpu=on_cpu())
     prm = locate(model.prm) if model.prm and not model.prm_is_remote else None
     reward_model: RewardModel | None = None
@@ -98,23 +99,29 @@ async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -
             model.prm, model=model.prm_model, key=model.prm_key, locate=locate, profile=model.reward_profile
         )
         stack.push_async_callback(reward_model.close)
-    engine = await start(locate(model.path), name=name, profile=model.model_profile, options=options)
+    engine = await start(
+        locate(model.path), name=name, profile=model.model_profile, options=options, adapters=model.adapters
+    )
     stack.push_async_callback(engine.close)
     if prm is not None:
         sys.stderr.write(f"ponder: loading {name}'s reward model ({model.prm})\n")
         reward_model = await start_reward(prm, name=Path(prm).name, profile=model.reward_profile, options=beside)
         stack.push_async_callback(reward_model.close)
-    return ServedModel(
-        engine=engine, lengths=Lengths(*engine.card.typical_chain), settings=model, reward_model=reward_model
-    )
+    return {
+        one.card.name: ServedModel(
+            engine=one, lengths=Lengths(*one.card.typical_chain), settings=model, reward_model=reward_model
+        )
+        for one in (engine, *engine.adapters)
+    }
 
 
 def options_of(model: ModelSettings, *, cpu: bool) -> tuple[EngineOptions, EngineOptions]:
     """How the engines of a model, and of a reward model beside it, are started: a GPU's memory is shared between them.
     Raises `WrongSettings` where it does not suffice."""
-    own = EngineOptions(**model.engine.model_dump())
+    own = EngineOptions(**model.engine.options)
     alike = model.engine.model_dump(include={"dtype", "enforce_eager", "seed", "trust_remote_code"})
-    beside = EngineOptions(**alike | model.prm_engine.model_dump(exclude_none=True))
+    judge = {name: value for name, value in model.prm_engine.options.items() if value is not None}
+    beside = EngineOptions(**alike | judge)
     if cpu or not model.prm or model.prm_is_remote:
         return own, beside
     share = beside.gpu_memory_utilization or GPU_SHARE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ponder.compute.chains import CLOSING
-from ponder.compute.engine import Engine, read_beside, tokens
+from ponder.compute.engine import Engine, ReadsWishes, read_beside, tokens
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Prompt
 from ponder.server.keys import Key
@@ -34,6 +34,12 @@ async def ceiling(
     if asked is None:
         asked = AUTO if default in (None, "auto") or (request.thinking.on and default == 0) else int(default)
     length = await _length(served.engine, prompt, asked != 0)
+    if wished is None and not request.thinking.on and isinstance(served.engine, ReadsWishes):
+        # Where no field says anything, the conversation may.
+        said = served.engine.asks_to_think(prompt)
+        if said is not None and said != (asked != 0):
+            asked = AUTO if said else 0
+            length = await _length(served.engine, prompt, said)
     caps = [own.max_thinking_budget, key.max_thinking_budget]
     room = card.context - length - CLOSING
     most = request.total_tokens

@@ -28,7 +28,7 @@ def check_profile(profile: Profile, tokenizer: ChatTokenizer) -> None:
     """
     try:
         prompts = Prompts(tokenizer, profile)
-        vocabulary = Vocabulary.of(tokenizer.backend_tokenizer, profile)
+        vocabulary = Vocabulary.of(prompts.tokenizer, profile)
         for promise in (_sides, _typed, _split, _forced):
             with promised(f"profile {profile.name!r}", promise.__doc__):
                 promise(profile, prompts, vocabulary)

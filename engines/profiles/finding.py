@@ -103,7 +103,8 @@ def added_tokens(tokenizer: Any) -> frozenset[str]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         return frozenset(str(token.content) for token in backend.get_added_tokens_decoder().values())
-    return frozenset(cast("dict[str, int]", tokenizer.get_added_vocab()))
+    # Mistral's own tokenizer calls none of its control tokens added.
+    return frozenset((*cast("dict[str, int]", tokenizer.get_added_vocab()), *tokenizer.all_special_tokens))
 
 
 def template_source(tokenizer: Any) -> str:
@@ -119,6 +120,9 @@ def renderer(tokenizer: Any) -> Render:
     """Its own way to render messages."""
 
     def render(messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
+        if getattr(tokenizer, "IS_MISTRAL_TOKENIZER", False):
+            # It makes token ids, and warns of each text.
+            return str(tokenizer.decode(tokenizer.apply_chat_template(messages), skip_special_tokens=False))
         text: Any = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
         if not isinstance(text, str):
             raise TypeError(f"a tokenizer renders to {type(text).__name__}, not to text")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from ponder.server.settings.table import Table
+from ponder.engines.options import DECIDED, checked, options
+from ponder.server.settings.table import Table, nearest
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 class _Engine(Table):
-    """How vLLM is started. What is left out is chosen for the device."""
+    """How vLLM is started. What is left out is chosen for the device. Any other option of vLLM's may be given by its
+    own name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     max_model_len: int | None = Field(
         default=None, ge=64, description="Tokens of prompt and output together; left out: what the model was made for."
@@ -35,6 +40,34 @@ class _Engine(Table):
         "Left out: true on a CPU, false on a GPU.",
     )
     tensor_parallel_size: int = Field(default=1, ge=1, le=64, description="GPUs one model is spread over.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vllms(cls, given: Any) -> Any:
+        """Checks the options that are vLLM's: those it has not, and those decided here, are refused."""
+        if not isinstance(given, dict):
+            return given
+        return {
+            name: value if name in cls.model_fields else cls._vllms_own(name, value)
+            for name, value in cast("dict[str, Any]", given).items()
+        }
+
+    @classmethod
+    def _vllms_own(cls, name: str, value: object) -> Any:
+        """The value of an option that is none of ours, as vLLM takes it."""
+        near = nearest(name, cls.model_fields, cutoff=0.8)
+        known = name in DECIDED or (name in options() and name not in EngineSettings.model_fields)
+        if not known and (near or name in EngineSettings.model_fields):
+            raise PydanticCustomError("option", "{words}", {"option": name, "words": f"there is no such setting{near}"})
+        try:
+            return checked(name, value)
+        except ValueError as error:
+            raise PydanticCustomError("option", "{words}", {"option": name, "words": str(error)}) from None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `ponder.engines.launch.EngineOptions`: what is set here, and under `more` what is vLLM's alone."""
+        return {name: getattr(self, name) for name in type(self).model_fields} | {"more": self.model_extra or {}}
 
     def over(self, more: Self) -> Self:
         """These settings, with those that are set in `more` in their place."""

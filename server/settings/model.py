@@ -172,3 +172,7 @@ class ModelSettings(Defaults):
     path: str = Field(
         description='A folder, a hub id such as "Qwen/Qwen3-0.6B", "demo" (bundled), or "smollm2" (made here once).'
     )
+    adapters: dict[str, str] = Field(
+        default_factory=dict,
+        description="LoRA adapters of the model, each a folder or hub id, by the names they are asked by.",
+    )

@@ -53,6 +53,10 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         description="The model to serve: a folder, a hub id, demo, or smollm2 (fetched and converted once); with a "
         "models table, the one of it to serve alone.",
     )
+    adapters: dict[str, str] = Field(
+        default_factory=dict,
+        description="LoRA adapters of the one model, each a folder or hub id, by the names they are asked by.",
+    )
     models: dict[str, ModelSettings] = Field(default_factory=dict, description="Models to serve, by name.")
     keys: list[KeySettings] = Field(default_factory=list[KeySettings], description="Who may ask.")
     effort: dict[str, int] = Field(
@@ -137,10 +141,16 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
                 f"model: {self.model} is not among the models configured ({', '.join(self.models)})"
                 f"{nearest(self.model, self.models)}; name none to serve them all"
             )
+        if self.models and self.adapters:
+            raise ValueError("adapters: with a models table they stand in the table of their model")
         names = [key.name for key in self.keys]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"keys: two keys are called {twice[0]}; a name belongs to one key")
-        served = self.served()
+        served = [name for name, model in self.served().items() for name in (name, *model.adapters)]
+        if twice := sorted({name for name in served if served.count(name) > 1}):
+            raise ValueError(f"adapters: two models are called {twice[0]}; a name belongs to one model or adapter")
+        if wrong := [name for name in served if not name or ":" in name or name != name.strip()]:
+            raise ValueError(f'adapters: "{wrong[0]}" cannot be a name; ":" separates a model from a strategy')
         for key in self.keys:
             for model in sorted(key.models or ()):
                 if model not in served:
@@ -169,7 +179,7 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         if not models:
             folder = Path(self.model)
             name = folder.resolve().name if folder.is_dir() else self.model
-            models = {name.replace(":", "-"): ModelSettings(path=self.model)}
+            models = {name.replace(":", "-"): ModelSettings(path=self.model, adapters=self.adapters)}
         elif "model" in self.model_fields_set:
             models = {self.model: models[self.model]}
         return {name: self._completed(model) for name, model in models.items()}

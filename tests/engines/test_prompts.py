@@ -105,9 +105,9 @@ def test_templates_that_trim_trim() -> None:
     assert rendered.ids == ordinary("<|im_start|>user\ntwo words<|im_end|>\n<|im_start|>assistant\n<think>\n")
 
 
-def test_templates_that_change_the_text_get_it_with_its_markers_taken_apart() -> None:
+def test_templates_that_change_the_text_get_the_text() -> None:
     rendered = prompts(loop("m.content | upper") + ASK).render(user("hello </think>"), thinking=True)
-    assert "HELLO" in whole().decode(rendered.ids)
+    assert "HELLO </THINK><|im_end|>" in whole().decode(rendered.ids)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,47 @@ def test_tools_and_their_calls_are_rendered_as_json_with_markers_kept_out() -> N
     assert 'weather({"city": "<|im_start|>\\"Rome\\"", "n": 3})' in text
     ids = prompts(TOOLS + ASK).render(prompt, thinking=True).ids
     assert ids.count(ordinary("<|im_end|>")[0]) == 3
+
+
+SCHEMA_WORDS = (
+    "{% for t in tools or [] %}{% set p = t.function.parameters %}{% for name, s in p.properties.items() %}"
+    "{{ name }}: {{ 'number' if s.type == 'number' else 'one of ' ~ s.enum | join('|') if s.enum else 'any' }}"
+    "{{ ' (required)' if name in p.required }};{% endfor %}{% endfor %}"
+)
+COMPARING = (
+    "{% for m in messages %}{% if m.tool_call_id and m.tool_call_id not in ns.ids %}{{ raise_exception('no call') }}"
+    "{% endif %}{% for c in m.tool_calls or [] %}{% set ns.ids = ns.ids + [c.id] %}{{ c.function.arguments }}"
+    "{% endfor %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if '/no_think' in messages[0].content %}off{% endif %}"
+)
+
+
+def test_schemas_reach_the_template_with_their_own_words() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "number"}, "unit": {"type": "string", "enum": ["C", "F"]}},
+        "required": ["n"],
+    }
+    prompt = Prompt((Message("user", "go"),), (Tool("f", "d", json.dumps(schema)),))
+    text = whole().decode(prompts(SCHEMA_WORDS + ASK).render(prompt, thinking=True).ids)
+    assert text.startswith("n: number (required);unit: one of C|F;<|im_start|>")
+
+
+def test_a_template_compares_what_was_typed_as_it_is() -> None:
+    call = ToolCall("abc", "f", '{"city": "Rome"}')
+    prompt = Prompt(
+        (
+            Message("user", "go /no_think"),
+            Message("assistant", "hm</think>done", tool_calls=(call,)),
+            Message("tool", "r", tool_call_id="abc"),
+        )
+    )
+    asked = prompts("{% set ns = namespace(ids=[]) %}" + COMPARING + ASK)
+    text = whole().decode(asked.render(prompt, thinking=True).ids)
+    assert text == (
+        '<|im_start|>user\ngo /no_think<|im_end|>\n{"city": "Rome"}<|im_start|>assistant\ndone<|im_end|>\n'
+        "<|im_start|>tool\nr<|im_end|>\noff<|im_start|>assistant\n<think>\n"
+    )
 
 
 def test_the_bundled_model_is_read_without_detours() -> None:
@@ -221,10 +262,10 @@ def test_tokenising_a_long_prompt_leaves_the_other_threads_their_turn() -> None:
     assert turns > 20
 
 
-def test_a_text_full_of_markers_is_taken_apart_in_one_go() -> None:
+def test_a_text_full_of_markers_stays_the_text() -> None:
     upper = prompts(loop("m.content | upper") + ASK)
     text = "<think>" * 50_000
-    assert whole().decode(upper.render(user(text), thinking=True).ids).count("<\u200bTHINK>") == 50_000
+    assert whole().decode(upper.render(user(text), thinking=True).ids).count("<THINK>") == 50_000
 
 
 @pytest.mark.parametrize(

@@ -106,10 +106,10 @@ def watched() -> tuple[Prompts, list[tuple[str, bool]]]:
     read: list[tuple[str, bool]] = []
 
     class Watched(SpanTokenizer):
-        def text_ids(self, text: str) -> list[int]:
+        def text_ids(self, text: str, *, behind: bool = False) -> list[int]:
             if len(text) >= LONG:
                 read.append((text, threading.current_thread() is threading.main_thread()))
-            return super().text_ids(text)
+            return super().text_ids(text, behind=behind)
 
     tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(str(DEMO))
     return Prompts(cast(ChatTokenizer, tokenizer), PROFILES["demo"], 1 << 20, Watched), read

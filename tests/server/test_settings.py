@@ -282,3 +282,55 @@ def test_every_setting_is_in_the_example_and_described(table: type[BaseModel], p
         shown = shown[0]
     assert table.model_fields.keys() == shown.keys()
     assert all(field.description for field in table.model_fields.values())
+
+
+def test_options_of_vllms_pass_under_their_own_names() -> None:
+    settings = load(
+        toml(
+            '[engine]\nquantization = "fp8"\nspeculative_config = { method = "ngram" }\nseed = 3\n'
+            "[prm_engine]\nblock_size = 64\n[adapters]\nlaw = '/models/law'"
+        )
+    )
+    (model,) = settings.served().values()
+    assert model.engine.options["more"] == {"quantization": "fp8", "speculative_config": {"method": "ngram"}}
+    assert model.engine.options["seed"] == 3
+    assert model.prm_engine.options["more"] == {"block_size": 64}
+    assert model.adapters == {"law": "/models/law"}
+
+
+def test_options_of_vllms_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PONDER_ENGINE__PIPELINE_PARALLEL_SIZE", "2")
+    monkeypatch.setenv("PONDER_ENGINE__SPECULATIVE_CONFIG", '{"method": "ngram"}')
+    assert load().engine.options["more"] == {"pipeline_parallel_size": 2, "speculative_config": {"method": "ngram"}}
+
+
+def test_one_models_options_go_before_those_of_all() -> None:
+    settings = load(
+        toml('[engine]\nblock_size = 32\nkv_cache_dtype = "fp8"\n[models.a]\npath = "x"\nengine.block_size = 64')
+    )
+    assert settings.served()["a"].engine.options["more"] == {"block_size": 64, "kv_cache_dtype": "fp8"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[engine]\nquantisation = "fp8"', "engine.quantisation: vLLM has no such option; did you mean quantization?"),
+        ("[engine]\npipeline_parallel_size = 'two'", "engine.pipeline_parallel_size: vLLM wants int here"),
+        ("[engine]\nenable_expert_parallel = 3", "engine.enable_expert_parallel: vLLM wants bool here, and it is int"),
+        ("[engine]\nspeculative_config = 3", "engine.speculative_config: vLLM wants dict"),
+        (
+            "[engine]\nenable_prefix_caching = false",
+            "engine.enable_prefix_caching: the server decides this itself: the",
+        ),
+        ('[engine]\nreasoning_parser = "qwen3"', "thoughts are told from answers by `profile`"),
+        ('[models.a]\npath = "x"\nengine.model = "y"', "models.a.engine.model: the server decides this itself"),
+        (
+            '[adapters]\nl = "x"\n[models.a]\npath = "x"',
+            "adapters: with a models table they stand in the table of their",
+        ),
+        ('[models.a]\npath = "x"\nadapters.a = "y"', "adapters: two models are called a"),
+        ('[models.a]\npath = "x"\nadapters."b:c" = "y"', '":" separates a model from a strategy'),
+    ],
+)
+def test_a_wrong_option_of_vllms_is_said_by_its_name(text: str, words: str) -> None:
+    assert words in refusal(text)
