@@ -27,7 +27,7 @@ class CallSchema:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A constraint on the visible answer: a JSON document, calls of tools (written as `server/calls.py` reads them), or
+    """A constraint on the visible answer: a JSON document, calls of tools (written as the model writes them), or
     whichever of the two the model chooses."""
 
     schema: str | None = None
@@ -115,6 +115,8 @@ class ModelCard:
     """Unix time, for `/v1/models`."""
     owner: str = "ponder"
     modalities: frozenset[str] = frozenset({"text"})
+    tools: str = "hermes"
+    """How it writes calls of tools, a name of `ponder.engines.tools`; empty where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

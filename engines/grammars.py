@@ -1,7 +1,7 @@
 """Grammars that constrain an answer: a document by a schema, calls of tools, or either.
 
-Calls are written as `server/calls.py` reads them and as the chat templates of the Qwen family teach them: in the Hermes
-form, `<tool_call>` around JSON, one call to a line. So a model that is made to call writes what its prompt shows it.
+Calls are written as the model's family writes them (`ponder.engines.tools`). So a model that is made to call writes
+what its prompt shows it, and what it writes is read as a call.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any, Literal
 from ponder.compute.engine import Grammar
 from ponder.compute.errors import RequestError
 from ponder.engines.schemas import Schemas
-
-OPEN, CLOSE = "<tool_call>\n", "\n</tool_call>"
+from ponder.engines.tools import FORMATS, HeldTool
 
 SIZE = 1 << 19
 """Bytes of a grammar at most: larger ones take the engine seconds to compile."""
@@ -22,36 +21,36 @@ SIZE = 1 << 19
 Kind = Literal["grammar", "structural_tag"]
 
 
-def encoded(grammar: Grammar) -> tuple[Kind, str]:
-    """The field of vLLM's `StructuredOutputsParams` and its text. Raises `RequestError` for a schema that cannot be
-    held."""
+def encoded(grammar: Grammar, tools: str = "hermes") -> tuple[Kind, str]:
+    """The field of vLLM's `StructuredOutputsParams` and its text. `tools`: how the model writes calls. Raises
+    `RequestError` for a schema that cannot be held."""
     document = _document(grammar) if grammar.document or not grammar.calls else None
     if not grammar.calls:
         return "grammar", document or ""
-    schemas = Schemas()
-    shapes = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": call.name},
-                "arguments": schemas.add(json.loads(call.parameters), call.param),
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for call in grammar.calls
-    ]
-    called = _ebnf(schemas.document({"anyOf": shapes}), (", ", ": "), "tools")
-    calls: dict[str, Any] = {
-        "type": "tags_with_separator",
-        "tags": [{"type": "tag", "begin": OPEN, "content": {"type": "grammar", "grammar": called}, "end": CLOSE}],
-        "separator": "\n",
-        "at_least_one": True,
-        "stop_after_first": not grammar.several,
-    }
+    calls = _calls(grammar, tools, beside_document=document is not None)
     if document is not None:
         calls = {"type": "or", "elements": [calls, {"type": "grammar", "grammar": document}]}
-    return "structural_tag", json.dumps({"type": "structural_tag", "format": calls})
+    text = json.dumps({"type": "structural_tag", "format": calls})
+    if len(text) > SIZE:
+        raise _too_large("tools")
+    return "structural_tag", text
+
+
+def _calls(grammar: Grammar, tools: str, *, beside_document: bool) -> dict[str, Any]:
+    schemas = Schemas()
+    made = [
+        HeldTool(call.name, schemas.add(json.loads(call.parameters), call.param), schemas.defs)
+        for call in grammar.calls
+    ]
+
+    def ebnf(schema: Any, separators: tuple[str, str]) -> str:
+        return _ebnf(schemas.document(schema), separators, "tools")
+
+    form = FORMATS[tools].form
+    held = form.held(made, grammar.several, ebnf)
+    if beside_document and form.either:
+        held = {"type": "sequence", "elements": [{"type": "const_string", "value": form.either}, held]}
+    return held
 
 
 def _document(grammar: Grammar) -> str:
@@ -66,10 +65,14 @@ def _ebnf(schema: str, separators: tuple[str, str], param: str) -> str:
     xgrammar: Any = importlib.import_module("xgrammar")
     made = str(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=separators))
     if len(made) > SIZE:
-        raise RequestError(
-            f"the schema is too large to be enforced: its grammar has more than {SIZE} bytes",
-            param=param,
-            code="invalid_json_schema",
-        )
+        raise _too_large(param)
     # A string of bounded length may have raw control characters there, which JSON forbids (xgrammar 0.2.8).
     return made.replace('[^\\"\\\\\\r\\n]', '[^\\0-\\x1f\\"\\\\]')
+
+
+def _too_large(param: str) -> RequestError:
+    return RequestError(
+        f"the schema is too large to be enforced: its grammar has more than {SIZE} bytes",
+        param=param,
+        code="invalid_json_schema",
+    )

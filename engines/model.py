@@ -13,8 +13,10 @@ from ponder.compute.engine import Grammar, ModelCard
 from ponder.engines.channels import ANSWER, END, HEAD
 from ponder.engines.channels import BANNED as BANNED_WORDS
 from ponder.engines.grammars import encoded
-from ponder.engines.profiles import Profile
+from ponder.engines.profiles import Profile, template_source
+from ponder.engines.profiles.finding import added_tokens
 from ponder.engines.prompts import Prompts
+from ponder.engines.tools import DEFAULT, format_of, openers_of, texts_of
 from ponder.engines.vocabulary import Vocabulary
 
 BANNED = -1e9
@@ -35,16 +37,16 @@ class Model:
         context: int,
         vocabulary_size: int,
         repetition_in_answers: bool = False,
-        openers: Sequence[str] = (),
-        spelt: Sequence[str] = (),
     ) -> None:
         """`context` in tokens, prompt and output together; `vocabulary_size` of the logits. `repetition_in_answers`:
-        an answer that goes in circles is ended, as a thought is in any case. `openers`: what the family opens a call of
-        a tool with; `spelt`: all the texts around calls, whose control tokens are part of an answer."""
+        an answer that goes in circles is ended, as a thought is in any case."""
         self.repetition_in_answers = repetition_in_answers
-        self.profile = profile
+        tools = format_of(profile.tools, template_source(tokenizer), added_tokens(tokenizer), name)
+        self.profile = profile = profile.model_copy(update={"tools": tools or "none"})
         self.prompts = Prompts(tokenizer, profile, context)
-        self.vocabulary = Vocabulary.of(self.prompts.tokenizer, profile, openers=openers, spelt=spelt)
+        self.vocabulary = Vocabulary.of(
+            self.prompts.tokenizer, profile, openers=openers_of(tools), spelt=texts_of(tools)
+        )
         self.step_stops = sorted(self.vocabulary.containing(profile.step))
         self.vocabulary_size = vocabulary_size
         harmony = self.vocabulary.harmony
@@ -89,6 +91,7 @@ class Model:
             step_ids=frozenset(i for i in self.step_stops if self.vocabulary.bytes(i).endswith(step)),
             shows_thoughts=profile.shows_thoughts,
             created=int(time.time()),
+            tools=tools,
         )
 
     def named(self, name: str) -> Model:
@@ -100,4 +103,4 @@ class Model:
     def encoded(self, grammar: Grammar) -> tuple[str, str]:
         """The grammar's kind and its text, as the engine takes it. Raises `RequestError` for a schema that cannot be
         enforced."""
-        return self._encoded(grammar)
+        return self._encoded(grammar, self.card.tools or DEFAULT)

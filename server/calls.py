@@ -1,8 +1,8 @@
 """Tool calls in the text of a model: found, taken out and shaped, the same way for a whole answer and for a stream.
 
-Models that know tools write `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (the Hermes form, which the chat
-templates of the Qwen family teach). Where the caller requires a call, or wants an answer of a given form beside
-the tools, a grammar constrains the text to calls in that form, or to the form asked for.
+How a model writes its calls is a row of `ponder.engines.tools`; the model's card names it. Where the caller requires a
+call, or wants an answer of a given form beside the tools, a grammar constrains the text to calls in that form, or to
+the form asked for.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from functools import cached_property, lru_cache
+from typing import Any, cast
 
 from ponder.compute.text import ToolCall
+from ponder.engines.tools import FORMATS, MORE, NOT_A_CALL, End
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
-CUT = "<tool"
-"""A text that was cut and ends in something that begins so had begun a call."""
-_MARK, _TEXT = re.compile(f'"|{CLOSE}'), re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
+CUT = 5
+"""A text that was cut and ends in as many characters of what begins a call had begun one."""
+
 _SPACE = re.compile(r"\s*+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Offered:
     """The tools a request offers, and how they may be used."""
 
@@ -32,10 +34,68 @@ class Offered:
     parallel: bool = True
     held: bool = False
     """A grammar constrains the answer: it is calls from its first character on, or a document without calls."""
+    format: str = "hermes"
+    """How the model writes calls."""
+    parameters: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The JSON schema of each tool's arguments, as text."""
 
     @property
     def any(self) -> bool:
         return bool(self.names)
+
+    @cached_property
+    def marks(self) -> Marks:
+        """What their calls begin with."""
+        row = FORMATS[self.format]
+        openers = row.form.openers(self.names)
+        either = row.form.either
+        beside_document = (either,) if either else tuple(one for one in openers if not one.startswith("{"))
+        return _marks(openers, beside_document, row.lead, row.form.tails)
+
+    def types(self, name: str) -> Mapping[str, Any]:
+        """The schema of a tool's arguments."""
+        try:
+            schema: Any = json.loads(self.parameters.get(name) or "{}")
+        except ValueError:
+            return {}
+        return cast("dict[str, Any]", schema) if isinstance(schema, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What calls begin with, ready to be looked for."""
+
+    openers: tuple[str, ...]
+    beside_document: tuple[str, ...]
+    """What they begin with where a document may stand in their place."""
+    lead: tuple[str, ...]
+    tails: tuple[str, ...]
+    find: re.Pattern[str]
+    firsts: frozenset[str]
+    longest: int
+
+    def overlap(self, text: str) -> int:
+        """Length of the longest end of `text` that a call may begin with; it is shorter than any opener."""
+        for at in range(max(0, len(text) - self.longest + 1), len(text)):
+            if text[at] in self.firsts and any(one.startswith(text[at:]) for one in self.openers):
+                return len(text) - at
+        return 0
+
+
+@lru_cache(maxsize=256)
+def _marks(
+    openers: tuple[str, ...], beside_document: tuple[str, ...], lead: tuple[str, ...], tails: tuple[str, ...]
+) -> Marks:
+    openers = tuple(sorted(set(openers) | {word + one for word in lead for one in openers}, key=len, reverse=True))
+    return Marks(
+        openers,
+        beside_document,
+        lead,
+        tails,
+        re.compile("|".join(map(re.escape, openers))),
+        frozenset(one[0] for one in openers),
+        max(map(len, openers)),
+    )
 
 
 @dataclass(slots=True)
@@ -43,7 +103,8 @@ class ToolCallParser:
     """Takes the visible text of one answer piece by piece, and returns what of it is text and what are calls.
 
     What might be the beginning of a call is kept back until it is known; white space before a call is dropped. Text
-    that looks like a call and is none (no JSON, a tool nobody offered) is text. A call that was cut is not shown.
+    that looks like a call and is none (it cannot be read, a tool nobody offered) is text. A call that was cut is not
+    shown.
     """
 
     offered: Offered
@@ -55,11 +116,9 @@ class ToolCallParser:
     _fresh: bool = False
     """Nothing was shown since the last call."""
     _read: int = 0
-    """Characters of what is kept in which the beginning of a call, or its end, was looked for."""
-    _body: Literal["", "object", "other"] = ""
-    """What the call that is kept begins with, when it is known."""
-    _in_text: bool = False
-    """What was read ends within a text of its arguments."""
+    """Characters of what is kept in which the beginning of a call was looked for."""
+    _end: End | None = None
+    """Looks for the end of the block of calls that is kept."""
     _plain: bool = False
     """The answer is a document: there are no calls in it."""
     cut: bool = False
@@ -72,77 +131,100 @@ class ToolCallParser:
         # Nothing else refers to it meanwhile, so it grows in place.
         kept, self._kept = self._kept, ""
         kept += text
-        if self.offered.held and not self.offered.required and not self.calls and not kept.startswith(OPEN):
-            begun = kept.lstrip()[: len(OPEN)]
-            if not OPEN.startswith(begun):
-                self._plain = True
-                return "".join([*self._space, kept]), []
+        marks = self.offered.marks
+        if self._begins_document(kept, marks):
+            self._plain = True
+            return "".join([*self._space, kept]), []
         before = len(self.calls)
         shown: list[str] = []
         at = 0  # What stands before it was shown, or is a call.
         while True:
-            if not kept.startswith(OPEN, at):
-                found = kept.find(OPEN, max(at, self._read))
-                if found < 0 and self.offered.required:
-                    self._read = max(self._read, len(kept) - len(OPEN) + 1)
+            if self._end is None:
+                if self._fresh and marks.tails:
+                    at, more = _behind_tails(kept, at, marks.tails)
+                    if more:
+                        break
+                found = marks.find.search(kept, max(at, self._read))
+                if found is None and self.offered.required:
+                    self._read = max(self._read, len(kept) - marks.longest + 1)
                     break
-                begin = found if found >= 0 else len(kept) - _overlap(kept[max(at, len(kept) - len(OPEN)) :], OPEN)
-                shown.append(self._show(kept[at:begin]))
-                at = begin
-                if found < 0:
+                if found is None:
+                    begin = len(kept) - marks.overlap(kept[max(at, len(kept) - marks.longest) :])
+                    shown.append(self._show(kept[at:begin]))
+                    at = begin
                     break
-            end = self._closing(kept, at)
-            if end < 0:
+                shown.append(self._show(kept[at : found.start()]))
+                at = found.start() + len(next((one for one in marks.lead if found[0].startswith(one)), ""))
+                self._end = FORMATS[self.offered.format].form.end()
+            end = self._end.find(kept, at)
+            if end == MORE:
                 break
-            body, whole = kept[at + len(OPEN) : end], (at, end + len(CLOSE))
-            at = self._read = end + len(CLOSE)
-            self._body, self._in_text = "", False
-            if not self._call(body):
-                shown.append(self._show(kept[slice(*whole)]))
+            self._end = None
+            if end == NOT_A_CALL:
+                end = at + 1
+                shown.append(self._show(kept[at:end]))
+            else:
+                shown.append(self._take(kept[at:end]))
+            at = self._read = end
         self._kept, self._read = kept[at:], max(0, self._read - at)
         return "".join(shown), self.calls[before:]
 
-    def _closing(self, kept: str, at: int) -> int:
-        """Where the call that begins there is closed, or -1: what stands in the texts of its arguments closes none."""
-        if not self._body:
-            space = _SPACE.match(kept, max(self._read, at + len(OPEN)))
-            self._read = space.end() if space else len(kept)
-            if self._read == len(kept):
-                return -1
-            self._body = "object" if kept[self._read] == "{" else "other"
-        if self._body == "other":
-            end = kept.find(CLOSE, self._read)
-            self._read = max(self._read, len(kept) - len(CLOSE) + 1)
-            return end
-        while True:
-            if self._in_text:
-                text = _TEXT.match(kept, self._read)
-                self._read = text.end() if text else self._read
-                if kept[self._read : self._read + 1] != '"':
-                    return -1
-                self._read += 1
-                self._in_text = False
-            found = _MARK.search(kept, self._read)
-            if found is None:
-                self._read = max(self._read, len(kept) - len(CLOSE) + 1)
-                return -1
-            if found[0] == CLOSE:
-                return found.start()
-            self._read, self._in_text = found.end(), True
-
     def end(self, complete: bool = True) -> tuple[str, list[ToolCall]]:
-        """The text is over: what is still to be shown, and a call that was not closed. `complete`: as the model wanted
-        it; else what may have been the beginning of a call is none."""
+        """The text is over: what is still to be shown, and calls of a block that was not closed. `complete`: as the
+        model wanted it; else what may have been the beginning of a call is none."""
         before = len(self.calls)
         kept, self._kept = self._kept, ""
-        body = kept.removeprefix(OPEN)
-        if (self.offered.required or kept.startswith(OPEN)) and self._call(body[: len(body) - _overlap(body, CLOSE)]):
+        begun = self._end is not None
+        self._end = None
+        if begun or self.offered.required:
+            kept = self._take_open(kept)
+            if not kept:
+                return "", self.calls[before:]
+            if len(self.calls) > before and self.offered.required:
+                self.cut = not complete
+                return "", self.calls[before:]
+        if not complete and self._fresh and any(one.startswith(kept.strip()) for one in self.offered.marks.tails):
             return "", self.calls[before:]
-        if not complete and kept.strip() and (self.offered.required or kept.startswith(CUT)):
+        begun = begun or (len(kept) >= CUT and any(one.startswith(kept) for one in self.offered.marks.openers if kept))
+        if not complete and kept.strip() and (self.offered.required or begun):
             self.cut = True
-            return "", []
+            return "", self.calls[before:]
         shown = self._show(kept)
-        return shown if self.calls or self._plain else shown + "".join(self._space), []
+        return shown if self.calls or self._plain else shown + "".join(self._space), self.calls[before:]
+
+    def _begins_document(self, kept: str, marks: Marks) -> bool:
+        """Where calls or a document may stand, what has come shows that it is the document."""
+        offered = self.offered
+        if not offered.held or offered.required or self.calls or self._end is not None:
+            return False
+        begun = kept.lstrip()
+        return not any(one.startswith(begun[: len(one)]) for one in marks.beside_document)
+
+    def _take(self, block: str) -> str:
+        """Takes the calls out of a block that has its end; what is to be shown of it."""
+        form = FORMATS[self.offered.format].form
+        found = form.read(block, self.offered.types)
+        if found.rest < len(block) or not any(one.name in self.offered.names for one in found.calls):
+            return self._show(block)
+        shown: list[str] = []
+        for one in found.calls:
+            if one.name in self.offered.names:
+                self._add(one.name, one.arguments)
+            else:
+                shown.append(self._show(block[one.first : one.last]))
+        return "".join(shown)
+
+    def _take_open(self, block: str) -> str:
+        """Takes what is complete of a block without its end; what is left."""
+        form = FORMATS[self.offered.format].form
+        found = form.read(block, self.offered.types)
+        calls = [one for one in found.calls if one.name in self.offered.names]
+        if not calls:
+            return block
+        for one in calls:
+            self._add(one.name, one.arguments)
+        rest = "".join(block[found.rest :].split())
+        return "" if any(one.startswith(rest) for one in ("", *form.closers)) else block[found.rest :]
 
     def _show(self, text: str) -> str:
         """The text less the white space at its end, which is shown when more text follows and never beside a call."""
@@ -158,26 +240,19 @@ class ToolCallParser:
         self._space = [space]
         return shown
 
-    def _call(self, text: str) -> bool:
-        """The text is a call of an offered tool. Of several, where one is allowed, the first counts."""
-        try:
-            value: Any = json.loads(text)
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(value, dict):
-            return False
-        value = cast("dict[str, Any]", value)
-        name, arguments = value.get("name"), value.get("arguments", value.get("parameters", {}))
-        if not isinstance(name, str) or name not in self.offered.names:
-            return False
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
+    def _add(self, name: str, arguments: str) -> None:
+        """Of several, where one is allowed, the first counts."""
         if self.offered.parallel or not self.calls:
             self.calls.append(ToolCall("call_" + secrets.token_hex(12), name, arguments))
         self._space, self._fresh = [], True
-        return True
 
 
-def _overlap(text: str, tag: str) -> int:
-    """Length of the longest end of `text` that `tag` begins with."""
-    return next((n for n in range(min(len(text), len(tag) - 1), 0, -1) if tag.startswith(text[-n:])), 0)
+def _behind_tails(text: str, at: int, tails: tuple[str, ...]) -> tuple[int, bool]:
+    """(behind what may follow a call and means nothing, more of it may come)."""
+    while True:
+        space = _SPACE.match(text, at)
+        begin = space.end() if space else at
+        tail = next((one for one in tails if text.startswith(one, begin)), "")
+        if not tail:
+            return begin, any(one.startswith(text[begin : begin + len(one)]) for one in tails)
+        at = begin + len(tail)

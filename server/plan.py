@@ -67,7 +67,7 @@ async def make(
     if not key.may_ask(base):
         raise NotPermitted("this API key may not ask this model", param="model", code="model_not_permitted")
     card, own = served.engine.card, served.settings
-    offered, grammar = _tools(request)
+    offered, grammar = _tools(request, card.tools)
     prompt = Prompt(request.messages, request.tools)
     wish = wished(request.thinking, settings)
     strategy = _strategy(request, registry, own, settings, by_name, wish)
@@ -211,8 +211,8 @@ def _seeded(sampling: Sampling, choice: int) -> Sampling:
     return replace(sampling, seed=int.from_bytes(derived) >> 1)
 
 
-def _tools(request: Request) -> tuple[Offered, Grammar | None]:
-    """(how the tools may be used, the grammar that constrains the answer)."""
+def _tools(request: Request, form: str) -> tuple[Offered, Grammar | None]:
+    """(how the tools may be used, the grammar that constrains the answer). `form`: how the model writes calls."""
     choice, tools = request.tool_choice, request.tools
     grammar: Grammar | None = None
     if request.document is not None:
@@ -224,6 +224,13 @@ def _tools(request: Request) -> tuple[Offered, Grammar | None]:
         return Offered(), grammar
     if choice.mode == "none":
         return Offered(), grammar
+    if not form:
+        raise RequestError(
+            "tools cannot be used: how this model writes calls is not known here. Its operator can name the form in "
+            "the model's profile (tools = ..., see docs/models.md)",
+            param="tools",
+            code="unsupported_parameter",
+        )
     usable = list(enumerate(tools))
     if choice.name is not None:
         usable = [(i, tool) for i, tool in usable if tool.name == choice.name]
@@ -238,5 +245,6 @@ def _tools(request: Request) -> tuple[Offered, Grammar | None]:
             choice.parallel and choice.name is None,
             document=not required,
         )
-    names = frozenset(tool.name for _, tool in usable)
-    return Offered(names, required, choice.parallel, grammar is not None), grammar
+    parameters = {tool.name: tool.parameters for _, tool in usable}
+    offered = Offered(frozenset(parameters), required, choice.parallel, grammar is not None, form, parameters)
+    return offered, grammar

@@ -14,6 +14,7 @@ from ponder.engines.profiles.profile import Profile
 from ponder.engines.profiles.reading import marked, read
 from ponder.engines.profiles.tables import FAMILIES, INSTRUCT, THINK, Family
 from ponder.engines.profiles.template import ChatTemplate, Render
+from ponder.engines.tools import detect
 
 _THINKER = re.compile(r"(?<!no)(?<!non)(?<!no[-_])(?<!non[-_])(?:think|reason)|(?<![a-z])r1(?![a-z0-9])")
 """Names of models that think."""
@@ -30,7 +31,12 @@ def find(
     """The profile that fits a model: by its chat template and its `tokenizer` (a transformers one, if it is there), its
     `config.json`, its `generation_config.json`; by its name only where these say nothing."""
     shown = ChatTemplate(template, renderer(tokenizer) if tokenizer is not None else None)
-    return sampled(_found(path.lower(), config, shown, added_tokens(tokenizer)), generation or {})
+    tokens = added_tokens(tokenizer)
+    profile = sampled(_found(path.lower(), config, shown, tokens), generation or {})
+    if profile.tools != "none":
+        return profile
+    tools = detect(template, tokens, f"{PurePath(path).name} {config.get('model_type', '')}")
+    return profile.model_copy(update={"tools": tools or "none"})
 
 
 def _found(name: str, config: Mapping[str, Any], shown: ChatTemplate, tokens: frozenset[str]) -> Profile:

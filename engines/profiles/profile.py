@@ -68,7 +68,7 @@ class Profile(BaseModel):
     typical_chain: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (3000, 12000)
     """(p50, p90) of the tokens of a whole chain, before any was seen."""
     tools: str = "none"
-    """How the family writes a tool call: none, hermes, qwen3_coder, deepseek, llama3_json, mistral."""
+    """How the family writes calls of tools, a name of `ponder.engines.tools`; "none": as the model's files show."""
     reads_thoughts: Literal["never", "tool_loop", "always"] = "never"
     """Which thoughts of earlier turns the model was trained to read: those since the user's last message ("tool_loop"),
     or all."""

@@ -6,7 +6,6 @@ The families are our own of `tests/engines/own_families/`, and those of the fold
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
@@ -49,12 +48,9 @@ def engine(name: str) -> VllmEngine:
     """That of a family; each chain gives it a script of its own."""
     family = next(one for one in FAMILIES if one.model == name)
     tokens = tokenizer(family)
-    call = family.calls_get_weather_as.strip()
-    opener = re.match(r"<[^>]*>|\[[A-Z_]+]", call)
     profile = find(family.model, family.config, family.chat_template, tokens)
-    openers = [opener[0]] if opener else []
     llm = Replies(tokens, "", "", eos=family.eos)
-    return VllmEngine(llm, tokens, profile, str(family), openers=openers, spelt=[call])
+    return VllmEngine(llm, tokens, profile, str(family))
 
 
 def written(

@@ -1,0 +1,289 @@
+"""Calls as elements: one names the tool, one for each argument has its value as plain text. Qwen3-Coder, GLM, DSML.
+
+`<tool_call><function=get_weather><parameter=city>Paris</parameter></function></tool_call>`. Values have no quotes, so
+their types come from the tool's schema, and a value may contain what ends a value: it ends one only where an argument
+or the end of the call follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from ponder.engines.tools.form import (
+    DECODER,
+    MORE,
+    Called,
+    Ebnf,
+    End,
+    Found,
+    HeldTool,
+    Tag,
+    Types,
+    constant,
+    dumped,
+    pattern,
+    separated,
+    sequence,
+    tag,
+)
+from ponder.engines.tools.json_calls import JsonCalls
+from ponder.engines.tools.named import NAME, arguments, unquoted
+from ponder.engines.tools.values import plain, typed
+
+_SPACE = re.compile(r"\s*+")
+_CDATA = "<![CDATA[", "]]>"
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Calls as elements."""
+
+    around: tuple[str, str]
+    """Markers around the calls of a block."""
+    call: tuple[str, str]
+    """How the element of a call begins, `{name}` in the place of the name, and how it ends."""
+    name: str
+    """A pattern of how it begins, with a group `name`."""
+    argument: tuple[str, str]
+    """How the element of an argument begins, `{key}` in the place of its name, and how it ends, white space around the
+    value included."""
+    key: str
+    """A pattern of how it begins, with a group `key`, and perhaps `text`: "true" says that the value is a string."""
+    begins: str
+    """What every argument begins with."""
+    closes: str
+    """What ends a value, less the white space."""
+    pad: str = ""
+    """What stands around a value and is not of it."""
+    inner: str = ""
+    """What stands behind the opening marker and before the closing one."""
+    joined: str = ""
+    """What stands between two calls of one block."""
+    several: bool = True
+    """A block has several calls; else each has a block of its own."""
+    between: str = ""
+    """What stands between two blocks."""
+    bare: tuple[tuple[str, str], ...] = ()
+    """(begin, end) of calls without the markers around them."""
+    said: bool = False
+    """An argument says itself whether it is a string; `{text}` stands in its place in `argument`."""
+    tails: tuple[str, ...] = ()
+    either: str = ""
+
+    @cached_property
+    def _json(self) -> JsonCalls:
+        """Models fall back to JSON between the same markers."""
+        return JsonCalls(also=self._ends)
+
+    @cached_property
+    def _name(self) -> re.Pattern[str]:
+        return re.compile(self.name)
+
+    @cached_property
+    def _key(self) -> re.Pattern[str]:
+        return re.compile(self.key, re.DOTALL)
+
+    @cached_property
+    def _call_close(self) -> str:
+        return self.call[1].strip()
+
+    @cached_property
+    def _ends(self) -> tuple[tuple[str, str], ...]:
+        return (*((self.around,) if self.around[0] else ()), *self.bare)
+
+    @cached_property
+    def _followers(self) -> tuple[str, ...]:
+        """What follows the end of a value."""
+        return tuple(text for text in (self.begins, self._call_close, self.around[1]) if text)
+
+    @property
+    def closers(self) -> tuple[str, ...]:
+        parts = (self.closes, self._call_close, self.around[1])
+        return tuple(filter(None, dict.fromkeys("".join("".join(parts[n:]).split()) for n in range(3))))
+
+    def openers(self, names: Collection[str]) -> tuple[str, ...]:
+        return tuple(open for open, _ in self._ends)
+
+    def end(self) -> End:
+        return ElementsEnd(self)
+
+    def json_end(self) -> End:
+        return self._json.end()
+
+    def close_of(self, text: str, begin: int) -> tuple[str, str]:
+        """(what the block that begins there begins with, what ends it)."""
+        return next(((o, c) for o, c in self._ends if text.startswith(o, begin)), ("", self.around[1]))
+
+    def follows(self, text: str, at: int) -> bool | None:
+        """Behind the end of a value, white space included, stands what follows one; None where the text is too short
+        to tell."""
+        if any(text.startswith(one, at) for one in self._followers):
+            return True
+        rest = text[at : at + max(map(len, self._followers))]
+        return None if any(one.startswith(rest) for one in self._followers) else False
+
+    def read(self, block: str, types: Types) -> Found:
+        open, close = self.close_of(block, 0)
+        if block.startswith("{", _at(block, len(open))):
+            return self._json.read(block, types)
+        at = 0 if self._name.match(block) else len(open)
+        calls: list[Called] = []
+        while True:
+            first = _at(block, at)
+            if first == len(block):
+                return Found(tuple(calls), first)
+            if calls and close and block.startswith(close, first):
+                return Found(tuple(calls), first + len(close))
+            head = self._name.match(block, first)
+            if head is None:
+                return Found(tuple(calls), first)
+            schema = types(head["name"])
+            values: dict[str, Any] = {}
+            last = self._arguments(block, head.end(), schema, values)
+            if not block.startswith(self._call_close or close, last):
+                return Found(tuple(calls), first)
+            last += len(self._call_close)
+            calls.append(Called(head["name"], dumped(values), first, last))
+            at = last
+
+    def _arguments(self, block: str, at: int, schema: Mapping[str, Any], values: dict[str, Any]) -> int:
+        """Reads the arguments that stand there; where what follows them begins."""
+        while True:
+            at = _at(block, at)
+            begin = self._key.match(block, at) if block.startswith(self.begins, at) else None
+            if begin is None:
+                return at
+            end = begin.end()
+            while True:
+                end = block.find(self.closes, end)
+                if end < 0:
+                    return at
+                behind = _at(block, end + len(self.closes))
+                if behind == len(block) or self.follows(block, behind):
+                    break
+                end += len(self.closes)
+            values[begin["key"].strip()] = self._value(block[begin.end() : end], begin, schema)
+            at = behind
+
+    def _value(self, text: str, begin: re.Match[str], schema: Mapping[str, Any]) -> Any:
+        if self.pad:
+            text = text.removeprefix(self.pad).removesuffix(self.pad)
+        if text.startswith(_CDATA[0]) and text.endswith(_CDATA[1]):
+            text = text[len(_CDATA[0]) : -len(_CDATA[1])]
+        said = begin.groupdict().get("text") if self.said else None
+        if said == "true":
+            return text
+        if said == "false":
+            try:
+                value, end = DECODER.raw_decode(text.strip())
+            except (ValueError, RecursionError):
+                return text
+            return value if end == len(text.strip()) else text
+        return typed(text, begin["key"].strip(), schema)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+        made = [self._call(name, values) for name, values in calls]
+        blocks = [self.joined.join(made)] if self.several else made
+        return self.between.join(f"{self.around[0]}{self.inner}{one}{self.inner}{self.around[1]}" for one in blocks)
+
+    def _call(self, name: str, values: Mapping[str, Any]) -> str:
+        written = [
+            self._begin(key, isinstance(value, str)) + plain(value) + self.argument[1] for key, value in values.items()
+        ]
+        return self.call[0].replace("{name}", name) + "".join(written) + self.call[1]
+
+    def _begin(self, key: str, text: bool) -> str:
+        return self.argument[0].replace("{key}", key).replace("{text}", "true" if text else "false")
+
+    def held(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> Tag:
+        anything: Tag = {"type": "any_text", "excludes": [self.closes]}
+        calls: list[Tag] = []
+        for tool in tools:
+
+            def one(key: str, schema: Any, defs: Mapping[str, Any] = tool.defs) -> Tag:
+                value = unquoted(schema, defs, anything, ebnf)
+                return tag(
+                    self._begin(key, value is anything or value.get("type") != "grammar"), value, self.argument[1]
+                )
+
+            before, _, behind = self._begin("{key}", True).partition("{key}")
+            free = sequence(constant(before), pattern(NAME), tag(behind, anything, self.argument[1]))
+            calls.append(tag(self.call[0].replace("{name}", tool.name), arguments(tool, one, free), self.call[1]))
+        if self.several:
+            inside = separated(calls, self.joined, several)
+            return tag(self.around[0] + self.inner, inside, self.inner + self.around[1])
+        blocks = [
+            tag(self.around[0] + self.inner + call["begin"], call["content"], call["end"] + self.inner + self.around[1])
+            for call in calls
+        ]
+        return separated(blocks, self.between, several)
+
+
+def _at(text: str, at: int) -> int:
+    """Behind the white space that stands there."""
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+@cache
+def _either(*texts: str) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, texts)))
+
+
+@dataclass(slots=True)
+class ElementsEnd:
+    """Finds the end of one block."""
+
+    form: Elements
+    _read: int = 0
+    _close: str | None = None
+    _json: End | None = None
+    _begun: bool = False
+    _inside: bool = False
+    """Within an argument."""
+    _closed: bool = False
+    """What may be the end of its value was read, and the white space behind it."""
+
+    def find(self, text: str, begin: int) -> int:
+        """Where the block ends, or `MORE`; see `End`."""
+        form = self.form
+        if self._close is None:
+            open, self._close = form.close_of(text, begin)
+            self._read = len(open)
+        at = begin + self._read
+        if not self._begun:
+            at = _at(text, at)
+            self._read, self._begun = at - begin, at < len(text)
+            if text.startswith("{", at):
+                self._json = form.json_end()
+        if self._json is not None:
+            return self._json.find(text, begin)
+        while True:
+            if self._closed:
+                at = _at(text, at)
+                follows = form.follows(text, at)
+                if follows is None:
+                    self._read = at - begin
+                    return MORE
+                self._closed, self._inside = False, not follows
+            if self._inside:
+                end = text.find(form.closes, at)
+                if end < 0:
+                    self._read = max(at, len(text) - len(form.closes) + 1) - begin
+                    return MORE
+                at, self._closed = end + len(form.closes), True
+                continue
+            found = _either(form.begins, self._close).search(text, at)
+            if found is None:
+                longest = max(len(form.begins), len(self._close))
+                self._read = max(at, len(text) - longest + 1) - begin
+                return MORE
+            if found[0] == self._close:
+                return found.end()
+            at, self._inside = found.end(), True

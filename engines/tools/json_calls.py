@@ -1,0 +1,189 @@
+"""Calls as JSON objects or lists of them, between markers or bare: Hermes and its kin.
+
+`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, `<TOOLCALL>[{...}, {...}]</TOOLCALL>`, `functools[{...}]`,
+and for Llama 3 the bare object, whose arguments it calls parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+from ponder.engines.tools.ends import HEAD, Ending
+from ponder.engines.tools.form import (
+    DECODER,
+    Called,
+    Ebnf,
+    End,
+    Found,
+    HeldTool,
+    Tag,
+    Types,
+    dumped,
+    grammar,
+    separated,
+    tag,
+)
+
+_BETWEEN = re.compile(r"[\s,;]*+")
+_SPACE = re.compile(r"\s*+")
+_KEYS = ("arguments", "parameters")
+_NONE: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class JsonCalls:
+    """JSON between two markers, or without a closing one, or bare."""
+
+    open: str = ""
+    close: str = ""
+    inner: str = ""
+    """White space between marker and JSON, as the family writes it."""
+    listed: bool = False
+    """The calls of a block are the items of one list."""
+    tight: bool = False
+    """Only with the list's bracket right behind it is the marker one."""
+    joined: str = ""
+    """Where a block has several calls and is no list: what stands between two."""
+    between: str = "\n"
+    """What stands between two blocks."""
+    arguments: str = "arguments"
+    """What the object calls the arguments."""
+    keyed: bool = False
+    """The name of the tool is the key and the arguments are the value: `{"get_weather": {...}}`."""
+    extra: str = ""
+    """A field the object has behind the arguments, a text that may be anything."""
+    also: tuple[tuple[str, str], ...] = ()
+    """Other (opening, closing) markers that mean the same."""
+    either: str = ""
+    """What a bare call has to begin with where a document may stand in its place."""
+    bare: bool = False
+    """It is also written without the markers."""
+    tails: tuple[str, ...] = ()
+
+    @cached_property
+    def _marks(self) -> tuple[tuple[str, str], ...]:
+        return ((self.open, self.close), *self.also) if self.open else self.also
+
+    @cached_property
+    def _ending(self) -> Ending:
+        return Ending(self._marks, head=0 if self.close else HEAD)
+
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(f"{end}{close}" for _, close in self._marks for end in ("", "]") if end or close))
+
+    def openers(self, names: Collection[str]) -> tuple[str, ...]:
+        marks = tuple(f"{open}[" if self.tight else open for open, _ in self._marks)
+        return (*marks, *_BARE) if names and (self.bare or not self.open) else marks
+
+    def end(self) -> End:
+        return self._ending()
+
+    def read(self, block: str, types: Types) -> Found:
+        open, close = next(((o, c) for o, c in self._marks if block.startswith(o)), ("", ""))
+        stop = len(block) - len(close) if close and block.endswith(close) else len(block)
+        at = _at(_SPACE, block, len(open))
+        if block.startswith("[", at):
+            at += 1
+        calls: list[Called] = []
+        while True:
+            first = _at(_BETWEEN, block, at)
+            if block.startswith("]", first) and at > len(open):
+                first = _at(_SPACE, block, first + 1)
+                at = first
+            if first >= stop:
+                return Found(tuple(calls), len(block))
+            try:
+                value, at = DECODER.raw_decode(block, first)
+            except (ValueError, RecursionError):
+                return Found(tuple(calls), first)
+            if at > stop or (made := list(self._calls(value, first, at))) == []:
+                return Found(tuple(calls), first)
+            calls.extend(made)
+
+    def _calls(self, value: Any, first: int, last: int) -> Iterator[Called]:
+        if isinstance(value, list):
+            for item in cast("list[Any]", value):
+                yield from self._calls(item, first, last)
+            return
+        if not isinstance(value, dict):
+            return
+        value = cast("dict[str, Any]", value)
+        if isinstance(value.get("function"), dict):
+            value = cast("dict[str, Any]", value["function"])
+        if self.keyed and len(value) == 1 and isinstance(next(iter(value.values())), dict):
+            name, arguments = next(iter(value.items()))
+        else:
+            name = value.get("name")
+            arguments = next((value[key] for key in _KEYS if key in value), _NONE)
+        if isinstance(name, str):
+            yield Called(name, arguments if isinstance(arguments, str) else dumped(arguments), first, last)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+        objects = [
+            dumped(
+                {name: arguments}
+                if self.keyed
+                else {"name": name, self.arguments: arguments} | ({self.extra: f"{n:09}"} if self.extra else {})
+            )
+            for n, (name, arguments) in enumerate(calls)
+        ]
+        if self.listed:
+            objects = ["[" + ", ".join(objects) + "]"]
+        elif self.joined:
+            objects = [self.joined.join(objects)]
+        return self.between.join(f"{self.open}{self.inner}{one}{self.inner}{self.close}" for one in objects)
+
+    def held(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> Tag:
+        shapes: list[dict[str, Any]] = [
+            _object({tool.name: tool.arguments})
+            if self.keyed
+            else _object(
+                {"name": {"const": tool.name}, self.arguments: tool.arguments}
+                | ({self.extra: {"type": "string", "pattern": "^[A-Za-z0-9]{9}$"}} if self.extra else {})
+            )
+            for tool in tools
+        ]
+        shape: dict[str, Any] = {"anyOf": shapes}
+        if self.listed:
+            most = {} if several else {"maxItems": 1}
+            shape = {"type": "array", "items": shape, "minItems": 1, **most}
+        content = grammar(ebnf(shape, (", ", ": ")))
+        if self.joined:
+            inside = separated([tag("", content, "")], self.joined, several)
+            return tag(self.open + self.inner, inside, self.inner + self.close)
+        one = tag(self.open + self.inner, content, self.inner + self.close)
+        return separated([one], self.between, several and not self.listed)
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _at(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return found.end() if found else at
+
+
+_BARE = tuple(
+    f"{{{space}{kind}{key}"
+    for space in ("", " ", "\n", "\n  ", "\n    ")
+    for kind, key in (
+        ("", '"name"'),
+        ("", '"function"'),
+        ('"type": "function",' + (space or " "), '"name"'),
+        ('"type": "function",' + (space or " "), '"function"'),
+    )
+)
+"""What a bare call begins with."""
