@@ -23,7 +23,7 @@ from ponder.compute.plugins import BrokenPlugin
 from ponder.engines.reward_remote import reach
 from ponder.server import made
 from ponder.server.app import plugged_in
-from ponder.server.doctor_models import examined, facts, how_it_thinks
+from ponder.server.doctor_models import examined, facts, how_it_calls, how_it_thinks
 from ponder.server.model_paths import hub_folder, model_folder
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
@@ -155,7 +155,9 @@ def family(name: str, settings: ModelSettings) -> list[Finding]:
     if found.profile is None:
         return [Finding(False, f"{name}: {found.wrong}", found.mend, facts(found))]
     told = [Finding(True, f"{name}: {how_it_thinks(found.profile)}", facts=facts(found))]
-    return told + [Finding(one.ok, f"{name}: {one.words}", one.mend) for one in found.proofs]
+    told += [Finding(one.ok, f"{name}: {one.words}", one.mend) for one in found.proofs]
+    ok, words, mend = how_it_calls(found.tools)
+    return [*told, Finding(ok, f"{name}: {words}", mend)]
 
 
 def _snapshot(path: str) -> Path | None:

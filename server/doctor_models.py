@@ -30,6 +30,8 @@ class Examined:
     mend: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What of its sampling its own `generation_config.json` says."""
+    tools: str = ""
+    """How it writes calls of tools; empty where that is not known."""
 
 
 def tokenizer_of(folder: str, *, trust_remote_code: bool = False) -> Any:
@@ -80,9 +82,20 @@ def examined(name: str, folder: Path, settings: ModelSettings) -> Examined:
         said_by_it = {
             one: getattr(profile, one) for one in ("temperature", "top_p", "top_k", "min_p") if one in generation
         }
-        return Examined(profile, tuple(proofs_of(model, tokenizer)), sampling=said_by_it)
+        return Examined(profile, tuple(proofs_of(model, tokenizer)), sampling=said_by_it, tools=model.card.tools)
     except PonderError as error:
         return Examined(wrong=error.message, mend="a profile that fits it, in ponder.toml: docs/write-a-family.md")
+
+
+def how_it_calls(tools: str) -> tuple[bool | None, str, str]:
+    """Whether its calls are read, in a line, and what mends it."""
+    if tools:
+        return True, f"writes calls of tools as `{tools}` does", ""
+    return (
+        None,
+        "how it writes calls of tools is not known: requests with tools are refused",
+        ("tools = ... in its profile, a name of engines/tools/formats.py: docs/write-a-family.md"),
+    )
 
 
 def how_it_thinks(profile: Profile) -> str:

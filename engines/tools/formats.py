@@ -412,7 +412,6 @@ FORMATS: dict[str, Format] = {
             "hermes",
             JsonCalls("<tool_call>", "</tool_call>", inner="\n"),
             shown=(("<tool_call>", "arguments"), ("<tool_call>", "json")),
-            tokens=("<tool_call>",),
             names=("hermes", "qwen2.5", "qwen3", "qwq"),
         ),
         Format(

@@ -89,3 +89,20 @@ def test_all_of_it_is_one_json_object(tmp_path: Path) -> None:
     assert read["findings"][0] == {"ok": None, "words": "a note", "mend": ""}
     assert read["findings"][1]["model"]["profile"]["word"] == ["", "/no_think"]
     assert all(proof["ok"] for proof in read["findings"][1]["model"]["proofs"])
+
+
+def test_how_a_model_writes_calls_is_told_or_that_it_is_not_known(tmp_path: Path) -> None:
+    known = told("single-tokens", tmp_path / "known")[-1]
+    assert (known.ok, known.words) == (True, "single-tokens: writes calls of tools as `hermes` does")
+    assert told("channels", tmp_path / "channels")[-1].words.endswith("as `harmony` does")
+    save(own("single-tokens"), tmp_path / "odd")
+    template = (
+        "{% for tool in tools or [] %}{{ tool }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+    )
+    for file in (tmp_path / "odd").glob("chat_template.jinja"):
+        file.write_text(template)
+    settings = {"path": str(tmp_path / "odd"), "profile": {"name": "mine"}}
+    odd = doctor.family("odd", ModelSettings.model_validate(settings))[-1]
+    assert odd.ok is None
+    assert "requests with tools are refused" in odd.words
+    assert odd.mend.startswith("tools = ")
