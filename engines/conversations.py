@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ponder.compute.text import Prompt
 from ponder.engines.profiles import Profile
+from ponder.engines.tools import as_turns
 
 
 def conversation(
@@ -19,15 +20,17 @@ def conversation(
     *,
     as_text: bool = False,
     short_ids: bool = False,
+    one_call: bool = False,
 ) -> list[dict[str, Any]]:
     """The messages as templates expect them, each text through `put`. `as_text`: the template wants the arguments of a
-    call as JSON text; most want an object. `short_ids`: it takes ids of calls of nine letters and digits only."""
+    call as JSON text; most want an object. `short_ids`: it takes ids of calls of nine letters and digits only.
+    `one_call`: of the calls of one turn it shows one."""
 
     def numbered(text: str) -> str:
         return put(_short(text) if short_ids else text)
 
     turns: list[dict[str, Any]] = []
-    for message in prompt.messages:
+    for message in as_turns(prompt.messages, profile.tools, one_call=one_call):
         content = message.content if isinstance(message.content, str) else message.content.unseal()
         role = "system" if message.role == "developer" else message.role
         turn: dict[str, Any] = {"role": role, "content": put(content)}

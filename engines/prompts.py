@@ -61,7 +61,7 @@ class Prompts:
         """What reads and spells its text."""
         self._tokens = tokens(self.tokenizer, profile)
         self._context = context
-        self._arguments_as_text = self._short_ids = False
+        self._arguments_as_text = self._short_ids = self._one_call = False
         variables = self.variables(profile.thinks)
         samples = [(self.made_of(prompt, profile.thinks), variables) for prompt in (_PLAIN, _TURNS, _CALLS)]
         self._template = template_of(tokenizer, self._tokens.markers, samples)
@@ -146,7 +146,13 @@ class Prompts:
 
         def made(put: Put) -> tuple[Turns, Turns | None]:
             turns = conversation(
-                prompt, self._profile, thinking, put, as_text=self._arguments_as_text, short_ids=self._short_ids
+                prompt,
+                self._profile,
+                thinking,
+                put,
+                as_text=self._arguments_as_text,
+                short_ids=self._short_ids,
+                one_call=self._one_call,
             )
             return turns, offered(prompt, put)
 
@@ -220,6 +226,7 @@ class Prompts:
         exact for this model."""
         self._arguments_as_text = self._wants_text()
         self._short_ids = self._said(_CALLS) != "" and self._said(_OTHERS_CALLS) == ""
+        self._one_call = "Rome" in self._said(_CALLS).rpartition(_ASKED)[2] and _SECOND not in self._said(_TWO_CALLS)
         if not self._in_pieces():
             self._tokens.tell_beginnings_apart()
             if not self._in_pieces():
@@ -264,20 +271,32 @@ _TURNS = Prompt(
 )
 
 
-def _calls(number: str) -> Prompt:
-    """A conversation in which a tool was called under this id."""
+_ASKED = "Is it warm in Rome?"
+_SECOND = "Tallinn"
+
+
+def _calls(*numbers: str) -> Prompt:
+    """A conversation in which a tool was called under these ids."""
     schema = '{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}'
     return Prompt(
         (
-            Message("user", "Is it warm in Rome?"),
-            Message("assistant", "", tool_calls=(ToolCall(number, "warmth", '{"city": "Rome"}'),)),
-            Message("tool", '{"degrees": 21}', name="warmth", tool_call_id=number),
+            Message("user", _ASKED),
+            Message(
+                "assistant",
+                "",
+                tool_calls=tuple(
+                    ToolCall(number, "warmth", f'{{"city": "{city}"}}')
+                    for number, city in zip(numbers, ("Rome", _SECOND), strict=False)
+                ),
+            ),
+            *(Message("tool", '{"degrees": 21}', name="warmth", tool_call_id=number) for number in numbers),
         ),
         (Tool("warmth", "How warm it is", schema),),
     )
 
 
 _CALLS = _calls("a1b2c3d4e")
+_TWO_CALLS = _calls("a1b2c3d4e", "f5g6h7i8j")
 _OTHERS_CALLS = _calls("call_0123456789abcdef01234567")
 _PRINTED = "{'city': 'Rome'}"
 

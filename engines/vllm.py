@@ -11,7 +11,7 @@ import gc
 import importlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
@@ -83,8 +83,6 @@ class VllmEngine:
         name: str,
         *,
         repetition_in_answers: bool = False,
-        openers: Sequence[str] = (),
-        spelt: Sequence[str] = (),
     ) -> None:
         self.llm = llm
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
@@ -96,8 +94,6 @@ class VllmEngine:
             context=int(llm.model_config.max_model_len),
             vocabulary_size=int(llm.model_config.get_vocab_size()),
             repetition_in_answers=repetition_in_answers,
-            openers=openers,
-            spelt=spelt,
         )
         self.calls = VllmCalls(self.model)
         self.adapters: list[VllmEngine] = []

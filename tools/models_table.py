@@ -14,12 +14,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ponder.engines.tools import FORMATS, detect
-
 from ponder.compute.errors import PonderError
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find
 from ponder.engines.proving import ANSWER, THOUGHT, proofs_of, written
+from ponder.engines.tools import FORMATS, detect
 from ponder.server.doctor_models import switching
 from tests.engines.family_models import Family, families, tokenizer
 from tests.engines.parser_families import ROWS

@@ -8,12 +8,12 @@ import re
 from typing import Any
 
 import pytest
-from ponder.engines.tools import FORMATS
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
 from ponder.engines.proving import ANSWER, THOUGHT
+from ponder.engines.tools import FORMATS
 from tests.engines.family_models import OWN, Family, families, tokenizer
 from tests.engines.parser_families import ROWS
 from tests.engines.parser_tools import CALLS

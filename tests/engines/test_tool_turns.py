@@ -1,0 +1,110 @@
+"""Earlier calls and results reach the model as its family writes them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import xgrammar
+
+from ponder.compute.engine import CallSchema, Grammar
+from ponder.compute.text import Message, Prompt, Tool, ToolCall
+from ponder.engines.model import Model
+from ponder.engines.profiles import find
+from ponder.engines.tools import FORMATS, as_turns
+from tests.engines.family_models import Family, every_family, tokenizer
+
+CALLS = (ToolCall("call_a", "get_weather", '{"city": "Bergen"}'), ToolCall("call_b", "get_weather", '{"city": "Oslo"}'))
+TURNS = (
+    Message("user", "How is it there?"),
+    Message("assistant", "", tool_calls=CALLS),
+    Message("tool", "It is cold.", tool_call_id="call_b"),
+    Message("tool", "It is mild.", tool_call_id="call_a"),
+    Message("user", "And now?"),
+)
+
+
+def test_a_template_that_knows_one_call_to_a_turn_sees_each_before_its_result() -> None:
+    turns = as_turns(TURNS, "harmony", one_call=True)
+    assert [(turn.role, turn.tool_call_id or [call.id for call in turn.tool_calls]) for turn in turns] == [
+        ("user", []),
+        ("assistant", ["call_a"]),
+        ("tool", "call_a"),
+        ("assistant", ["call_b"]),
+        ("tool", "call_b"),
+        ("user", []),
+    ]
+    assert as_turns(TURNS, "hermes", one_call=False) is TURNS
+    assert as_turns(TURNS, "none", one_call=False) is TURNS
+    assert as_turns(TURNS[:1], "harmony", one_call=True) == TURNS[:1]
+    lost = (*TURNS[:2], Message("tool", "?", tool_call_id="other"))
+    assert [turn.role for turn in as_turns(lost, "harmony", one_call=True)] == [
+        "user",
+        "assistant",
+        "assistant",
+        "tool",
+    ]
+
+
+def test_ids_that_count_the_calls_stay_the_same_as_the_conversation_grows() -> None:
+    def ids(turns: tuple[Message, ...]) -> list[str | None]:
+        shown = as_turns(turns, "kimi_k2", one_call=False)
+        return [call.id for turn in shown for call in turn.tool_calls] + [
+            turn.tool_call_id for turn in shown if turn.role == "tool"
+        ]
+
+    assert ids(TURNS) == [
+        "functions.get_weather:0",
+        "functions.get_weather:1",
+        "functions.get_weather:1",
+        "functions.get_weather:0",
+    ]
+    own = ToolCall("functions.time:7", "time", "{}")
+    assert ids((*TURNS, Message("assistant", "", tool_calls=(own,))))[:3] == [
+        "functions.get_weather:0",
+        "functions.get_weather:1",
+        "functions.time:7",
+    ]
+
+
+FAMILIES = [family for family in every_family() if "tool_calls" in family.chat_template]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_each_call_and_each_result_is_in_the_prompt(family: Family) -> None:
+    """In the family's form where that shows, one behind the other, for templates that know tools in earlier turns."""
+    tokens = tokenizer(family)
+    profile = find(family.model, family.config, family.chat_template, tokens)
+    model = Model(tokens, profile, "m", context=1 << 20, vocabulary_size=len(tokens))
+    tool = Tool("get_weather", "Tells it.", '{"type": "object", "properties": {"city": {"type": "string"}}}')
+    prompt = Prompt(TURNS[:4], tools=(tool,))
+    text = tokens.decode(list(model.prompts.render(prompt, thinking=False).ids), skip_special_tokens=False)
+    for word in ("Bergen", "Oslo", "It is mild.", "It is cold."):
+        assert len(re.findall(re.escape(word), text)) == 1
+    form = FORMATS[model.card.tools].form
+    calls = {
+        (found.name, found.arguments)
+        for opener in re.finditer("|".join(map(re.escape, form.openers(["get_weather"]))), text)
+        if (end := form.end().find(text, opener.start())) > 0
+        for found in form.read(text[opener.start() : end], lambda name: {}).calls
+        if found.name == "get_weather" and ("Bergen" in found.arguments or "Oslo" in found.arguments)
+    }
+    # Phi's template shows its earlier calls without what marks them.
+    assert len(calls) == (0 if model.card.tools == "phi4_mini" else 2)
+
+
+@pytest.mark.parametrize("family", every_family(), ids=str)
+def test_a_call_that_is_required_is_held_to_the_form_of_the_model_and_may_use_its_tokens(family: Family) -> None:
+    tokens = tokenizer(family)
+    profile = find(family.model, family.config, family.chat_template, tokens)
+    model = Model(tokens, profile, "m", context=1 << 20, vocabulary_size=len(tokens))
+    schema = '{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}'
+    kind, text = model.encoded(Grammar(calls=(CallSchema("get_weather", schema),), document=False))
+    assert kind == "structural_tag"
+    info = xgrammar.TokenizerInfo.from_huggingface(tokens, vocab_size=len(tokens), stop_token_ids=[tokens.eos_token_id])
+    matcher = xgrammar.GrammarMatcher(xgrammar.GrammarCompiler(info).compile_structural_tag(text))
+    call = FORMATS[model.card.tools].form.write([("get_weather", {"city": "Paris"})]).removesuffix("<|call|>")
+    ids: list[int] = tokens.encode(call, add_special_tokens=False)
+    assert all(matcher.accept_token(token) for token in ids)
+    assert matcher.accept_token(tokens.eos_token_id)
+    assert matcher.is_terminated()
