@@ -229,9 +229,8 @@ def test_every_rule_must_hold() -> None:
         Rules(json_schema={"type": "string", "pattern": "^(?!b)(a+)+$"}),
         Rules(json_schema={"type": "nonsense"}),
         Rules(json_schema={"$ref": "http://127.0.0.1:9/schema"}),
-        Rules(json_schema={"$ref": "#"}),
     ],
-    ids=["pattern in schema", "faulty schema", "remote schema", "endless schema"],
+    ids=["pattern in schema", "faulty schema", "remote schema"],
 )
 def test_a_rule_built_to_hang_or_to_break_is_killed_and_judges_nothing(rules: Rules) -> None:
     with pytest.raises(EngineError):
