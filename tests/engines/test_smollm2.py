@@ -22,6 +22,7 @@ from ponder.compute.lengths import Lengths
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text
 from ponder.engines.vllm import VllmEngine
+from ponder.server.settings import Settings
 from tests.server.serving import door, events, written
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ def talk(loop: asyncio.AbstractEventLoop, smollm2: Path) -> Iterator[Talk]:
     options = EngineOptions(kv_cache_memory_bytes=1 << 29, max_model_len=4096)
     starting = vllm.start(str(smollm2), name="smollm2", profile=None, options=options)
     engine = asyncio.run_coroutine_threadsafe(starting, loop).result(timeout=600)
-    app = door(engine, name="smollm2", lengths=Lengths(*engine.card.typical_chain))
+    app = door(engine, Settings(timeout=WAIT), name="smollm2", lengths=Lengths(*engine.card.typical_chain))
     talk = Talk(loop, engine, app)
     yield talk
     talk.do(engine.close())
