@@ -3,7 +3,7 @@
     python -m tools.models_table
 
 The tables stand between comments; what is around them is written by hand. That of the templates tried needs the folder
-that `PONDER_TEMPLATES` names, and stays as it is where there is none.
+that `TEST_TEMPLATES` names, and stays as it is where there is none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.engines.parser_families import ROWS
 from tests.engines.parser_tools import CALLS
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-TRIED = "PONDER_TEMPLATES"
+TRIED = "TEST_TEMPLATES"
 
 
 def outcome(family: Family) -> tuple[Profile, str]:

@@ -1,6 +1,6 @@
 """Which answers are the same and what replies come to, over lists of pairs and endings.
 
-Ours are in `tests/compute/data/`. `PONDER_ANSWERS` may name a folder with more, `pairs.jsonl` and `endings.jsonl`.
+Ours are in `tests/compute/data/`. `TEST_ANSWERS` may name a folder with more, `pairs.jsonl` and `endings.jsonl`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ponder.compute.answers.grouping import group
 from ponder.compute.answers.keys import same
 
 DATA = Path(__file__).parent / "data"
-ELSEWHERE = os.environ.get("PONDER_ANSWERS")
+ELSEWHERE = os.environ.get("TEST_ANSWERS")
 
-more = pytest.mark.skipif(ELSEWHERE is None, reason="PONDER_ANSWERS names no folder of pairs and endings")
+more = pytest.mark.skipif(ELSEWHERE is None, reason="TEST_ANSWERS names no folder of pairs and endings")
 
 
 def read(file: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Models of real families without their weights: the facts of a family, and a stand-in tokenizer with its markers.
 
-Read from the folder that `PONDER_TEMPLATES` names: `families.json`, a list of facts (`Family` has its fields), and the
+Read from the folder that `TEST_TEMPLATES` names: `families.json`, a list of facts (`Family` has its fields), and the
 chat templates beside it. The tests that need it say what is missing where it is not set; what every mechanism needs at
 least is in `tests/engines/own_families/`, which has the same form and always runs.
 """
@@ -58,8 +58,8 @@ def families(folder: Path) -> list[Family]:
 
 
 def every_family() -> list[Family]:
-    """Our own, and those of `PONDER_TEMPLATES`."""
-    named = os.environ.get("PONDER_TEMPLATES")
+    """Our own, and those of `TEST_TEMPLATES`."""
+    named = os.environ.get("TEST_TEMPLATES")
     return families(OWN) + (families(Path(named)) if named else [])
 
 

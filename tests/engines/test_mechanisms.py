@@ -1,6 +1,6 @@
 """Every family's way to think, through the real engine: no thought outside, no answer hidden, no token uncounted.
 
-The families are our own of `tests/engines/own_families/`, and those of the folder that `PONDER_TEMPLATES` names.
+The families are our own of `tests/engines/own_families/`, and those of the folder that `TEST_TEMPLATES` names.
 """
 
 from __future__ import annotations
