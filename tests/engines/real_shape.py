@@ -7,7 +7,6 @@ cut anywhere, finds out which it is and goes on from where it stands.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import random
@@ -23,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from ponder.compute.engine import ModelCard
 from ponder.engines.profiles import PROFILES
 from ponder.engines.vllm import VllmEngine
-from tests.engines.stand_in import Call, StandIn
+from tests.engines.stand_in import Call, Reply, StandIn
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
@@ -173,27 +172,15 @@ class RealShape(StandIn):
         return json.dumps({"case": f"case {number}.", "steps": steps, "answer": case.value})
 
 
-class _Portions(Call):
+class _Portions(Reply):
     """Its outputs have equal sizes."""
 
     tail = 3
 
     def __init__(self, llm: RealShape, number: str, prompt: list[int], params: Any) -> None:
-        super().__init__(llm, number, params)
-        self.portion = llm.portion
         ids, case = llm.goes_on(prompt, params)
+        super().__init__(llm, number, ids, params, llm.portion)
         self.likelihood = -0.1 if case and case.right else -0.5
-        stops = {llm.end_of_turn, *params.stop_token_ids}
-        end = next((i for i, token in enumerate(ids) if token in stops), None)
-        if end is not None and end < params.max_tokens:
-            ids = ids[: end + 1]
-            self.reason, self.stop = "stop", None if ids[-1] == llm.end_of_turn else ids[-1]
-        self.ids = ids[: params.max_tokens]
-
-    async def get(self) -> Any:
-        await asyncio.sleep(0)
-        last = self.at + self.portion >= len(self.ids)
-        return self.output(self.portion, self.reason if last else None)
 
 
 def engine(llm: RealShape) -> VllmEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -104,3 +105,23 @@ class Call:
             token_ids=[i for token in ids for i in (token, *others[: width - 1])],
             logprobs=[self.likelihood, *[-1.0] * (width - 1)] * len(ids),
         )
+
+
+class Reply(Call):
+    """A call whose tokens are known when it begins: up to one of its ends, and handed out in portions."""
+
+    def __init__(self, llm: StandIn, number: str, ids: Sequence[int], params: Any, portion: int) -> None:
+        """`portion`: tokens of an output at most."""
+        super().__init__(llm, number, params)
+        self.portion = portion
+        stops = {llm.end_of_turn, *params.stop_token_ids}
+        end = next((i for i, token in enumerate(ids) if token in stops), None)
+        if end is not None and end < params.max_tokens:
+            ids = ids[: end + 1]
+            self.reason, self.stop = "stop", None if ids[-1] == llm.end_of_turn else ids[-1]
+        self.ids = list(ids[: params.max_tokens])
+
+    async def get(self) -> Any:
+        await asyncio.sleep(0)
+        last = self.at + self.portion >= len(self.ids)
+        return self.output(self.portion, self.reason if last else None)
