@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import statistics
 import time
@@ -130,6 +131,7 @@ async def measure(args: argparse.Namespace) -> None:
         "layers": args.layers,
         "prm_layers": args.prm_layers,
         "tail_cache": args.tail_cache,
+        "engine": args.engine,
         "cases": [],
         "growth": [],
     }
@@ -149,7 +151,7 @@ async def measure(args: argparse.Namespace) -> None:
         judge = laid(prm, args.prm_layers) if prm else None
         longest = args.longest or (512 if demo else 128)
         context = None if demo else longest + PROMPT
-        engine, resources = await stack.enter_async_context(pair(model, judge, args.tail_cache, context))
+        engine, resources = await stack.enter_async_context(pair(model, judge, args.tail_cache, context, args.engine))
 
         async def strategy(setup: Setup, i: int) -> int:
             answered = await answer(problems[i], None, setup, resources)
@@ -233,6 +235,9 @@ def main() -> None:
         "--longest", type=int, help="tokens of a chain at most; left out: 512 for the demo, 128 for others"
     )
     parser.add_argument("--tail-cache", action=argparse.BooleanOptionalAction, help="keep half-full blocks, or do not")
+    parser.add_argument(
+        "--engine", type=json.loads, default={}, help="settings of both engines, a JSON object by their names"
+    )
     parser.add_argument("--only", action="append", help="cases whose names begin so")
     parser.add_argument("--json")
     uvloop.run(measure(parser.parse_args()))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from ponder.compute.resources import Resources
 from ponder.engines.vllm import VllmEngine
@@ -16,14 +16,20 @@ from ponder.server.settings import EngineSettings, ModelSettings, RewardEngineSe
 
 @asynccontextmanager
 async def pair(
-    model: str, prm: str | None, tail_cache: bool | None = None, context: int | None = None
+    model: str,
+    prm: str | None,
+    tail_cache: bool | None = None,
+    context: int | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[tuple[VllmEngine, Resources]]:
-    """Starts both, a GPU's memory shared between them, and closes them. `context`: of prompt and chain, in tokens."""
+    """Starts both, a GPU's memory shared between them, and closes them. `context`: of prompt and chain, in tokens.
+    `more`: further settings of both engines, by their names in the configuration."""
+    further: dict[str, Any] = dict(more or {})
     settings = ModelSettings(
         path=model,
         prm=prm,
-        engine=EngineSettings(tail_cache=tail_cache, max_model_len=context),
-        prm_engine=RewardEngineSettings(tail_cache=tail_cache),
+        engine=EngineSettings(**further, tail_cache=tail_cache, max_model_len=context),
+        prm_engine=RewardEngineSettings(**further, tail_cache=tail_cache),
     )
     async with AsyncExitStack() as stack:
         served = (await start_served(Path(model).name, settings, stack))[Path(model).name]
