@@ -13,6 +13,7 @@ there is no other) writes its visible part on the answer's own allowance. Hence 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -139,9 +140,10 @@ class Spending:
     """All that one answer of a request has reserved and spent, in memory; the tree of its calls."""
 
     def __init__(self, budget: Budget, request: str = "", answer: int = 0) -> None:
-        """`request` is its id, `answer` which of its answers this is, for the identity of calls."""
+        """`request` is its id, left out: one of its own; `answer` which of its answers this is. Both are for the
+        identity of calls."""
         self.budget = budget
-        self._request, self._answer = request, answer
+        self._request, self._answer = request or f"local_{secrets.token_hex(12)}", answer
         self._children: dict[int | None, int] = {}
         """How many calls continue a chain, by its number; None: those that begin one."""
         self.reservations: list[Reservation] = []

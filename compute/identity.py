@@ -13,7 +13,7 @@ class CallIdentity:
     """
 
     request: str
-    """Id of the request, the same as in the header `x-request-id`; empty outside a server."""
+    """Id of the request, the same as in the header `x-request-id`; outside a server `local_` and its number."""
     path: tuple[int, ...]
     """Child indices on the path from the root of the request: which of its answers, which chain of that answer, which
     continuation of that chain, and so on. Children are counted in the order they were begun."""
@@ -22,4 +22,4 @@ class CallIdentity:
 
     def __str__(self) -> str:
         """`req_5f0c/0.3/sample`."""
-        return f"{self.request or 'local'}/{'.'.join(map(str, self.path))}/{self.purpose}"
+        return f"{self.request}/{'.'.join(map(str, self.path))}/{self.purpose}"

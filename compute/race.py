@@ -66,12 +66,14 @@ class Race:
             self._prompts = [one for one in different if one not in known]
             self.alike = len(different) < n
             self._n = len(self._prompts)
-        self._arrived: asyncio.Queue[Candidate | Lost] = asyncio.Queue()
+        self._arrived: asyncio.Queue[tuple[int, Candidate | Lost]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._seats: list[_Seat] = []
         self._given = 0
         self.begun: list[int] = []
         """Numbers of the chains in the order they were begun, those still being written included."""
+        self.lost: set[int] = set()
+        """Of these, the numbers of those whose turn has come and whose end was not seen."""
         self.short = False
         """It is over, and the budget did not allow as many as were asked for."""
 
@@ -96,9 +98,13 @@ class Race:
                 self._fill()
             if self._given == len(self.begun):
                 break
-            settled = await self._at(self._given) if ordered else await self._arrived.get()
+            if ordered:
+                number, settled = self.begun[self._given], await self._at(self._given)
+            else:
+                number, settled = await self._arrived.get()
             self._given += 1
             if isinstance(settled, Lost):
+                self.lost.add(number)
                 lost = settled
                 continue
             given = True
@@ -158,7 +164,7 @@ class Race:
                 self._written[prompt] = settled
         seat.settled = settled
         seat.stands.set()
-        self._arrived.put_nowait(settled)
+        self._arrived.put_nowait((reservation.number, settled))
 
     async def _at(self, place: int) -> Candidate | Lost:
         """The chain at this place of the order. Where the budget cannot pay for the rest of its answer, those begun

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence, Set
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,10 +79,12 @@ class Task:
 class Arriving:
     """The candidates of `Run.sampling`, to be read with `async for`."""
 
-    def __init__(self, stream: AsyncGenerator[Candidate], begun: Sequence[int]) -> None:
+    def __init__(self, stream: AsyncGenerator[Candidate], begun: Sequence[int], lost: Set[int]) -> None:
         self._stream = stream
         self.begun = begun
         """Numbers (`Candidate.number`) of the chains in the order they were begun, unfinished ones included."""
+        self.lost = lost
+        """Of these, the numbers of the chains that were lost: no candidate is to come of them."""
 
     def __aiter__(self) -> AsyncGenerator[Candidate]:
         return self._stream
@@ -211,7 +213,7 @@ class Run:
             notes.alike = notes.alike or race.alike
             stream = race.settled()
             async with aclosing(stream):
-                yield Arriving(stream, race.begun)
+                yield Arriving(stream, race.begun, race.lost)
             notes.short = notes.short or race.short
             notes.stopped_early = race.stop() or notes.stopped_early
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
@@ -227,9 +228,9 @@ async def _ask(
     name: str = "check",
 ) -> _Shape:
     """One exchange, in which so many tokens are scored. Cancelling it closes the connection, by which vLLM stops. vLLM
-    takes the id of the call from the header. What a server says of an error may quote the chain, so it is not repeated,
-    and not even read."""
-    headers = {"x-request-id": name}
+    takes the id of the call from the header, and calls of one name may run side by side, from several servers: each
+    has a number more. What a server says of an error may quote the chain, so it is not repeated, and not even read."""
+    headers = {"x-request-id": f"{name}-{secrets.token_hex(4)}"}
     try:
         async with (
             asyncio.timeout(seconds),

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
-from ponder.strategies.voting import elect, settled, votes_to_settle
+from ponder.strategies.voting import drawn, elect, settled, votes_to_settle
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -33,15 +33,16 @@ class Auto:
         probes = min(self.probes, self.n)
         if run.chains(probes) < 2:
             return await run.stream()
-        candidates = await run.sample(probes)
+        candidates, begun = await drawn(run, probes)
         vote = await run.vote(candidates)
         if vote.unanimous:
             return vote.leader
         if len(vote.counts) == 2 and vote.counts[1] == 1:
             return await elect(run, candidates, await run.score(candidates))
-        while len(candidates) < self.n:
-            candidates += await run.sample(votes_to_settle(vote, self.n - len(candidates), self.confidence))
+        while begun < self.n:
+            found, more = await drawn(run, votes_to_settle(vote, self.n - begun, self.confidence))
+            candidates, begun = [*candidates, *found], begun + more
             vote = await run.vote(candidates)
-            if settled(vote, self.n - len(candidates), self.confidence):
+            if settled(vote, self.n - begun, self.confidence):
                 return vote.leader
         return await elect(run, candidates, await run.score(candidates))

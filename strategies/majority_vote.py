@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
 from ponder.compute.vote import Vote
-from ponder.strategies.voting import elect, fair_sample, settled, votes_to_settle
+from ponder.strategies.voting import drawn, elect, fair_sample, settled, votes_to_settle
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -57,25 +57,28 @@ class MajorityVote:
         def at_once() -> int:
             if vote is None:
                 return self.first or (self.n + 1) // 2
-            return votes_to_settle(vote, self.n - len(finished), self.confidence)
+            return votes_to_settle(vote, self.n - len(finished) - len(arriving.lost), self.confidence)
 
         async with run.sampling(self.n, at_once=at_once) as arriving:
             async for candidate in arriving:
                 finished = sorted([*finished, candidate], key=lambda candidate: candidate.number)
                 vote = await run.vote(finished)
                 begun = arriving.begun
-                fair = fair_sample(vote, finished, begun, self.n - len(begun), self.confidence)
+                fair = fair_sample(vote, finished, begun, self.n - len(begun), self.confidence, arriving.lost)
                 if fair:
                     return (await run.vote([c for c in finished if c.number in begun[:fair]])).leader
         return await self.settle(run, finished, await run.vote(finished))
 
     async def in_rounds(self, run: Run) -> Candidate:
-        candidates = await run.sample(min(self.first or 4, self.n))
-        while True:
+        candidates, begun = await drawn(run, min(self.first or 4, self.n))
+        vote = await run.vote(candidates)
+        while begun < self.n and not settled(vote, self.n - begun, self.confidence):
+            found, more = await drawn(run, min(begun, self.n - begun))
+            if not more:
+                break
+            candidates, begun = [*candidates, *found], begun + more
             vote = await run.vote(candidates)
-            if len(candidates) >= self.n or settled(vote, self.n - len(candidates), self.confidence):
-                return await self.settle(run, candidates, vote)
-            candidates += await run.sample(min(len(candidates), self.n - len(candidates)))
+        return await self.settle(run, candidates, vote)
 
     async def settle(self, run: Run, candidates: list[Candidate], vote: Vote) -> Candidate:
         """The leader of the vote; where there was none to vote on, whoever `unanswered` says."""

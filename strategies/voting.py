@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from math import comb
 
 from ponder.compute.run import Run
@@ -23,22 +23,35 @@ def lead_probability(leader: int, runner_up: int) -> float:
     return sum(comb(n, k) for k in range(runner_up + 1, n + 1)) / 2**n
 
 
+async def drawn(run: Run, n: int) -> tuple[list[Candidate], int]:
+    """Up to `n` more chains, ordered by number, and how many were begun for them: those that were lost included, and
+    none where there is but one chain, which is known. Raises what `Run.sample` does."""
+    async with run.sampling(n) as arriving:
+        found = sorted([candidate async for candidate in arriving], key=lambda candidate: candidate.number)
+    return found, len(arriving.begun)
+
+
 def fair_sample(
-    vote: Vote, finished: Sequence[Candidate], begun: Sequence[int], outstanding: int, confidence: float
+    vote: Vote,
+    finished: Sequence[Candidate],
+    begun: Sequence[int],
+    outstanding: int,
+    confidence: float,
+    lost: Set[int] = frozenset(),
 ) -> int:
     """How many of the chains, in the order they were begun, settle the vote over those `finished`, with `outstanding`
     not begun yet; 0 when it is not settled.
 
     The first to finish are the shortest, and short chains may be right less often than others, or more often. A fair
     sample is all that were begun up to some point, whatever came of them: those of them that are still being written
-    are counted against the leader.
+    are counted against the leader. Those that were `lost` have no vote, and will have none.
     """
     votes = {candidate.number: answer for candidate, answer in zip(finished, vote.votes, strict=True)}
     counts: Counter[int] = Counter()
     writing = found = 0
     for taken, number in enumerate(begun, 1):
         answer = votes.get(number)
-        writing += number not in votes
+        writing += number not in votes and number not in lost
         if answer is not None:
             counts[answer] += 1
         (_, first), (_, second) = (*counts.most_common(2), (0, 0), (0, 0))[:2]

@@ -42,7 +42,14 @@ def asked(name: str, verifier: str, answer: int = 0, seed: int | None = None) ->
 
 def test_it_reads_as_one_word() -> None:
     assert str(CallIdentity("req_5f0c", (0, 3), "sample")) == "req_5f0c/0.3/sample"
-    assert str(CallIdentity("", (1,), "reward")) == "local/1/reward"
+
+
+def test_runs_outside_a_server_have_names_of_their_own() -> None:
+    runs = [Spending(Budget(100, 100)) for _ in range(2)]
+    one, other = (str(run.reserve("sample", thinking=1, answer=1).identity) for run in runs)
+    assert one != other
+    assert one.startswith("local_")
+    assert one.endswith("/0.0/sample")
 
 
 def test_a_single_chain_is_the_first_of_its_answer() -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,13 @@ SEARCHES = ("beam_search", "dvts", "particle_filter")
 
 
 def ask(
-    name: str, engine: ScriptedEngine, *, seed: int | None = None, budget: int = 3000, streamed: list[str] | None = None
+    name: str,
+    engine: ScriptedEngine,
+    *,
+    seed: int | None = None,
+    budget: int = 3000,
+    streamed: list[str] | None = None,
+    **parameters: Any,
 ) -> tuple[Spending, Outcome | None]:
     """The outcome, None where the model went away before there was one; what was spent in any case."""
 
@@ -40,7 +47,7 @@ def ask(
 
     plan = Plan(
         Prompt((Message("user", "What is three and four?"),)),
-        Selection(name, STRATEGIES[name]()),
+        Selection(name, STRATEGIES[name](**parameters)),
         Budget(budget, 100),
         Sampling(0, 0, seed=seed),
         Selection("prm", VERIFIERS["prm"]()),
@@ -80,6 +87,34 @@ def test_a_vote_goes_on_without_a_chain_that_is_lost(seed: int | None) -> None:
     lost, *others = spending.reservations
     assert (lost.ending, lost.tokens, lost.answer_group) == ("lost", nearly, None)
     assert Counter(one.ending for one in others) == {"finished": len(others)}
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_a_vote_is_settled_when_only_a_chain_that_was_lost_could_change_it(seed: int | None) -> None:
+    slow = Chain("and so on\n" * 50, "It is 9.")
+    engine = ScriptedEngine(always(NINE, SEVEN, SEVEN, slow), vanish_at={0: 5}, delay=0.01)
+    spending, outcome = ask("majority_vote", engine, seed=seed, n=4, first=4, confidence=1)
+    assert outcome is not None
+    assert outcome.answer.text == SEVEN.answer
+    assert [one.ending for one in spending.reservations] == ["lost", "finished", "finished", "aborted"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("majority_vote", {"n": 6, "mode": "rounds", "first": 2, "confidence": 1}),
+        ("majority_vote", {"n": 6, "first": 2, "confidence": 1}),
+        ("auto", {"n": 6, "probes": 4, "confidence": 1}),
+    ],
+    ids=str,
+)
+def test_no_more_chains_are_begun_than_were_asked_for_where_some_are_lost(
+    name: str, parameters: dict[str, Any]
+) -> None:
+    chains = [Chain(SEVEN.thought, f"It is {i}.") for i in range(20)]
+    spending, outcome = ask(name, ScriptedEngine(always(*chains), vanish_at={0: 5}), budget=9000, **parameters)
+    assert outcome is not None
+    assert len([one for one in spending.reservations if one.purpose == "sample"]) == 6
 
 
 def test_an_answer_given_without_a_chain_that_was_lost_says_so() -> None:

@@ -35,15 +35,15 @@ async def ignored(_: Delta) -> None:
     return
 
 
-async def ask(engine: Engine, prompt: Prompt, name: str, answer: int = 0, budget: int = 3000) -> Outcome:
+async def ask(engine: Engine, prompt: Prompt, name: str, answer: int = 0, request: str = "req_1") -> Outcome:
     plan = Plan(
         prompt=prompt,
         strategy=Selection(name, STRATEGIES[name]()),
-        budget=Budget(budget, 100),
+        budget=Budget(3000, 100),
         sampling=Sampling(0, 0),
         verifier=Selection("agreement", VERIFIERS["agreement"]()),
     )
-    spending = Spending(plan.budget, "req_1", answer)
+    spending = Spending(plan.budget, request, answer)
     return await execute(plan, Resources(engine, Lengths(20, 40)), spending, ignored)
 
 
@@ -68,6 +68,20 @@ def test_a_request_that_was_written_down_comes_to_the_same_answers(name: str) ->
     assert [(one.spent.hidden, one.spent.visible) for one in again] == [
         (one.spent.hidden, one.spent.visible) for one in before
     ]
+
+
+def test_runs_outside_a_server_are_questions_of_their_own() -> None:
+    lines: list[str] = []
+
+    async def two() -> list[int]:
+        engine = Recorder(ScriptedEngine(always(*CHAINS)), lines.append)
+        for _ in range(2):
+            await ask(engine, QUESTION, "majority_vote", request="")
+        return [len(question.samples) for question in await read("".join(lines))]
+
+    counts = in_virtual_time(two())
+    assert len(counts) == 2
+    assert sum(counts) == len(lines)
 
 
 def test_a_line_names_the_call_and_holds_neither_prompt_nor_thought() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass
 
 import pytest
@@ -122,12 +123,14 @@ def test_rounds_are_waited_for_so_that_lengths_change_no_answer(strategy: Majori
 
 
 def test_chains_still_being_written_are_counted_against_the_leader() -> None:
-    def fair(votes: dict[int, int | None], begun: int, n: int = 16, confidence: float = 0.9) -> int:
+    def fair(
+        votes: dict[int, int | None], begun: int, n: int = 16, confidence: float = 0.9, lost: Set[int] = frozenset()
+    ) -> int:
         """`votes`: number of the chain -> answer, of those that have finished."""
         counts = tuple(sorted(Counter(a for a in votes.values() if a is not None).values(), reverse=True))
         vote = Vote(candidate(), counts, (), len(votes), tuple(votes.values()))
         finished = [candidate(number=number) for number in votes]
-        return fair_sample(vote, finished, range(begun), n - begun, confidence)
+        return fair_sample(vote, finished, range(begun), n - begun, confidence, lost)
 
     assert fair({0: 0, 1: 0, 2: 0}, begun=16) == 3
     assert fair({5: 0, 6: 0, 7: 0}, begun=16) == 0  # five begun before them are being written
@@ -137,3 +140,5 @@ def test_chains_still_being_written_are_counted_against_the_leader() -> None:
     assert fair(dict.fromkeys(range(8, 16), 0), begun=16, confidence=1) == 0
     assert fair(dict.fromkeys(range(7, 16), 0), begun=16, confidence=1) == 16  # nobody can catch up
     assert fair({0: 0, 1: 0, 2: 0, 3: 1, 4: 1}, begun=5) == 3
+    assert fair({5: 0, 6: 0, 7: 0}, begun=16, lost=set(range(5))) == 8  # nothing is to come of those before them
+    assert fair({0: 0, 2: 0, 3: 0, 4: 0}, begun=16, lost={1}) == 5
