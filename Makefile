@@ -4,6 +4,7 @@ PYTHON ?= python3
 EXTRA ?= cpu
 PORT ?= 8000
 ARGS ?=
+JOBS ?= auto
 SOAK_RESULTS ?= bench/results/soak.jsonl
 BIN := .venv/bin
 INSTALL = $(PYTHON) tools/install.py
@@ -17,7 +18,7 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
-.PHONY: help serve test soak check lint docs format bench install lock dist clean
+.PHONY: help serve test soak check style lint docs format bench install lock dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,17 +29,20 @@ serve: ## serve MODEL= (default: demo, the bundled reasoner; smollm2 talks) on H
 	@$(INSTALL) $(EXTRA)
 	@$(BIN)/ponder serve $(MODEL) $(if $(HOST),--host $(HOST)) --port $(PORT) $(ARGS)
 
-test: ## run every test; some of them in ARGS="tests/compute -k budget"
+test: ## run every test, JOBS= at a time (auto: as the cores and the memory allow); some of them in ARGS="tests/compute -k budget"
 	@$(INSTALL) $(EXTRA) dev
 	@missing=; for pair in $(SYSTEM); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	  if [ -n "$$missing" ]; then echo "ponder: some tests want Debian packages that are not here: sudo apt-get install$$missing"; fi
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: ## run the long tests that `make test` leaves out; results go to SOAK_RESULTS=, and a run that was cut goes on
 	@$(INSTALL) $(EXTRA) dev
 	@$(BIN)/python -m pytest -m soak --soak-results $(SOAK_RESULTS) $(ARGS)
 
-check: lint docs ## ruff, its formatter, pyright and codespell find nothing, and the documents are true
+check: style docs ## ruff, its formatter, pyright and codespell find nothing, and the documents are true
+
+style: lint ## what `make check` finds without running a test
+	@$(BIN)/codespell
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: ## the documents are spelled right, their links lead somewhere and their code runs

@@ -1,14 +1,40 @@
-"""What the tests of real engines share, wherever they are."""
+"""What the tests of real engines share, wherever they are; and how tests are shared out among processes."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
 pytest_plugins = ("tests.campaign",)
+
+ROOT = Path(__file__).parent.parent
+MEMORY = 4 << 30
+"""Bytes that a process of tests may want, with an engine."""
+LONGEST: tuple[str, ...] = ()
+"""Files that take longest, the longest first. They are begun first, so that no process ends long after the others."""
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Bound to cores, as vLLM has it, the engines of two processes would be bound to the same one.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` starts: one for each core, as long as the memory lasts."""
+    return max(1, min(len(os.sched_getaffinity(0)), psutil.virtual_memory().available // MEMORY))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, where several processes take one file each at a time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        first = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: first.get(item.path, len(first)))
 
 
 @pytest.fixture(scope="module")
