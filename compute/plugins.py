@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ponder.compute.errors import PonderError
@@ -10,6 +12,18 @@ from ponder.compute.errors import PonderError
 
 class BrokenPlugin(PonderError):
     """What another package adds cannot be used; the message names it and says why."""
+
+
+@cache
+def points(group: str) -> Sequence[EntryPoint]:
+    """What installed packages add to a group, by name; they are read once, and the more there are the longer it
+    takes."""
+    return sorted(_points().select(group=group), key=lambda point: point.name)
+
+
+@cache
+def _points() -> Any:
+    return entry_points()
 
 
 def named(kind: str, point: EntryPoint) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -30,6 +31,13 @@ class ServedModel:
     reward_model: RewardModel | None = None
 
 
+@cache
+def _read(kind: type[Any]) -> tuple[TypeAdapter[Any], dict[str, Any]]:
+    """What reads the parameters of a strategy or verifier, and their JSON schema."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    return adapter, adapter.json_schema()
+
+
 class Entry:
     """A strategy or verifier that can be asked for: its name, words, JSON schema, and itself with parameters."""
 
@@ -37,8 +45,7 @@ class Entry:
         self.name = name
         self.kind = kind
         self.description = (kind.__doc__ or name).strip().partition("\n")[0]
-        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        self.schema: dict[str, Any] = self._adapter.json_schema()
+        self._adapter, self.schema = _read(kind)
         self._plain: Selection[Any] | None = None
 
     def made(self, parameters: Mapping[str, Any], param: str, most: int) -> Selection[Any]:

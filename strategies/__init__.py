@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Any
 
 from ponder import under_one_name
-from ponder.compute.plugins import loaded
+from ponder.compute.plugins import loaded, points
 from ponder.strategies.auto import Auto
 from ponder.strategies.beam_search import BeamSearch
 from ponder.strategies.best_of_n import BestOfN
@@ -35,4 +34,4 @@ GROUP = "ponder.strategies"
 
 def strategies() -> dict[str, type[Any]]:
     """Ours and those of installed packages. Raises `BrokenPlugin`."""
-    return {point.name: loaded("strategy", point) for point in entry_points(group=GROUP)} | STRATEGIES
+    return {point.name: loaded("strategy", point) for point in points(GROUP)} | STRATEGIES

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Any
 
 from ponder import under_one_name
-from ponder.compute.plugins import loaded
+from ponder.compute.plugins import loaded, points
 from ponder.verifiers.agreement import Agreement
 from ponder.verifiers.code import Code
 from ponder.verifiers.confidence import Confidence
@@ -33,4 +32,4 @@ GROUP = "ponder.verifiers"
 
 def verifiers() -> dict[str, type[Any]]:
     """Ours and those of installed packages. Raises `BrokenPlugin`."""
-    return {point.name: loaded("verifier", point) for point in entry_points(group=GROUP)} | VERIFIERS
+    return {point.name: loaded("verifier", point) for point in points(GROUP)} | VERIFIERS

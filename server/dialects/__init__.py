@@ -4,10 +4,10 @@ an entry point."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from ponder.compute.errors import PonderError
-from ponder.compute.plugins import BrokenPlugin, broken, loaded, named
+from ponder.compute.plugins import BrokenPlugin, broken, loaded, named, points
 from ponder.server.dialect import Dialect
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.settings import WrongSettings
@@ -39,7 +39,7 @@ def installed(pages: Iterable[str]) -> Sequence[Dialect]:
 def plugins(pages: Iterable[str]) -> Iterator[tuple[str, Dialect | PonderError]]:
     """The dialects of installed packages, by their names: what each is called, and itself, or why it cannot be had."""
     taken = dict.fromkeys(pages, "a page of the server's") | {one.path: "Ponder's own" for one in DIALECTS}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    for point in points(GROUP):
         who = named("dialect", point)
         try:
             dialect = _made(point)
