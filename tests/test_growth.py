@@ -50,29 +50,29 @@ def hostile(pieces: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     yield from random.Random(0).sample(triples, min(TRIPLES, len(triples)))
 
 
-def spent(read: Callable[[str], object], text: str) -> float:
-    """Seconds of this thread's processor time, the least of two times."""
-
-    def once() -> float:
-        began = time.thread_time()
-        read(text)
-        return time.thread_time() - began
-
-    return min(once() for _ in range(2))
-
-
 def quadratic(read: Callable[[str], object], before: str, piece: str, behind: str, longest: int) -> bool:
-    """It grows with more than the length: of twice a doubling, once more than threefold at the least."""
+    """It grows with more than the length: of twice a doubling, once more than threefold at the least. What looks so is
+    measured again, the least of three times."""
 
-    def at(length: int) -> float:
-        return spent(read, before + piece * (length // len(piece)) + behind)
+    def spent(length: int, times: int) -> float:
+        """Seconds of this thread's processor time."""
+        text = before + piece * (length // len(piece)) + behind
 
-    began = time.thread_time()
-    read(before + piece * (longest // len(piece)) + behind)
-    if time.thread_time() - began < MEASURABLE:
-        return False
-    one, two, four = at(longest // 4), at(longest // 2), at(longest)
-    return four > MEASURABLE and four > 9 * one and (two > 3 * one or four > 3 * two)
+        def once() -> float:
+            began = time.thread_time()
+            read(text)
+            return time.thread_time() - began
+
+        return min(once() for _ in range(times))
+
+    def grows(times: int) -> bool:
+        four = spent(longest, times)
+        if four <= MEASURABLE:
+            return False
+        two, one = spent(longest // 2, times), spent(longest // 4, times)
+        return four > 9 * one and (two > 3 * one or four > 3 * two)
+
+    return grows(1) and grows(3)
 
 
 # -- whole texts ------------------------------------------------------------------------------------------------------

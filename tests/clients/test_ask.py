@@ -71,5 +71,5 @@ def test_text_is_printed_as_it_is_written_and_ctrl_c_hangs_up() -> None:
         asked.send_signal(signal.SIGINT)
         _, err = asked.communicate(timeout=60)
         assert (asked.returncode, err) == (130, "\nponder: hung up\n")
-        comes_true("the model has stopped", 5, lambda: engine.running == 0)
+        comes_true("the model has stopped", 60, lambda: engine.running == 0)
         assert engine.produced < 50_000

@@ -136,14 +136,16 @@ def test_leaving_a_stream_stops_the_model() -> None:
         with Client(address) as client, closing(client.stream("?", thinking_budget=100)) as stream:
             assert isinstance(next(stream), Piece)
             assert engine.running == 1
-        comes_true("no stream runs", 5, lambda: engine.running == 0)
+        comes_true("no stream runs", 60, lambda: engine.running == 0)
+        assert engine.produced < 1000
 
         async def leave() -> None:
             async with AsyncClient(address) as client, aclosing(client.stream("?", thinking_budget=100)) as stream:
                 assert isinstance(await anext(stream), Piece)
 
         asyncio.run(leave())
-        comes_true("no stream runs", 5, lambda: engine.running == 0)
+        comes_true("no stream runs", 60, lambda: engine.running == 0)
+        assert engine.produced < 2000
 
 
 def test_an_engine_that_dies_in_the_middle_of_a_stream_is_a_refusal() -> None:

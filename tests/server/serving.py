@@ -186,7 +186,7 @@ def serving(app: FastAPI) -> Generator[Place]:
     assert not thread.is_alive()
 
 
-def until(true: Any, seconds: float = 10) -> None:
+def until(true: Any, seconds: float = 60) -> None:
     """Waits for something another thread does."""
     end = time.monotonic() + seconds
     while not true():

@@ -19,9 +19,9 @@ LONG = Chain(MARKER + "t" * 60, "a" * 60)
 
 
 def settled(app: FastAPI, engine: ScriptedEngine) -> None:
-    """Within a second nothing runs, and then all that was written is counted and nothing is held."""
-    until(lambda: engine.running == 0 and its_door(app).admission.inside == 0, 1)
-    until(lambda: counted(app, "ponder_inflight_requests") == 0, 1)
+    """Soon nothing runs, and then all that was written is counted and nothing is held."""
+    until(lambda: engine.running == 0 and its_door(app).admission.inside == 0)
+    until(lambda: counted(app, "ponder_inflight_requests") == 0)
     assert written(app) == engine.produced
     assert counted(app, "ponder_budget_violations_total") == 0
 
@@ -56,7 +56,7 @@ def test_two_hundred_hang_ups_at_random_moments_leave_nothing_running_and_nothin
 
     with serving(app) as place:
         asyncio.run(all_of_them(place.port))
-        until(lambda: counted(app, "ponder_requests_total") + its_door(app).admission.inside >= 150, 10)
+        until(lambda: counted(app, "ponder_requests_total") + its_door(app).admission.inside >= 150)
         settled(app, engine)
         assert counted(app, 'ponder_requests_total{outcome="disconnected"}') > 50
 

@@ -66,7 +66,7 @@ async def pieces(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def true(fact: Callable[[], object]) -> None:
     """Waits for what comes about in the server."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         while not fact():  # noqa: ASYNC110 - nobody would set an event
             await asyncio.sleep(0.02)
 
@@ -143,7 +143,7 @@ def test_a_caller_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection(head:
     async def talk(host: str, port: int) -> None:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(head)
-        told = await asyncio.wait_for(reader.read(), 10)
+        told = await asyncio.wait_for(reader.read(), 50)
         assert b"transfer-encoding" not in told
         assert told.endswith(b"\r\n\r\none two")
         writer.close()
@@ -158,7 +158,7 @@ def test_a_connection_is_kept_longer_than_load_balancers_keep_theirs() -> None:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(GET % b"/")
         assert (await streamed(reader))[0] == 200
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), 50) == b""
         writer.close()
 
     served(talk, settings=Settings(limits=Limits(idle_timeout=0.2)))
@@ -209,7 +209,7 @@ def test_probes_are_answered_while_the_door_is_full_however_many_silent_callers_
             assert (status, headers["connection"]) == (200, "close")
             writer.close()
         assert (await from_(host, port, "127.0.0.1"))[0] == 503
-        assert await asyncio.wait_for(silent[0][0].read(), 10) == b""
+        assert await asyncio.wait_for(silent[0][0].read(), 50) == b""
         for _, writer in (*inside, *silent):
             writer.close()
 
@@ -287,7 +287,7 @@ def test_a_hang_up_behind_pipelined_bytes_is_noticed(behind: bytes) -> None:
             writer.write(GET % b"/first" + (body if behind == b"POST" else behind * 5000))
             await asyncio.sleep(0.2)
             writer.close()
-            await asyncio.wait_for(gone.wait(), 10)
+            await asyncio.wait_for(gone.wait(), 50)
 
     served(talk, waits)
 

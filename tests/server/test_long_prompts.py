@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import threading
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -29,17 +28,21 @@ WORDS = "hello world 12 "
 
 
 @dataclass
-class Slow(ScriptedEngine):
-    """Takes its time to count a prompt, and remembers where it did."""
+class Counting(ScriptedEngine):
+    """Remembers where it counted a prompt."""
 
     counted: list[bool] = field(default_factory=list[bool])
     """Of each count: it was on the thread of the event loop."""
+    begun: threading.Event = field(default_factory=threading.Event)
+    until: threading.Event | None = None
+    """A prompt is counted for as long as this is not set; None: as quickly as it can be."""
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         self.counted.append(threading.current_thread() is threading.main_thread())
         tokens = super().length(prompt, thinking=thinking)
-        if tokens > 10_000:
-            time.sleep(0.5)
+        self.begun.set()
+        if self.until is not None:
+            assert self.until.wait(60), "nothing goes on beside it"
         return tokens
 
 
@@ -49,25 +52,21 @@ def asks(text: str) -> list[dict[str, str]]:
 
 def test_streams_go_on_while_a_long_prompt_is_counted() -> None:
     async def go() -> None:
-        engine = Slow(always(CHAIN), card=replace(CARD, context=500))
+        counted = threading.Event()
+        engine = Counting(always(CHAIN), card=replace(CARD, context=500), until=counted)
         app, line = door(engine), Line(messages=asks(WORDS * 2000))
-        begun = time.monotonic()
-        longest = 0.0
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(line.call(app))
-            while not call.done():
-                before = time.monotonic()
-                await asyncio.sleep(0.001)
-                longest = max(longest, time.monotonic() - before)
-        assert time.monotonic() - begun >= 0.5
-        assert longest < 0.4
+            group.create_task(line.call(app))
+            assert await asyncio.to_thread(engine.begun.wait, 60)
+            counted.set()
+        assert not any(engine.counted)
         assert line.sent[0]["status"] == 400
 
     asyncio.run(go())
 
 
 def test_a_short_prompt_needs_no_thread() -> None:
-    engine = Slow(always(CHAIN))
+    engine = Counting(always(CHAIN))
     answered(door(engine))
     assert all(engine.counted)
 
@@ -81,13 +80,13 @@ def test_a_long_prompt_is_counted_beside_the_event_loop_wherever_its_length_is(w
         "tools": {"tools": [tool]},
         "arguments": {"messages": [*asks("x"), {"role": "assistant", "tool_calls": [call]}]},
     }
-    engine = Slow(always(CHAIN))
+    engine = Counting(always(CHAIN))
     answered(door(engine), **body[where])
     assert engine.counted == [False]
 
 
 def test_a_prompt_that_is_too_long_is_counted_once() -> None:
-    engine = Slow(always(CHAIN), card=replace(CARD, context=500))
+    engine = Counting(always(CHAIN), card=replace(CARD, context=500))
     refused(chat(door(engine), messages=asks("x" * 600)), code="context_length_exceeded", param="messages")
     assert len(engine.counted) == 1
 

@@ -60,7 +60,7 @@ def by_us(url: str, role: str, kinds: str) -> float:
 def written(url: str) -> float:
     """Tokens the model has written for requests, by our metrics; the engine's own counter tells the same."""
     ours, checks = by_us(url, "generator", "thinking|visible"), by_us(url, "check", "visible")
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while (engine := series(url, "/metrics/engine", "vllm:generation_tokens_total") - checks) != ours:
         assert time.monotonic() < end, f"the engine has written {engine} tokens, of which we know {ours}"
         time.sleep(0.05)
@@ -249,9 +249,9 @@ def test_hang_ups_at_random_moments_leave_nothing_running_and_nothing_uncounted(
         return sum(task.result() for task in tasks)
 
     assert asyncio.run(all_of_them()) > 50
-    end = time.monotonic() + 1
+    end = time.monotonic() + 60
     while series(url, "/metrics", "ponder_inflight_requests"):
-        assert time.monotonic() < end, "still in flight a second after the last hang-up"
+        assert time.monotonic() < end, "still in flight long after the last hang-up"
         time.sleep(0.02)
     assert series(url, "/metrics/engine", "vllm:num_requests_running") == 0
     assert written(url) > before
