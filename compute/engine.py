@@ -110,7 +110,9 @@ class ModelCard:
     step_ids: frozenset[int] = frozenset()
     """The tokens that end with `step`, for verifiers that judge by tokens."""
     shows_thoughts: bool = False
-    """A revision prompt may carry its own earlier chain (`Message.thought`)."""
+    """It reads earlier thoughts of its own (`Message.thought`), those since the user's last message at least."""
+    keeps_thoughts: bool = False
+    """It reads those of earlier questions, too."""
     created: int = 0
     """Unix time, for `/v1/models`."""
     owner: str = "ponder"

@@ -76,6 +76,10 @@ class Prompt:
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    effort: str | None = None
+    """The caller's word for how much to think, for models whose template asks for one."""
+    budget: int | None = None
+    """Tokens that a thought may have, for models whose template tells them; what binds is the engine's limit."""
     parts: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
     """What models have made of parts of it, under keys of their own; shared with prompts that continue it."""
     read: dict[Any, Any] = field(default_factory=dict[Any, Any], init=False, compare=False, repr=False)
@@ -93,6 +97,13 @@ class Prompt:
     def then(self, *messages: Message) -> Prompt:
         """The same conversation with more turns at its end."""
         return replace(self, messages=self.messages + messages)
+
+
+def without_thoughts(prompt: Prompt) -> Prompt:
+    """The same conversation without the model's earlier thoughts."""
+    return replace(
+        prompt, messages=tuple(replace(one, thought=None) if one.thought else one for one in prompt.messages)
+    )
 
 
 def _size(message: Message) -> int:

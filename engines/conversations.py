@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
-from ponder.compute.text import Prompt
+from ponder.compute.text import Hidden, Prompt
 from ponder.engines.profiles import Profile
 from ponder.engines.tools import as_turns
 
@@ -21,10 +21,11 @@ def conversation(
     as_text: bool = False,
     short_ids: bool = False,
     one_call: bool = False,
+    one_text: bool = False,
 ) -> list[dict[str, Any]]:
     """The messages as templates expect them, each text through `put`. `as_text`: the template wants the arguments of a
     call as JSON text; most want an object. `short_ids`: it takes ids of calls of nine letters and digits only.
-    `one_call`: of the calls of one turn it shows one."""
+    `one_call`: of the calls of one turn it shows one. `one_text`: a turn with calls has a text or a thought."""
 
     def numbered(text: str) -> str:
         return put(_short(text) if short_ids else text)
@@ -36,8 +37,16 @@ def conversation(
         turn: dict[str, Any] = {"role": role, "content": put(content)}
         if message.name:
             turn["name"] = put(message.name)
-        if message.thought is not None and profile.shows_thoughts and (thought := message.thought.unseal()):
-            turn[profile.thoughts_field] = put(thought)
+        if message.thought is not None and profile.shows_thoughts and (thought := _as_field(message.thought, profile)):
+            if profile.thoughts_field == "content":
+                turn["content"] = [
+                    {"type": "thinking", "thinking": put(thought)},
+                    {"type": "text", "text": put(content)},
+                ]
+            elif one_text and content and message.tool_calls:
+                turn |= {"content": "", profile.thoughts_field: put(f"{thought}\n\n{content}")}
+            else:
+                turn[profile.thoughts_field] = put(thought)
         if message.tool_call_id:
             turn["tool_call_id"] = numbered(message.tool_call_id)
         if message.tool_calls:
@@ -75,6 +84,17 @@ def offered(prompt: Prompt, put: Callable[[str], str]) -> list[dict[str, Any]] |
         }
         for tool in prompt.tools
     ] or None
+
+
+def _as_field(thought: Hidden[str], profile: Profile) -> str:
+    """A thought as a template wants it: without its end, which the template writes itself, white space included."""
+    text = thought.unseal()
+    end = profile.end.strip()
+    if end and text.rstrip().endswith(end):
+        text = text.rstrip().removesuffix(end)
+    before = profile.closing.partition(profile.end)[0] if profile.end else ""
+    text = text.rstrip() if before.isspace() else text
+    return text if text.strip() else ""
 
 
 def _short(number: str) -> str:

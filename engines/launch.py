@@ -149,6 +149,17 @@ def read_generation(path: str) -> dict[str, Any]:
     return cast("dict[str, Any]", read) if isinstance(read, dict) else {}
 
 
+def tokenizer_of(given: dict[str, Any]) -> Any:
+    """The tokenizer that vLLM will take with these arguments, of which nothing else is loaded. Raises `EngineError`
+    where it has none."""
+    args: Any = importlib.import_module("vllm.engine.arg_utils").AsyncEngineArgs
+    registry: Any = importlib.import_module("vllm.tokenizers.registry")
+    try:
+        return registry.cached_tokenizer_from_config(args(**given).create_model_config())
+    except Exception as error:
+        raise EngineError(f"vLLM cannot start {given['model']!r}: {type(error).__name__}: {error}") from error
+
+
 def launch(given: dict[str, Any]) -> Any:
     """An `AsyncLLM`; its processes end with this one. Raises `EngineError` where vLLM cannot make one."""
     tie_children()

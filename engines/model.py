@@ -89,6 +89,7 @@ class Model:
             step=profile.step,
             step_ids=frozenset(i for i in self.step_stops if self.vocabulary.bytes(i).endswith(step)),
             shows_thoughts=profile.shows_thoughts,
+            keeps_thoughts=profile.reads_thoughts == "always",
             created=int(time.time()),
             tools=tools,
         )

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ponder.compute.errors import EngineError, RequestError
-from ponder.compute.text import Message, Prompt, Tool, ToolCall
+from ponder.compute.text import Hidden, Message, Prompt, Tool, ToolCall, without_thoughts
 from ponder.engines.channels import ANSWER, END, HEAD, THOUGHT
 from ponder.engines.conversations import conversation, offered
 from ponder.engines.fast_tokenizers import fast_tokenizer
+from ponder.engines.plain_tools import Shown, plainly
 from ponder.engines.profiles import Profile
 from ponder.engines.span_tokens import Span, SpanTokenizer, taken_apart
 from ponder.engines.templates import Made, Put, Turns, template_of
@@ -61,7 +62,9 @@ class Prompts:
         """What reads and spells its text."""
         self._tokens = tokens(self.tokenizer, profile)
         self._context = context
-        self._arguments_as_text = self._short_ids = self._one_call = False
+        self._arguments_as_text = self._short_ids = self._one_call = self._one_text = False
+        self.shown = Shown()
+        """What of tools its template shows the model; the rest is written into the text."""
         variables = self.variables(profile.thinks)
         samples = [(self.made_of(prompt, profile.thinks), variables) for prompt in (_PLAIN, _TURNS, _CALLS)]
         self._template = template_of(tokenizer, self._tokens.markers, samples)
@@ -138,8 +141,17 @@ class Prompts:
     # -- rendering ----------------------------------------------------------------------------------------------------
 
     def spans(self, prompt: Prompt, thinking: bool) -> list[Span]:
-        """The rendered prompt in pieces."""
-        return self._template.spans(self.made_of(prompt, thinking), self.variables(thinking))
+        """The rendered prompt in pieces. Where the template refuses the conversation for its earlier thoughts (one may
+        have words in it that the template forbids), it is rendered without them: no caller has written them."""
+        try:
+            return self._as_it_is(prompt, thinking)
+        except RequestError:
+            if all(message.thought is None for message in prompt.messages):
+                raise
+        return self._as_it_is(without_thoughts(prompt), thinking)
+
+    def _as_it_is(self, prompt: Prompt, thinking: bool) -> list[Span]:
+        return self._template.spans(self.made_of(prompt, thinking), self.variables(thinking, prompt))
 
     def made_of(self, prompt: Prompt, thinking: bool) -> Made:
         """Messages and tools as this model's template wants them."""
@@ -153,14 +165,20 @@ class Prompts:
                 as_text=self._arguments_as_text,
                 short_ids=self._short_ids,
                 one_call=self._one_call,
+                one_text=self._one_text,
             )
-            return turns, offered(prompt, put)
+            tools = offered(prompt, put)
+            if self.shown.all:
+                return turns, tools
+            return plainly(turns, tools, self._profile.tools, self.shown), tools if self.shown.tools else None
 
         return made
 
-    def variables(self, thinking: bool) -> Mapping[str, Any]:
+    def variables(self, thinking: bool, prompt: Prompt | None = None) -> Mapping[str, Any]:
         """What the chat template is given beside messages and tools."""
-        return self._profile.variables(thinking)
+        if prompt is None:
+            return self._profile.variables(thinking)
+        return self._profile.variables(thinking, effort=prompt.effort, budget=prompt.budget)
 
     def _ending(self, tail: str, thinking: bool, *, calls: bool = False) -> tuple[str, bool, bool]:
         """What has to be put behind the template's own end, whether the model is then inside a thought, and whether it
@@ -225,8 +243,10 @@ class Prompts:
         """At start: what the template takes, whether it does what the profile says, and whether tokenising in pieces is
         exact for this model."""
         self._arguments_as_text = self._wants_text()
+        self.shown = self._what_shows()
         self._short_ids = self._said(_CALLS) != "" and self._said(_OTHERS_CALLS) == ""
         self._one_call = "Rome" in self._said(_CALLS).rpartition(_ASKED)[2] and _SECOND not in self._said(_TWO_CALLS)
+        self._one_text = self._takes_one_text()
         if not self._in_pieces():
             self._tokens.tell_beginnings_apart()
             if not self._in_pieces():
@@ -259,10 +279,32 @@ class Prompts:
     def _said(self, prompt: Prompt) -> str:
         """What is made of a conversation; nothing where it is refused."""
         try:
-            spans = self.spans(prompt, self._profile.thinks)
+            spans = self._as_it_is(prompt, self._profile.thinks)
         except RequestError:
             return ""
         return "".join(span.text or "tokens" for span in spans)
+
+    def _what_shows(self) -> Shown:
+        """What of tools the template shows; all of it, too, where it would not take the rest as text either."""
+        asked = self._said(Prompt((Message("user", _ASKED),), _CALLS.tools))
+        behind = self._said(_CALLS).rpartition(_ASKED)[2]
+        if asked == "tokens":
+            return Shown()
+        found = Shown("warmth" in asked, "Rome" in behind, "degrees" in behind)
+        for shown in (found, replace(found, tools=True)):
+            self.shown = shown
+            behind = self._said(_CALLS).rpartition(_ASKED)[2]
+            if shown.all or ("Rome" in behind and "degrees" in behind):
+                return shown
+        log.warning("the chat template shows the model none of its calls, and takes them in no other way")
+        return Shown()
+
+    def _takes_one_text(self) -> bool:
+        """Of a turn with calls, the template takes a text or a thought and not both."""
+        if not self._profile.shows_thoughts:
+            return False
+        both, alone = (_calls("a1b2c3d4e", said=said, thought="Rome, then.") for said in ("I look.", ""))
+        return not self._said(both) and bool(self._said(alone))
 
 
 _PLAIN = Prompt((Message("user", "What is 2 + 2?\n\nAnswer with  one number."),))
@@ -275,7 +317,7 @@ _ASKED = "Is it warm in Rome?"
 _SECOND = "Tallinn"
 
 
-def _calls(*numbers: str) -> Prompt:
+def _calls(*numbers: str, said: str = "", thought: str = "") -> Prompt:
     """A conversation in which a tool was called under these ids."""
     schema = '{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}'
     return Prompt(
@@ -283,7 +325,8 @@ def _calls(*numbers: str) -> Prompt:
             Message("user", _ASKED),
             Message(
                 "assistant",
-                "",
+                said,
+                thought=Hidden(thought) if thought else None,
                 tool_calls=tuple(
                     ToolCall(number, "warmth", f'{{"city": "{city}"}}')
                     for number, city in zip(numbers, ("Rome", _SECOND), strict=False)

@@ -27,10 +27,11 @@ from ponder.engines.launch import (
     read_config,
     read_generation,
     settle_environment,
+    tokenizer_of,
 )
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find, sampled, template_source
-from ponder.engines.proving import demand, proofs_of
+from ponder.engines.proving import CONTEXT, demand, proofs_of
 from ponder.engines.vllm_calls import VllmCalls, take
 from ponder.engines.writing import Writing
 
@@ -53,15 +54,13 @@ async def start(
     config = await asyncio.to_thread(read_config, path)
     generation = await asyncio.to_thread(read_generation, path)
     found = await asyncio.to_thread(find_adapters, adapters or {})
-    llm = launch(lora_arguments(found) | arguments(path, options) | {"served_model_name": name})
+    given = lora_arguments(found) | arguments(path, options) | {"served_model_name": name}
+    # What is refused is refused before the weights are loaded.
+    profile = await asyncio.to_thread(proven, given, name, path, profile, config, generation)
+    llm = launch(given)
     try:
         tokenizer: Any = llm.get_tokenizer()
-        if profile is None:
-            profile = find(path, config, template_source(tokenizer), tokenizer, generation)
-        else:
-            profile = sampled(profile, generation, keep=profile.model_fields_set)
         engine = VllmEngine(llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers)
-        demand(name, proofs_of(engine.model, tokenizer))
         for number, adapter in enumerate(found, 1):
             engine.adapters.append(engine.adapted(adapter.name, await load(llm, adapter, number, name)))
         return engine
@@ -70,6 +69,25 @@ async def start(
         raise
     finally:
         del llm  # see `launch`
+
+
+def proven(
+    given: dict[str, Any],
+    name: str,
+    path: str,
+    profile: Profile | None,
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+) -> Profile:
+    """The profile of a model, found by its files where None is given, and shown to fit its tokenizer and its template.
+    `given` are vLLM's arguments. Raises `EngineError` where it does not fit."""
+    tokenizer = tokenizer_of(given)
+    if profile is None:
+        profile = find(path, config, template_source(tokenizer), tokenizer, generation)
+    else:
+        profile = sampled(profile, generation, keep=profile.model_fields_set)
+    demand(name, proofs_of(Model(tokenizer, profile, name, context=CONTEXT, vocabulary_size=len(tokenizer)), tokenizer))
+    return profile
 
 
 class VllmEngine:

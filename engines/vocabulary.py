@@ -96,10 +96,13 @@ class Vocabulary:
     def _calls(self, openers: Sequence[str]) -> tuple[frozenset[int], re.Pattern[str] | None]:
         tokens: set[int] = set()
         texts: list[str] = []
+        others = [one.strip() for one in (self.start, self.end, *self.wrapper) if one.strip()]
         for opener in filter(None, (one.strip() for one in openers)):
-            begins = [one for one in self._by_text if one[:1] in ("<", "[") and opener.startswith(one)]
-            if begins:
-                tokens.add(self._by_text[max(begins, key=len)])
+            begins = [one for one in self._by_text if one[:1] in ("<", "[", "]") and opener.startswith(one)]
+            token = max(begins, key=len, default="")
+            # What thoughts and answers begin with too, as a general bracket does, begins no call for certain.
+            if token and not any(marker.startswith(token) for marker in others):
+                tokens.add(self._by_text[token])
             elif opener[:1] in ("<", "[") and opener[-1:] in (">", "]"):
                 # Others, a brace for one, are found in thoughts that call nothing.
                 texts.append(opener)

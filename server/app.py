@@ -35,6 +35,7 @@ from ponder.server.dialect import Dialect
 from ponder.server.dialects import DEFAULT, installed, plugins
 from ponder.server.keys import Keyring
 from ponder.server.logs import REQUEST_ID
+from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
@@ -181,6 +182,9 @@ def create_app(
     admission = Admission(settings.max_inflight, settings.max_queue, metrics)
     status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body)
     traces = Traces(settings.traces, settings.trace_bytes)
+    thoughts = LoopThoughts(
+        settings.loop_thoughts, settings.loop_thought_bytes, settings.loop_thought_timeout, len(settings.keys)
+    )
     account = Accounts([*accounts, metrics])
     dialects = all_dialects() if dialects is None else dialects
     by_path = {dialect.path: dialect for dialect in dialects}
@@ -230,7 +234,7 @@ def create_app(
         page("/docs/{name}", None, docs_page.asset, include_in_schema=False)
     spoken = {
         dialect.path: AuthenticatedRoute(
-            Completions(settings, models, registry, admission, account, metrics, traces, dialect),
+            Completions(settings, models, registry, admission, account, metrics, traces, thoughts, dialect),
             "infer",
             dialect,
             guard,

@@ -16,6 +16,7 @@ from ponder.server.admission import Admission
 from ponder.server.body import read
 from ponder.server.dialect import Dialect
 from ponder.server.keys import Key
+from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest, make
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.respond import CompletionResponse
@@ -35,11 +36,12 @@ class Completions:
         account: Account,
         metrics: Metrics,
         traces: Traces,
+        thoughts: LoopThoughts,
         dialect: Dialect,
     ) -> None:
         self._settings, self._models, self._registry = settings, models, registry
         self._admission, self._account = admission, account
-        self._metrics, self._traces = metrics, traces
+        self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
         self._dialect = dialect
 
     async def __call__(self, request: Request, key: Key) -> CompletionResponse:
@@ -54,7 +56,7 @@ class Completions:
         timeout = header_timeout(request)
 
         async def plan() -> ResolvedRequest:
-            return await make(reading.request, self._models, self._registry, settings, key, timeout)
+            return await make(reading.request, self._models, self._registry, settings, key, timeout, self._thoughts)
 
         return CompletionResponse(
             reading,
@@ -64,6 +66,7 @@ class Completions:
             self._account,
             self._metrics,
             self._traces,
+            self._thoughts,
             began=began,
             keepalive=settings.keepalive,
             send_timeout=settings.limits.send_timeout,

@@ -156,7 +156,7 @@ def family(name: str, settings: ModelSettings) -> list[Finding]:
         return [Finding(False, f"{name}: {found.wrong}", found.mend, facts(found))]
     told = [Finding(True, f"{name}: {how_it_thinks(found.profile)}", facts=facts(found))]
     told += [Finding(one.ok, f"{name}: {one.words}", one.mend) for one in found.proofs]
-    ok, words, mend = how_it_calls(found.tools)
+    ok, words, mend = how_it_calls(found.tools, found.unshown)
     return [*told, Finding(ok, f"{name}: {words}", mend)]
 
 

@@ -6,7 +6,7 @@ The tokenizer and the chat template are enough; no weights are looked at.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Examined:
     """What of its sampling its own `generation_config.json` says."""
     tools: str = ""
     """How it writes calls of tools; empty where that is not known."""
+    unshown: tuple[str, ...] = ()
+    """What of tools its chat template does not show it."""
 
 
 def tokenizer_of(folder: str, *, trust_remote_code: bool = False) -> Any:
@@ -82,15 +84,28 @@ def examined(name: str, folder: Path, settings: ModelSettings) -> Examined:
         said_by_it = {
             one: getattr(profile, one) for one in ("temperature", "top_p", "top_k", "min_p") if one in generation
         }
-        return Examined(profile, tuple(proofs_of(model, tokenizer)), sampling=said_by_it, tools=model.card.tools)
+        return Examined(
+            profile,
+            tuple(proofs_of(model, tokenizer)),
+            sampling=said_by_it,
+            tools=model.card.tools,
+            unshown=_unshown(model),
+        )
     except PonderError as error:
         return Examined(wrong=error.message, mend="a profile that fits it, in ponder.toml: docs/write-a-family.md")
 
 
-def how_it_calls(tools: str) -> tuple[bool | None, str, str]:
+def _unshown(model: Model) -> tuple[str, ...]:
+    shown = model.prompts.shown
+    named = (("tools", shown.tools), ("calls", shown.calls), ("results", shown.results))
+    return tuple(name for name, there in named if not there)
+
+
+def how_it_calls(tools: str, unshown: Sequence[str] = ()) -> tuple[bool | None, str, str]:
     """Whether its calls are read, in a line, and what mends it."""
     if tools:
-        return True, f"writes calls of tools as `{tools}` does", ""
+        plain = f"; its template shows it no {' and no '.join(unshown)}: they are written into the text"
+        return True, f"writes calls of tools as `{tools}` does{plain if unshown else ''}", ""
     return (
         None,
         "how it writes calls of tools is not known: requests with tools are refused",
@@ -115,6 +130,10 @@ def how_it_thinks(profile: Profile) -> str:
     if profile.reads_thoughts != "never":
         when = "of all turns" if profile.reads_thoughts == "always" else "of a tool loop"
         told.append(f"reads its thoughts {when} ({profile.thoughts_field})")
+    if profile.effort:
+        told.append(f"is told efforts ({profile.effort})")
+    if profile.budget:
+        told.append(f"is told its budget ({profile.budget})")
     return ", ".join(told)
 
 

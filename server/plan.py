@@ -17,6 +17,7 @@ from ponder.compute.run import Selection
 from ponder.compute.text import Prompt
 from ponder.server.calls import Offered
 from ponder.server.keys import Key
+from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel, configured
 from ponder.server.request import AUTO, Asked, Request
 from ponder.server.settings import ModelSettings, Settings
@@ -45,6 +46,8 @@ class ResolvedRequest:
     timeout: float
     stream: bool
     shows_thought: bool
+    reads_thoughts: bool
+    """The model goes on with its thought when the results of its calls come."""
     ignored: tuple[str, ...]
     """Fields of the request that have no effect beside the others."""
     tools: Offered
@@ -61,17 +64,36 @@ async def make(
     settings: Settings,
     key: Key,
     header_timeout: float | None = None,
+    thoughts: LoopThoughts | None = None,
 ) -> ResolvedRequest:
-    """All decisions about a request. Raises `RequestError` and its family."""
+    """All decisions about a request. `thoughts`: those of earlier turns. Raises `RequestError` and its family."""
     base, served, by_name = registry.pick(models, request.model)
     if not key.may_ask(base):
         raise NotPermitted("this API key may not ask this model", param="model", code="model_not_permitted")
     card, own = served.engine.card, served.settings
     offered, grammar = _tools(request, card.tools)
-    prompt = Prompt(request.messages, request.tools)
     wish = wished(request.thinking, settings)
     strategy = _strategy(request, registry, own, settings, by_name, wish)
-    length, most, budget = await ceiling(request, wish, served, prompt, key, one=_one_chain(strategy))
+    one = _one_chain(strategy)
+    prompt = Prompt(
+        request.messages,
+        request.tools,
+        effort=request.thinking.effort if request.thinking.tokens is None else None,
+        budget=_of_one_chain(wish, request, own, key) if one else None,
+    )
+    told = prompt
+    if thoughts is not None and card.shows_thoughts:
+        told = replace(
+            prompt, messages=thoughts.given_back(key.name, base, request.messages, everywhere=card.keeps_thoughts)
+        )
+    try:
+        length, most, budget = await ceiling(request, wish, served, told, key, one=one)
+        prompt = told
+    except RequestError as error:
+        # What the caller does not know of must not be what does not fit.
+        if error.code != "context_length_exceeded" or told.messages is prompt.messages:
+            raise
+        length, most, budget = await ceiling(request, wish, served, prompt, key, one=one)
     thinking, clamped = most if budget is None else budget, None
     if thinking > most:
         if wish is not None and request.thinking.exact:
@@ -116,6 +138,7 @@ async def make(
         timeout=timeout,
         stream=request.stream,
         shows_thought=permitted(key, request.show_thought),
+        reads_thoughts=card.shows_thoughts,
         ignored=("verifier",) if request.verifier is not None and not _judged(strategy) else (),
         tools=offered,
     )
@@ -142,6 +165,14 @@ def _strategy(
     if silent and request.verifier is not None and not _judged(chosen):
         return registry.choose(registry.strategies, Asked("best_of_n"), "strategy", most)
     return chosen
+
+
+def _of_one_chain(wish: int | None, request: Request, own: ModelSettings, key: Key) -> int | None:
+    """Tokens that the one chain of each answer may think, as far as they are known before the prompt is rendered."""
+    if wish is None or wish <= 0:
+        return None
+    caps = (wish, own.max_thinking_budget, key.max_thinking_budget, request.total_tokens)
+    return max(1, min(cap for cap in caps if cap is not None) // request.n)
 
 
 def _one_chain(strategy: Selection[Any]) -> bool:

@@ -29,6 +29,7 @@ from ponder.server import answers, errors
 from ponder.server.admission import Admission, Turn
 from ponder.server.calls import ToolCallParser
 from ponder.server.dialect import Dialect, Reading, Writer
+from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.outbox import Outbox, SlowReader
 from ponder.server.plan import ResolvedRequest
 from ponder.server.traces import Traces, trace
@@ -62,6 +63,7 @@ class CompletionResponse:
         account: Account,
         metrics: Metrics,
         traces: Traces,
+        thoughts: LoopThoughts,
         *,
         began: float,
         keepalive: float,
@@ -69,7 +71,7 @@ class CompletionResponse:
     ) -> None:
         self._reading, self._plan, self._dialect = reading, plan, dialect
         self._admission, self._account = admission, account
-        self._metrics, self._traces = metrics, traces
+        self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
         self._keepalive, self._send_timeout = keepalive, send_timeout
         self._began = began
         """`now()` when the request came."""
@@ -205,11 +207,18 @@ class CompletionResponse:
         events = self._writer.text(index, text, ()) if text else b""
         if calls:
             events += self._calls(index, calls)
+        self._remember(outcome, parser)
         outcomes = [one for one in self._outcomes if one is not None]
         summary = None
         if len(outcomes) == len(self._outcomes):
             summary = answers.summary(self._resolved, outcomes, self._spendings)
         return events + self._writer.end(index, answers.ended(self._resolved, outcome, parser), summary)
+
+    def _remember(self, outcome: Outcome, parser: ToolCallParser) -> None:
+        """Keeps the thought behind the calls of an answer, for models that go on with it."""
+        resolved = self._resolved
+        if parser.calls and resolved.reads_thoughts:
+            self._thoughts.keep(resolved.owner, resolved.base, parser.calls, outcome.thought)
 
     def _event(self, error: BaseException, request_id: str) -> bytes:
         """The event for an error in a stream; logged, too, where the fault is ours."""
@@ -272,6 +281,8 @@ class CompletionResponse:
             [answers.whole(resolved, outcome, parser) for outcome, parser in each],
             answers.summary(resolved, outcomes, self._spendings),
         )
+        for outcome, parser in zip(outcomes, self._parsers, strict=True):
+            self._remember(outcome, parser)
         headers = [
             (b"content-type", self._writer.media_type.encode()),
             (b"content-length", str(len(content)).encode()),

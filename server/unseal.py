@@ -36,6 +36,12 @@ def size(texts: Texts) -> int:
     return sum(PAIR + sum(sys.getsizeof(text.unseal()) for text in pair) for pair in texts.values())
 
 
+def bytes_of(thought: Hidden[str]) -> int:
+    """Bytes of memory that a thought takes; 0 for one that says nothing."""
+    text = thought.unseal()
+    return sys.getsizeof(text) if text.strip() else 0
+
+
 def thought(outcome: Outcome) -> str:
     """The thought of the chosen chain; call it only where `permitted` said so."""
     return outcome.thought.unseal()

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 Value = bool | int | str
 """What a variable of a chat template is set to."""
 
-Effort = Literal["low", "medium", "high"]
+Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
+_NEXT: dict[str, Effort] = {"minimal": "low", "xhigh": "high"}
+"""Words that few families know, and those that all do."""
 
 
 class Profile(BaseModel):
@@ -56,7 +58,8 @@ class Profile(BaseModel):
     effort: str = ""
     """The template's variable for how much to think; empty where it has none."""
     efforts: dict[Effort, Value] = {}
-    """What that variable is set to; an effort that is missing is its own name."""
+    """What that variable is set to; an effort that is missing is its own name (`minimal` that of `low`, `xhigh` that of
+    `high`)."""
     budget: str = ""
     """The template's variable for the tokens of a thought, for models that were trained to keep to them."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
@@ -73,7 +76,8 @@ class Profile(BaseModel):
     """Which thoughts of earlier turns the model was trained to read: those since the user's last message ("tool_loop"),
     or all."""
     thoughts_field: str = "reasoning_content"
-    """Where in a message the template looks for its thought."""
+    """Where in a message the template looks for its thought; "content": in a block of its content, {"type": "thinking",
+    "thinking": ...}."""
 
     @model_validator(mode="before")
     @classmethod
@@ -98,13 +102,15 @@ class Profile(BaseModel):
         """It reads thoughts of earlier turns, some or all."""
         return self.reads_thoughts != "never"
 
-    def variables(self, thinking: bool, *, effort: Effort | None = None, budget: int | None = None) -> dict[str, Value]:
-        """What the chat template is given to let the model think, or to keep it from it. `effort` and `budget` (tokens
-        of a thought) count for models whose template asks for them."""
+    def variables(self, thinking: bool, *, effort: str | None = None, budget: int | None = None) -> dict[str, Value]:
+        """What the chat template is given to let the model think, or to keep it from it. `effort`, a word, and `budget`
+        (tokens of a thought) count for models whose template asks for them."""
         given: dict[str, Value] = {self.switch: thinking} if self.switch else {}
         given |= self.on if thinking else self.off
         if thinking and self.effort and effort is not None:
-            given[self.effort] = self.efforts.get(effort, effort)
+            known = cast("dict[str, Value]", self.efforts)
+            word = effort if effort in known else _NEXT.get(effort, effort)
+            given[self.effort] = known.get(word, word)
         if thinking and self.budget and budget is not None:
             given[self.budget] = budget
         return given

@@ -24,6 +24,8 @@ _OFF: tuple[Value, ...] = (False, "none", "no_think", "off", "disabled", "nothin
 """What a variable may be set to, the likeliest first; beside the texts that the template compares it with."""
 _UNREAD = ("thinking", "enable_thinking", "reasoning_effort")
 """Variables tried on a renderer whose source is not to be seen."""
+_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""The same of fields of a message that may hold a thought."""
 
 
 class Side(IntEnum):
@@ -84,7 +86,7 @@ def read(template: ChatTemplate, tokens: Collection[str], pair: Pair | None = No
     on = fields.get("on", {}) | ({fields["switch"]: True} if fields["switch"] else {})
     fields |= _phrases(template, one, way, wrap[0], on)
     fields |= _efforts(template, on)
-    return fields | _thoughts(template, on)
+    return fields | _thoughts(template, one, on)
 
 
 def _wrapped(
@@ -258,16 +260,23 @@ _RESULT = {"role": "tool", "tool_call_id": "abcdef123", "name": "look", "content
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
-def _thoughts(template: ChatTemplate, on: Mapping[str, Value]) -> dict[str, Any]:
+def _thoughts(template: ChatTemplate, pair: Pair, on: Mapping[str, Value]) -> dict[str, Any]:
     """Which thoughts of earlier turns the template writes down, and where it looks for them."""
     asked = {"role": "user", "content": QUESTION}
-    for field in template.thought_fields:
-        told = {"role": "assistant", "content": ANSWER, field: THOUGHT}
-        called = {"role": "assistant", "content": "", field: THOUGHT, "tool_calls": _CALLS}
-        if THOUGHT in (template.render([asked, told, asked], on) or ""):
-            return {"reads_thoughts": "always", "thoughts_field": field}
-        if THOUGHT in (template.render([asked, called, _RESULT], on) or ""):
-            return {"reads_thoughts": "tool_loop", "thoughts_field": field}
+    blocks = [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": ANSWER}]
+    # Where there is no block for thoughts, a list may be printed as it is.
+    within = re.compile(rf"{re.escape(pair.start)}\s*{THOUGHT}\s*{re.escape(pair.end)}")
+    for field in (*(template.thought_fields if template.source else _FIELDS), "content"):
+        told = {"role": "assistant", "content": ANSWER} | {field: blocks if field == "content" else THOUGHT}
+        shown = within if field == "content" else re.compile(THOUGHT)
+        for turns, when in (
+            ([asked, told, asked], "always"),
+            ([asked, told | {"tool_calls": _CALLS}, _RESULT], "tool_loop"),
+        ):
+            # Some take a text beside a thought, and some do not.
+            silent = [one | ({"content": ""} if one.get(field) == THOUGHT else {}) for one in turns]
+            if any(shown.search(template.render(one, on) or "") for one in (turns, silent)):
+                return {"reads_thoughts": when, "thoughts_field": field}
     return {"reads_thoughts": "never"}
 
 

@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
+from xml.sax.saxutils import escape
+from xml.sax.saxutils import unescape as unescaped
 
 from ponder.engines.tools.form import (
     DECODER,
@@ -25,14 +27,15 @@ from ponder.engines.tools.form import (
     Types,
     constant,
     dumped,
+    one_of,
     pattern,
     separated,
     sequence,
     tag,
 )
 from ponder.engines.tools.json_calls import JsonCalls
-from ponder.engines.tools.named import NAME, arguments, unquoted
-from ponder.engines.tools.values import plain, typed
+from ponder.engines.tools.named import NAME, arguments, kinds, unquoted
+from ponder.engines.tools.values import kind_of, plain, typed
 
 _SPACE = re.compile(r"\s*+")
 _CDATA = "<![CDATA[", "]]>"
@@ -70,7 +73,8 @@ class Elements:
     bare: tuple[tuple[str, str], ...] = ()
     """(begin, end) of calls without the markers around them."""
     said: bool = False
-    """An argument says itself whether it is a string; `{text}` stands in its place in `argument`."""
+    """An argument says itself whether it is a string; `{text}` stands in its place in `argument`, or `{kind}` where it
+    says what of JSON it is, "string", "number" and so on. What it is called is an attribute, and escaped as one."""
     tails: tuple[str, ...] = ()
     either: str = ""
 
@@ -94,6 +98,10 @@ class Elements:
     @cached_property
     def _ends(self) -> tuple[tuple[str, str], ...]:
         return (*((self.around,) if self.around[0] else ()), *self.bare)
+
+    @cached_property
+    def _of_a_kind(self) -> bool:
+        return "{kind}" in self.argument[0]
 
     @cached_property
     def _followers(self) -> tuple[str, ...]:
@@ -166,7 +174,8 @@ class Elements:
                 if behind == len(block) or self.follows(block, behind):
                     break
                 end += len(self.closes)
-            values[begin["key"].strip()] = self._value(block[begin.end() : end], begin, schema)
+            key = begin["key"].strip()
+            values[unescape(key) if self._of_a_kind else key] = self._value(block[begin.end() : end], begin, schema)
             at = behind
 
     def _value(self, text: str, begin: re.Match[str], schema: Mapping[str, Any]) -> Any:
@@ -175,9 +184,9 @@ class Elements:
         if text.startswith(_CDATA[0]) and text.endswith(_CDATA[1]):
             text = text[len(_CDATA[0]) : -len(_CDATA[1])]
         said = begin.groupdict().get("text") if self.said else None
-        if said == "true":
+        if said in ("true", "string"):
             return text
-        if said == "false":
+        if said:
             try:
                 value, end = DECODER.raw_decode(text.strip())
             except (ValueError, RecursionError):
@@ -188,18 +197,20 @@ class Elements:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def write(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-        made = [self._call(name, values) for name, values in calls]
+        made = [self._call(name, values, n) for n, (name, values) in enumerate(calls, 1)]
         blocks = [self.joined.join(made)] if self.several else made
         return self.between.join(f"{self.around[0]}{self.inner}{one}{self.inner}{self.around[1]}" for one in blocks)
 
-    def _call(self, name: str, values: Mapping[str, Any]) -> str:
-        written = [
-            self._begin(key, isinstance(value, str)) + plain(value) + self.argument[1] for key, value in values.items()
-        ]
-        return self.call[0].replace("{name}", name) + "".join(written) + self.call[1]
+    def _call(self, name: str, values: Mapping[str, Any], number: int) -> str:
+        written = [self._begin(key, kind_of(value)) + plain(value) + self.argument[1] for key, value in values.items()]
+        return self.call[0].replace("{n}", str(number)).replace("{name}", name) + "".join(written) + self.call[1]
 
-    def _begin(self, key: str, text: bool) -> str:
-        return self.argument[0].replace("{key}", key).replace("{text}", "true" if text else "false")
+    def _begin(self, key: str, kind: str) -> str:
+        """How an argument begins whose value is of this kind of JSON."""
+        if self._of_a_kind:
+            key = escape(key, {'"': "&quot;"})
+        text = "true" if kind == "string" else "false"
+        return self.argument[0].replace("{text}", text).replace("{kind}", kind).replace("{key}", key)
 
     def held(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> Tag:
         anything: Tag = {"type": "any_text", "excludes": [self.closes]}
@@ -207,14 +218,23 @@ class Elements:
         for tool in tools:
 
             def one(key: str, schema: Any, defs: Mapping[str, Any] = tool.defs) -> Tag:
+                if self._of_a_kind:
+                    ways = [
+                        tag(self._begin(key, kind), unquoted(shape, defs, anything, ebnf), self.argument[1])
+                        for kind, shape in kinds(schema, defs)
+                    ]
+                    return one_of(ways)
                 value = unquoted(schema, defs, anything, ebnf)
-                return tag(
-                    self._begin(key, value is anything or value.get("type") != "grammar"), value, self.argument[1]
-                )
+                text = value is anything or value.get("type") != "grammar"
+                return tag(self._begin(key, "string" if text else "object"), value, self.argument[1])
 
-            before, _, behind = self._begin("{key}", True).partition("{key}")
+            before, _, behind = self._begin("{key}", "string").partition("{key}")
             free = sequence(constant(before), pattern(NAME), tag(behind, anything, self.argument[1]))
-            calls.append(tag(self.call[0].replace("{name}", tool.name), arguments(tool, one, free), self.call[1]))
+            begin, numbered, rest = self.call[0].replace("{name}", tool.name).partition("{n}")
+            content = arguments(tool, one, free)
+            if numbered:
+                content = sequence(pattern("[0-9]{1,3}"), constant(rest), content)
+            calls.append(tag(begin, content, self.call[1]))
         if self.several:
             inside = separated(calls, self.joined, several)
             return tag(self.around[0] + self.inner, inside, self.inner + self.around[1])
@@ -223,6 +243,10 @@ class Elements:
             for call in calls
         ]
         return separated(blocks, self.between, several)
+
+
+def unescape(text: str) -> str:
+    return unescaped(text, {"&quot;": '"'})
 
 
 def _at(text: str, at: int) -> int:

@@ -13,6 +13,7 @@ from ponder.engines.tools.elements import Elements
 from ponder.engines.tools.form import Form
 from ponder.engines.tools.headed import HeadedCalls
 from ponder.engines.tools.json_calls import JsonCalls
+from ponder.engines.tools.nested import NestedCalls
 from ponder.engines.tools.pythonic import BracedCalls, PythonCalls
 
 
@@ -211,6 +212,71 @@ FORMATS: dict[str, Format] = {
             shown=(("<minimax:tool_call>",),),
             tokens=("<minimax:tool_call>",),
             names=("minimax-m2",),
+        ),
+        Format(
+            "minimax_m3",
+            NestedCalls("]<]minimax[>["),
+            shown=(("]<]minimax[>[",),),
+            tokens=("]<]minimax[>[",),
+            names=("minimax-m3", "minimax_m3"),
+        ),
+        Format(
+            "kimi_k3",
+            Elements(
+                around=("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
+                call=('<|open|>call tool="{name}" index="{n}"<|sep|>', "<|close|>call<|sep|>"),
+                name=r'<\|open\|>\s*call\s+tool="(?P<name>[^"]+)"[^<]*<\|sep\|>',
+                argument=('<|open|>argument key="{key}" type="{kind}"<|sep|>', "<|close|>argument<|sep|>"),
+                key=r'<\|open\|>\s*argument\s+key="(?P<key>[^"]*)"(?:\s+type="(?P<text>[a-z]*)")?\s*<\|sep\|>',
+                begins="<|open|>argument",
+                closes="<|close|>argument<|sep|>",
+                said=True,
+            ),
+            shown=(('call tool="', "<|open|>"),),
+            names=("kimi-k3", "kimi_k3"),
+            lead=("<|close|>response<|sep|>",),
+        ),
+        Format(
+            "plamo3",
+            HeadedCalls(
+                opens=("<|plamo:begin_tool_request:plamo|>",),
+                head=r"<\|plamo:begin_tool_name:plamo\|>(?P<name>[^<\s]+)<\|plamo:end_tool_name:plamo\|>\s*"
+                r"<\|plamo:begin_tool_arguments:plamo\|>(?:<\|plamo:constrain\|>json<\|plamo:msg\|>)?",
+                close="<|plamo:end_tool_arguments:plamo|><|plamo:end_tool_request:plamo|>",
+                begin="<|plamo:begin_tool_request:plamo|><|plamo:begin_tool_name:plamo|>{name}"
+                "<|plamo:end_tool_name:plamo|><|plamo:begin_tool_arguments:plamo|><|plamo:constrain|>json<|plamo:msg|>",
+                finish="<|plamo:end_tool_arguments:plamo|><|plamo:end_tool_request:plamo|>",
+                around=("<|plamo:begin_tool_requests:plamo|>", "<|plamo:end_tool_requests:plamo|>"),
+            ),
+            shown=(("plamo:begin_tool_request",),),
+            names=("plamo-3", "plamo3"),
+        ),
+        Format(
+            "inkling",
+            JsonCalls("<|content_invoke_tool_json|>", "<|end_message|>", arguments="args", between="<|message_model|>"),
+            shown=(("<|content_invoke_tool_json|>",),),
+            tokens=("<|content_invoke_tool_json|>",),
+            names=("inkling",),
+            lead=("<|end_message|><|message_model|>", "<|message_model|>", "<|end_message|>"),
+        ),
+        Format(
+            "cohere",
+            JsonCalls(
+                "<|START_ACTION|>",
+                "<|END_ACTION|>",
+                listed=True,
+                arguments="parameters",
+                named="tool_name",
+                first="tool_call_id",
+            ),
+            shown=(("<|START_ACTION|>",),),
+            tokens=("<|START_ACTION|>",),
+            names=("command-a", "command-r7b", "c4ai-command"),
+        ),
+        Format(
+            "xlam",
+            JsonCalls(listed=True, also=(("<tool_call>", "</tool_call>"),), tails=(";",)),
+            names=("xlam",),
         ),
         Format(
             "seed_oss",

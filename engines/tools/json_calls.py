@@ -52,6 +52,10 @@ class JsonCalls:
     """What stands between two blocks."""
     arguments: str = "arguments"
     """What the object calls the arguments."""
+    named: str = "name"
+    """What the object calls the tool."""
+    first: str = ""
+    """A field the object has before the name: the number of the call, from 0, as text."""
     keyed: bool = False
     """The name of the tool is the key and the arguments are the value: `{"get_weather": {...}}`."""
     extra: str = ""
@@ -78,7 +82,11 @@ class JsonCalls:
 
     def openers(self, names: Collection[str]) -> tuple[str, ...]:
         marks = tuple(f"{open}[" if self.tight else open for open, _ in self._marks)
-        return (*marks, *_BARE) if names and (self.bare or not self.open) else marks
+        if not names or not (self.bare or not self.open):
+            return marks
+        if self.listed and not self.open:
+            return (*marks, *(f"[{space}{one}" for space in _SPACES for one in _BARE))
+        return (*marks, *_BARE)
 
     def end(self) -> End:
         return self._ending()
@@ -118,8 +126,8 @@ class JsonCalls:
         if self.keyed and len(value) == 1 and isinstance(next(iter(value.values())), dict):
             name, arguments = next(iter(value.items()))
         else:
-            name = value.get("name")
-            arguments = next((value[key] for key in _KEYS if key in value), _NONE)
+            name = value.get(self.named)
+            arguments = next((value[key] for key in (self.arguments, *_KEYS) if key in value), _NONE)
         if isinstance(name, str):
             yield Called(name, arguments if isinstance(arguments, str) else dumped(arguments), first, last)
 
@@ -130,7 +138,9 @@ class JsonCalls:
             dumped(
                 {name: arguments}
                 if self.keyed
-                else {"name": name, self.arguments: arguments} | ({self.extra: f"{n:09}"} if self.extra else {})
+                else ({self.first: str(n)} if self.first else {})
+                | {self.named: name, self.arguments: arguments}
+                | ({self.extra: f"{n:09}"} if self.extra else {})
             )
             for n, (name, arguments) in enumerate(calls)
         ]
@@ -145,7 +155,8 @@ class JsonCalls:
             _object({tool.name: tool.arguments})
             if self.keyed
             else _object(
-                {"name": {"const": tool.name}, self.arguments: tool.arguments}
+                ({self.first: {"type": "string", "pattern": "^[0-9]{1,3}$"}} if self.first else {})
+                | {self.named: {"const": tool.name}, self.arguments: tool.arguments}
                 | ({self.extra: {"type": "string", "pattern": "^[A-Za-z0-9]{9}$"}} if self.extra else {})
             )
             for tool in tools
@@ -176,9 +187,10 @@ def _at(pattern: re.Pattern[str], text: str, at: int) -> int:
     return found.end() if found else at
 
 
+_SPACES = ("", " ", "\n", "\n  ", "\n    ")
 _BARE = tuple(
     f"{{{space}{kind}{key}"
-    for space in ("", " ", "\n", "\n  ", "\n    ")
+    for space in _SPACES
     for kind, key in (
         ("", '"name"'),
         ("", '"function"'),

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from ponder.engines.tools.form import Ebnf, HeldTool, Tag, any_number, constant, grammar, one_of, optional, sequence
+from ponder.engines.tools.values import kind_of
 
 NAME = "[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 """The name of an argument of which the schema says nothing."""
 
 _DEEP = 16
+_KINDS = ["string", "number", "boolean", "null", "array", "object"]
 
 Argument = Callable[[str, Any], Tag]
 """One argument of this name, with a value of this schema."""
@@ -69,6 +71,20 @@ def _joined(needed: Sequence[Tag], others: Sequence[Tag], free: Tag | None, join
     if free is not None:
         begins.append(sequence(free, *rest(())))
     return optional(one_of(begins)) if begins else constant("")
+
+
+def kinds(schema: Any, defs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The kinds of JSON that a value may be (string, number, boolean, null, array, object), each with its schema."""
+    for shape in alternatives(schema, defs):
+        if "enum" in shape:
+            values: dict[str, list[Any]] = {}
+            for value in shape["enum"]:
+                values.setdefault(kind_of(value), []).append(value)
+            yield from ((kind, {"enum": some}) for kind, some in values.items())
+            continue
+        named = shape.get("type", _KINDS)
+        for kind in cast("list[str]", named if isinstance(named, list) else [named]):
+            yield ("number" if kind == "integer" else kind), {**shape, "type": kind}
 
 
 def unquoted(schema: Any, defs: Mapping[str, Any], text: Tag, ebnf: Ebnf) -> Tag:

@@ -8,8 +8,6 @@ from typing import Any, cast
 
 from ponder.engines.tools.form import DECODER
 
-_DEEP = 32
-"""References and alternatives that are followed at most."""
 _WORDS: Mapping[str, Mapping[str, Any]] = {
     "boolean": {"true": True, "false": False},
     "null": {"null": None, "none": None},
@@ -21,7 +19,7 @@ def typed(text: str, name: str, schema: Mapping[str, Any]) -> Any:
     the schema names, and what it says nothing of, is a string."""
     properties = schema.get("properties")
     one = cast("dict[str, Any]", properties).get(name) if isinstance(properties, dict) else None
-    kinds = set(_kinds(one, schema, _DEEP)) or {"string"}
+    kinds = set(_kinds(one, schema)) or {"string"}
     if kinds == {"string"}:
         return text
     word = text.strip()
@@ -37,26 +35,38 @@ def typed(text: str, name: str, schema: Mapping[str, Any]) -> Any:
     return int(value) if isinstance(value, float) and "number" not in kinds else value
 
 
-def _kinds(schema: Any, root: Mapping[str, Any], deep: int) -> Iterator[str]:
-    """The types a value may have."""
-    if not isinstance(schema, dict) or deep == 0:
+def shapes(schema: Any, root: Mapping[str, Any], seen: set[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The schemas of which a value has to fulfil one: alternatives are followed where no type is named, each reference
+    once. `seen`: the references that were followed."""
+    if not isinstance(schema, dict):
         return
     schema = cast("dict[str, Any]", schema)
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        yield kind
-    elif isinstance(kind, list):
-        yield from (one for one in cast("list[Any]", kind) if isinstance(one, str))
-    if kind is None:
-        values: list[Any] = schema.get("enum", [schema["const"]] if "const" in schema else [])
-        for value in values:
-            yield next(_kinds_of(value))
-        for word in ("anyOf", "oneOf", "allOf"):
-            for branch in cast("list[Any]", schema.get(word, [])):
-                yield from _kinds(branch, root, deep - 1)
-        reference = schema.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#"):
-            yield from _kinds(_behind(reference, root), root, deep - 1)
+    seen = set() if seen is None else seen
+    ways: list[Any] = [schema.get(word) for word in ("anyOf", "oneOf", "allOf")]
+    branches = [branch for way in ways if isinstance(way, list) for branch in cast("list[Any]", way)]
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#") and reference not in seen:
+        seen.add(reference)
+        branches.append(_behind(reference, root))
+    if "type" in schema or not (branches or reference):
+        yield schema
+        return
+    for branch in branches:
+        yield from shapes(branch, root, seen)
+
+
+def _kinds(schema: Any, root: Mapping[str, Any]) -> Iterator[str]:
+    """The types a value may have."""
+    for shape in shapes(schema, root):
+        kind = shape.get("type")
+        if isinstance(kind, str):
+            yield kind
+        elif isinstance(kind, list):
+            yield from (one for one in cast("list[Any]", kind) if isinstance(one, str))
+        else:
+            values: list[Any] = shape.get("enum", [shape["const"]] if "const" in shape else [])
+            for value in values:
+                yield next(_kinds_of(value))
 
 
 def _behind(reference: str, root: Mapping[str, Any]) -> Any:
@@ -87,6 +97,12 @@ def _kinds_of(value: Any) -> Iterator[str]:
             yield "array"
         case _:
             yield "object"
+
+
+def kind_of(value: Any) -> str:
+    """What of JSON a value is: string, number, boolean, null, array or object."""
+    kind = next(_kinds_of(value))
+    return "number" if kind == "integer" else kind
 
 
 def plain(value: Any) -> str:

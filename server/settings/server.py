@@ -82,6 +82,23 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     retain_text: bool = Field(
         default=False, description="Keep thoughts and answers with the traces, for keys with the scope reveal."
     )
+    loop_thoughts: int = Field(
+        default=1 << 14,
+        ge=0,
+        le=1 << 24,
+        description="Turns of each key whose thought is kept, in memory, until the results of their tool calls come: "
+        "for models that read it then (docs/models.md). 0 keeps none.",
+    )
+    loop_thought_bytes: int = Field(
+        default=1 << 28,
+        ge=0,
+        le=1 << 40,
+        description="Bytes of memory that these thoughts may take, an equal share for each key; those not asked for "
+        "the longest go first.",
+    )
+    loop_thought_timeout: float = Field(
+        default=3600, gt=0, le=604800, description="Seconds such a thought is kept since it was last asked for."
+    )
     docs: bool | None = Field(
         default=None,
         description="A page at /docs to read and try the API. Left out: where there is no key. With keys, anybody may "

@@ -26,8 +26,8 @@ NO_TEXT = {"cohere_command3", "cohere_command4", "openai_gptoss", "olmo3"}
 OPENED = {"step3"}
 """Parsers that take what opens a thought for a part of it: their models' prompts open it."""
 CALL = ("get_weather", {"city": "Paris", "days": 3})
-READ_OTHERWISE = {"openai", "functiongemma", "mimo"}
-"""A stub; one that drops numbers; one that keeps the line breaks around a text."""
+READ_OTHERWISE = {"openai", "functiongemma", "mimo", "cohere_command3", "cohere_command4"}
+"""A stub; one that drops numbers; one that keeps the line breaks around a text; two that are a package of their own."""
 
 
 def asked(**fields: Any) -> Any:

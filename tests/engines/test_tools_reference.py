@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
@@ -26,6 +26,11 @@ PARSERS = {
     "deepseek_v31": "deepseek_v31",
     "kimi_k2": "kimi_k2",
     "minimax_m2": "minimax_m2",
+    "minimax_m3": "minimax_m3",
+    "kimi_k3": "kimi_k3",
+    "plamo3": "plamo3",
+    "inkling": "inkling",
+    "xlam": "xlam",
     "seed_oss": "seed_oss",
     "qwen3_coder": "qwen3_coder",
     "k2_horizon": "k2_horizon",
@@ -64,6 +69,7 @@ LESS = {
     ("functiongemma", "typed"),  # reads texts only
     ("functiongemma", "nested"),
     ("internlm2", "two"),  # reads one call
+    ("minimax_m3", "nested"),  # has no types but those of the schema, which says nothing of these
     ("gigachat3", "two"),
 }
 """(format, case) of which vLLM's parser reads less."""
@@ -94,15 +100,14 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
-@cache
-def parser_of(name: str) -> Any:
+def parser_of(name: str, offered: Sequence[dict[str, Any]] = TOOLS) -> Any:
     """vLLM's, with a tokenizer that has the format's markers as tokens."""
     marks = sorted(set(re.findall(r"<[^<>\n= ]+>|\[[A-Z_]+\]|｜DSML｜", "".join(texts_of(name)))))
     own = next(one for one in families(OWN) if one.model == "own/single-tokens")
     family = replace(own, special_tokens=(*own.special_tokens, *marks))
     tools = importlib.import_module("vllm.tool_parsers").ToolParserManager.get_tool_parser(PARSERS[name])
     request = importlib.import_module("vllm.entrypoints.openai.chat_completion.protocol").ChatCompletionRequest
-    asked = request(model="m", messages=[{"role": "user", "content": "hi"}], tools=TOOLS)
+    asked = request(model="m", messages=[{"role": "user", "content": "hi"}], tools=list(offered))
 
     def calls(text: str) -> Any:
         return tools(tokenizer(family), tools=asked.tools).extract_tool_calls(text, asked).tool_calls
@@ -118,6 +123,26 @@ def parsed(name: str, text: str) -> list[tuple[str, Any]]:
     parser.feed(text)
     parser.end()
     return [(call.name, json.loads(call.arguments)) for call in parser.calls]
+
+
+def test_elements_that_nest_are_read_by_their_schema() -> None:
+    inner = {"type": "object", "properties": {"sku": {"type": "string"}, "count": {"type": "integer"}}}
+    more = {"items": {"type": "array", "items": inner}, "gift": {"type": "boolean"}, "tags": {"type": "array"}}
+    schema = {"type": "object", "properties": {"city": {"type": "string"}, "order": {**inner, "properties": more}}}
+    values = {"city": "Rome", "order": {"items": [{"sku": "007", "count": 2}, {"sku": "b"}], "gift": True, "tags": []}}
+    text = FORMATS["minimax_m3"].form.write([("get_weather", values)])
+    parser = ToolCallParser(
+        Offered(frozenset({"get_weather"}), format="minimax_m3", parameters={"get_weather": json.dumps(schema)})
+    )
+    for size in (1, 7, len(text)):
+        parser = replace(parser, calls=[])
+        for at in range(0, len(text), size):
+            assert parser.feed(text[at : at + size])[0] == ""
+        parser.end()
+        assert [json.loads(call.arguments) for call in parser.calls] == [values]
+    function = {"name": "get_weather", "description": "", "parameters": schema}
+    calls = parser_of("minimax_m3", ({"type": "function", "function": function},))(text)
+    assert [json.loads(call.function.arguments) for call in calls] == [values]
 
 
 @pytest.mark.parametrize("name", PARSERS)

@@ -1,0 +1,148 @@
+"""Tools, calls and results as text of a conversation, for models whose chat template shows none of them.
+
+A call is written as the model's family writes it, so that the model sees what it said; a result becomes a message of
+the user's, and the tools that are offered are described in the system message. Words of ours are marked as the
+template's, as the markers of a call may be tokens; what was typed stays text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+from ponder.engines.tools import DEFAULT, FORMATS, texts_of
+from ponder.engines.written import Written
+
+Turn = dict[str, Any]
+
+RESULT = "<tool_response>\n", "\n</tool_response>"
+"""What stands around a result: as the family of the format `hermes` writes it, which most models have seen."""
+_OFFER = "You may call functions. Each is described by one line of JSON:\n"
+_HOW = "\nTo call one, write nothing but its name and its arguments in this form:\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What of tools a chat template shows the model."""
+
+    tools: bool = True
+    """Those offered."""
+    calls: bool = True
+    """Calls of earlier turns."""
+    results: bool = True
+    """What came of them."""
+
+    @property
+    def all(self) -> bool:
+        return self.tools and self.calls and self.results
+
+
+def plainly(turns: list[Turn], tools: Sequence[Turn] | None, form: str, shown: Shown) -> list[Turn]:
+    """The turns of a conversation, as templates expect them, with what the template does not show in their text. `form`
+    is a name of `FORMATS`."""
+    form = form if form in FORMATS else DEFAULT
+    if not shown.calls:
+        turns = [_with_calls(turn, form) for turn in turns]
+    if not shown.results:
+        turns = list(_results_of_users(turns))
+    if tools and not shown.tools:
+        said = _described(tools, form)
+        if turns and turns[0]["role"] == "system":
+            turns[0] = turns[0] | {"content": Written.joined([turns[0]["content"], Written.whole("\n\n"), said])}
+        else:
+            turns.insert(0, {"role": "system", "content": said})
+    return turns
+
+
+def _with_calls(turn: Turn, form: str) -> Turn:
+    calls: Sequence[Turn] = turn.get("tool_calls") or ()
+    if not calls:
+        return turn
+    made = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+    between = Written.whole("\n") if turn["content"] else ""
+    content = Written.joined([turn["content"], between, _written(form, made)])
+    return {name: value for name, value in turn.items() if name != "tool_calls"} | {"content": content}
+
+
+def _results_of_users(turns: Sequence[Turn]) -> Iterator[Turn]:
+    """Results that follow one another are one message, and so is what the user said behind them: templates want turns
+    to change."""
+    open_turn: Turn | None = None
+    for turn in turns:
+        if turn["role"] == "tool":
+            result = Written.joined([Written.whole(RESULT[0]), turn["content"], Written.whole(RESULT[1])])
+            before = [open_turn["content"], Written.whole("\n")] if open_turn else []
+            open_turn = {"role": "user", "content": Written.joined([*before, result])}
+            continue
+        if open_turn is not None and turn["role"] == "user":
+            turn = turn | {"content": Written.joined([open_turn["content"], Written.whole("\n\n"), turn["content"]])}
+        elif open_turn is not None:
+            yield open_turn
+        open_turn = None
+        yield turn
+    if open_turn is not None:
+        yield open_turn
+
+
+def _described(tools: Sequence[Turn], form: str) -> Written:
+    lines: list[str] = []
+    for tool in tools:
+        lines += [json.dumps(tool["function"], ensure_ascii=False), Written.whole("\n")]
+    example = FORMATS[form].form.write([("NAME", {"ARGUMENT": "VALUE"})])
+    return Written.joined([Written.whole(_OFFER), *lines[:-1], Written.whole(_HOW + example)])
+
+
+# -- a call, and which of its characters are the family's ------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _letters(form: str) -> Mapping[int, int]:
+    """For each character of the family's markers a private one; what JSON escapes stays as it is."""
+    letters = sorted(set("".join(texts_of(form))) - set('"\\'))
+    return {ord(letter): 0xE100 + n for n, letter in enumerate(letters)}
+
+
+def _written(form: str, calls: Sequence[tuple[str, Any]]) -> str:
+    """Calls as the family writes them, the family's own characters marked. They are written with a private character
+    for each typed one that a marker could have: so what is left of them is not typed. All is taken for typed where
+    that does not tell."""
+    given = [(name, _object(arguments)) for name, arguments in calls]
+    text = FORMATS[form].form.write(given)
+    letters = _letters(form)
+    back = {private: chr(letter) for letter, private in letters.items()}
+    hidden = FORMATS[form].form.write(
+        [(name.translate(letters), _through(arguments, letters)) for name, arguments in given]
+    )
+    private = re.compile(f"[{''.join(map(chr, letters.values()))}]+")
+    if hidden.translate(back) != text or private.search(text):
+        return text
+    pieces: list[str] = []
+    at = 0
+    for found in private.finditer(hidden):
+        pieces += [Written.whole(hidden[at : found.start()]), found[0].translate(back)]
+        at = found.end()
+    return Written.joined([*pieces, Written.whole(hidden[at:])])
+
+
+def _object(arguments: Any) -> dict[str, Any]:
+    """The arguments of a call, which may be JSON text, as an object; an empty one for what is none."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+    return cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {}
+
+
+def _through(value: Any, letters: Mapping[int, int]) -> Any:
+    if isinstance(value, str):
+        return value.translate(letters)
+    if isinstance(value, dict):
+        return {key.translate(letters): _through(one, letters) for key, one in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_through(one, letters) for one in cast("list[Any]", value)]
+    return value

@@ -1,0 +1,120 @@
+"""Thoughts of turns that ended in calls of tools, given back to the model together with the results of the calls.
+
+Some models were trained to go on with their thought when the results come ("interleaved thinking"). A caller never sees
+the thought and cannot send it back, so it is kept here, in memory, and found again by the ids of the calls. It belongs
+to the key that asked and the model that thought it; calls that were altered bring nothing back. Each key has a share of
+its own: what others ask for takes nothing away from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from ponder.compute.clock import now
+from ponder.compute.text import Hidden, Message, ToolCall
+from ponder.server.unseal import bytes_of
+
+OVERHEAD = 512
+"""Bytes of memory of an entry beside its thought."""
+SWEEPS = 16
+"""How often in the time that a thought is kept for it is looked whose time is over."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The thought of one turn."""
+
+    calls: bytes
+    """What identifies its calls."""
+    thought: Hidden[str]
+    bytes: int
+    until: float
+
+
+class LoopThoughts:
+    """What is kept of each key: of so many turns at most, for so many seconds since it was last asked for, in an equal
+    share of so many bytes. What was not asked for the longest goes first."""
+
+    def __init__(self, turns: int, size: int, seconds: float, keys: int, clock: Callable[[], float] = now) -> None:
+        """`turns` and `seconds` are those of each key, 0 turns: nothing is kept; `size` is that of all `keys`, in
+        bytes."""
+        self._turns, self._share, self._seconds = turns, size // max(1, keys), seconds
+        self._clock = clock
+        self._of: dict[str, OrderedDict[str, _Kept]] = {}
+        self._bytes: dict[str, int] = {}
+        self._sweep = 0.0
+
+    def keep(self, key: str, model: str, calls: Sequence[ToolCall], thought: Hidden[str]) -> None:
+        """A model has ended its turn with these calls, under ids that nobody else was given."""
+        size = bytes_of(thought)
+        if not size or not calls or not self._turns or size + OVERHEAD > self._share:
+            return
+        self._forget_the_old()
+        kept = self._of.setdefault(key, OrderedDict())
+        self._bytes[key] = self._bytes.get(key, 0) + size + OVERHEAD
+        kept[calls[0].id] = _Kept(_identified(model, calls), thought, size + OVERHEAD, self._clock() + self._seconds)
+        while len(kept) > self._turns or self._bytes[key] > self._share:
+            self._drop(key)
+
+    def given_back(
+        self, key: str, model: str, messages: tuple[Message, ...], *, everywhere: bool = False
+    ) -> tuple[Message, ...]:
+        """The messages with the thoughts of their turns: of those since the last question (the last message of a user),
+        or `everywhere`. The same object where there are none."""
+        kept = self._of.get(key)
+        if not kept:
+            return messages
+        first = 0
+        if not everywhere:
+            first = next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "user"), 0)
+        found = dict(self._found(kept, model, messages, first))
+        if not found:
+            return messages
+        return tuple(replace(one, thought=found[n]) if n in found else one for n, one in enumerate(messages))
+
+    def _found(
+        self, kept: OrderedDict[str, _Kept], model: str, messages: Sequence[Message], first: int
+    ) -> Iterator[tuple[int, Hidden[str]]]:
+        moment = self._clock()
+        for n in range(first, len(messages)):
+            calls = messages[n].tool_calls
+            one = kept.get(calls[0].id) if calls else None
+            if one is not None and one.until > moment and one.calls == _identified(model, calls):
+                one.until = moment + self._seconds
+                kept.move_to_end(calls[0].id)
+                yield n, one.thought
+
+    def _drop(self, key: str) -> None:
+        """Forgets what the key has asked for the longest time ago."""
+        _, one = self._of[key].popitem(last=False)
+        self._bytes[key] -= one.bytes
+
+    def _forget_the_old(self) -> None:
+        """Of all keys; now and then."""
+        moment = self._clock()
+        if moment < self._sweep:
+            return
+        self._sweep = moment + self._seconds / SWEEPS
+        for key, kept in list(self._of.items()):
+            while kept and next(iter(kept.values())).until <= moment:
+                self._drop(key)
+            if not kept:
+                del self._of[key], self._bytes[key]
+
+
+def _identified(model: str, calls: Sequence[ToolCall]) -> bytes:
+    """Equal for the same calls of the same model, however their arguments are spaced and ordered."""
+    told = [model, *([call.id, call.name, _plain(call.arguments)] for call in calls)]
+    return blake2b(json.dumps(told).encode(), digest_size=32).digest()
+
+
+def _plain(arguments: str) -> str:
+    """JSON text in one form; what is none as it is."""
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except (ValueError, RecursionError):
+        return arguments
