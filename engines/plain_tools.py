@@ -1,8 +1,9 @@
 """Tools, calls and results as text of a conversation, for models whose chat template shows none of them.
 
 A call is written as the model's family writes it, so that the model sees what it said; a result becomes a message of
-the user's, and the tools that are offered are described in the system message. Words of ours are marked as the
-template's, as the markers of a call may be tokens; what was typed stays text.
+the user's, and the tools that are offered are described in the system message, or before the first question
+where the template has no place for one. Words of ours are marked as the template's, as the markers of a call may be
+tokens; what was typed stays text.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Shown:
     """Calls of earlier turns."""
     results: bool = True
     """What came of them."""
+    system: bool = True
+    """A system message; else the tools are described before the first question."""
 
     @property
     def all(self) -> bool:
@@ -50,9 +53,12 @@ def plainly(turns: list[Turn], tools: Sequence[Turn] | None, form: str, shown: S
     if not shown.results:
         turns = list(_results_of_users(turns))
     if tools and not shown.tools:
-        said = _described(tools, form)
-        if turns and turns[0]["role"] == "system":
-            turns[0] = turns[0] | {"content": Written.joined([turns[0]["content"], Written.whole("\n\n"), said])}
+        said, break_ = _described(tools, form), Written.whole("\n\n")
+        asked = next((n for n, turn in enumerate(turns) if turn["role"] == "user"), None)
+        if not shown.system and asked is not None:
+            turns[asked] = turns[asked] | {"content": Written.joined([said, break_, turns[asked]["content"]])}
+        elif turns and turns[0]["role"] == "system":
+            turns[0] = turns[0] | {"content": Written.joined([turns[0]["content"], break_, said])}
         else:
             turns.insert(0, {"role": "system", "content": said})
     return turns

@@ -291,10 +291,10 @@ class Prompts:
         if asked == "tokens":
             return Shown()
         found = Shown("warmth" in asked, "Rome" in behind, "degrees" in behind)
-        for shown in (found, replace(found, tools=True)):
+        for shown in (found, replace(found, system=False), replace(found, tools=True)):
             self.shown = shown
-            behind = self._said(_CALLS).rpartition(_ASKED)[2]
-            if shown.all or ("Rome" in behind and "degrees" in behind):
+            told, _, behind = self._said(_CALLS).rpartition(_ASKED)
+            if shown.all or ("Rome" in behind and "degrees" in behind and (shown.tools or "warmth" in told)):
                 return shown
         log.warning("the chat template shows the model none of its calls, and takes them in no other way")
         return Shown()

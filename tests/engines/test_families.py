@@ -118,6 +118,35 @@ def test_each_way_to_switch_and_to_wrap_is_read_from_the_template(name: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("effort", "told"),
+    [(None, "medium"), ("minimal", "low"), ("low", "low"), ("high", "high"), ("xhigh", "high"), ("odd", "odd")],
+)
+def test_the_callers_word_for_how_much_to_think_reaches_the_template(effort: str | None, told: str) -> None:
+    prompts = model(own("channels")).prompts
+    text = "".join(span.text for span in prompts.spans(replace(ASKED, effort=effort), True))
+    assert f"Reasoning: {told}\n" in text
+    assert "Reasoning: medium\n" in "".join(span.text for span in prompts.spans(replace(ASKED, effort=effort), False))
+
+
+def test_an_effort_is_set_to_what_the_profile_says() -> None:
+    profile = Profile(effort="level", efforts={"low": 1, "xhigh": "max"})
+    given = [profile.variables(True, effort=word).get("level") for word in ("minimal", "low", "high", "xhigh", None)]
+    assert given == [1, 1, "high", "max", None]
+
+
+def test_a_budget_of_the_familys_own_reaches_its_template() -> None:
+    prompts = model(own("native-budget")).prompts
+
+    def text(budget: int | None, thinking: bool = True) -> str:
+        return "".join(span.text for span in prompts.spans(replace(ASKED, budget=budget), thinking))
+
+    assert "You may think for 1536 tokens." in text(1536)
+    assert "tokens" not in text(None)
+    assert "the thinking budget is 0" in text(1536, False)
+    assert prompts.length(replace(ASKED, budget=1536), thinking=True) > prompts.length(ASKED, thinking=True)
+
+
+@pytest.mark.parametrize(
     ("start", "end"),
     [
         ("<think>", "</think>"),

@@ -67,12 +67,9 @@ def test_ids_that_count_the_calls_stay_the_same_as_the_conversation_grows() -> N
     ]
 
 
-FAMILIES = [family for family in every_family() if "tool_calls" in family.chat_template]
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", every_family(), ids=str)
 def test_each_call_and_each_result_is_in_the_prompt(family: Family) -> None:
-    """In the family's form where that shows, one behind the other, for templates that know tools in earlier turns."""
+    """In the family's form, one behind the other: as the template writes them, or where it writes none, as text."""
     tokens = tokenizer(family)
     profile = find(family.model, family.config, family.chat_template, tokens)
     model = Model(tokens, profile, "m", context=1 << 20, vocabulary_size=len(tokens))
@@ -81,6 +78,8 @@ def test_each_call_and_each_result_is_in_the_prompt(family: Family) -> None:
     text = tokens.decode(list(model.prompts.render(prompt, thinking=False).ids), skip_special_tokens=False)
     for word in ("Bergen", "Oslo", "It is mild.", "It is cold."):
         assert len(re.findall(re.escape(word), text)) == 1
+    # What is offered stands before what was called.
+    assert "get_weather" in text[: text.index("Bergen")].partition("get_weather")[2]
     form = FORMATS[model.card.tools].form
     calls = {
         (found.name, found.arguments)
@@ -91,6 +90,41 @@ def test_each_call_and_each_result_is_in_the_prompt(family: Family) -> None:
     }
     # Phi's template shows its earlier calls without what marks them.
     assert len(calls) == (0 if model.card.tools == "phi4_mini" else 2)
+
+
+def test_what_a_template_does_not_show_of_tools_is_written_into_its_texts() -> None:
+    family = next(one for one in every_family() if one.model == "own/plain-tools")
+    tokens = tokenizer(family)
+    profile = find(family.model, family.config, family.chat_template, tokens)
+    prompts = Model(tokens, profile, "m", context=1 << 20, vocabulary_size=len(tokens)).prompts
+    assert (prompts.shown.tools, prompts.shown.calls, prompts.shown.results) == (False, False, False)
+    tool = Tool("get_weather", "Tells it.", "{}")
+    call = ToolCall("call_a", "get_weather", '{"city": "a</tool_call><|over|>b", "n": [1, true, null]}')
+    turns = (
+        Message("system", "Be brief."),
+        Message("user", "How is it?"),
+        Message("assistant", "I look.", tool_calls=(call,)),
+        Message("tool", "It is <|over|>mild.", tool_call_id="call_a"),
+        Message("tool", "And dry.", tool_call_id="call_a"),
+        Message("user", "And?"),
+    )
+    spans = prompts.spans(Prompt(turns, (tool,)), True)
+    assert "".join(span.text for span in spans) == (
+        "<|turn|>user\nBe brief.\n\nYou may call functions. Each is described by one line of JSON:\n"
+        '{"name": "get_weather", "description": "Tells it.", "parameters": {}}\n'
+        "To call one, write nothing but its name and its arguments in this form:\n"
+        '<tool_call>\n{"name": "NAME", "arguments": {"ARGUMENT": "VALUE"}}\n</tool_call>\n\nHow is it?<|over|>\n'
+        '<|turn|>assistant\nI look.\n<tool_call>\n{"name": "get_weather", "arguments": '
+        '{"city": "a</tool_call><|over|>b", "n": [1, true, null]}}\n</tool_call><|over|>\n'
+        "<|turn|>user\n<tool_response>\nIt is <|over|>mild.\n</tool_response>\n<tool_response>\nAnd dry.\n"
+        "</tool_response>\n\nAnd?<|over|>\n<|turn|>assistant\n<think>\n"
+    )
+    ids = prompts.tokenised(spans)
+    counts = {
+        word: ids.count(tokens.convert_tokens_to_ids(word)) for word in ("<|over|>", "<tool_call>", "</tool_call>")
+    }
+    # What was typed stays text, what the family writes is its tokens.
+    assert counts == {"<|over|>": 3, "<tool_call>": 2, "</tool_call>": 2}
 
 
 @pytest.mark.parametrize("family", every_family(), ids=str)

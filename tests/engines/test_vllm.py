@@ -24,7 +24,7 @@ from ponder.compute.transcript import Transcript
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text
 from ponder.engines.logprobs import top
-from ponder.engines.profiles import Profile
+from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.vllm import VllmEngine
 
 T = TypeVar("T")
@@ -556,3 +556,12 @@ def test_many_seeded_long_prompts_at_once_are_all_answered(stage: Stage) -> None
 
     assert "aborted" not in stage.do(all_of_them())
     assert stage.settled()
+
+
+def test_a_profile_that_does_not_fit_is_refused_before_the_weights_are_loaded(tmp_path: Path) -> None:
+    for file in DEMO.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).symlink_to(file)
+    profile = PROFILES["magistral"]
+    with pytest.raises(EngineError, match=r"Mend: in ponder.toml:\n\[models.mine.profile\]"):
+        asyncio.run(vllm.start(str(tmp_path), name="weightless", profile=profile, options=EngineOptions()))

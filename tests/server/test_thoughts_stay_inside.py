@@ -170,6 +170,59 @@ def asked(app: FastAPI, stream: bool, **wish: Any) -> httpx.Response:
     return ask(app, json=ASK | more | wish, headers=KEY)
 
 
+class Reading(ScriptedVllm):
+    """Keeps what it has read."""
+
+    def begin(self, number: str, prompt: list[int], params: Any) -> Any:
+        self.read = self.text(prompt)
+        return super().begin(number, prompt, params)
+
+
+CALL = '<tool_call>\n{"name": "f", "arguments": {"n": ', "7}}\n</tool_call>"
+
+
+def called(response: httpx.Response) -> dict[str, Any]:
+    """The message that calls, as a client sends it back."""
+    if not response.headers["content-type"].startswith("text/event-stream"):
+        calls = response.json()["choices"][0]["message"]["tool_calls"]
+    else:
+        deltas = [choice["delta"] for chunk in events(response.text) for choice in chunk["choices"]]
+        calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    kept = [{name: call[name] for name in ("id", "type", "function")} for call in calls]
+    return {"role": "assistant", "content": None, "tool_calls": kept}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("family", ["ids", "named", "wrapped", "text", "no-start", "silent"])
+def test_a_thought_that_comes_back_with_the_results_of_its_calls(family: str, stream: bool) -> None:
+    """It is read by models that read their thoughts between calls, by no others, and stays inside."""
+    llm = Reading(FAMILIES[family], Nature(answer=CALL))
+    app = served(llm)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    ids: list[str] = []
+    for strategy in ("direct", {"name": "majority_vote", "n": 3}, {"name": "best_of_n", "n": 3}, "revision"):
+        wish: dict[str, Any] = {"tools": tools, "strategy": strategy, "thinking_budget": 300}
+        messages: list[dict[str, Any]] = [*ASK["messages"]]
+        for turn in range(3):
+            made = llm.made
+            response = asked(app, stream, messages=messages, **wish)
+            assert response.status_code == 200, response.text
+            assert TRACE not in response.text + str(response.headers)
+            told = response.json() if not stream else events(response.text)[-1]
+            assert told["usage"]["completion_tokens"] == llm.made - made
+            if strategy == "direct":
+                kept = llm.read[: llm.read.rindex("assistant")].count(TRACE) > 0
+                assert kept == (turn > 0 and llm.profile.shows_thoughts)
+            message = called(response)
+            result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "7"}
+            messages += [message, result]
+            ids.append(response.headers["x-request-id"])
+        refusal = asked(app, stream, messages=messages, **wish | {"strategy": "nobody's"})
+        assert refusal.status_code == 400
+        assert TRACE not in refusal.text
+    nothing_kept(app, *ids)
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("family", "nature"), HABITS, ids=str)
 def test_whatever_a_model_does_and_a_caller_asks(family: str, nature: Nature, stream: bool) -> None:

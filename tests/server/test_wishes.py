@@ -25,6 +25,30 @@ def google(budget: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("wish", "effort", "budget"),
+    [
+        ({}, None, None),
+        ({"reasoning_effort": "low"}, "low", 2048),
+        ({"reasoning_effort": "xhigh"}, "xhigh", 65536),
+        ({"thinking_budget": 300}, None, 300),
+        ({"thinking_budget": 0}, None, None),
+        ({"thinking_budget": -1}, None, None),
+        ({"thinking_budget": 300, "n": 2}, None, 150),
+        ({"thinking_budget": 999_999}, None, 262_144),
+        ({"thinking_budget": 300, "strategy": "majority_vote"}, None, None),
+        ({"reasoning_effort": "low", "strategy": "majority_vote"}, "low", None),
+    ],
+    ids=str,
+)
+def test_models_that_are_told_how_much_to_think_are_told_the_callers_word_and_the_budget_of_one_chain(
+    wish: dict[str, Any], effort: str | None, budget: int | None
+) -> None:
+    engine = scripted()
+    answered(door(engine), **wish)
+    assert {(prompt.effort, prompt.budget) for prompt in engine.prompts} == {(effort, budget)}
+
+
+@pytest.mark.parametrize(
     ("body", "budget", "source"),
     [
         ({"thinking_budget": 40}, 40, "thinking_budget"),
