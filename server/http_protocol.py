@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, Literal, cast
-from urllib.parse import quote
 
 import httptools
+from starlette.routing import Match
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -48,8 +48,8 @@ class _StillSending:
 
 
 class _AccessLog:
-    """A line for each answer: who asked, the request's id, what for and what came of it. What stands behind the `?` of
-    an address is left out: keys are put there by mistake."""
+    """A line for each answer: who asked, the request's id, for which route and what came of it. Of the address itself
+    there is nothing: keys and texts are put there by mistake."""
 
     def __init__(self, request: Callable[[], MutableMapping[str, Any]]) -> None:
         """`request` is the ASGI scope of the one that is answered."""
@@ -59,7 +59,13 @@ class _AccessLog:
         """Called by uvicorn where an answer begins."""
         scope = self._request()
         request_id = scope.get("state", {}).get("request_id", "-")
-        log.info('%s %s "%s %s HTTP/%s" %d', request_id, client, method, quote(scope["path"][:256]), version, status)
+        log.info('%s %s "%s %s HTTP/%s" %d', request_id, client, method, _route(scope), version, status)
+
+
+def _route(scope: MutableMapping[str, Any]) -> str:
+    """The route an application has for a request, as it is written in its table; `-` where it has none."""
+    routes: Sequence[Any] = getattr(getattr(scope.get("app"), "router", None), "routes", ())
+    return next((route.path for route in routes if route.matches(scope)[0] is not Match.NONE), "-")
 
 
 class _Unframed:

@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +28,15 @@ from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_ap
 from ponder.server.dialect import Dialect
 from ponder.server.http_server import run
 from ponder.server.model_paths import locate
+from ponder.server.output import captured
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 from ponder.server.sockets import bind, check_tls, listen, url_of
 
 QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""
+
+log = logging.getLogger("ponder.server")
 
 TOGETHER = 0.92
 """Share of a GPU for a model and its reward model."""
@@ -45,13 +48,24 @@ def serve(settings: Settings) -> None:
     Registry().check(settings.served(), settings.limits.samples)
     dialects = all_dialects()
     check_tls(settings.tls_cert, settings.tls_key)
-    logs.configure(settings.log_level, settings.log_format)
-    for noisy in QUIET:
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    with bind(settings.host, settings.port) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        starting = Starting()
-        signal.signal(signal.SIGTERM, starting)
-        runner.run(_serve(settings, dialects, sock, starting))
+    with (
+        bind(settings.host, settings.port) as sock,
+        captured(settings.log_level, settings.log_format, settings.library_output) as output,
+    ):
+        lines = logs.configure(settings.log_level, settings.log_format, output.err)
+        for noisy in QUIET:
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+
+        def announce(told: str) -> None:
+            """Says that callers get in, who may be quoted from here on."""
+            lines.brief = settings.library_output != "all"
+            output.serving()
+            output.out.write(f"ponder: {told} (Ctrl-C ends)\n")
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            starting = Starting()
+            signal.signal(signal.SIGTERM, starting)
+            runner.run(_serve(settings, dialects, sock, starting, announce))
 
 
 class Starting:
@@ -66,12 +80,18 @@ class Starting:
         sys.exit(128 + signal.SIGTERM)
 
 
-async def _serve(settings: Settings, dialects: Sequence[Dialect], sock: socket.socket, starting: Starting) -> None:
+async def _serve(
+    settings: Settings,
+    dialects: Sequence[Dialect],
+    sock: socket.socket,
+    starting: Starting,
+    announce: Callable[[str], None],
+) -> None:
     metrics = Metrics()
     models: dict[str, ServedModel] = {}
     async with AsyncExitStack() as stack:
         for name, model in settings.served().items():
-            sys.stderr.write(f"ponder: loading {name} ({model.path})\n")
+            log.info("loading %s (%s)", name, model.path)
             models |= await start_served(name, model, stack)
         if starting.ended:
             sys.exit(128 + signal.SIGTERM)
@@ -81,8 +101,7 @@ async def _serve(settings: Settings, dialects: Sequence[Dialect], sock: socket.s
         app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text, dialects=dialects)
         listen(sock)
         scheme = "http" if settings.tls_cert is None else "https"
-        sys.stdout.write(f"ponder: serving {', '.join(models)} at {url_of(sock, scheme)} (Ctrl-C ends)\n")
-        sys.stdout.flush()
+        announce(f"serving {', '.join(models)} at {url_of(sock, scheme)}")
         handle: ServerHandle = app.state.handle
         await run(app, settings, sock, handle.drain, metrics.lag, handle.hurry)
 
@@ -94,7 +113,7 @@ async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -
     prm = locate(model.prm) if model.prm and not model.prm_is_remote else None
     reward_model: RewardModel | None = None
     if model.prm and model.prm_is_remote:
-        sys.stderr.write(f"ponder: asking for {name}'s reward model ({model.prm})\n")
+        log.info("asking for %s's reward model (%s)", name, model.prm)
         reward_model = await connect_reward(
             model.prm, model=model.prm_model, key=model.prm_key, locate=locate, profile=model.reward_profile
         )
@@ -104,7 +123,7 @@ async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -
     )
     stack.push_async_callback(engine.close)
     if prm is not None:
-        sys.stderr.write(f"ponder: loading {name}'s reward model ({model.prm})\n")
+        log.info("loading %s's reward model (%s)", name, model.prm)
         reward_model = await start_reward(prm, name=Path(prm).name, profile=model.reward_profile, options=beside)
         stack.push_async_callback(reward_model.close)
     return {

@@ -115,6 +115,11 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     access_log: bool = Field(default=False, description="A line in the log for each request (no content, ever).")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What the log tells.")
     log_format: Literal["text", "json"] = Field(default="text", description="Lines of the log: text, or JSON objects.")
+    library_output: Literal["places", "all"] = Field(
+        default="places",
+        description="What the log tells of what libraries and engines write while callers are served. places: how much "
+        "and from where in the code. all: the lines, which may quote requests.",
+    )
     limits: Limits = Field(default=Limits(), description="Bounds on one request.")
 
     @classmethod

@@ -295,14 +295,15 @@ def test_a_hang_up_behind_pipelined_bytes_is_noticed(behind: bytes) -> None:
 # -- the log -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_access_log_has_the_requests_id_and_nothing_of_what_stands_behind_a_question_mark(
+def test_the_access_log_has_the_requests_id_and_its_route_and_nothing_else_of_the_address(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ids: list[str] = []
 
     async def talk(host: str, port: int) -> None:
         good, forged = GET % b"/v1/models?api_key=sk-secret&a=b", GET % b"/a%0Aforged?sk-secret"
-        for head in (good, forged, b"GET /?sk-secret\r\n\r\n"):
+        model, trace = GET % b"/v1/models/sk-secret", GET % b"/v1/traces/sk-secret?a"
+        for head in (good, forged, b"GET /?sk-secret\r\n\r\n", model, trace):
             _, headers, _ = await say(host, port, head)
             ids.append(headers["x-request-id"])
 
@@ -312,8 +313,10 @@ def test_the_access_log_has_the_requests_id_and_nothing_of_what_stands_behind_a_
     assert "\nforged" not in caplog.text
     lines = [record.getMessage() for record in caplog.records if record.name == "ponder.access"]
     assert [line.split()[0] for line in lines] == ids
-    assert "/v1/models" in lines[0]
-    assert lines[0].endswith(" 200")
+    assert lines[0].endswith('"GET /v1/models HTTP/1.1" 200')
+    assert lines[1].endswith('"GET - HTTP/1.1" 404')
+    assert lines[3].endswith('"GET /v1/models/{id:path} HTTP/1.1" 404')
+    assert lines[4].endswith('"GET /v1/traces/{id} HTTP/1.1" 404')
     caplog.clear()
     with caplog.at_level(logging.DEBUG):
         served(talk, door(scripted()))
