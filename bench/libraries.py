@@ -3,12 +3,13 @@
     python -m bench.libraries
 
 JSON bodies of three sizes by our strict parser and by those of pydantic and orjson (where that is installed), what each
-does with a body that our rules refuse, and the time of imports, each in a process of its own. Times are the
-processor's: medians of rounds.
+does with a body that our rules refuse, the same route bare and as FastAPI's, the command line by argparse and by
+pydantic-settings, and the time of imports, each in a process of its own. Times are the processor's: medians of rounds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import statistics
@@ -20,7 +21,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
 
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from ponder.compute.errors import RequestError
 from ponder.server.strict_json import DIGITS, deeper, loads, outside
@@ -131,6 +138,62 @@ def verdict(parse: Callable[[bytes], Any], raw: bytes) -> str:
     return f"{type(inner).__name__} {ascii(inner)[:12] if len(raw) < 100 else ''}"
 
 
+async def answer() -> dict[str, str]:
+    """What a probe is told."""
+    return {"status": "ok"}
+
+
+async def bare(request: Request) -> JSONResponse:
+    return JSONResponse(await answer())
+
+
+def routes() -> dict[str, Callable[[], object]]:
+    """One request to each kind of route, past any server."""
+    apps: dict[str, Any] = {
+        "Starlette's": Starlette(routes=[Route("/livez", bare)]),
+        "FastAPI's": FastAPI(routes=[APIRoute("/livez", answer, response_model=dict[str, str])]),
+    }
+    for app in apps.values():
+        app.middleware_stack = app.build_middleware_stack()
+    asked: dict[str, Any] = {"type": "http", "method": "GET", "path": "/livez", "query_string": b"", "headers": []}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        pass
+
+    def call(app: Any) -> None:
+        loop.run_until_complete(app(dict(asked), receive, send))
+
+    loop = asyncio.new_event_loop()
+    return {name: lambda app=app: call(app) for name, app in apps.items()}
+
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "argparse": (
+        "from ponder.__main__ import parser",
+        "parser(['serve']).parse_args(['serve', *given])",
+    ),
+    "CliApp": (
+        "from pydantic_settings import CliApp\nfrom ponder.server.settings import Settings",
+        "CliApp.run(Settings, cli_args=given, cli_settings_source=None)",
+    ),
+}
+"""How a command line is read: what to import first, and the call."""
+
+
+def command_line(imports: str, call: str, given: list[str]) -> tuple[float, int]:
+    """(milliseconds of CPU time to read it, lines printed), in a process of its own."""
+    code = (
+        f"import sys, time\n{imports}\ngiven, begun = {given!r}, time.process_time()\ntry:\n    {call}\n"
+        "except SystemExit:\n    pass\nprint(time.process_time() - begun)"
+    )
+    done = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+    seconds = statistics.median(float(one.stdout.splitlines()[-1]) for one in done)
+    return seconds * 1000, len(done[0].stdout.splitlines()) - 1 + len(done[0].stderr.splitlines())
+
+
 def milliseconds(code: str) -> float:
     """CPU time of a new process."""
     measured = f"import time\n{code}\nprint(time.process_time())"
@@ -148,6 +211,14 @@ def main() -> None:
     print("\nbody" + " " * 20 + "".join(f"{name:>22}" for name in known))
     for name, raw in STRANGE.items():
         print(f"{name:24}" + "".join(f"{verdict(parse, raw):>22}" for parse in known.values()))
+    print("\nroute" + " " * 19 + "us of CPU time, with the loop's own")
+    for name, call in routes().items():
+        print(f"{name:24}{microseconds(call):10.1f}")
+    print("\ncommand line" + " " * 12 + "ms of CPU time     lines of --help     of a misspelt option")
+    for name, (imports, call) in COMMANDS.items():
+        took, _ = command_line(imports, call, ["--port", "8001"])
+        lines = [command_line(imports, call, [option])[1] for option in ("--help", "--prot=1")]
+        print(f"{name:24}{took:14.1f}{lines[0]:20}{lines[1]:25}")
     print("\nimport" + " " * 20 + "ms of CPU time")
     for name, code in IMPORTS.items():
         print(f"{name:24}{milliseconds(code):10.0f}")

@@ -71,6 +71,7 @@ class Thinking(Part):
     score: float | None = None
     verifier_tokens: int = 0
     discarded_tokens: int = 0
+    program_seconds: float = 0.0
 
 
 class _CompletionDetails(Part):

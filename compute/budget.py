@@ -149,6 +149,8 @@ class Spending:
         self.reservations: list[Reservation] = []
         self.verifier = 0
         self.verifier_cached = 0
+        self.program_seconds = 0.0
+        """Processor time of the programs that a verifier ran."""
         self.chosen: int | None = None
         self.texts: dict[int, tuple[Hidden[str], Hidden[str]]] = {}
         """Thought and answer of each call, only where `Plan.keep_text` says so."""

@@ -366,6 +366,10 @@ class Run:
         """The process reward model beside this model; None where none is configured."""
         return self._resources.reward_model
 
+    def used_by_programs(self, seconds: float) -> None:
+        """A program that a verifier ran has used so much processor time."""
+        self._spending.program_seconds += seconds
+
     async def vote(self, candidates: Sequence[Candidate], scores: Sequence[Score] | None = None) -> Vote:
         """Groups the candidates by equivalent answers and adds up their scores; without scores it counts them (Wang et
         al. 2022, self-consistency).

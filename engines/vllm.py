@@ -181,6 +181,8 @@ class VllmEngine:
                             yield delta
                         if writing.cut:
                             break
+                    if finished and not writing.cut and call.reason == "abort":
+                        raise Lost(f"model {self.card.name}: the engine gave up on a request")
                 finally:
                     if not finished:
                         # The state of the request goes at once; what was made by then is in the last output.

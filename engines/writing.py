@@ -239,7 +239,8 @@ class Writing:
 
     def take(self, call: Call, ids: Sequence[int], logprobs: FlatLogprobs | None, cached: int) -> Delta | None:
         """Tells the transcript the tokens of an output. With the last one of a call, its `reason` has been set."""
-        if not call.read:
+        if ids and not call.read:
+            # With the first token the prompt is read; the engine counts it then, too.
             call.read = True
             self.transcript.read(len(call.ids), cached)
         before = len(self.told)
@@ -351,7 +352,7 @@ class Writing:
     def settle(self, call: Call) -> None:
         """A call is over, by itself or aborted."""
         if not call.read:
-            self.transcript.read(len(call.ids), 0)
+            self.transcript.read(0, 0)
         if self.over is not None or call.reason in (None, "abort"):
             return
         if call.reason == "error":

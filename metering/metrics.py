@@ -152,6 +152,9 @@ class Metrics:
         self._degraded = counter(
             "verifier_degraded_total", "Answers judged by a fallback because this verifier failed.", "verifier"
         )
+        self._programs = counter(
+            "program_seconds_total", "Processor time of the programs that a verifier ran in the sandbox.", "model"
+        )
         self._up = gauge(
             "engine_up", "1 where the model (role: generator, or verifier) answers, else 0.", "model", "role"
         )
@@ -244,6 +247,8 @@ class Metrics:
         ):
             if tokens > 0:
                 self._of(self._tokens, model, role, kind).inc(tokens)
+        if seconds := sum(spending.program_seconds for spending in spendings):
+            self._of(self._programs, model).inc(seconds)
         self._of(self._thought, model, strategy).observe(hidden)
         allowed = sum(spending.budget.thinking for spending in spendings) if budget is None else budget
         if allowed > 0:

@@ -5,6 +5,7 @@ Text and tool calls come as they are made; then each answer ends, and the last e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -61,6 +62,8 @@ class Summary:
     usage: Usage
     outcomes: tuple[Outcome, ...]
     """One for each answer that has ended."""
+    program_seconds: float = 0.0
+    """Processor time of the programs that a verifier ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +101,19 @@ def whole(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -
 
 def summary(resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> Summary:
     """`outcomes` are those of all answers that have ended."""
+    seconds = sum(spending.program_seconds for spending in spendings)
+    if (coarse := resolved.coarse) is not None:
+        budgets = [spending.budget.thinking for spending in spendings]
+        outcomes = [coarse.outcome(outcome, budget) for outcome, budget in zip(outcomes, budgets, strict=True)]
+        seconds = float(math.ceil(seconds))
     usage = Usage(
         prompt=resolved.prompt_tokens,
         cached=_cached(resolved, spendings),
         generated=sum(outcome.spent.generated for outcome in outcomes),
         hidden=sum(outcome.spent.hidden for outcome in outcomes),
     )
-    return Summary(resolved.strategy, resolved.budget, resolved.source, resolved.clamped_from, usage, tuple(outcomes))
+    decided = resolved.strategy, resolved.budget, resolved.source, resolved.clamped_from
+    return Summary(*decided, usage, tuple(outcomes), seconds)
 
 
 def used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Usage | None:
@@ -112,11 +121,14 @@ def used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Usage | No
     if not any(spending.reservations for spending in spendings):
         return None
     spent = [spending.spent for spending in spendings]
+    hidden = [one.hidden for one in spent]
+    if (coarse := resolved.coarse) is not None:
+        hidden = [coarse.hidden(one, spending.budget.thinking) for one, spending in zip(hidden, spendings, strict=True)]
     return Usage(
         prompt=resolved.prompt_tokens,
         cached=_cached(resolved, spendings),
-        generated=sum(one.generated for one in spent),
-        hidden=sum(one.hidden for one in spent),
+        generated=sum(hidden) + sum(one.visible for one in spent),
+        hidden=sum(hidden),
     )
 
 

@@ -60,6 +60,8 @@ async function show() {
     form.querySelector("output").value = key || form.hidden ? told.error.message : "";
     return;
   }
+  /* Beside this page: a proxy may have the server below a path of its own. */
+  told.servers = [{ url: new URL(".", location.href).href.slice(0, -1) }];
   const ui = SwaggerUIBundle({
     spec: told,
     dom_id: "#description",

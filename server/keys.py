@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ponder.compute.errors import NotAuthenticated
+from ponder.server.coarse import Coarse
 from ponder.server.settings import KeySettings, Scope
 
 LONGEST = 512
@@ -24,6 +25,8 @@ class Key:
     max_thinking_budget: int | None = None
     models: frozenset[str] | None = None
     """Names of the models they may ask; None is all."""
+    coarse: Coarse | None = None
+    """How coarse the numbers are they see; None: exact."""
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
@@ -48,11 +51,15 @@ def make() -> tuple[str, str]:
     return key, digest(key)
 
 
+def _coarse(key: KeySettings) -> Coarse | None:
+    return Coarse(key.coarse_tokens, key.coarse_seconds) if key.coarse_tokens > 1 or key.coarse_seconds else None
+
+
 class Keyring:
     """The keys of a server."""
 
     def __init__(self, keys: Sequence[KeySettings]) -> None:
-        self._keys = [(k.hash, Key(k.name, k.scopes, k.max_thinking_budget, k.models)) for k in keys]
+        self._keys = [(k.hash, Key(k.name, k.scopes, k.max_thinking_budget, k.models, _coarse(k))) for k in keys]
 
     @property
     def open(self) -> bool:

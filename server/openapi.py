@@ -21,6 +21,8 @@ def document(version: str, pages: Sequence[APIRoute], dialects: Sequence[Dialect
         version=version,
         summary="An OpenAI-compatible server whose thinking_budget binds",
         routes=[_once(page) for page in pages],
+        # Beside this document, wherever a proxy has it.
+        servers=[{"url": "."}],
     )
     components: dict[str, Any] = told.setdefault("components", {})
     schemas: dict[str, Any] = components.setdefault("schemas", {})

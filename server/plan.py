@@ -16,6 +16,7 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.text import Prompt
 from ponder.server.calls import Offered
+from ponder.server.coarse import Coarse
 from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel, configured
@@ -51,6 +52,8 @@ class ResolvedRequest:
     ignored: tuple[str, ...]
     """Fields of the request that have no effect beside the others."""
     tools: Offered
+    coarse: Coarse | None = None
+    """How coarse the numbers are that the caller sees; None: exact."""
 
     @property
     def strategy(self) -> str:
@@ -103,6 +106,15 @@ async def make(
                 code="thinking_budget_too_large",
             )
         thinking, clamped = most, thinking
+    if key.coarse is not None and (lowered := key.coarse.lowered(thinking, request.n)) < thinking:
+        if wish is not None and request.thinking.exact:
+            raise RequestError(
+                f"thinking should be a multiple of {key.coarse.tokens * request.n} tokens for this API key",
+                param="thinking",
+                code="invalid_value",
+            )
+        clamped = thinking if clamped is None and budget is not None else clamped
+        thinking = lowered
     answer, total = allowance(request, own, card.context - length - CLOSING, thinking)
     verifier, fallback = _verifier(request, registry, served, settings, strategy)
     limit = settings.stream_timeout if request.stream else settings.timeout
@@ -141,6 +153,7 @@ async def make(
         reads_thoughts=card.shows_thoughts,
         ignored=("verifier",) if request.verifier is not None and not _judged(strategy) else (),
         tools=offered,
+        coarse=key.coarse,
     )
 
 

@@ -144,6 +144,8 @@ class CompletionResponse:
         async with self._admission.place(stop_signals) as turn:
             await self._begin(turn, request_id)
             await self._run(stop_signals, lambda _: self._listen)
+            if self._resolved.coarse is not None:
+                await self._on_the_beat()
             await self._send_whole(send, request_id)
 
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
@@ -178,9 +180,11 @@ class CompletionResponse:
                     if out.full:
                         await out.room()
 
-                return told
+                return told if self._resolved.coarse is None else self._late(told)
 
             async def ended(index: int, outcome: Outcome) -> None:
+                if self._first is None and self._resolved.coarse is not None:
+                    await self._on_the_beat()
                 out.put(self._end(index, outcome))
 
             last = writer.closing
@@ -241,6 +245,24 @@ class CompletionResponse:
     async def _listen(self, delta: Delta) -> None:
         if self._first is None and delta.text:
             self._answers()
+
+    def _late(self, told: OnDelta) -> OnDelta:
+        """The same, but the first text waits until it tells less of the time before it."""
+
+        async def late(delta: Delta) -> None:
+            try:
+                if self._first is None and delta.text:
+                    await self._on_the_beat()
+            finally:
+                # Also where the time of the request is over meanwhile: the model has written it.
+                await told(delta)
+
+        return late
+
+    async def _on_the_beat(self) -> None:
+        coarse = self._resolved.coarse
+        if coarse is not None and (wait := coarse.wait(now() - self._began)):
+            await asyncio.sleep(wait)
 
     def _answers(self) -> None:
         """The first text is there."""

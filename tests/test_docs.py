@@ -85,6 +85,14 @@ def test_files_that_are_named_exist(page: Page) -> None:
             assert (ROOT / path).exists(), f"{named(page)}: {path}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_tests_that_are_named_exist(page: Page) -> None:
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.prose):
+        assert re.search(rf"^(?:async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE), (
+            f"{named(page)}: {test}"
+        )
+
+
 @cache
 def flags(*subcommand: str) -> str:
     return subprocess.run(

@@ -52,7 +52,7 @@ class Code:
 
     async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
         """0 for a text without a program. Raises `EngineError` where there is no sandbox to run one in."""
-        sandbox = Sandbox(self.memory_mb)
+        sandbox = Sandbox(self.memory_mb, run.used_by_programs)
         await sandbox.probe()
         programs = {program(c.text) for c in candidates}
         try:

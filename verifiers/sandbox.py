@@ -3,8 +3,8 @@
 The sandbox is bubblewrap's. It has its own user, process, network, mount and IPC namespaces and no capability. It sees
 the Python runtime and the system's libraries, read-only, and a small scratch folder in memory; there is no /proc. A
 filter refuses the system calls by which a program could start processes, hold memory that no limit counts, or use
-rarely tested parts of the kernel. Resource limits bound its memory, processor time and files. Its wall time and its
-output are bounded from outside. Where any of this is not to be had on a machine, nothing is run.
+rarely tested parts of the kernel. Resource limits bound its memory, processor time and files. Its wall time, its output
+and the number of its files are bounded from outside. Where any of this is not to be had on a machine, nothing is run.
 
 A test of calls takes two sandboxes, connected by two pipes: the test runs in one, the program in the other. The program
 is given the arguments of calls and never the test. The verdict comes from the sandbox of the test.
@@ -17,12 +17,14 @@ import fcntl
 import marshal
 import os
 import platform
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +38,13 @@ OUTPUT = 2**20
 SCRATCH = 16 * 2**20
 """Bytes of its scratch folder, and of any file in it."""
 FILES = 64
+"""Files it may have open."""
+MOST_FILES = 1024
+"""Files its scratch folder may hold."""
+LOOK_EVERY = 0.05
+"""Seconds between two looks at how many it holds."""
+KILLED_WITHIN = 1.0
+"""Seconds until a sandbox whose program was killed is gone."""
 HOME = "/tmp"  # noqa: S108 - the sandbox's own
 
 BEGIN = """
@@ -78,6 +87,9 @@ for refused in (os.fork, lambda: socket.socket(), lambda: open("/x", "w"), lambd
     raise AssertionError("not refused")
 """
 
+CHILD = re.compile(rb'"child-pid": ([0-9]+)')
+"""The number of the program, the one process inside, as bubblewrap tells it (`--info-fd`)."""
+
 Side = Literal["script", "asking", "answering"]
 
 
@@ -86,6 +98,8 @@ class Sandbox:
     """A place to run one program at a time, with `memory_mb` MiB of address space (for a test of calls, each side)."""
 
     memory_mb: int
+    used: Callable[[float], None] = lambda _: None
+    """Told the seconds of processor time of each process, when it has ended."""
 
     async def probe(self) -> None:
         """Raises `EngineError` unless this machine can make the sandbox, and it holds. Once it held, it is not tried
@@ -132,47 +146,152 @@ class Sandbox:
     @asynccontextmanager
     async def _started(
         self, side: Side, source: str, seconds: float, stdin: int | None, *pipes: int
-    ) -> AsyncGenerator[asyncio.subprocess.Process]:
+    ) -> AsyncGenerator[_Process]:
         """A process in a sandbox of its own, ended behind the block."""
         with ExitStack() as files:
             program, rules, sides = (
                 _opened(files, content) for content in (source.encode(errors="replace"), syscall_filter(), _sides())
             )
+            info = _pipe(files)
             limits = (self.memory_mb * 2**20, int(seconds) + 1, SCRATCH, FILES)
-            process = await asyncio.create_subprocess_exec(
-                *_walls(program, rules, sides),
-                *("/python/bin/python3", "-I", "-B", "-X", "utf8", "-c", BEGIN, side, *map(str, (*limits, *pipes))),
-                stdin=asyncio.subprocess.DEVNULL if stdin is None else stdin,
-                stdout=asyncio.subprocess.DEVNULL if side == "answering" else asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                pass_fds=(program, rules, sides, *pipes),
-                start_new_session=True,
-                env={},
+            process = _Process(
+                [
+                    *_walls(program, rules, sides, info[1]),
+                    *("/python/bin/python3", "-I", "-B", "-X", "utf8", "-c", BEGIN),
+                    *(side, *map(str, (*limits, *pipes))),
+                ],
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdout=subprocess.DEVNULL if side == "answering" else subprocess.PIPE,
+                pass_fds=(program, rules, sides, info[1], *pipes),
+                info=os.dup(info[0]),
             )
         try:
             yield process
         finally:
-            # All of bubblewrap's processes, which is why none has a session of its own: the outer one takes a finished
-            # namespace with it, but one still being made would wait for its dead parent for ever.
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await process.end()
+            self.used(process.seconds)
 
 
 _proven = False
 
 
-async def _all_of(process: asyncio.subprocess.Process, printed: bytearray, seconds: float) -> int | None:
-    """Reads all that is printed; the exit status, None where it is too much or takes too long."""
-    pipe = process.stdout
+class _Process:
+    """bubblewrap, and with it all that runs in its sandbox.
+
+    It is waited for here and not by the event loop, which would not say how much processor time it has used. Only what
+    it has waited for itself is counted with it: so the program is killed, and not bubblewrap's process outside.
+    """
+
+    seconds = 0.0
+    """Processor time of both, when they have ended."""
+
+    def __init__(self, command: Sequence[str], *, stdin: int, stdout: int, pass_fds: Sequence[int], info: int) -> None:
+        """`info`: where bubblewrap tells the number of the program; closed with this one."""
+        self._loop = asyncio.get_running_loop()
+        self._info = info
+        os.set_blocking(info, False)
+        self._inner: tuple[int, int] | None = None
+        """The program: its number outside, and a descriptor that means it for ever."""
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 (a command of ours)
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.DEVNULL,
+                pass_fds=pass_fds,
+                start_new_session=True,
+                env={},
+            )
+        except BaseException:
+            os.close(info)
+            raise
+        self._unread = self._process.stdout
+        self._outer = os.pidfd_open(self._process.pid)
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        """Its exit status."""
+        self._loop.add_reader(self._outer, self._reap)
+        self._looking = self._loop.call_later(LOOK_EVERY, self._look)
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._outer)
+        os.close(self._outer)
+        self._looking.cancel()
+        _, status, used = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self.seconds = used.ru_utime + used.ru_stime
+        self.ended.set_result(self._process.returncode)
+
+    def _inside(self) -> tuple[int, int] | None:
+        if self._inner is None:
+            try:
+                told = CHILD.search(os.read(self._info, 4096))
+                if told is not None:
+                    self._inner = int(told[1]), os.pidfd_open(int(told[1]))
+            except OSError:
+                # Not made yet, or gone already.
+                return None
+        return self._inner
+
+    def _look(self) -> None:
+        """Ends what has made more files than it may. The folder's bound is one of bytes: an empty file has none, and
+        takes memory of the kernel's."""
+        inner = self._inside()
+        if inner is not None and _files_of(inner[0]) > MOST_FILES:
+            signal.pidfd_send_signal(inner[1], signal.SIGKILL)
+        else:
+            self._looking = self._loop.call_later(LOOK_EVERY, self._look)
+
+    async def output(self) -> AsyncGenerator[bytes]:
+        """What it prints, in pieces; nothing where it has no pipe for it."""
+        pipe, self._unread = self._unread, None
+        if pipe is None:
+            return
+        reader = asyncio.StreamReader()
+        transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        try:
+            while part := await reader.read(65536):
+                yield part
+        finally:
+            transport.close()
+
+    async def end(self) -> None:
+        """Kills it, where it has not ended."""
+        try:
+            if not self.ended.done() and (inner := self._inside()) is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(inner[1], signal.SIGKILL)
+                await asyncio.wait({self.ended}, timeout=KILLED_WITHIN)
+        finally:
+            if not self.ended.done():
+                # All of bubblewrap's processes, which is why none has a session of its own: the outer one takes a
+                # finished namespace with it, but one still being made would wait for its dead parent for ever.
+                os.killpg(self._process.pid, signal.SIGKILL)
+            for fd in (self._info, *(self._inner or ())[1:]):
+                os.close(fd)
+            if self._unread is not None:
+                self._unread.close()
+        await asyncio.wait({self.ended})
+
+
+def _files_of(process: int) -> int:
+    """Files in the scratch folder of a program; 0 as long as it has none."""
     try:
-        async with asyncio.timeout(max(0.0, seconds)):
-            while pipe is not None and (part := await pipe.read(65536)):
+        folder = os.statvfs(f"/proc/{process}/root{HOME}")
+    except OSError:
+        return 0
+    return folder.f_files - folder.f_ffree if folder.f_blocks * folder.f_frsize == SCRATCH else 0
+
+
+async def _all_of(process: _Process, printed: bytearray, seconds: float) -> int | None:
+    """Reads all that is printed; the exit status, None where it is too much or takes too long."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)), aclosing(process.output()) as output:
+            async for part in output:
                 printed += part
                 if len(printed) > OUTPUT:
                     del printed[OUTPUT:]
                     return None
-            return await process.wait()
+            return await asyncio.shield(process.ended)
     except TimeoutError:
         return None
 
@@ -215,11 +334,23 @@ def _bwrap() -> str | None:
     return shutil.which("bwrap")
 
 
-def _walls(program: int, rules: int, sides: int) -> list[str]:
+def _walls(program: int, rules: int, sides: int, info: int) -> list[str]:
     """The command line up to the program that is run inside."""
     return [
         *(_bwrap() or "bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--clearenv"),
-        *("--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"),
+        *(
+            "--as-pid-1",
+            "--info-fd",
+            str(info),
+            "--cap-drop",
+            "ALL",
+            "--uid",
+            "65534",
+            "--gid",
+            "65534",
+            "--hostname",
+            "sandbox",
+        ),
         *("--setenv", "HOME", HOME, "--setenv", "LANG", "C.UTF-8", "--setenv", "LD_LIBRARY_PATH", "/python/lib"),
         *_runtime(),
         *("--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"),

@@ -63,6 +63,8 @@ class Schemas:
         held = self._all([root])
         if not self._ends(held):
             refuse(root, "$ref", "every document would go on for ever: let some part end")
+        if self._is_its_own_case():
+            refuse(root, "anyOf", "what it refers to is one of its own cases: take that case away")
         return held
 
     def document(self, held: Any) -> str:
@@ -122,6 +124,22 @@ class Schemas:
         while new := {name for name, node in self.defs.items() if name not in finite and ends(node)}:
             finite |= new
         return ends(root)
+
+    def _is_its_own_case(self) -> bool:
+        """Some part is, by references and cases alone, one of its own cases: no grammar can begin with it."""
+
+        def cases(node: Any) -> set[str]:
+            if not is_object(node):
+                return set()
+            if "$ref" in node:
+                return {node["$ref"].rpartition("/")[2]}
+            return {name for branch in node.get("anyOf", ()) for name in cases(branch)}
+
+        leads = {name: cases(node) for name, node in self.defs.items()}
+        while free := {name for name, to in leads.items() if not to & leads.keys()}:
+            for name in free:
+                del leads[name]
+        return bool(leads)
 
     # -- what is said of one value ------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ponder.server.settings.table import Table
 
@@ -24,4 +24,23 @@ class KeySettings(Table):
         "reveal: see thoughts. trace: see the tree of calls.",
     )
     max_thinking_budget: int | None = Field(default=None, ge=0, description="Highest thinking_budget of one request.")
+    coarse_tokens: int = Field(
+        default=1,
+        ge=1,
+        le=1 << 20,
+        description="Budgets in multiples of so many tokens, and counts of hidden tokens rounded up to one, so that "
+        "neither tells how long thoughts are. For keys with the scope infer alone; docs/security.md.",
+    )
+    coarse_seconds: float = Field(
+        default=0, ge=0, le=60, description="The same for times: text is first seen at a multiple of so many seconds."
+    )
     models: frozenset[str] | None = Field(default=None, description="Names of the models it may ask; left out: all.")
+
+    @model_validator(mode="after")
+    def _hides_what_it_hides(self) -> KeySettings:
+        exact = sorted(self.scopes - {"infer"})
+        if exact and (self.coarse_tokens > 1 or self.coarse_seconds):
+            raise ValueError(
+                f"coarse numbers are for keys with the scope infer alone: {', '.join(exact)} would show exact ones"
+            )
+        return self

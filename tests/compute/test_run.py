@@ -21,7 +21,7 @@ from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Run, Selection
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
-from ponder.testing import CARD, Chain, ScriptedEngine, always
+from ponder.testing import CARD, Chain, ScriptedEngine, always, in_virtual_time
 
 BUDGET = Budget(1000, 100)
 PROMPT = Prompt((Message("user", "How many?"),))
@@ -56,7 +56,8 @@ def ask(
 
     plan = Plan(PROMPT, Selection("given", Given()), budget, Sampling(0, 0, **sampling), timeout=timeout)
     spending = Spending(budget)
-    outcome = asyncio.run(execute(plan, Resources(engine, Lengths(20, 40)), spending, hear))
+    running = execute(plan, Resources(engine, Lengths(20, 40)), spending, hear)
+    outcome = asyncio.run(running) if timeout is None else in_virtual_time(running)
     return Asked(engine, spending, streamed, outcome)
 
 

@@ -283,6 +283,18 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "dangling $ref": ({"$ref": "#/$defs/N"}, "$ref"),
     "circle": ({"$defs": {"N": {"$ref": "#/$defs/N"}}, "$ref": "#/$defs/N"}, "$ref"),
     "without end": ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "$ref"),
+    "a case of itself": ({"anyOf": [{"type": "string"}, {"$ref": "#"}]}, "anyOf"),
+    "a case of a case": (
+        {
+            "$defs": {
+                "a": {"oneOf": [{"$ref": "#/$defs/b"}]},
+                "b": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]},
+            },
+            "type": "array",
+            "items": {"$ref": "#/$defs/a"},
+        },
+        "anyOf",
+    ),
     "$dynamicRef": ({"type": "object", "properties": {"c": {"$dynamicRef": "#n"}}}, "$dynamicRef"),
     "oneOf": ({"oneOf": [{"type": "integer"}, {"type": "number", "minimum": 3}]}, "oneOf"),
     "oneOf of open objects": (

@@ -94,6 +94,14 @@ class Stage:
         lines = metrics_text().decode().splitlines()
         return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{")))
 
+    def read(self) -> tuple[int, int]:
+        """Prompt tokens of all calls, and of them those that were in the prefix cache."""
+        return sum(one.prompt for one in self.reservations), sum(one.cached for one in self.reservations)
+
+    def prompts(self) -> tuple[int, int]:
+        """The same as the engine counts it."""
+        return self.counter("vllm:prompt_tokens_total"), self.counter("vllm:prompt_tokens_cached_total")
+
     def settled(self) -> bool:
         """The engine runs nothing. Its counters lag a step behind."""
         until = time.monotonic() + 10
@@ -377,6 +385,7 @@ def test_a_half_thought_is_closed_at_once_when_there_is_no_budget_left(stage: St
 def test_hang_ups_at_random_moments_are_counted_and_leave_nothing_running(stage: Stage, closes: bool) -> None:
     assert stage.settled()
     before, counted = stage.metered(), stage.counter()
+    read, seen = stage.read(), stage.prompts()
     moments = random.Random(5)
 
     async def cancelled(n: int) -> None:
@@ -407,6 +416,31 @@ def test_hang_ups_at_random_moments_are_counted_and_leave_nothing_running(stage:
     assert not stage.engine.llm.get_num_unfinished_requests()
     assert stage.settled()
     assert stage.metered() - before == stage.counter() - counted
+    assert [now - then for now, then in zip(stage.read(), read, strict=True)] == [
+        now - then for now, then in zip(stage.prompts(), seen, strict=True)
+    ]
+
+
+def test_prompts_of_calls_that_are_given_up_are_counted_as_the_engine_counts_them(stage: Stage) -> None:
+    """Before they are read, while they are, and behind the first token."""
+    assert stage.settled()
+    read, seen = stage.read(), stage.prompts()
+    moments = random.Random(7)
+
+    async def give_up() -> None:
+        async with asyncio.TaskGroup() as group:
+            for n in range(60):
+                prompt = story("a hill " * moments.randrange(1, 60) + str(n))
+                task = group.create_task(stage.write(64, 64, prompt, seed=n, streamed=n % 2 == 0))
+                if n % 3:
+                    await asyncio.sleep(moments.choice((0, 0, 0.001, 0.005, 0.02)))
+                    task.cancel()
+
+    stage.do(give_up())
+    assert stage.settled()
+    told = [now - then for now, then in zip(stage.read(), read, strict=True)]
+    assert told == [now - then for now, then in zip(stage.prompts(), seen, strict=True)]
+    assert told[0] > 0
 
 
 def test_a_page_left_in_the_middle_can_be_gone_on_from(stage: Stage) -> None:

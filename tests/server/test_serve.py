@@ -29,6 +29,9 @@ ROOT = Path(__file__).parent.parent.parent
 QUESTION = "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"
 READY = re.compile(r"^ponder: serving \w+ at (http://127\.0\.0\.1:\d+) ", re.MULTILINE)
 
+LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z [A-Z]+ [\w.]+: ")
+"""A line of the log, whoever wrote what is in it."""
+
 
 @contextmanager
 def ponder_serve(
@@ -121,6 +124,9 @@ def test_the_demo_is_served_from_the_ready_line_to_an_orderly_end(tmp_path: Path
         asking.join()
         assert [len(one.choices) for one in late] == [16]
         assert process.wait(120) == 0, (tmp_path / "stderr").read_text()[-4000:]
+    log = (tmp_path / "stderr").read_text()
+    assert all(LINE.match(line) for line in log.splitlines()), log
+    assert "apples" not in log
 
 
 def test_a_signal_while_the_model_is_loading_ends_it_at_once(tmp_path: Path) -> None:

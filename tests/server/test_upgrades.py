@@ -15,6 +15,7 @@ import pytest
 
 from ponder.server.settings import Limits
 from tests.needs import tool
+from tests.server import nginx
 from tests.server.serving import ASK, door, scripted
 from tests.server.test_listen import code_of, say, served, streamed
 
@@ -27,37 +28,8 @@ OFFER = (
 NEXT = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 WIDE = Limits(body_bytes=1 << 22)
 
-NGINX = """
-daemon off;
-master_process off;
-error_log {folder}/error.log;
-pid {folder}/nginx.pid;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    client_max_body_size 8m;
-    upstream ponder {{
-        server {host}:{port};
-        keepalive 1;
-    }}
-    server {{
-        listen unix:{folder}/front;
-        location / {{
-            proxy_pass http://ponder;
-            proxy_http_version 1.1;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection "upgrade";
-            proxy_set_header Host $host;
-        }}
-    }}
-}}
-"""
-"""The way to let websockets through that is copied everywhere: it hands on every caller's offer."""
+HANDS_ON = 'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
+"""The way to let websockets through nginx that is copied everywhere: it hands on every caller's offer."""
 
 
 def framed(body: bytes, chunked: bool) -> bytes:
@@ -159,18 +131,10 @@ def test_curl_is_answered_when_it_offers_http2() -> None:
 
 
 def test_behind_nginx_nobody_gets_the_answer_to_what_another_has_put_into_a_body(tmp_path: Path) -> None:
-    nginx = tool("nginx", "nginx")
     smuggled = HIDDEN * 30_000
 
     async def talk(host: str, port: int) -> None:
-        config = tmp_path / "nginx.conf"
-        config.write_text(NGINX.format(folder=tmp_path, host=host, port=port))
-        process = await asyncio.create_subprocess_exec(nginx, "-p", str(tmp_path), "-c", str(config))
-        try:
-            front = tmp_path / "front"
-            while not front.exists():
-                assert process.returncode is None
-                await asyncio.sleep(0.02)
+        async with nginx.before(tmp_path, host, port, HANDS_ON) as front:
 
             async def through(request: bytes) -> bytes:
                 reader, writer = await asyncio.open_unix_connection(front)
@@ -185,8 +149,5 @@ def test_behind_nginx_nobody_gets_the_answer_to_what_another_has_put_into_a_body
                 assert await attack == b"%d" % len(smuggled)
                 mine = b"POST /mine HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\nabc"
                 assert [await through(mine) for _ in range(3)] == [b"3"] * 3
-        finally:
-            process.terminate()
-            await process.wait()
 
     served(talk, limits=WIDE)

@@ -21,9 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ponder.verifiers.code import Case, Code
 from ponder.verifiers.programs import program
-from ponder.verifiers.sandbox import Sandbox
+from ponder.verifiers.sandbox import MOST_FILES, Sandbox
 from tests.needs import tool
-from tests.verifiers.hand import candidate, run_of, values
+from tests.verifiers.hand import candidate, judged, run_of, values
 
 DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
 
@@ -245,6 +245,39 @@ def test_a_memory_bomb_meets_its_limit(bomb: str, clean: Callable[[], None]) -> 
     clean()
 
 
+@pytest.mark.parametrize(
+    "make", ["open(f'/tmp/{i}', 'w').close()", "os.mkdir(f'/tmp/{i}')", "os.link('/tmp/x', f'/tmp/{i}')"]
+)
+def test_a_bomb_of_files_without_a_byte_is_ended(make: str, clean: Callable[[], None]) -> None:
+    def made(files: int, seconds: float) -> str:
+        loop = f"for i in range({files}):\n    {make}\n"
+        return f"import os, time\nopen('/tmp/x', 'w').close()\n{loop}time.sleep({seconds})\nprint('whole')"
+
+    status, printed = sandboxed(made(2 * MOST_FILES, 50), seconds=60)
+    assert status not in (0, None)
+    assert not printed
+    assert sandboxed(made(MOST_FILES // 2, 0.3)) == (0, "whole\n")
+    clean()
+
+
+@pytest.mark.parametrize("ends", ["", "time.sleep(60)", "print('x' * 2**21)\ntime.sleep(60)"])
+def test_the_processor_time_of_programs_is_told_also_of_those_that_are_ended(ends: str) -> None:
+    busy = "import time\nwhile time.process_time() < 0.3:\n    pass\n"
+    asyncio.run(Sandbox(256).probe())
+    told: list[float] = []
+    status, _ = asyncio.run(Sandbox(256, told.append).run(busy + ends, "", 30 if "sleep" not in ends else 5))
+    assert status == (0 if not ends else None)
+    assert len(told) == 1
+    assert 0.3 <= told[0] < 3
+
+
+def test_the_processor_time_of_both_sides_of_a_test_is_told_to_the_run() -> None:
+    run, spending = run_of()
+    spin = "def spin():\n    import time\n    while time.process_time() < 0.3:\n        pass"
+    assert judged(Code(tests=("spin()\nassert True",)), [candidate(f"```python\n{spin}\n```")], run)[0].value == 1
+    assert 0.3 <= spending.program_seconds < 4
+
+
 def test_ten_gigabytes_of_output_are_cut_after_the_first(clean: Callable[[], None]) -> None:
     # In more time than a test may take.
     status, printed = sandboxed("import os\nfor _ in range(10 * 1024):\n    os.write(1, bytes(2**20))", seconds=3600)
@@ -326,11 +359,17 @@ def test_nothing_of_the_machine_is_to_be_seen() -> None:
         "resource.setrlimit(9, (-1, -1))",
         "os.kill(1, 9) or os.kill(-1, 9) or exit(3)",
         "os.kill(0, 9)",
-        "os.setsid() or os.kill(0, 9)",
     ],
 )
 def test_no_privilege_can_be_had(call: str) -> None:
     assert sandboxed(f"import os, resource\n{call}")[0] != 0
+
+
+def test_a_program_that_leaves_its_group_is_ended_all_the_same(clean: Callable[[], None]) -> None:
+    leaves = "import ctypes, os\nos.setsid()\nctypes.CDLL(None).prctl(1, 0)\nprint('left', flush=True)\n"
+    assert sandboxed(leaves + "os.kill(0, 9)")[1] == "left\n"
+    assert sandboxed(leaves + "while True:\n    pass", seconds=5) == (None, "left\n")
+    clean()
 
 
 def test_programs_of_many_candidates_are_judged_side_by_side_and_each_once() -> None:

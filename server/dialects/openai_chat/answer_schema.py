@@ -92,6 +92,7 @@ class ThinkingReport(Judged):
     stopped_by: StoppedBy
     verifier_tokens: int = Field(description="Read by a reward model; not part of usage")
     discarded_tokens: int = Field(description="Generated, and not part of the answer or its own chain")
+    program_seconds: float = Field(default=0, description="Processor time of programs that the verifier ran")
     choices: list[ChoiceThinking] = Field(default=[], description="With n above 1: the same for each choice")
 
 

@@ -163,6 +163,8 @@ def thinking(summary: Summary) -> dict[str, Any]:
     }
     if summary.budget_clamped_from is not None:
         told["budget_clamped_from"] = summary.budget_clamped_from
+    if summary.program_seconds:
+        told["program_seconds"] = round(summary.program_seconds, 3)
     if len(outcomes) == 1:
         return told | _judged(outcomes[0])
     told["choices"] = [

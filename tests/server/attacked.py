@@ -1,0 +1,106 @@
+"""A server in a process of its own, to be attacked and loaded: the real door and log over a scripted model.
+
+python -m tests.server.attacked SETTINGS    # JSON; prints its address
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import uvloop
+
+from ponder.compute.lengths import Lengths
+from ponder.server import logs
+from ponder.server.app import ServedModel, create_app
+from ponder.server.http_server import run
+from ponder.server.output import captured
+from ponder.server.settings import ModelSettings, Settings
+from ponder.server.sockets import bind, listen, url_of
+from ponder.testing import Chain, ScriptedEngine, always
+
+ROOT = Path(__file__).parents[2]
+
+
+async def _serve(settings: Settings) -> None:
+    engine = ScriptedEngine(always(Chain("so it is\n" * 3, "It is 7."), Chain("so it is\n", "It is 8.")), delay=0.0005)
+    served = ServedModel(engine, Lengths(20, 40), ModelSettings(path="scripted"))
+    with bind("127.0.0.1", 0) as sock, captured("info", "json", "places") as output:
+        lines = logs.configure("info", "json", output.err)
+        app = create_app(settings, {"demo": served})
+        listen(sock)
+        lines.brief = True
+        output.serving()
+        output.out.write(url_of(sock) + "\n")
+        handle = app.state.handle
+        await run(app, settings, sock, handle.drain, handle.metrics.lag, handle.hurry)
+
+
+@dataclass
+class Attacked:
+    """The server as it is seen from outside."""
+
+    url: str
+    process: psutil.Process
+    log: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 0)
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes."""
+        return int(self.process.memory_info().rss)
+
+    @property
+    def files(self) -> int:
+        """Open descriptors."""
+        return int(self.process.num_fds())
+
+    @property
+    def inflight(self) -> float:
+        """Requests at work, by its metrics."""
+        text = httpx.get(f"{self.url}/metrics", timeout=30).text
+        return next(
+            float(line.split()[1]) for line in text.splitlines() if line.startswith("ponder_inflight_requests ")
+        )
+
+
+@contextmanager
+def attacked(folder: Path, **settings: object) -> Generator[Attacked]:
+    """The server, for as long as the block lasts. It ends at a signal, in order."""
+    log = folder / "log"
+    command = [sys.executable, "-m", "tests.server.attacked", json.dumps(settings)]
+    with (
+        log.open("wb") as err,
+        subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=err, text=True
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url.startswith("http"), log.read_text()
+            yield Attacked(url, psutil.Process(process.pid), log)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(Settings(**json.loads(sys.argv[1]))))
