@@ -204,6 +204,7 @@ async def loaded(server: Attacked, seconds: float, told: Counter[str]) -> list[t
         dice = random.Random(number)
         while loop.time() < end:
             await sent(server.address, dice, told)
+            await asyncio.sleep(dice.random() / 10)
             # Waits for the answer, over a connection that is kept for some.
             reader, writer = await asyncio.open_connection(*server.address)
             for _ in range(dice.choice((1, 5, 20))):
