@@ -3,8 +3,8 @@
     python -m bench.libraries
 
 JSON bodies of three sizes by our strict parser and by those of pydantic and orjson (where that is installed), what each
-does with a body that our rules refuse, the same route bare and as FastAPI's, the command line by argparse and by
-pydantic-settings, and the time of imports, each in a process of its own. Times are the processor's: medians of rounds.
+does with a body that our rules refuse, the same route bare and as FastAPI's, and the time of imports, each in a process
+of its own. Times are the processor's: medians of rounds.
 """
 
 from __future__ import annotations
@@ -170,30 +170,6 @@ def routes() -> dict[str, Callable[[], object]]:
     return {name: lambda app=app: call(app) for name, app in apps.items()}
 
 
-COMMANDS: Mapping[str, tuple[str, str]] = {
-    "argparse": (
-        "from ponder.__main__ import parser",
-        "parser(['serve']).parse_args(['serve', *given])",
-    ),
-    "CliApp": (
-        "from pydantic_settings import CliApp\nfrom ponder.server.settings import Settings",
-        "CliApp.run(Settings, cli_args=given, cli_settings_source=None)",
-    ),
-}
-"""How a command line is read: what to import first, and the call."""
-
-
-def command_line(imports: str, call: str, given: list[str]) -> tuple[float, int]:
-    """(milliseconds of CPU time to read it, lines printed), in a process of its own."""
-    code = (
-        f"import sys, time\n{imports}\ngiven, begun = {given!r}, time.process_time()\ntry:\n    {call}\n"
-        "except SystemExit:\n    pass\nprint(time.process_time() - begun)"
-    )
-    done = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
-    seconds = statistics.median(float(one.stdout.splitlines()[-1]) for one in done)
-    return seconds * 1000, len(done[0].stdout.splitlines()) - 1 + len(done[0].stderr.splitlines())
-
-
 def milliseconds(code: str) -> float:
     """CPU time of a new process."""
     measured = f"import time\n{code}\nprint(time.process_time())"
@@ -214,11 +190,6 @@ def main() -> None:
     print("\nroute" + " " * 19 + "us of CPU time, with the loop's own")
     for name, call in routes().items():
         print(f"{name:24}{microseconds(call):10.1f}")
-    print("\ncommand line" + " " * 12 + "ms of CPU time     lines of --help     of a misspelt option")
-    for name, (imports, call) in COMMANDS.items():
-        took, _ = command_line(imports, call, ["--port", "8001"])
-        lines = [command_line(imports, call, [option])[1] for option in ("--help", "--prot=1")]
-        print(f"{name:24}{took:14.1f}{lines[0]:20}{lines[1]:25}")
     print("\nimport" + " " * 20 + "ms of CPU time")
     for name, code in IMPORTS.items():
         print(f"{name:24}{milliseconds(code):10.0f}")
