@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any, cast
+from urllib.parse import urljoin
 
 import pytest
 from fastapi import FastAPI
@@ -161,6 +162,14 @@ def test_a_dialect_that_names_its_schemas_as_another_changes_nothing_of_it() -> 
     names = [one["$ref"].rpartition("/")[2] for one in content]
     assert [schemas[name] for name in (names[0], names[2])] == [{"type": "string"}, {"type": "integer"}]
     assert schemas[names[1]] == {"anyOf": content[:1]}
+
+
+def test_the_server_is_named_beside_its_description_wherever_a_proxy_has_it() -> None:
+    told = ask(door(scripted()), "GET", "/openapi.json").json()
+    assert [urljoin("https://a.example/models/ponder/openapi.json", one["url"]) for one in told["servers"]] == [
+        "https://a.example/models/ponder/"
+    ]
+    assert "told.servers = " in ask(door(scripted()), "GET", "/docs/page.js").text
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
