@@ -56,7 +56,7 @@ def template_of(
     elif not _taken(code, samples):
         raise EngineError(
             "the model's tokenizer has no chat template: serve a chat or reasoning model, or put a chat_template.jinja "
-            "into the model's folder"
+            "into the model's folder (the makers of some, as of Kimi-K3 and Inkling, publish program code in its place)"
         )
     return code
 

@@ -239,7 +239,6 @@ ROWS: tuple[Row, ...] = (
             thought_begins="<seed:think>",
             thought_ends="</seed:think>",
         ),
-        "its own budget is set to 0 alone; ours binds",
     ),
     Row("step3", "Step-3", _tags("text-markers", "step3", *THINK)),
     Row("step3p5", "Step-3.5", _tags("interleaved", "step3p5", *THINK)),

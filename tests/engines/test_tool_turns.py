@@ -12,6 +12,7 @@ from ponder.compute.text import Message, Prompt, Tool, ToolCall
 from ponder.engines.model import Model
 from ponder.engines.profiles import find
 from ponder.engines.tools import FORMATS, as_turns
+from ponder.engines.tools.values import typed
 from tests.engines.family_models import Family, every_family, tokenizer
 
 CALLS = (ToolCall("call_a", "get_weather", '{"city": "Bergen"}'), ToolCall("call_b", "get_weather", '{"city": "Oslo"}'))
@@ -90,6 +91,12 @@ def test_each_call_and_each_result_is_in_the_prompt(family: Family) -> None:
     }
     # Phi's template shows its earlier calls without what marks them.
     assert len(calls) == (0 if model.card.tools == "phi4_mini" else 2)
+
+
+def test_a_schema_that_leads_back_to_itself_many_times_is_followed_once() -> None:
+    many = {"anyOf": [{"$ref": "#/$defs/a"}] * 8}
+    schema = {"properties": {"x": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"anyOf": [many, {"type": "integer"}]}}}
+    assert typed("7", "x", schema) == 7
 
 
 def test_what_a_template_does_not_show_of_tools_is_written_into_its_texts() -> None:

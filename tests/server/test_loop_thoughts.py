@@ -23,7 +23,7 @@ READS = replace(CARD, shows_thoughts=True)
 
 def reader(*chains: Chain, everywhere: bool = False) -> ScriptedEngine:
     """A model that reads its thoughts, and judges."""
-    said = chains or (Chain(f"{MARKER} one", CALL), Chain(f"{MARKER} two", "It is warm."))
+    said = list(chains or (Chain(f"{MARKER} one", CALL), Chain(f"{MARKER} two", "It is warm.")))
 
     def script(prompt: Prompt, thought: str, call: int) -> Chain:
         last = prompt.messages[-1].role == "tool" and len(said) > 1

@@ -215,7 +215,7 @@ def test_a_thought_that_comes_back_with_the_results_of_its_calls(family: str, st
                 assert kept == (turn > 0 and llm.profile.shows_thoughts)
             message = called(response)
             result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "7"}
-            messages += [message, result]
+            messages.extend((message, result))
             ids.append(response.headers["x-request-id"])
         refusal = asked(app, stream, messages=messages, **wish | {"strategy": "nobody's"})
         assert refusal.status_code == 400
