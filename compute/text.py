@@ -83,7 +83,7 @@ class Prompt:
     parts: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
     """What models have made of parts of it, under keys of their own; shared with prompts that continue it."""
     read: dict[Any, Any] = field(default_factory=dict[Any, Any], init=False, compare=False, repr=False)
-    """What they have made of the whole. It goes with the prompt: nothing of a conversation is kept elsewhere by models."""
+    """What they have made of the whole. It goes with the prompt: models keep nothing of it elsewhere."""
 
     @property
     def size(self) -> int:
