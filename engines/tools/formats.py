@@ -253,7 +253,13 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             "inkling",
-            JsonCalls("<|content_invoke_tool_json|>", "<|end_message|>", arguments="args", between="<|message_model|>"),
+            JsonCalls(
+                "<|content_invoke_tool_json|>",
+                "<|end_message|>",
+                arguments="args",
+                between="<|message_model|>",
+                tails=("<|message_model|>",),
+            ),
             shown=(("<|content_invoke_tool_json|>",),),
             tokens=("<|content_invoke_tool_json|>",),
             names=("inkling",),

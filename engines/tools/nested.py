@@ -8,6 +8,7 @@ from the tool's schema.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from ponder.engines.tools.form import (
     constant,
     dumped,
     one_of,
+    optional,
     pattern,
     separated,
     sequence,
@@ -39,6 +41,7 @@ _DEEP = 64
 """Elements within one another that are read."""
 _HELD = 6
 """The same of a grammar; what is deeper may be any text."""
+_LISTED = 32
 _ANY: dict[str, Any] = {}
 
 
@@ -75,6 +78,11 @@ class NestedCalls:
     @cached_property
     def _begin(self) -> re.Pattern[str]:
         return re.compile(re.escape(self.mark) + r"<(?P<key>[^/>][^>]*)>")
+
+    @cached_property
+    def _end(self) -> re.Pattern[str]:
+        """What ends an element. Its name is not looked at: a grammar cannot hold it to that of the begin."""
+        return re.compile(rf"{re.escape(self.mark)}</(?!(?:invoke|{re.escape(self.around)})>)[^>]*>")
 
     @cached_property
     def _ending(self) -> Ending:
@@ -133,12 +141,11 @@ class NestedCalls:
         self, block: str, begin: re.Match[str], schema: Any, root: Mapping[str, Any], deep: int
     ) -> tuple[Any, int] | None:
         """(the value of the element, where it ends); None where it has no end."""
-        close = f"{self.mark}</{begin['key']}>"
         end = block.find(self.mark, begin.end())
         if end < 0 or deep > _DEEP:
             return None
-        if block.startswith(close, end):
-            return _text(block[begin.end() : end], schema, root), end + len(close)
+        if (close := self._end.match(block, end)) is not None:
+            return _text(block[begin.end() : end], schema, root), close.end()
         listed = next((one for one in shapes(schema, root) if _kind(one) == "array"), None)
         children: list[tuple[str, Any]] = []
         at = begin.end()
@@ -149,13 +156,13 @@ class NestedCalls:
                 return None
             children.append((child["key"], read[0]))
             at = read[1]
-        at = _at(block, at)
-        if not block.startswith(close, at):
+        close = self._end.match(block, _at(block, at))
+        if close is None:
             return None
         value: Any = dict(children)
         if listed is not None or len(value) < len(children):
             value = [one for _, one in children]
-        return value, at + len(close)
+        return value, close.end()
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -188,9 +195,12 @@ class NestedCalls:
                 f"{self.mark}<{key}>", self._held_value(schema, tool.defs, ebnf, deep - 1), f"{self.mark}</{key}>"
             )
 
-        # The name of an element that the schema does not know cannot be held at its end.
         free = sequence(
-            constant(f"{self.mark}<"), pattern(NAME), tag(">", anything, f"{self.mark}</"), pattern(NAME), constant(">")
+            constant(f"{self.mark}<"),
+            pattern(NAME),
+            tag(">", anything, f"{self.mark}</"),
+            pattern(_names_but("invoke", self.around)),
+            constant(">"),
         )
         return arguments(tool, one, free)
 
@@ -205,10 +215,35 @@ class NestedCalls:
                 ways.append(self._held(HeldTool("", {"type": "object", "properties": {}} | shape, defs), ebnf, deep))
             elif kind == "array" and "enum" not in shape:
                 value = self._held_value(shape.get("items", _ANY), defs, ebnf, deep - 1)
-                ways.append(any_number(tag(f"{self.mark}<{self.item}>", value, f"{self.mark}</{self.item}>")))
+                item = tag(f"{self.mark}<{self.item}>", value, f"{self.mark}</{self.item}>")
+                ways.append(_several(item, shape.get("minItems", 0), shape.get("maxItems")))
             else:
                 ways.append(unquoted(shape, defs, anything, ebnf))
         return one_of(ways) if ways else anything
+
+
+def _names_but(*words: str) -> str:
+    """A pattern of names that are none of these words, which begin with different letters."""
+    letters = string.ascii_letters + "_"
+    rest = "[A-Za-z0-9_.-]{0,63}"
+    ways = [f"[{''.join(one for one in letters if one not in {word[0] for word in words})}]{rest}"]
+    for word in words:
+        for at in range(1, len(word)):
+            others = "".join(one for one in letters + string.digits + "." if one != word[at])
+            ways.append(f"{word[:at]}(?:[{others}-]{rest})?")
+        ways.append(f"{word}[A-Za-z0-9_.-]{rest}")
+    return "|".join(ways)
+
+
+def _several(item: Tag, least: int, most: int | None) -> Tag:
+    """A list of so many items; of many, no more than `_LISTED` are counted."""
+    needed = [item] * min(least, _LISTED)
+    if most is None or most > _LISTED:
+        return sequence(*needed, any_number(item))
+    rest: list[Tag] = []
+    for _ in range(most - len(needed)):
+        rest = [optional(sequence(item, *rest))]
+    return sequence(*needed, *rest) if needed or rest else constant("")
 
 
 def _at(text: str, at: int) -> int:

@@ -161,6 +161,8 @@ def drawn(grammar: Grammar, name: str, seed: int, most: int = 400) -> str | None
     pieces += ["x", "y", "true", "False", "null", "None"]
     pieces += [sample[at : at + n] for at in range(0, len(sample), 9) for n in (3, 12)]
     text = ""
+    # What a form writes around a call takes none of the room.
+    most += 2 * len(written(name, ("time", {}), ("choose", {"a": "x"})))
     while len(text) < most:
         if judge.is_completed() and (draw.random() < 0.3 or len(text) > most // 2):
             return text

@@ -196,7 +196,7 @@ def called(response: httpx.Response) -> dict[str, Any]:
 @pytest.mark.parametrize("family", ["ids", "named", "wrapped", "text", "no-start", "silent"])
 def test_a_thought_that_comes_back_with_the_results_of_its_calls(family: str, stream: bool) -> None:
     """It is read by models that read their thoughts between calls, by no others, and stays inside."""
-    llm = Reading(FAMILIES[family], Nature(answer=CALL))
+    llm = Reading(FAMILIES[family].model_copy(update={"tools": "hermes"}), Nature(answer=CALL))
     app = served(llm)
     tools = [{"type": "function", "function": {"name": "f"}}]
     ids: list[str] = []
