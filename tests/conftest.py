@@ -13,11 +13,30 @@ import pytest
 
 pytest_plugins = ("tests.campaign",)
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent
 MEMORY = 4 << 30
 """Bytes that a process of tests may want, with an engine."""
-LONGEST: tuple[str, ...] = ()
-"""Files that take longest, the longest first. They are begun first, so that no process ends long after the others."""
+LONGEST = (
+    "server/test_structured.py",
+    "engines/test_vllm.py",
+    "server/test_stories.py",
+    "engines/test_smollm2.py",
+    "server/test_seeds.py",
+    "server/test_serve.py",
+    "engines/test_continuing.py",
+    "engines/test_tails.py",
+    "engines/test_reward_remote.py",
+    "test_one_name.py",
+    "test_docs.py",
+    "engines/test_mechanisms.py",
+    "server/test_command.py",
+    "server/test_thoughts_stay_inside.py",
+    "test_real_shapes.py",
+    "server/test_call_formats.py",
+    "test_promises.py",
+)
+"""Files that take half a minute and more, the longest first. They are begun first, so that no process ends long after
+the others."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Bound to cores, as vLLM has it, the engines of two processes would be bound to the same one.
@@ -33,7 +52,8 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, where several processes take one file each at a time."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        first = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+        first = {HERE / name: place for place, name in enumerate(LONGEST)}
+        assert all(path.exists() for path in first), "LONGEST names a file that is not here"
         items.sort(key=lambda item: first.get(item.path, len(first)))
 
 

@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -69,6 +69,12 @@ def tokenizer() -> Any:
     )
 
 
+@lru_cache(maxsize=1024)
+def encoded(text: str) -> list[int]:
+    """A search goes on with one chain many times, and the chains of one number are the same in all tests."""
+    return cast("list[int]", tokenizer().backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+
 @dataclass(frozen=True)
 class Case:
     """What one chain comes to when nothing cuts it short."""
@@ -120,6 +126,9 @@ class RealShape(StandIn):
     def begin(self, number: str, prompt: list[int], params: Any) -> Call:
         self.prompts += 1
         return _Portions(self, number, prompt, params)
+
+    def ids(self, text: str) -> list[int]:
+        return encoded(text)
 
     # -- what it writes -----------------------------------------------------------------------------------------------
 

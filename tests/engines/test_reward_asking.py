@@ -162,7 +162,8 @@ def test_a_long_chain_is_laid_out_beside_the_event_loop() -> None:
         model = Watched(Reads(), tokenizer, REWARD_PROFILES["demo-prm"], "prm")
         model.on_loop = []
         prompt = Prompt((Message("user", "Why?"),))
-        chain = Candidate(0, prompt, Hidden(()), Hidden("so\n" * words), "", 0, 0, True, "step")
+        thought = Hidden(("so " * 100 + "\n") * (1 + words // 300))
+        chain = Candidate(0, prompt, Hidden(()), thought, "", 0, 0, True, "step")
         asyncio.run(model.reward(prompt, [chain], read=Told()))
         assert set(model.on_loop) == {on_loop}
 

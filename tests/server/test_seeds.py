@@ -28,7 +28,7 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
     },
 }
-OTHERS = 120
+OTHERS = 48
 
 
 @pytest.fixture(scope="module")

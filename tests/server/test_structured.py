@@ -144,9 +144,7 @@ async def times(app: FastAPI, strategy: str, name: str, n: int) -> None:
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_structured_answer_is_whole(loop: asyncio.AbstractEventLoop, app: FastAPI, strategy: str, name: str) -> None:
-    asyncio.run_coroutine_threadsafe(times(app, strategy, name, 10 if name == "object" else 4), loop).result(
-        timeout=600
-    )
+    asyncio.run_coroutine_threadsafe(times(app, strategy, name, 4 if name == "object" else 2), loop).result(timeout=600)
 
 
 @pytest.mark.soak
