@@ -20,6 +20,7 @@ from ponder.compute.errors import EngineError, Exhausted, Lost
 from ponder.compute.estimates import Estimates
 from ponder.compute.resources import Resources
 from ponder.compute.seeds import Seeds
+from ponder.compute.slots import READING
 from ponder.compute.stream import OnDelta, Stream
 from ponder.compute.text import Candidate, Hidden, Prompt
 from ponder.compute.transcript import Transcript
@@ -52,6 +53,7 @@ class Chains:
     __slots__ = (
         "_engine",
         "_keep_text",
+        "_share",
         "_starved",
         "_streams",
         "drafts",
@@ -76,6 +78,7 @@ class Chains:
         """`wishes` are the caller's; its token limits are set anew for each call. `streams`: the answer is
         sent while it is written. `keep_text`: the text of every call is kept with the spending."""
         self._engine = resources.engine
+        self._share = resources.writing
         self.wishes = wishes
         self._streams = streams
         self._keep_text = keep_text
@@ -155,10 +158,12 @@ class Chains:
         streamed: bool = False,
         aside: bool = False,
         logprobs: int | None = None,
+        urgent: bool = False,
     ) -> Candidate:
         """One chain, within its reservation and the model's context; `begun` may be the chain of this very reservation.
         `streamed`: its text is sent as it comes, where the request is streamed. `aside`: a question of our own, to
-        which the caller's wishes about the answer do not apply. Raises `Exhausted` where the context is full, `Lost`
+        which the caller's wishes about the answer do not apply. `urgent`: the time of the request is nearly up, so it
+        goes before other calls of the same key. Raises `Exhausted` where the context is full, `Lost`
         where nobody saw the chain end, and what the engine raises."""
         engine, budget = self._engine, self.spending.budget
         streamed = streamed and self._streams
@@ -200,6 +205,10 @@ class Chains:
         )
         if not aside:
             self.drafts.add(reservation.number, transcript)
+        share, slot, before = self._share, None, _steps(reservation)
+        if share is not None:
+            most = thinking + answer
+            slot = share.take(most) or await share.turn(most, urgent=urgent)
         try:
             async with aclosing(engine.generate(prompt, sampling, transcript)) as stream:
                 async for delta in stream:
@@ -211,6 +220,9 @@ class Chains:
             transcript.lose()
             self.lost += not aside
             raise
+        finally:
+            if share is not None and slot is not None:
+                share.give(slot, _steps(reservation) - before)
         candidate = transcript.candidate()
         if self._keep_text:
             self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
@@ -287,3 +299,8 @@ class Chains:
     def _said(self, reservation: Reservation) -> int:
         """Visible tokens of a chain and of those it was continued from."""
         return sum(self.spending.reservations[i].visible for i in self.spending.line(reservation.number))
+
+
+def _steps(reservation: Reservation) -> float:
+    """What a call has cost the model so far, in tokens written."""
+    return reservation.tokens + READING * (reservation.prompt - reservation.cached)

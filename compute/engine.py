@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ponder.compute.identity import CallIdentity
+from ponder.compute.slots import Slots
 from ponder.compute.text import Candidate, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 
@@ -175,6 +176,15 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Frees the model. Idempotent."""
         ...
+
+
+@runtime_checkable
+class HasSlots(Protocol):
+    """A model, of either contract, that works on so many calls at a time and says so; the others wait in `slots`. Where
+    two (an adapter and its model) share the places, they share the object."""
+
+    @property
+    def slots(self) -> Slots | None: ...
 
 
 @runtime_checkable

@@ -60,7 +60,7 @@ async def _execute(
     cut = None if seconds is None else now + seconds - min(GRACE, seconds / 10)
     chains = Chains(resources, spending, plan.sampling, on_delta, streams=plan.stream, keep_text=plan.keep_text)
     drafts, notes = chains.drafts, Notes()
-    task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut)
+    task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut, plan.yields)
     stopped_by: StoppedBy = "finished"
     chosen: Candidate | None = None
     try:
@@ -89,7 +89,7 @@ async def _execute(
     try:
         # What is whole and told in one piece needs no time.
         async with asyncio.timeout_at(None if chosen and chosen.complete and not plan.stream else deadline):
-            chosen = await _completed(chosen, plan, chains)
+            chosen = await _completed(chosen, plan, chains, urgent=stopped_by in ("deadline", "draining"))
     except TimeoutError:
         stopped_by = stop_signal.reason or "deadline"
         chosen = drafts.best()
@@ -104,7 +104,7 @@ async def _execute(
     return _outcome(chosen, stopped_by, plan, chains, notes)
 
 
-async def _completed(chosen: Candidate | None, plan: Plan, chains: Chains) -> Candidate:
+async def _completed(chosen: Candidate | None, plan: Plan, chains: Chains, *, urgent: bool) -> Candidate:
     """Completes `chosen`: closes its thought and writes its answer on the allowance, sent as it is written. With None,
     it is an answer without a thought."""
     spending, drafts = chains.spending, chains.drafts
@@ -119,7 +119,7 @@ async def _completed(chosen: Candidate | None, plan: Plan, chains: Chains) -> Ca
         with chains.reserve("answer", thinking=0, answer=allowance, parent=parent, bound=True) as reservation:
             drafts.answering = reservation.number
             drafts.add(reservation.number, Transcript(reservation, prompt, chosen))
-            chosen = await chains.write(reservation, prompt, chosen, streamed=True)
+            chosen = await chains.write(reservation, prompt, chosen, streamed=True, urgent=urgent)
     if chosen is None:
         raise DeadlinePassed("time was up before there was anything to answer with")
     return chosen
@@ -145,5 +145,6 @@ def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chain
         truncated=bool(score and score.truncated),
         ungrouped=notes.ungrouped,
         alike=notes.alike,
+        reduced=notes.reduced,
         thought=chosen.thought,
     )

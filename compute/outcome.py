@@ -33,6 +33,8 @@ class Outcome:
     """No answer could be compared with another, so that there was no vote."""
     alike: bool = False
     """Many chains were asked for and one was drawn: at temperature 0 all would have been the same."""
+    reduced: bool = False
+    """The strategy drew fewer chains because so many calls of other requests waited."""
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
 
 
@@ -54,6 +56,7 @@ class Notes:
     degraded: bool = False
     ungrouped: bool = False
     alike: bool = False
+    reduced: bool = False
 
     def stopped_by(self, stopped_by: StoppedBy, chosen: Candidate, *, lost: bool = False) -> StoppedBy:
         """The same, but where a run that finished had a reason to finish sooner, or went on without chains that were

@@ -28,3 +28,5 @@ class Plan:
     """The operator wants the text of every call in the trace."""
     stream: bool = True
     """The answer is sent as it is written; else in one piece at the end, which costs less."""
+    yields: bool = False
+    """Where many calls wait for the model, the strategy may make do with fewer chains than it would else."""

@@ -1,4 +1,4 @@
-"""What the runs of one model share: the model, its lengths, its reward model."""
+"""What the runs of one request share: the model, its lengths, its reward model, and the request's share of both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.lengths import Lengths
+from ponder.compute.slots import Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +16,7 @@ class Resources:
     engine: Engine
     lengths: Lengths
     reward_model: RewardModel | None = None
+    writing: Share | None = None
+    """The request's share of the model's slots; None where nobody counts them."""
+    judging: Share | None = None
+    """The same of the reward model's."""

@@ -20,6 +20,7 @@ from ponder.compute.chains import Chains
 from ponder.compute.engine import Reward, RewardModel
 from ponder.compute.errors import EngineError, Exhausted, first
 from ponder.compute.growth import grow
+from ponder.compute.identity import CallIdentity
 from ponder.compute.outcome import Notes
 from ponder.compute.race import Race
 from ponder.compute.resources import Resources
@@ -74,6 +75,8 @@ class Task:
     """Judges where `verifier` fails."""
     cut: float | None = None
     """When the strategy has to end, in loop time."""
+    yields: bool = False
+    """It may make do with fewer chains where many calls wait for the model."""
 
 
 class Arriving:
@@ -170,6 +173,17 @@ class Run:
         fed = max(1, self._chains.estimates.current.chains(n, self.free))
         notes.short = notes.short or fed < n
         return fed
+
+    def makes_do(self, drawn: int, n: int) -> bool:
+        """Whether a strategy that would draw `n` chains should end with the `drawn` it has, because others wait: with
+        as many calls waiting as the model has slots, half of `n` are enough, with twice as many a third. Never with a
+        seed, and only where the operator allows it; the response says so."""
+        share = self._resources.writing
+        if not self._task.yields or self.seed is not None or share is None or drawn >= n:
+            return False
+        enough = drawn >= n / (1 + share.load)
+        self._notes.reduced = self._notes.reduced or enough
+        return enough
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -356,10 +370,38 @@ class Run:
         for places in by_prompt.values():
             siblings = [candidates[i] for i in places]
             calls = [self._spending.identity(candidate.number, "reward") for candidate in siblings]
-            read = self._spending.read_for_verifier
-            judged = await model.reward(siblings[0].prompt, siblings, read=read, tenant=self.tenant, calls=calls)
-            rewards |= dict(zip(places, judged, strict=True))
+            rewards |= dict(zip(places, await self._judgements(model, siblings, calls), strict=True))
         return [rewards[i] for i in range(len(candidates))]
+
+    async def _judgements(
+        self, model: RewardModel, siblings: Sequence[Candidate], calls: Sequence[CallIdentity]
+    ) -> Sequence[Reward]:
+        """Scores of candidates of one prompt: as many at a time as the request is given slots of the reward model."""
+        prompt, share, read = siblings[0].prompt, self._resources.judging, self._spending.read_for_verifier
+        if share is None:
+            return await model.reward(prompt, siblings, read=read, tenant=self.tenant, calls=calls)
+        cost = 0.0
+
+        def reading(tokens: int, cached: int) -> None:
+            nonlocal cost
+            cost += tokens - cached
+            read(tokens, cached)
+
+        rewards: list[Reward] = []
+        while left := siblings[len(rewards) :]:
+            slots = [share.take(left[0].length) or await share.turn(left[0].length)]
+            while len(slots) < len(left) and (slot := share.take(left[len(slots)].length)) is not None:
+                slots.append(slot)
+            cost, at_once = 0.0, slice(len(rewards), len(rewards) + len(slots))
+            try:
+                judged = await model.reward(
+                    prompt, siblings[at_once], read=reading, tenant=self.tenant, calls=calls[at_once]
+                )
+            finally:
+                for slot in slots:
+                    share.give(slot, cost / len(slots))
+            rewards += [reward for reward, _ in zip(judged, slots, strict=True)]
+        return rewards
 
     @property
     def reward_model(self) -> RewardModel | None:

@@ -178,6 +178,12 @@ def launch(given: dict[str, Any]) -> Any:
         del llm
 
 
+def places(llm: Any) -> int:
+    """Requests that an engine works on at a time."""
+    config = llm.vllm_config
+    return int(config.scheduler_config.max_num_seqs) * int(config.parallel_config.data_parallel_size)
+
+
 _SERIES: WeakKeyDictionary[Any, list[Collector]] = WeakKeyDictionary()
 """Each engine's metrics. The next engine takes them off vLLM's registry, one for the whole process, not from here."""
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from ponder.compute.engine import LONG, Checked, Read, Reward
+from ponder.compute.engine import LONG, Checked, HasSlots, Read, Reward
 from ponder.compute.errors import EngineError
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Message, Prompt
@@ -47,6 +47,7 @@ class ProcessRewardModel:
     def __init__(self, reader: Reader, tokenizer: ChatTokenizer, profile: RewardProfile, name: str) -> None:
         self.reader = reader
         self.profile = profile
+        self.slots = reader.slots if isinstance(reader, HasSlots) else None
         self._name = name
         template = PROFILES[profile.template]
         if not template.opening:

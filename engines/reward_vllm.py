@@ -13,13 +13,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from ponder.compute.errors import EngineError
-from ponder.engines.launch import EngineOptions, arguments, dead, launch, on_cpu, read_config, settle_environment
+from ponder.compute.slots import Slots
+from ponder.engines.launch import (
+    EngineOptions,
+    arguments,
+    dead,
+    launch,
+    on_cpu,
+    places,
+    read_config,
+    settle_environment,
+)
 from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import RewardProfile, find_reward_profile
 from ponder.engines.reward_reader import LIKELIEST, Reading, of_labels
 
 GPU_SHARE = 0.22
 """Share of a GPU for a reward model in this process, where none is given."""
+
+TYPICAL = 256
+"""Tokens that are read for one verdict, before any was."""
 
 
 async def start_reward(
@@ -41,7 +54,9 @@ async def start_reward(
         given.pop("structured_outputs_config", None)
     llm = launch(given)
     try:
-        return ProcessRewardModel(VllmReader(llm, name), llm.get_tokenizer(), profile, name)
+        return ProcessRewardModel(
+            VllmReader(llm, name, Slots(places(llm), TYPICAL)), llm.get_tokenizer(), profile, name
+        )
     except BaseException:
         llm.shutdown()
         raise
@@ -52,7 +67,7 @@ async def start_reward(
 class VllmReader:
     """Reads with a model in vLLM, in this process."""
 
-    def __init__(self, llm: Any, name: str) -> None:
+    def __init__(self, llm: Any, name: str, slots: Slots | None = None) -> None:
         self._llm = llm
         self._name = name
         self._context = int(llm.model_config.max_model_len)
@@ -60,6 +75,7 @@ class VllmReader:
         self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
         self._numbers = itertools.count()
         self._closed = False
+        self.slots = slots
 
     @property
     def context(self) -> int:

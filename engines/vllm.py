@@ -16,6 +16,7 @@ from typing import Any
 
 from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
+from ponder.compute.slots import Slots
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.adapters import find_adapters, load, lora_arguments
@@ -24,6 +25,7 @@ from ponder.engines.launch import (
     arguments,
     dead,
     launch,
+    places,
     read_config,
     read_generation,
     settle_environment,
@@ -60,7 +62,10 @@ async def start(
     llm = launch(given)
     try:
         tokenizer: Any = llm.get_tokenizer()
-        engine = VllmEngine(llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers)
+        slots = Slots(places(llm), profile.typical_chain[0])
+        engine = VllmEngine(
+            llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers, slots=slots
+        )
         for number, adapter in enumerate(found, 1):
             engine.adapters.append(engine.adapted(adapter.name, await load(llm, adapter, number, name)))
         return engine
@@ -101,6 +106,7 @@ class VllmEngine:
         name: str,
         *,
         repetition_in_answers: bool = False,
+        slots: Slots | None = None,
     ) -> None:
         self.llm = llm
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
@@ -114,6 +120,7 @@ class VllmEngine:
             repetition_in_answers=repetition_in_answers,
         )
         self.calls = VllmCalls(self.model)
+        self.slots = slots
         self.adapters: list[VllmEngine] = []
         """The model with each of its LoRA adapters; they end with it."""
         self._by_adapter: dict[str, Any] = {}

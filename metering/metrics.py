@@ -30,6 +30,7 @@ from ponder.compute.account import Bill, Intent
 from ponder.compute.budget import Spending
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
+from ponder.compute.slots import Slots
 from ponder.compute.usage import Usage
 
 OWNERS = 200
@@ -107,6 +108,11 @@ class Metrics:
         self._depth = gauge("queue_depth", "Requests waiting to be worked on.")
         self._wait = histogram("queue_wait_seconds", "Time a request waited before it was worked on.", SECONDS)
         self._rejections = counter("admission_rejections_total", "Requests turned away before any work.", "reason")
+        by_role = ("model", "role")
+        self._calls = gauge("calls_waiting", "Calls to a model that wait for one of its slots.", *by_role)
+        self._slot_wait = histogram(
+            "slot_wait_seconds", "Time a call waited for a slot of its model, where it had to.", SECONDS, *by_role
+        )
         self._disconnects = counter("client_disconnects_total", "Callers who hung up early.", "phase")
         self._tokens = counter(
             "engine_tokens_total",
@@ -283,6 +289,12 @@ class Metrics:
     def waited(self, seconds: float) -> None:
         """A request has left the queue."""
         self._wait.observe(seconds)
+
+    def slots(self, model: str, role: Role, slots: Slots) -> None:
+        """Tells of the calls that wait for this model."""
+        labels = self._model(model), role
+        self._of(self._calls, *labels).set_function(lambda: slots.waiting)
+        slots.on_wait = self._of(self._slot_wait, *labels).observe
 
     def engine_up(self, model: str, role: Role, up: bool) -> None:
         self._of(self._up, self._model(model), role).set(int(up))

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ponder.compute.account import Account, Accounts
 from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, PonderError, RequestError, Unavailable
+from ponder.compute.slots import Slots
 from ponder.metering.metrics import Metrics
 from ponder.server import docs_page, errors, openapi
 from ponder.server.access import AuthenticatedRoute, Guard, Needs
@@ -179,7 +180,20 @@ def create_app(
     by `add_middleware`."""
     metrics = metrics or Metrics()
     registry, guard = Registry(), Guard(Keyring(settings.keys), metrics)
-    admission = Admission(settings.max_inflight, settings.max_queue, metrics)
+    admission = Admission(
+        settings.max_inflight,
+        settings.max_queue,
+        metrics,
+        chains=settings.max_chains,
+        keys=max(1, len(settings.keys)),
+    )
+    told: set[Slots] = set()
+    for name, served in models.items():
+        for role, slots in served.slots.items():
+            if slots not in told:
+                # Those of a model and its adapters are the same.
+                metrics.slots(name, role, slots)
+                told.add(slots)
     status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body)
     traces = Traces(settings.traces, settings.trace_bytes)
     thoughts = LoopThoughts(

@@ -47,7 +47,7 @@ class Completions:
     async def __call__(self, request: Request, key: Key) -> CompletionResponse:
         began = now()
         settings = self._settings
-        self._admission.check()
+        self._admission.check(key.name, key.weight)
         reading = self._dialect.read(await read(request, settings.limits), settings.limits)
         try:
             bounds.check(reading.request, settings.limits)

@@ -27,6 +27,8 @@ class Key:
     """Names of the models they may ask; None is all."""
     coarse: Coarse | None = None
     """How coarse the numbers are they see; None: exact."""
+    weight: float = 1.0
+    """Their share beside other callers, in relation to the others'."""
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
@@ -59,7 +61,9 @@ class Keyring:
     """The keys of a server."""
 
     def __init__(self, keys: Sequence[KeySettings]) -> None:
-        self._keys = [(k.hash, Key(k.name, k.scopes, k.max_thinking_budget, k.models, _coarse(k))) for k in keys]
+        self._keys = [
+            (k.hash, Key(k.name, k.scopes, k.max_thinking_budget, k.models, _coarse(k), k.weight)) for k in keys
+        ]
 
     @property
     def open(self) -> bool:

@@ -14,16 +14,30 @@ from ponder.compute.errors import NotPermitted, RequestError
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
+from ponder.compute.slots import READING, Share
 from ponder.compute.text import Prompt
 from ponder.server.calls import Offered
 from ponder.server.coarse import Coarse
 from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
-from ponder.server.registry import Registry, ServedModel, configured
+from ponder.server.registry import Registry, ServedModel, chains, configured
 from ponder.server.request import AUTO, Asked, Request
 from ponder.server.settings import ModelSettings, Settings
 from ponder.server.thinking import allowance, ceiling, wished
 from ponder.server.unseal import permitted
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much there is to do for a request, before it is known; and for whom."""
+
+    owner: str
+    weight: float
+    """The owner's."""
+    chains: int
+    """That it may ask for at the same time."""
+    tokens: float
+    """That all of it is likely to take, those read included at what they cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,7 @@ class ResolvedRequest:
     ignored: tuple[str, ...]
     """Fields of the request that have no effect beside the others."""
     tools: Offered
+    work: Work
     coarse: Coarse | None = None
     """How coarse the numbers are that the caller sees; None: exact."""
 
@@ -134,12 +149,13 @@ async def make(
             timeout,
             settings.retain_text,
             stream=request.stream,
+            yields=settings.reduce_under_load and sampling.seed is None,
         )
         for i, share in enumerate(Budget(thinking, answer, total).split(request.n))
     )
     return ResolvedRequest(
         plans=plans,
-        resources=Resources(served.engine, served.lengths, served.reward_model),
+        resources=Resources(served.engine, served.lengths, served.reward_model, *_shares(served, key)),
         model=request.model,
         base=base,
         owner=key.name,
@@ -154,7 +170,34 @@ async def make(
         ignored=("verifier",) if request.verifier is not None and not _judged(strategy) else (),
         tools=offered,
         coarse=key.coarse,
+        work=_work(request, served, strategy, key, length, thinking, answer),
     )
+
+
+def _shares(served: ServedModel, key: Key) -> tuple[Share | None, Share | None]:
+    """A request's shares of the model and of its reward model."""
+    writing, judging = served.slots.get("generator"), served.slots.get("verifier")
+    return (
+        None if writing is None else writing.share(key.name, key.weight),
+        None if judging is None else judging.share(key.name, key.weight),
+    )
+
+
+def _work(
+    request: Request,
+    served: ServedModel,
+    strategy: Selection[Any],
+    key: Key,
+    prompt: int,
+    thinking: int,
+    answer: int,
+) -> Work:
+    """What a request is likely to take: for each of its chains a typical one, as far as the budget goes."""
+    n, asked, lengths = request.n, chains(strategy.call), served.lengths
+    each = thinking // n + answer
+    fed = lengths.chains(asked, each) if asked > 1 else 1
+    made = min(each, max(1, asked) * lengths.p50)
+    return Work(key.name, key.weight, n * fed, READING * prompt + n * made)
 
 
 def _strategy(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from ponder.compute.engine import Engine, RewardModel
+from ponder.compute.engine import Engine, HasSlots, RewardModel
 from ponder.compute.errors import NotFound, RequestError
 from ponder.compute.lengths import Lengths
 from ponder.compute.run import Selection
+from ponder.compute.slots import Slots
+from ponder.metering.metrics import Role
 from ponder.server.request import Asked
 from ponder.server.settings import Chosen, ModelSettings, WrongSettings, nearest
 from ponder.server.validation import wrong
@@ -29,6 +31,13 @@ class ServedModel:
     lengths: Lengths
     settings: ModelSettings
     reward_model: RewardModel | None = None
+    slots: Mapping[Role, Slots] = field(init=False)
+    """Those of the model and of its reward model, where they say how many calls they work on at a time."""
+
+    def __post_init__(self) -> None:
+        models: dict[Role, object] = {"generator": self.engine, "verifier": self.reward_model}
+        found = {role: model.slots for role, model in models.items() if isinstance(model, HasSlots) and model.slots}
+        object.__setattr__(self, "slots", found)
 
 
 @cache

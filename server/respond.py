@@ -141,7 +141,7 @@ class CompletionResponse:
 
     async def _whole(self, send: Send, request_id: str) -> None:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
-        async with self._admission.place(stop_signals) as turn:
+        async with self._admission.place(stop_signals, self._resolved.work, self._left()) as turn:
             await self._begin(turn, request_id)
             await self._run(stop_signals, lambda _: self._listen)
             if self._resolved.coarse is not None:
@@ -150,7 +150,7 @@ class CompletionResponse:
 
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
-        async with self._admission.place(stop_signals) as turn:
+        async with self._admission.place(stop_signals, self._resolved.work, self._left()) as turn:
             writer = self._writer
             out = self._out = Outbox(
                 send,
@@ -163,10 +163,13 @@ class CompletionResponse:
             group.create_task(out.write())
             keeper = group.create_task(out.keep())
 
+            share = self._resolved.resources.writing
+
             def on_delta(index: int) -> OnDelta:
-                feed = self._parsers[index].feed
+                feed, lent = self._parsers[index].feed, share is None
 
                 async def told(delta: Delta) -> None:
+                    nonlocal lent
                     text, calls = feed(delta.text)
                     if text or delta.logprobs:
                         out.put(writer.text(index, text, delta.logprobs))
@@ -178,6 +181,10 @@ class CompletionResponse:
                         await asyncio.sleep(0)
                         await asyncio.sleep(0)
                     if out.full:
+                        if share is not None and not lent:
+                            # Who reads slowly keeps no other from the model.
+                            lent = True
+                            share.lend()
                         await out.room()
 
                 return told if self._resolved.coarse is None else self._late(told)

@@ -2,7 +2,8 @@
 
 What more chains are worth after four, on AIME with public reasoning models: unanimous, nothing; three to one, a
 verifier is worth more than votes, as the right answer is nearly always there; a wider split, many more votes, in rounds
-of as many as could settle it. A split that persists to the last goes to the verifier too.
+of as many as could settle it. A split that persists to the last goes to the verifier too. Where the operator allows it
+and many calls wait for the model, there are fewer rounds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Auto:
             return vote.leader
         if len(vote.counts) == 2 and vote.counts[1] == 1:
             return await elect(run, candidates, await run.score(candidates))
-        while begun < self.n:
+        while begun < self.n and not run.makes_do(begun, self.n):
             found, more = await drawn(run, votes_to_settle(vote, self.n - begun, self.confidence))
             candidates, begun = [*candidates, *found], begun + more
             vote = await run.vote(candidates)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.identity import CallIdentity
+from ponder.compute.slots import Slots
 from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 
@@ -95,6 +96,13 @@ class ScriptedEngine:
     closed: bool = False
     unsupported: str | None = None
     """`accept` refuses a schema with this word in it."""
+    at_once: int | None = None
+    """Calls it works on at a time, the others first come, first served; None: all."""
+    slots: Slots | None = None
+    """Where the server has calls wait that the model cannot work on yet; None: with the model."""
+
+    def __post_init__(self) -> None:
+        self._seats = None if self.at_once is None else asyncio.Semaphore(self.at_once)
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         return sum(len(question(Prompt((m,)))) + 4 for m in prompt.messages)
@@ -128,10 +136,15 @@ class ScriptedEngine:
         self.most_running = max(self.most_running, self.running)
         writing = _Writing(self, prompt, sampling, transcript, call)
         transcript.read(ScriptedEngine.length(self, prompt), 0)
+        seated = False
         try:
+            if self._seats is not None:
+                seated = await self._seats.acquire()
             async for delta in writing.go():
                 yield delta
         finally:
+            if self._seats is not None and seated:
+                self._seats.release()
             if writing.ending == "aborted":
                 for _ in range(self.tail):
                     await asyncio.sleep(self.delay)
@@ -287,6 +300,8 @@ class ScriptedRewards:
     calls: int = 0
     identities: list[CallIdentity] = field(default_factory=list[CallIdentity])
     """Which chain of which request each candidate was."""
+    slots: Slots | None = None
+    """As those of `ScriptedEngine`."""
 
     async def reward(
         self,

@@ -35,6 +35,12 @@ class KeySettings(Table):
         default=0, ge=0, le=60, description="The same for times: text is first seen at a multiple of so many seconds."
     )
     models: frozenset[str] | None = Field(default=None, description="Names of the models it may ask; left out: all.")
+    weight: float = Field(
+        default=1,
+        ge=0.01,
+        le=100,
+        description="Its share of the models and of the queue beside the other keys, in relation to theirs.",
+    )
 
     @model_validator(mode="after")
     def _hides_what_it_hides(self) -> KeySettings:

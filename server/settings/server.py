@@ -72,7 +72,18 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         description="Seconds running requests have after SIGTERM before they answer with their best.",
     )
     max_inflight: int = Field(default=256, ge=1, le=1 << 16, description="Requests that run at the same time.")
+    max_chains: int = Field(
+        default=4096,
+        ge=1,
+        le=1 << 20,
+        description="Chains that the requests which run may ask for, all together; others wait.",
+    )
     max_queue: int = Field(default=1024, ge=0, le=1 << 20, description="Requests that wait; more are answered 429.")
+    reduce_under_load: bool = Field(
+        default=False,
+        description="While calls wait for the model, let the strategy auto draw fewer chains; never where a request "
+        "has a seed. The response says so (thinking.reduced_by_load).",
+    )
     traces: int = Field(
         default=1000, ge=0, le=1 << 20, description="Requests whose traces are kept in memory for GET /v1/traces/{id}."
     )

@@ -65,6 +65,9 @@ class Judged(_Part):
     deterministic: Literal[True] = Field(
         default=True, description="At temperature 0 all chains are the same: one was drawn"
     )
+    reduced_by_load: Literal[True] = Field(
+        default=True, description="Fewer chains were drawn because calls of others waited for the model"
+    )
 
 
 StoppedBy = Literal["finished", "early_agreement", "budget", "deadline", "draining", "engine_error", "repetition"]

@@ -181,6 +181,7 @@ def _judged(outcome: Outcome) -> dict[str, Any]:
         "verifier_truncated": outcome.truncated,
         "ungrouped": outcome.ungrouped,
         "deterministic": outcome.alike,
+        "reduced_by_load": outcome.reduced,
     }
     told: dict[str, Any] = {name: fact for name, fact in facts.items() if fact is not None}
     return told | {name: True for name, marked in marks.items() if marked}
