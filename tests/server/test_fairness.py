@@ -362,7 +362,7 @@ def test_ten_times_the_load_is_answered_as_well_as_the_peak_and_the_rest_refused
             nonlocal tokens
             began = clock()
             large = {"strategy": {"name": "majority_vote", "n": 8}, "thinking_budget": 2000}
-            line = Caller(timeout=20, **(large if number % 4 == 0 else {"strategy": "direct"}))
+            line = Caller(None, timeout=20, **(large if number % 4 == 0 else {"strategy": "direct"}))
             await line.call(app)
             if line.status == 200:
                 if clock() < end:
