@@ -13,7 +13,8 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from ponder.compute.engine import Checked, Delta, Engine, ModelCard, Sampling
+from ponder.compute.engine import Checked, Delta, Engine, HasSlots, ModelCard, Sampling
+from ponder.compute.slots import Slots
 from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.samples import CHAINS
@@ -31,6 +32,10 @@ class Recorder:
     @property
     def card(self) -> ModelCard:
         return self._engine.card
+
+    @property
+    def slots(self) -> Slots | None:
+        return self._engine.slots if isinstance(self._engine, HasSlots) else None
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         return self._engine.length(prompt, thinking=thinking)

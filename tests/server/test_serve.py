@@ -112,7 +112,9 @@ def test_the_demo_is_served_from_the_ready_line_to_an_orderly_end(tmp_path: Path
 
         engine = httpx.get(f"{url}/metrics/engine", timeout=30).text
         assert "vllm:" in engine
-        assert "vllm:" not in httpx.get(f"{url}/metrics", timeout=30).text
+        own = httpx.get(f"{url}/metrics", timeout=30).text
+        assert "vllm:" not in own
+        assert 'ponder_calls_waiting{model="demo",role="generator"} 0.0' in own
 
         late: list[ChatCompletion] = []
         wishes = {"n": 16, "strategy": {"name": "majority_vote", "n": 16}, "thinking_budget": 40_000}
