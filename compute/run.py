@@ -181,7 +181,7 @@ class Run:
         share = self._resources.writing
         if not self._task.yields or self.seed is not None or share is None or drawn >= n:
             return False
-        enough = drawn >= n / (1 + share.load)
+        enough = drawn >= n / (1 + share.slots.load)
         self._notes.reduced = self._notes.reduced or enough
         return enough
 

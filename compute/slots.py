@@ -32,10 +32,12 @@ def kept_of(places: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A slot that was given: what was charged for it in tokens, and whether it is one of those kept for first calls."""
+    """A slot that was given: what was charged for it in tokens, whether it is one of those kept for first calls, and
+    since when it is held (`now()`)."""
 
     charged: float
     kept: bool
+    began: float
 
 
 class Slots:
@@ -49,6 +51,8 @@ class Slots:
         self.queue: FairQueue[Share] = FairQueue(typical)
         self.waiting = 0
         """Calls that wait."""
+        self._pace = typical, 0.0
+        """Tokens and seconds of a call, running means."""
         self.on_wait: Callable[[float], None] | None = None
         """Told how many seconds a call has waited that had to."""
 
@@ -62,9 +66,22 @@ class Slots:
         """Calls that wait, for each slot."""
         return self.waiting / self.places
 
+    @property
+    def rate(self) -> float:
+        """Tokens a second that the model makes with all slots taken, as calls were lately; 0 before one has ended."""
+        tokens, seconds = self._pace
+        return self.places * tokens / seconds if seconds else 0.0
+
     def share(self, owner: str, weight: float = 1.0) -> Share:
         """The share of a request, by the name of its key and that key's weight."""
         return Share(self, self.queue.line(owner, weight))
+
+    def ended(self, used: float, seconds: float) -> None:
+        """A call is over, which has cost so many tokens."""
+        if used > 0:
+            tokens, taken = self._pace
+            part = 1 / 32 if taken else 1.0
+            self._pace = tokens + (used - tokens) * part, taken + (seconds - taken) * part
 
     def given_back(self, *, kept: bool) -> None:
         """A slot is free: whoever is next has it."""
@@ -106,14 +123,9 @@ class Share(Member):
         """Tokens its calls have cost; for those under way, what was charged."""
 
     @property
-    def weight(self) -> float:
-        """That of its key."""
-        return self.line.weight
-
-    @property
-    def load(self) -> float:
-        """Calls that wait for this model, of all callers, for each slot."""
-        return self._slots.load
+    def slots(self) -> Slots:
+        """The model's."""
+        return self._slots
 
     def take(self, most: float) -> Slot | None:
         """A slot for a call that may cost so many tokens, where one is free that nobody waits for."""
@@ -155,6 +167,7 @@ class Share(Member):
         """A call is over, which has cost so many tokens."""
         slots = self._slots
         self._held -= 1
+        slots.ended(used, now() - slot.began)
         self.served += used - slot.charged
         slots.queue.settle(self, slot.charged, used)
         if self._calls:
@@ -190,7 +203,7 @@ class Share(Member):
         self._slots.queue.charge(self, charged)
         self.served += charged
         self._held += 1
-        return Slot(charged, kept)
+        return Slot(charged, kept, now())
 
     def _wait(self) -> None:
         """Takes its place in the queue, or leaves it."""

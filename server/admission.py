@@ -18,7 +18,7 @@ from ponder.compute.clock import now
 from ponder.compute.errors import TooBusy, Unavailable
 from ponder.compute.execute import GRACE
 from ponder.compute.fair_queue import FairQueue, Line, Member
-from ponder.compute.slots import kept_of
+from ponder.compute.slots import Slots, kept_of
 from ponder.compute.stop import StopSignal
 from ponder.metering.metrics import Metrics
 from ponder.server.plan import Work
@@ -103,6 +103,8 @@ class Admission:
         self._queue: FairQueue[Turn] = FairQueue(1.0)
         self._sizes: dict[Line[Turn], Counter[int]] = {}
         """Tokens that wait, by key and size."""
+        self._inside: dict[Line[Turn], set[Turn]] = {}
+        """Those that run, by key."""
         self._stop_signals: set[StopSignal] = set()
         self._hurried = asyncio.Event()
         self._seconds = 1.0
@@ -123,8 +125,8 @@ class Admission:
     @asynccontextmanager
     async def place(self, stop_signals: Sequence[StopSignal], work: Work, patience: float) -> AsyncGenerator[Turn]:
         """A place, or a position in the queue, until the block is left. Await the turn before any work. The stop
-        signals are set when a drain takes too long. Raises `TooBusy` and `Unavailable` at once, also where the turn is
-        unlikely to come within `patience` seconds."""
+        signals are set when a drain takes too long. Raises `TooBusy` and `Unavailable` at once, also where it is not
+        likely to be answered within `patience` seconds."""
         self.check(work.owner, work.weight)
         turn = Turn(self._queue.line(work.owner, work.weight), work, self._metrics, self._seconds)
         self._come(turn, patience)
@@ -147,6 +149,7 @@ class Admission:
     # -- in ----------------------------------------------------------------------------------------------------------
 
     def _come(self, turn: Turn, patience: float) -> None:
+        self._in_time(turn, patience)
         chains = self._chains(turn)
         small = turn.work.chains <= 1 or turn.line.held == 0
         if not self.queued and self._free.has(chains):
@@ -157,15 +160,6 @@ class Admission:
             self._give(turn, self._kept)
             return
         self._may_wait(turn.line)
-        wait = self._expected(turn)
-        if wait is not None and wait > patience:
-            self._metrics.rejected("deadline")
-            raise TooBusy(
-                f"the turn of this request is likely to come in {wait:.0f} s, and it has {patience:.0f}: give it more "
-                "time, or send it later",
-                code="deadline_out_of_reach",
-                retry_after=wait - patience,
-            )
         self.queued += 1
         self._sizes.setdefault(turn.line, Counter())[turn.size] += int(turn.work.tokens) + 1
         self._queue.enter(turn, turn.size, small=small)
@@ -201,22 +195,54 @@ class Admission:
         more = line.weight if len(waiting) < self._keys else 0.0
         return max(1, int(self._queue_most * line.weight / (weights + more)))
 
-    def _expected(self, turn: Turn) -> float | None:
-        """Seconds until its turn, by what its key has waiting before it and how fast places became free lately; None
-        where nothing is known yet."""
+    def _in_time(self, turn: Turn, patience: float) -> None:
+        """Raises `TooBusy` for a request that is not likely to be answered, or to begin, in the time it has."""
+        share = turn.work.share
+        if share is not None and share.slots.waiting:
+            wait = self._answered(turn, share.slots)
+        elif self.inside >= self._most:
+            wait = self._begun(turn)
+        else:
+            return
+        if wait > patience - min(GRACE, patience / 10):
+            self._metrics.rejected("deadline")
+            raise TooBusy(
+                f"there is so much to do that this request would take about {wait:.0f} s, and it has {patience:.0f}: "
+                "give it more time, or send it later",
+                code="deadline_out_of_reach",
+                retry_after=wait - patience,
+            )
+
+    def _answered(self, turn: Turn, slots: Slots) -> float:
+        """Seconds until it is likely to have its tokens: those that the requests of its key still want come first, of
+        each as many as it wants itself, and its key has its part of all the model makes."""
+        line, wants = turn.line, turn.work.tokens
+        weights = sum(other.weight for other in self._queue.lines if other.held or other.waiting or other is line)
+        before = self._waiting_before(turn)
+        for other in self._inside.get(line, ()):
+            if other.work.share is not None and other.work.share.slots is slots:
+                before += min(wants, max(0.0, other.work.tokens - other.work.share.served))
+        return (before + wants) * weights / line.weight / slots.rate if slots.rate else 0.0
+
+    def _begun(self, turn: Turn) -> float:
+        """Seconds until its turn, by how fast places became free lately; 0 where that is not known yet."""
         if not self._ended or not self.inside:
-            return None
-        line = turn.line
-        before = sum(tokens for size, tokens in self._sizes.get(line, Counter()).items() if size <= turn.size)
-        weights = sum(other.weight for other in self._queue.lines if other.waiting or other is line)
+            return 0.0
+        weights = sum(other.weight for other in self._queue.lines if other.waiting or other is turn.line)
         rate = self._tokens * self.inside / max(1e-6, self._seconds)
-        return (before * weights / line.weight + self._tokens) / rate
+        return (self._waiting_before(turn) * weights / turn.line.weight + self._tokens) / rate
+
+    def _waiting_before(self, turn: Turn) -> float:
+        """Tokens of those of its key who wait and go before it."""
+        sizes = self._sizes.get(turn.line, Counter())
+        return float(sum(tokens for size, tokens in sizes.items() if size <= turn.size))
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
     def _give(self, turn: Turn, places: _Places) -> None:
         places.take(self._chains(turn))
         self.inside += 1
+        self._inside.setdefault(turn.line, set()).add(turn)
         self._queue.charge(turn, max(1.0, turn.work.tokens))
         turn.comes.set_result(None)
 
@@ -232,6 +258,7 @@ class Admission:
     def _leave(self, turn: Turn) -> None:
         (self._kept if turn.kept else self._free).give(self._chains(turn))
         self.inside -= 1
+        self._inside[turn.line].discard(turn)
         cost = max(1.0, turn.work.tokens)
         self._queue.settle(turn, cost, cost)
         self._grant()

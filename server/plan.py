@@ -38,6 +38,8 @@ class Work:
     """That it may ask for at the same time."""
     tokens: float
     """That all of it is likely to take, those read included at what they cost."""
+    share: Share | None
+    """Of the model's slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,10 @@ async def make(
         )
         for i, share in enumerate(Budget(thinking, answer, total).split(request.n))
     )
+    writing, judging = _shares(served, key)
     return ResolvedRequest(
         plans=plans,
-        resources=Resources(served.engine, served.lengths, served.reward_model, *_shares(served, key)),
+        resources=Resources(served.engine, served.lengths, served.reward_model, writing, judging),
         model=request.model,
         base=base,
         owner=key.name,
@@ -170,7 +173,7 @@ async def make(
         ignored=("verifier",) if request.verifier is not None and not _judged(strategy) else (),
         tools=offered,
         coarse=key.coarse,
-        work=_work(request, served, strategy, key, length, thinking, answer),
+        work=_work(request, served, strategy, key, length, thinking, answer, writing),
     )
 
 
@@ -191,13 +194,14 @@ def _work(
     prompt: int,
     thinking: int,
     answer: int,
+    share: Share | None,
 ) -> Work:
     """What a request is likely to take: for each of its chains a typical one, as far as the budget goes."""
     n, asked, lengths = request.n, chains(strategy.call), served.lengths
     each = thinking // n + answer
     fed = lengths.chains(asked, each) if asked > 1 else 1
     made = min(each, max(1, asked) * lengths.p50)
-    return Work(key.name, key.weight, n * fed, READING * prompt + n * made)
+    return Work(key.name, key.weight, n * fed, READING * prompt + n * made, share)
 
 
 def _strategy(

@@ -213,13 +213,14 @@ def test_no_key_fills_the_queue() -> None:
     in_virtual_time(go())
 
 
-def test_what_cannot_make_its_deadline_is_refused_at_once_with_the_reason() -> None:
+@pytest.mark.parametrize("fair", [True, False])
+def test_what_cannot_make_its_deadline_is_refused_at_once_with_the_reason(fair: bool) -> None:
     async def go() -> None:
-        app = door(model(4), Settings(max_inflight=1), lengths=lengths())
+        app = door(model(4, fair=fair), Settings(max_inflight=100 if fair else 1), lengths=lengths())
         clock, slow = asyncio.get_running_loop().time, {"strategy": "direct"}
         await timed(app, None, **slow)
         async with asyncio.TaskGroup() as group:
-            for _ in range(20):
+            for _ in range(80 if fair else 20):
                 group.create_task(timed(app, None, **slow))
             await asyncio.sleep(0.01)
             began, hasty, patient = clock(), Caller(timeout=2), Caller(timeout=60)
@@ -351,26 +352,23 @@ def test_a_reader_who_does_not_read_keeps_nobody_from_the_model() -> None:
     in_virtual_time(go())
 
 
-def test_ten_times_the_load_is_answered_as_well_as_the_peak_and_the_rest_refused_at_once() -> None:
+@pytest.mark.parametrize("settings", [Settings(), Settings(max_inflight=32, max_queue=64)], ids=["usual", "small"])
+def test_ten_times_the_load_is_answered_as_well_as_the_peak_and_the_rest_refused_at_once(settings: Settings) -> None:
     """Requests of different sizes at a rate of their own, as callers who do not know of one another send them."""
 
     async def answered(rate: float) -> tuple[int, list[float]]:
-        app = door(model(16), Settings(max_inflight=32, max_queue=64), lengths=lengths())
+        app = door(model(16), settings, lengths=lengths())
         clock, tokens, refusals = asyncio.get_running_loop().time, 0, list[float]()
 
         async def one(number: int) -> None:
             nonlocal tokens
             began = clock()
             large = {"strategy": {"name": "majority_vote", "n": 8}, "thinking_budget": 2000}
-            line = Caller(None, timeout=20, **(large if number % 4 == 0 else {"strategy": "direct"}))
+            line = Caller(None, timeout=10, **(large if number % 4 == 0 else {"strategy": "direct"}))
             await line.call(app)
             if line.status == 200:
-                if clock() < end:
+                if clock() < end and line.told["thinking"]["stopped_by"] != "deadline":
                     tokens += line.told["usage"]["completion_tokens"]
-            elif (
-                line.told["error"]["code"] == "server_busy" and "time this request has" in line.told["error"]["message"]
-            ):
-                raise AssertionError("waited in vain")
             else:
                 refusals.append(clock() - began)
 
