@@ -1,5 +1,5 @@
 """The worker pool for untrusted work: what callers and models wrote and may hang or swell (computer algebra, patterns,
-JSON schemas) is checked in processes that can be killed, and shared out fairly among tenants.
+JSON schemas, grammars) is worked on in processes that can be killed, and shared out fairly among tenants.
 
 Workers are started as they are needed and belong to this process, turns to an event loop. Each item has a bound on its
 processor time, which does not depend on what else the machine does, and a deadline on the clock, for which waiting
@@ -18,9 +18,9 @@ import subprocess
 import sys
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from ponder.compute.errors import NoVerdict
@@ -29,11 +29,16 @@ Task = Literal["same", "match", "schema"]
 """Are two mathematical expressions equal · is the RE2 pattern (first) found in the text (second) · does the JSON text
 (second) fulfil the JSON schema (first)."""
 
+Work = str
+"""A task that is none of these, as `MODULE:NAME`: what the function of that name returns is done with two texts."""
+
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 2
 KEPT = max(2, min(8, CORES))
 """Workers that stay when there is nothing to do: what one tenant alone may have at work."""
 PLACES = 2 * KEPT
 """Workers at most."""
+SPARE = 2
+"""Idle workers of a task that is kept ready: one may be killed while another still imports what it needs."""
 
 
 class Turns:
@@ -123,12 +128,33 @@ class WorkerPool:
     ) -> bool:
         """The verdict on one item, within `seconds` of processor time and before `until` (loop time), waiting
         included. Raises `NoVerdict`."""
-        request = json.dumps([task, first, second, seconds]).encode() + b"\n"
+        return bool(await self.work(task, first, second, tenant=tenant, seconds=seconds, until=until))
+
+    async def work(
+        self, task: Work, first: str, second: str, *, tenant: str | None, seconds: float, until: float
+    ) -> Any:
+        """The same for a task that comes to more than a verdict: what it returned."""
+        request = _request(task, first, second, seconds)
         try:
             async with asyncio.timeout_at(until), self._turns.turn(tenant):
                 return await _asked(task, request)
         except TimeoutError:
             raise NoVerdict(f"{task} had no verdict in time", "late") from None
+
+
+def keep_ready(task: Work, first: str, second: str, *, seconds: float) -> None:
+    """From now on there are idle workers that have done this item, and so have imported and read all that others of the
+    task need. They work on nothing else."""
+    end_ready(task)
+    _ready[task] = ready = _Ready((task, _request(task, first, second, seconds)))
+    ready.fill()
+
+
+def end_ready(task: Work) -> None:
+    """No longer."""
+    if (ready := _ready.pop(task, None)) is not None:
+        for worker in ready.workers:
+            worker.end()
 
 
 _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, WorkerPool] = WeakKeyDictionary()
@@ -142,10 +168,15 @@ def pool() -> WorkerPool:
 # -- the processes ----------------------------------------------------------------------------------------------------
 
 
+def _request(task: Work, first: str, second: str, seconds: float) -> bytes:
+    return json.dumps([task, first, second, seconds]).encode() + b"\n"
+
+
 class _Worker:
     """One process and the socket it is asked through; belongs to no event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, begins: tuple[str, bytes] | None = None) -> None:
+        """`begins`: the task and the item it is given at once, whose answer nobody reads."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -163,22 +194,38 @@ class _Worker:
         self._socket = ours
         self.knows: set[str] = set()
         """The tasks whose imports it has behind it."""
+        self._unread = 0
+        """Answers to come that nobody waits for."""
+        if begins is not None:
+            self.knows.add(begins[0])
+            ours.send(begins[1])
+            self._unread = 1
 
-    async def ask(self, request: bytes) -> tuple[bool | None, bool]:
-        """(verdict or None, whether it is to be replaced). Raises `EOFError` where it dies."""
+    @property
+    def waits(self) -> bool:
+        """It has nothing to do."""
+        try:
+            return not self._unread or bool(self._socket.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+
+    async def ask(self, request: bytes) -> tuple[Any, bool]:
+        """(result or None, whether it is to be replaced). Raises `EOFError` where it dies."""
         loop = asyncio.get_running_loop()
-        answer = b""
+        answers = bytearray()
         try:
             await loop.sock_sendall(self._socket, request)
-            while not answer.endswith(b"\n"):
-                part = await loop.sock_recv(self._socket, 4096)
+            while answers.count(b"\n") <= self._unread:
+                part = await loop.sock_recv(self._socket, 1 << 16)
                 if not part:
                     raise EOFError
-                answer += part
+                answers += part
         except (BrokenPipeError, ConnectionResetError):
             raise EOFError from None
-        verdict, replace = json.loads(answer)
-        return verdict, replace
+        answer = answers.split(b"\n")[self._unread]
+        self._unread = 0
+        result, replace = json.loads(answer)
+        return result, replace
 
     async def status(self) -> int:
         """How it ended; it is dying already."""
@@ -195,16 +242,31 @@ class _Worker:
 
 _idle: list[_Worker] = []
 _ending: list[subprocess.Popen[bytes]] = []
+_ready: dict[str, _Ready] = {}
 
 
-async def _asked(task: str, request: bytes) -> bool:
+class _Ready:
+    """The idle workers of a task that is kept ready."""
+
+    def __init__(self, begins: tuple[str, bytes]) -> None:
+        self.begins = begins
+        self.workers: list[_Worker] = []
+
+    def fill(self) -> None:
+        """Starts those that are missing, as far as the machine lets us."""
+        with suppress(OSError):
+            while len(self.workers) < SPARE:
+                self.workers.append(_Worker(self.begins))
+
+
+async def _asked(task: str, request: bytes) -> Any:
     try:
         worker = _take(task)
     except OSError as error:
         raise NoVerdict(f"no worker can be started for {task}: {error.strerror}", "lost") from None
     keep = False
     try:
-        verdict, replace = await worker.ask(request)
+        result, replace = await worker.ask(request)
         keep = not replace
     except EOFError:
         status = await worker.status()
@@ -213,31 +275,42 @@ async def _asked(task: str, request: bytes) -> bool:
         # SIGKILL comes from outside: an operator, or a machine without memory. Any other end is of the item's doing.
         raise NoVerdict(f"a worker died over {task}", "lost" if status == -signal.SIGKILL else "unclear") from None
     finally:
-        if keep and len(_idle) < KEPT:
+        ready = _ready.get(task)
+        stock, most = (_idle, KEPT) if ready is None else (ready.workers, SPARE + 1)
+        if keep and len(stock) < most:
             worker.knows.add(task)
-            _idle.append(worker)
+            stock.append(worker)
         else:
             worker.end()
-    if verdict is None:
+    if result is None:
         raise NoVerdict(f"{task} cannot be told", "unclear")
-    return verdict
+    return result
 
 
 def _take(task: str) -> _Worker:
-    """A living worker, one that knows the task if there is one."""
+    """A living worker that has nothing to do, one that knows the task if there is one."""
     _ending[:] = [process for process in _ending if process.poll() is None]
-    for dead in [worker for worker in _idle if worker.process.poll() is not None]:
-        _idle.remove(dead)
+    ready = _ready.get(task)
+    stock = _idle if ready is None else ready.workers
+    for dead in [worker for worker in stock if worker.process.poll() is not None]:
+        stock.remove(dead)
         dead.end()
-    if not _idle:
-        return _Worker()
-    worker = next((worker for worker in _idle if task in worker.knows), _idle[-1])
-    _idle.remove(worker)
+    if not stock:
+        return _Worker(None if ready is None else ready.begins)
+    if ready is None:
+        worker = next((worker for worker in stock if task in worker.knows), stock[-1])
+    else:
+        worker = next((worker for worker in reversed(stock) if worker.waits), stock[0])
+    stock.remove(worker)
+    if ready is not None:
+        ready.fill()
     return worker
 
 
 @atexit.register
 def _end_all() -> None:
+    for task in list(_ready):
+        end_ready(task)
     while _idle:
         _idle.pop().end()
     for process in _ending:

@@ -87,10 +87,11 @@ class Prompt:
 
     @property
     def size(self) -> int:
-        """Characters of its texts, hidden ones too."""
+        """Characters of its texts, hidden ones too; for each message, call and tool about as many more as reading it
+        takes."""
         if "size" not in self.read:
             self.read["size"] = sum(map(_size, self.messages)) + sum(
-                len(tool.description) + len(tool.parameters) for tool in self.tools
+                EACH + len(tool.description) + len(tool.parameters) for tool in self.tools
             )
         return self.read["size"]
 
@@ -109,7 +110,12 @@ def without_thoughts(prompt: Prompt) -> Prompt:
 def _size(message: Message) -> int:
     content = message.content if isinstance(message.content, str) else message.content.unseal()
     thought = "" if message.thought is None else message.thought.unseal()
-    return len(content) + len(thought) + sum(len(call.arguments) for call in message.tool_calls)
+    calls = sum(EACH + len(call.arguments) for call in message.tool_calls)
+    return EACH + len(content) + len(thought) + calls
+
+
+EACH = 64
+"""Characters of text that take as long to be read as what is around each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,11 @@ SWOLLEN = 2**28
 PROGRAM = 2**18
 """Bytes RE2 may take for one pattern: about 15,000 instructions."""
 
-Check = Callable[[str, str], bool]
+NICE = 5
+"""Steps of priority below the server's: what is at work here gives way to the streams of everybody else."""
+
+Check = Callable[[str, str], Any]
+"""What is done with one item: two texts. It returns what JSON can say."""
 
 
 def compiled(pattern: str) -> Any:
@@ -156,6 +160,12 @@ def _linear() -> dict[str, Any]:
 TASKS: dict[str, Callable[[], Check]] = {"same": _algebra, "match": _patterns, "schema": _schemas}
 
 
+def _check_of(task: str) -> Check:
+    """One of these tasks, or `MODULE:NAME`: what the function of that name in that module returns."""
+    module, _, name = task.partition(":")
+    return (getattr(import_module(module), name) if name else TASKS[task])()
+
+
 # -- the process ------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +181,7 @@ def _bind(parent: int) -> None:
         signal.signal(asked, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICE)
 
 
 def _resident() -> int:
@@ -181,19 +192,19 @@ def _resident() -> int:
 
 
 def _work() -> None:
-    """Answers [task, first, second, seconds] with [verdict, whether this worker is to be replaced] until the socket
-    closes. The verdict is null where there is none. Out of processor time it is ended by SIGPROF."""
+    """Answers [task, first, second, seconds] with [result, whether this worker is to be replaced] until the socket
+    closes. The result is null where there is none. Out of processor time it is ended by SIGPROF."""
     asking = socket.socket(fileno=os.dup(0))
     for line in asking.makefile("rb"):
         task, first, second, seconds = json.loads(line)
-        verdict: bool | None = None
-        # Anything may come out of parsing what a model wrote; whatever it is, there is no verdict.
+        result: Any = None
+        # Anything may come out of parsing what a model wrote; whatever it is, there is no result.
         with contextlib.suppress(Exception):
-            check = TASKS[task]()
+            check = _check_of(task)
             signal.setitimer(signal.ITIMER_PROF, seconds)
-            verdict = check(first, second)
+            result = check(first, second)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        asking.sendall(json.dumps([verdict, _resident() > SWOLLEN]).encode() + b"\n")
+        asking.sendall(json.dumps([result, _resident() > SWOLLEN]).encode() + b"\n")
 
 
 if __name__ == "__main__":

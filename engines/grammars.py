@@ -13,10 +13,11 @@ from typing import Any, Literal
 from ponder.compute.engine import Grammar
 from ponder.compute.errors import RequestError
 from ponder.engines.schemas import Schemas
+from ponder.engines.schemas.size import refuse_size
 from ponder.engines.tools import FORMATS, HeldTool
 
 SIZE = 1 << 19
-"""Bytes of a grammar at most: larger ones take the engine seconds to compile."""
+"""Characters of a grammar at most, and of the schema it is made of."""
 
 Kind = Literal["grammar", "structural_tag"]
 
@@ -32,7 +33,7 @@ def encoded(grammar: Grammar, tools: str = "hermes") -> tuple[Kind, str]:
         calls = {"type": "or", "elements": [calls, {"type": "grammar", "grammar": document}]}
     text = json.dumps({"type": "structural_tag", "format": calls})
     if len(text) > SIZE:
-        raise _too_large("tools")
+        raise too_large("tools")
     return "structural_tag", text
 
 
@@ -42,6 +43,8 @@ def _calls(grammar: Grammar, tools: str, *, beside_document: bool) -> dict[str, 
         HeldTool(call.name, schemas.add(json.loads(call.parameters), call.param), schemas.defs)
         for call in grammar.calls
     ]
+
+    refuse_size([tool.arguments for tool in made], schemas.defs, "tools")
 
     def ebnf(schema: Any, separators: tuple[str, str]) -> str:
         return _ebnf(schemas.document(schema), separators, "tools")
@@ -57,7 +60,9 @@ def _document(grammar: Grammar) -> str:
     if grammar.schema is None:
         return _ebnf('{"type": "object"}', (",", ":"), grammar.param)
     schemas = Schemas()
-    return _ebnf(schemas.document(schemas.add(json.loads(grammar.schema), grammar.param)), (",", ":"), grammar.param)
+    held = schemas.add(json.loads(grammar.schema), grammar.param)
+    refuse_size([held], schemas.defs, grammar.param)
+    return _ebnf(schemas.document(held), (",", ":"), grammar.param)
 
 
 def _ebnf(schema: str, separators: tuple[str, str], param: str) -> str:
@@ -65,14 +70,16 @@ def _ebnf(schema: str, separators: tuple[str, str], param: str) -> str:
     xgrammar: Any = importlib.import_module("xgrammar")
     made = str(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=separators))
     if len(made) > SIZE:
-        raise _too_large(param)
+        raise too_large(param)
     # A string of bounded length may have raw control characters there, which JSON forbids (xgrammar 0.2.8).
     return made.replace('[^\\"\\\\\\r\\n]', '[^\\0-\\x1f\\"\\\\]')
 
 
-def _too_large(param: str) -> RequestError:
+def too_large(param: str) -> RequestError:
+    """What is beyond `SIZE`."""
     return RequestError(
-        f"the schema is too large to be enforced: its grammar has more than {SIZE} bytes",
+        f"{param}: the schema is too large to be enforced: it, or its grammar, has more than {SIZE} characters. Use "
+        "fewer and shorter names and values, or check the answer yourself",
         param=param,
         code="invalid_json_schema",
     )

@@ -21,6 +21,13 @@ from prometheus_client.registry import Collector
 from ponder.compute.errors import EngineError
 from ponder.engines.lifeline import tie_children
 
+BACKEND = "xgrammar"
+"""What compiles grammars in the engine, and before in the worker pool."""
+SHUTDOWN_SECONDS = 1.0
+"""What the processes of an engine have to end by themselves. They hold nothing that has to be kept."""
+GRAMMAR_SECONDS = 10.0
+"""Processor time that compiling one grammar may take, where the operator says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -40,6 +47,8 @@ class EngineOptions:
     default: there blocks are large and reading is dear."""
     repetition_in_answers: bool = False
     """End an answer that goes in circles too; thoughts are ended in any case."""
+    grammar_seconds: float = GRAMMAR_SECONDS
+    """Seconds of processor time that compiling one grammar may take; see `ponder.engines.held_grammars`."""
     seed: int = 0
     tensor_parallel_size: int = 1
     trust_remote_code: bool = False
@@ -81,7 +90,7 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
         "enable_log_requests": False,
         "use_tqdm_on_load": False,
         # Free to put in white space, a small model goes on doing so for ever.
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "structured_outputs_config": {"backend": BACKEND, "disable_any_whitespace": True},
         "max_model_len": options.max_model_len,
         "kv_cache_memory_bytes": options.kv_cache_memory_bytes,
         "gpu_memory_utilization": options.gpu_memory_utilization,
@@ -170,6 +179,8 @@ def launch(given: dict[str, Any]) -> Any:
     except Exception as error:
         raise EngineError(f"vLLM cannot start {given['model']!r}: {type(error).__name__}: {error}") from error
     try:
+        # Grammars have compiled before they get here. vLLM would parse each again with every call, on the event loop.
+        llm.input_processor.structured_outputs_config = None
         if not given.get("disable_log_stats"):
             _SERIES[llm] = _registered()
         return llm

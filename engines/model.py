@@ -8,20 +8,19 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from ponder.compute.engine import Grammar, ModelCard
+from ponder.compute.engine import ModelCard
 from ponder.engines.channels import ANSWER, END, HEAD
 from ponder.engines.channels import BANNED as BANNED_WORDS
-from ponder.engines.grammars import encoded
 from ponder.engines.profiles import Profile, template_source
 from ponder.engines.profiles.finding import added_tokens
 from ponder.engines.prompts import Prompts
-from ponder.engines.tools import DEFAULT, format_of, openers_of, texts_of
+from ponder.engines.tools import format_of, openers_of, texts_of
 from ponder.engines.vocabulary import Vocabulary
 
 BANNED = -1e9
 
-GRAMMARS = 64
-"""Grammars that are remembered: each is asked for at least twice, before an answer and for it."""
+TEXTS = 64
+"""Texts of ours whose ids are remembered."""
 
 
 class Model:
@@ -58,7 +57,7 @@ class Model:
         """Ends a thought within an answer."""
         self.wrapping = self.closing_text.partition(profile.end)[2] if wrapper else ""
         """What stands between the end of a thought and an answer that is wrapped."""
-        self.marked = lru_cache(maxsize=GRAMMARS)(self.prompts.with_markers)
+        self.marked = lru_cache(maxsize=TEXTS)(self.prompts.with_markers)
         """The ids of a text of ours, markers as markers."""
         self.closing = self.marked(self.closing_text)
         self.turn_ends = self.prompts.turn_ends(harmony is None)
@@ -75,7 +74,6 @@ class Model:
                 self.logit_bans = {i: BANNED for i in numbers if i is not None and i < self.vocabulary_size}
             else:
                 self.word_bans = [profile.start.strip()]
-        self._encoded = lru_cache(maxsize=GRAMMARS)(encoded)
         step = profile.step.encode()
         self.card = ModelCard(
             name=name,
@@ -99,8 +97,3 @@ class Model:
         made = copy.copy(self)
         made.card = replace(self.card, name=name)
         return made
-
-    def encoded(self, grammar: Grammar) -> tuple[str, str]:
-        """The grammar's kind and its text, as the engine takes it. Raises `RequestError` for a schema that cannot be
-        enforced."""
-        return self._encoded(grammar, self.card.tools or DEFAULT)

@@ -15,6 +15,7 @@ from typing import Any
 from ponder.compute.errors import EngineError
 from ponder.compute.slots import Slots
 from ponder.engines.launch import (
+    SHUTDOWN_SECONDS,
     EngineOptions,
     arguments,
     dead,
@@ -134,7 +135,7 @@ class VllmReader:
         """Lets go of the model. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._llm.shutdown(timeout=5.0)
+            self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
             del self._llm
             gc.unfreeze()
             gc.collect()

@@ -10,8 +10,10 @@ anywhere and stays one document; and a pattern that began in them is a repetitio
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import Any
 
@@ -24,6 +26,10 @@ EVERY = 16
 """Tokens of a chain between two looks for a repetition: at every token, as vLLM does it, a look over patterns of
 hundreds of tokens costs as much as a token of a small model."""
 
+NICE = 10
+"""Steps of priority below the engine's for threads that compile grammars. On Linux each thread has its own, and hands
+it on to those it starts."""
+
 SEED = 8
 """Tokens at the end of a chain that must have stood before, or nothing repeats."""
 
@@ -31,6 +37,12 @@ SEED = 8
 def scheduler(vllm_config: Any, **given: Any) -> Any:
     """The scheduler that suits the configuration, as vLLM chooses between its own two."""
     made: Any = _AsyncContinuing if vllm_config.scheduler_config.async_scheduling else _Continuing
+    compiling: Any = given["structured_output_manager"]
+    if isinstance(getattr(compiling, "executor", None), ThreadPoolExecutor):
+        # As vLLM makes it, but with a priority that leaves the processor to the chains that are written.
+        compiling.executor = ThreadPoolExecutor(
+            compiling.executor._max_workers, "compiling", initializer=os.nice, initargs=(NICE,)
+        )
     return made(vllm_config=vllm_config, **given)
 
 

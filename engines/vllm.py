@@ -12,15 +12,19 @@ import importlib
 import itertools
 import time
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from ponder.compute.engine import Checked, Delta, Grammar, ModelCard, Sampling
+from ponder.compute.engine import Checked, Delta, ModelCard, Sampling
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.slots import Slots
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.adapters import find_adapters, load, lora_arguments
+from ponder.engines.held_grammars import HeldGrammars, unenforceable, vocabulary_of
 from ponder.engines.launch import (
+    GRAMMAR_SECONDS,
+    SHUTDOWN_SECONDS,
     EngineOptions,
     arguments,
     dead,
@@ -34,6 +38,7 @@ from ponder.engines.launch import (
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find, sampled, template_source
 from ponder.engines.proving import CONTEXT, demand, proofs_of
+from ponder.engines.tools import DEFAULT
 from ponder.engines.vllm_calls import VllmCalls, take
 from ponder.engines.writing import Writing
 
@@ -43,8 +48,6 @@ CHECK_SECONDS = 20.0
 CHECK_TOKENS = 32
 """Line breaks a model is given to see whether it goes on. On a processor with AMX, the engine of vLLM 0.32 dies of an
 illegal instruction where the first prompt it reads has fewer than eight tokens: its tiles are not set up by then."""
-
-SHUTDOWN_SECONDS = 5.0
 
 
 async def start(
@@ -64,7 +67,13 @@ async def start(
         tokenizer: Any = llm.get_tokenizer()
         slots = Slots(places(llm), profile.typical_chain[0])
         engine = VllmEngine(
-            llm, tokenizer, profile, name, repetition_in_answers=options.repetition_in_answers, slots=slots
+            llm,
+            tokenizer,
+            profile,
+            name,
+            repetition_in_answers=options.repetition_in_answers,
+            grammar_seconds=options.grammar_seconds,
+            slots=slots,
         )
         for number, adapter in enumerate(found, 1):
             engine.adapters.append(engine.adapted(adapter.name, await load(llm, adapter, number, name)))
@@ -106,6 +115,7 @@ class VllmEngine:
         name: str,
         *,
         repetition_in_answers: bool = False,
+        grammar_seconds: float = GRAMMAR_SECONDS,
         slots: Slots | None = None,
     ) -> None:
         self.llm = llm
@@ -120,6 +130,7 @@ class VllmEngine:
             repetition_in_answers=repetition_in_answers,
         )
         self.calls = VllmCalls(self.model)
+        self.grammars = HeldGrammars(self.model.card.tools or DEFAULT, grammar_seconds, lambda: vocabulary_of(self.llm))
         self.slots = slots
         self.adapters: list[VllmEngine] = []
         """The model with each of its LoRA adapters; they end with it."""
@@ -155,28 +166,16 @@ class VllmEngine:
                 f"logit_bias names a token id outside of 0 .. {self.model.vocabulary_size - 1}", param="logit_bias"
             )
         if sampling.grammar is not None:
-            # A large schema takes long.
-            await asyncio.to_thread(self._verify, sampling.grammar)
-
-    def _verify(self, grammar: Grammar) -> None:
-        config = self.llm.vllm_config
-        try:
-            self.calls.holding(grammar).verify(
-                config.model_config,
-                config.speculative_config,
-                config.structured_outputs_config,
-                self.llm.get_tokenizer(),
-            )
-        except (ValueError, RuntimeError, self._refusal):
-            raise unenforceable(grammar) from None
+            await self.grammars.held(sampling.grammar, sampling.tenant)
 
     async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         """One chain; see the contract."""
         writing = Writing(self.model, prompt, sampling, transcript)
         name = str(transcript.call)
         try:
+            grammar = sampling.grammar and await self.grammars.held(sampling.grammar, sampling.tenant)
             while (call := writing.next_call()) is not None:
-                stream = await self._submit(call.ids, self.calls.parameters(sampling, call), sampling, name)
+                stream = await self._submit(call.ids, self.calls.parameters(sampling, call, grammar), sampling, name)
                 finished = False
                 try:
                     while not finished:
@@ -225,7 +224,7 @@ class VllmEngine:
         except (ValueError, self._refusal):
             # vLLM's words quote the request.
             if sampling.grammar is not None:
-                raise unenforceable(sampling.grammar) from None
+                raise unenforceable(sampling.grammar).error from None
             raise RequestError("the engine refuses the sampling parameters of this request") from None
         except BaseException:
             await self.llm.abort(number)
@@ -271,6 +270,7 @@ class VllmEngine:
             for adapted in self.adapters:
                 await adapted.close()
             if not self._by_adapter:
+                self.grammars.close()
                 self.llm.shutdown(timeout=SHUTDOWN_SECONDS)
             # Its finalizer, at the exit of the interpreter, would find vLLM half gone.
             del self.llm
@@ -278,11 +278,3 @@ class VllmEngine:
                 return
             gc.unfreeze()
             gc.collect()
-
-
-def unenforceable(grammar: Grammar) -> RequestError:
-    return RequestError(
-        "this JSON schema cannot be enforced: it is no valid schema, or the engine does not support a keyword in it",
-        param=grammar.param,
-        code="invalid_json_schema",
-    )

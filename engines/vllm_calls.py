@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ponder.compute.engine import Delta, Grammar, Sampling
+from ponder.compute.engine import Delta, Sampling
+from ponder.engines.held_grammars import Held
+from ponder.engines.launch import BACKEND
 from ponder.engines.model import Model
 from ponder.engines.writing import Call, Writing
 
@@ -23,8 +25,8 @@ class VllmCalls:
         self._vllm: Any = importlib.import_module("vllm.sampling_params")
         self.repetition: Any = self._vllm.RepetitionDetectionParams(**REPETITION)
 
-    def parameters(self, sampling: Sampling, call: Call) -> Any:
-        """vLLM's `SamplingParams` for a call. Raises `RequestError` for a schema that cannot be enforced."""
+    def parameters(self, sampling: Sampling, call: Call, grammar: Held | None) -> Any:
+        """vLLM's `SamplingParams` for a call; `grammar` is what the answer is held to."""
         model = self._model
         wishes: dict[str, Any] = {}
         logprobs = 0 if sampling.likelihood else None
@@ -36,8 +38,8 @@ class VllmCalls:
                 wishes["bad_words"] = model.word_bans
             if sampling.stop and not call.headless:
                 wishes |= {"stop": list(sampling.stop), "detokenize": True}
-            if sampling.grammar is not None:
-                wishes["structured_outputs"] = self.held_to(sampling.grammar)
+            if grammar is not None:
+                wishes["structured_outputs"] = self.held_to(grammar)
         if call.watched:
             wishes["repetition_detection"] = self.repetition
         if call.continued:
@@ -66,14 +68,12 @@ class VllmCalls:
         kind = self._vllm.RequestOutputKind.FINAL_ONLY
         return self._vllm.SamplingParams(max_tokens=1, detokenize=False, output_kind=kind)
 
-    def holding(self, grammar: Grammar) -> Any:
-        """Parameters with a grammar and nothing else, for vLLM to verify."""
-        return self._vllm.SamplingParams(structured_outputs=self.held_to(grammar))
-
-    def held_to(self, grammar: Grammar) -> Any:
-        """The grammar as vLLM takes it. Raises `RequestError` for a schema that cannot be enforced."""
-        kind, text = self._model.encoded(grammar)
-        return self._vllm.StructuredOutputsParams(**{kind: text})
+    def held_to(self, grammar: Held) -> Any:
+        """The grammar as vLLM takes it."""
+        made = self._vllm.StructuredOutputsParams(**{grammar.kind: grammar.text})
+        # As vLLM's own check of the text sets it, which is left out (`ponder.engines.launch`).
+        made._backend = BACKEND
+        return made
 
 
 def take(writing: Writing, call: Call, out: Any) -> Delta | None:

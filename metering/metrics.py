@@ -82,7 +82,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._owner, self._model, self._strategy = Capped(OWNERS), Capped(NAMES), Capped(NAMES)
-        self._outcome, self._reason, self._phase, self._verifier = (Capped(NAMES) for _ in range(4))
+        self._outcome, self._reason, self._phase, self._verifier, self._where = (Capped(NAMES) for _ in range(5))
         self._lags: deque[float] = deque(maxlen=20)
         self._series: dict[tuple[object, ...], Any] = {}
 
@@ -166,6 +166,11 @@ class Metrics:
         )
         self._lag = gauge(
             "event_loop_lag_seconds", "Worst delay of the server's event loop over the last measurements."
+        )
+        self._held = counter(
+            "event_loop_held_total",
+            "Times the server's event loop was held for long, by the code that held it.",
+            "where",
         )
         gauge("build_info", "1; the labels say what is running.", "version", "python").labels(
             _version(), platform.python_version()
@@ -313,6 +318,10 @@ class Metrics:
         """The event loop came `seconds` late."""
         self._lags.append(max(0.0, seconds))
         self._lag.set(max(self._lags))
+
+    def held(self, where: str) -> None:
+        """The event loop was held by code at `where`, module and function. From any thread."""
+        self._held.labels(self._where(where)).inc()
 
     def render(self) -> tuple[bytes, str]:
         """The exposition and its content type."""

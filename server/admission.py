@@ -21,6 +21,7 @@ from ponder.compute.fair_queue import FairQueue, Line, Member
 from ponder.compute.slots import Slots, kept_of
 from ponder.compute.stop import StopSignal
 from ponder.metering.metrics import Metrics
+from ponder.server.ending import ANSWERING
 from ponder.server.plan import Work
 
 RECENT = 16
@@ -275,17 +276,19 @@ class Admission:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     async def drain(self, seconds: float) -> None:
-        """Takes no new requests and refuses those that wait. Those that run have `seconds` to finish; then they answer
-        with their best so far. Returns when all have ended, at the latest `GRACE` seconds after that."""
+        """Takes no new requests and refuses those that wait. Those that run have `seconds` to finish; of these a tenth
+        is kept for answering with their best so far (`GRACE` seconds at most, as before a deadline). Returns when all
+        have ended, at the latest `ANSWERING` seconds behind that."""
         self.draining = True
         for turn in [turn for line in self._queue.lines for turn in line.eldest]:
             self._out_of_queue(turn)
             if not turn.comes.done():
                 turn.comes.set_exception(Unavailable("the server is going down", code="draining", retry_after=5))
-        await self._empty(seconds, self._hurried)
+        kept = min(GRACE, seconds / 10)
+        await self._empty(seconds - kept, self._hurried)
         for stop_signal in list(self._stop_signals):
             stop_signal.set("draining")
-        await self._empty(GRACE, asyncio.Event())
+        await self._empty(kept + ANSWERING, asyncio.Event())
 
     def hurry(self) -> None:
         """A drain no longer waits: those that run answer with their best so far."""

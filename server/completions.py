@@ -9,12 +9,14 @@ from starlette.requests import Request
 
 from ponder.compute.account import Account
 from ponder.compute.clock import now
+from ponder.compute.engine import LONG
 from ponder.compute.errors import RequestError
 from ponder.metering.metrics import Metrics
 from ponder.server import bounds
 from ponder.server.admission import Admission
+from ponder.server.beside import beside
 from ponder.server.body import read
-from ponder.server.dialect import Dialect
+from ponder.server.dialect import Dialect, Reading
 from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest, make
@@ -48,15 +50,15 @@ class Completions:
         began = now()
         settings = self._settings
         self._admission.check(key.name, key.weight)
-        reading = self._dialect.read(await read(request, settings.limits), settings.limits)
-        try:
-            bounds.check(reading.request, settings.limits)
-        except RequestError as error:
-            raise reading.renamed(error) from None
+        raw = await read(request, settings.limits)
+        large = len(raw) >= LONG
+        reading = await beside(key.name, lambda: self._read(raw)) if large else self._read(raw)
         timeout = header_timeout(request)
 
         async def plan() -> ResolvedRequest:
-            return await make(reading.request, self._models, self._registry, settings, key, timeout, self._thoughts)
+            return await make(
+                reading.request, self._models, self._registry, settings, key, timeout, self._thoughts, large=large
+            )
 
         return CompletionResponse(
             reading,
@@ -71,6 +73,15 @@ class Completions:
             keepalive=settings.keepalive,
             send_timeout=settings.limits.send_timeout,
         )
+
+    def _read(self, raw: bytes) -> Reading:
+        """A body within its bounds. Raises `RequestError` in the dialect's words."""
+        reading = self._dialect.read(raw, self._settings.limits)
+        try:
+            bounds.check(reading.request, self._settings.limits)
+        except RequestError as error:
+            raise reading.renamed(error) from None
+        return reading
 
 
 def header_timeout(request: Request) -> float | None:

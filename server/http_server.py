@@ -17,12 +17,14 @@ from typing import Any
 
 import uvicorn
 
+from ponder.server.ending import SENT
 from ponder.server.http_places import SPARE
 from ponder.server.http_protocol import protocol
 from ponder.server.settings import Settings
 
 CLOSING = 15
-"""Seconds answers have to leave after the drain, before they are cut."""
+"""Seconds answers have to leave after a drain that took no longer than it may, before they are cut; less where the time
+of the drain is used up."""
 CLOSING_FAST = 2
 """The same after a second signal."""
 LAG_EVERY = 0.5
@@ -104,11 +106,12 @@ async def run(
     )
     server = _Server(config)
     asked = asyncio.Event()
-    signals = 0
+    signals, began = 0, 0.0
 
     def on_signal() -> None:
-        nonlocal signals
+        nonlocal signals, began
         signals += 1
+        began = began or time.monotonic()
         asked.set()
         if signals == 2:
             config.timeout_graceful_shutdown = CLOSING_FAST
@@ -121,6 +124,9 @@ async def run(
     async def go_down() -> None:
         await asked.wait()
         await drain()
+        left = began + settings.drain_timeout + SENT - time.monotonic()
+        closing = CLOSING if signals < 2 else CLOSING_FAST
+        config.timeout_graceful_shutdown = max(1, min(closing, left))  # pyright: ignore[reportAttributeAccessIssue]
         server.should_exit = True
 
     async def watch() -> None:

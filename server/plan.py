@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ponder.compute.budget import Budget
 from ponder.compute.chains import CLOSING
@@ -16,6 +16,7 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.slots import READING, Share
 from ponder.compute.text import Prompt
+from ponder.server.beside import beside
 from ponder.server.calls import Offered
 from ponder.server.coarse import Coarse
 from ponder.server.keys import Key
@@ -25,6 +26,8 @@ from ponder.server.request import AUTO, Asked, Request
 from ponder.server.settings import ModelSettings, Settings
 from ponder.server.thinking import allowance, ceiling, wished
 from ponder.server.unseal import permitted
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +88,22 @@ async def make(
     key: Key,
     header_timeout: float | None = None,
     thoughts: LoopThoughts | None = None,
+    *,
+    large: bool = False,
 ) -> ResolvedRequest:
-    """All decisions about a request. `thoughts`: those of earlier turns. Raises `RequestError` and its family."""
+    """All decisions about a request; of a `large` one parameters are checked beside the event loop. `thoughts`: those
+    of earlier turns. Raises `RequestError` and its family."""
+
+    async def chosen(choose: Callable[[], T]) -> T:
+        return await beside(key.name, choose) if large else choose()
+
     base, served, by_name = registry.pick(models, request.model)
     if not key.may_ask(base):
         raise NotPermitted("this API key may not ask this model", param="model", code="model_not_permitted")
     card, own = served.engine.card, served.settings
     offered, grammar = _tools(request, card.tools)
     wish = wished(request.thinking, settings)
-    strategy = _strategy(request, registry, own, settings, by_name, wish)
+    strategy = await chosen(lambda: _strategy(request, registry, own, settings, by_name, wish))
     one = _one_chain(strategy)
     prompt = Prompt(
         request.messages,
@@ -133,7 +143,7 @@ async def make(
         clamped = thinking if clamped is None and budget is not None else clamped
         thinking = lowered
     answer, total = allowance(request, own, card.context - length - CLOSING, thinking)
-    verifier, fallback = _verifier(request, registry, served, settings, strategy)
+    verifier, fallback = await chosen(lambda: _verifier(request, registry, served, settings, strategy))
     limit = settings.stream_timeout if request.stream else settings.timeout
     timeout = min(t for t in (request.timeout, header_timeout, limit) if t is not None)
     sampling = _sampling(request, card, key, grammar)

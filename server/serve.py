@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import uvloop
+from fastapi import FastAPI
 
 from ponder.compute.engine import RewardModel
 from ponder.compute.lengths import Lengths
@@ -26,7 +27,9 @@ from ponder.metering.metrics import Metrics
 from ponder.server import logs
 from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_app
 from ponder.server.dialect import Dialect
+from ponder.server.ending import LastResort
 from ponder.server.http_server import run
+from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
 from ponder.server.output import captured
 from ponder.server.registry import Registry
@@ -102,8 +105,21 @@ async def _serve(
         listen(sock)
         scheme = "http" if settings.tls_cert is None else "https"
         announce(f"serving {', '.join(models)} at {url_of(sock, scheme)}")
-        handle: ServerHandle = app.state.handle
-        await run(app, settings, sock, handle.drain, metrics.lag, handle.hurry)
+        await until_asked(app, settings, sock, metrics)
+
+
+async def until_asked(app: FastAPI, settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
+    """Serves until SIGTERM or SIGINT. From then on the process has the time of a drain to end, whatever holds it."""
+    handle: ServerHandle = app.state.handle
+    resort = LastResort(settings.drain_timeout)
+
+    async def drain() -> None:
+        resort.begin()
+        await handle.drain()
+
+    with LoopWatch(metrics.lag, metrics.held):
+        await run(app, settings, sock, drain, metrics.lag, handle.hurry)
+    resort.served = True
 
 
 async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> dict[str, ServedModel]:

@@ -21,8 +21,9 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _OTHERS = bytes(b for b in range(256) if b not in b"[]{}")
 
 
-def loads(raw: bytes, depth: int) -> Any:
-    """JSON to values: UTF-8, finite numbers of at most 24 digits, no key twice, brackets at most `depth` deep.
+def loads(raw: bytes, depth: int, values: int = 1 << 30) -> Any:
+    """JSON to values, at most so many of them: UTF-8, finite numbers of at most 24 digits, no key twice, brackets at
+    most `depth` deep.
 
     Raises `RequestError`.
     """
@@ -32,6 +33,10 @@ def loads(raw: bytes, depth: int) -> Any:
         raise RequestError(f"the body is not UTF-8 (byte {error.start})", code="invalid_utf8") from None
     if _deeper(raw, depth):
         raise RequestError(f"the body nests deeper than {depth} brackets", code="too_deep")
+    if _begun(raw) > values and _begun(outside(raw)) > values:
+        raise RequestError(
+            f"the body has more than {values} values (texts, numbers, lists and objects, all counted)", code="too_many"
+        )
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -53,6 +58,11 @@ def _deeper(raw: bytes, depth: int) -> bool:
         return False
     steps = array("b", outside(raw).translate(_STEPS, _OTHERS))
     return max(accumulate(steps), default=0) > depth
+
+
+def _begun(raw: bytes) -> int:
+    """Values of a JSON text without strings, about: the first of each list and object, and one behind each comma."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
 def outside(raw: bytes) -> bytes:

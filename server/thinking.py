@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ponder.compute.chains import CLOSING
-from ponder.compute.engine import Engine, ReadsWishes, read_beside, tokens
+from ponder.compute.engine import LONG, Engine, ReadsWishes, read_beside, tokens
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Prompt
+from ponder.server.beside import turn
 from ponder.server.keys import Key
 from ponder.server.registry import ServedModel
 from ponder.server.request import AUTO, Request, ThinkingWish
@@ -33,13 +34,13 @@ async def ceiling(
     asked = wished
     if asked is None:
         asked = AUTO if default in (None, "auto") or (request.thinking.on and default == 0) else int(default)
-    length = await _length(served.engine, prompt, asked != 0)
+    length = await _length(served.engine, prompt, key, asked != 0)
     if wished is None and not request.thinking.on and isinstance(served.engine, ReadsWishes):
         # Where no field says anything, the conversation may.
         said = served.engine.asks_to_think(prompt)
         if said is not None and said != (asked != 0):
             asked = AUTO if said else 0
-            length = await _length(served.engine, prompt, said)
+            length = await _length(served.engine, prompt, key, said)
     caps = [own.max_thinking_budget, key.max_thinking_budget]
     room = card.context - length - CLOSING
     most = request.total_tokens
@@ -49,13 +50,15 @@ async def ceiling(
         caps.append(room - _kept(request, own, room if most is None else min(room, most)))
     most_thinking = max(0, min(c for c in caps if c is not None))
     if most_thinking == 0 and asked != 0:
-        length = max(length, await _length(served.engine, prompt, False))
+        length = max(length, await _length(served.engine, prompt, key, False))
     return length, most_thinking, None if asked == AUTO else asked
 
 
-async def _length(engine: Engine, prompt: Prompt, thinking: bool) -> int:
+async def _length(engine: Engine, prompt: Prompt, key: Key, thinking: bool) -> int:
     """Tokens of a prompt. Raises `RequestError` where they leave the context no room for an answer."""
-    await read_beside(engine, prompt, thinking=thinking)
+    if prompt.size >= LONG:
+        async with turn(key.name):
+            await read_beside(engine, prompt, thinking=thinking)
     length = tokens(engine, prompt, thinking=thinking)
     if length + CLOSING >= engine.card.context:
         raise RequestError(

@@ -25,11 +25,7 @@ def held_pattern(part: Part, pattern: str) -> str:
         refuse(part, "pattern", "this kind of regular expression is not understood")
     if tree.state.flags & ~re.UNICODE:
         refuse(part, "pattern", "flags within a pattern are not supported")
-    nodes: list[Any] = list(tree)
-    branches = [nodes]
-    if nodes and str(nodes[-1][0]) == "BRANCH":
-        # What all of them begin with, an anchor perhaps, stands before them.
-        branches = [[*nodes[:-1], *branch] for branch in nodes[-1][1][1]]
+    branches = _branches(tree)
     ends: set[tuple[bool, bool]] = set()
     size = 0
     for branch in branches:
@@ -44,6 +40,22 @@ def held_pattern(part: Part, pattern: str) -> str:
     if len(branches) == 1 and ends == {(False, True)}:
         return f"^.*{pattern}"
     return pattern
+
+
+def pattern_size(pattern: str) -> int:
+    """Characters up to which a pattern counts that `held_pattern` gave."""
+    parser: Any = importlib.import_module("re._parser")
+    branches = _branches(parser.parse(pattern))
+    return sum(_size(Part(True, None, ()), [node for node in branch if not _anchor(node)]) for branch in branches)
+
+
+def _branches(tree: Any) -> list[list[Any]]:
+    """The ways a text may fulfil the pattern, its anchors still in them."""
+    nodes: list[Any] = list(tree)
+    if nodes and str(nodes[-1][0]) == "BRANCH":
+        # What all of them begin with, an anchor perhaps, stands before them.
+        return [[*nodes[:-1], *branch] for branch in nodes[-1][1][1]]
+    return [nodes]
 
 
 def _size(part: Part, nodes: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, cast
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from ponder.engines.launch import GRAMMAR_SECONDS
 from ponder.engines.options import DECIDED, checked, options
 from ponder.server.settings.table import Table, nearest
 
@@ -86,6 +87,12 @@ class EngineSettings(_Engine):
         default=False,
         description="End an answer that goes in circles (the same 128 to 512 tokens four times, one behind the other). "
         "A thought is ended in any case.",
+    )
+    grammar_seconds: float = Field(
+        default=GRAMMAR_SECONDS,
+        gt=0,
+        le=600,
+        description="Seconds of processor time that compiling one JSON schema may take, with this model's vocabulary.",
     )
     trust_remote_code: bool = Field(
         default=False, description="Run program code that comes with the model. Only for models whose code was read."

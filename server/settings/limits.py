@@ -28,6 +28,9 @@ class Limits(Table):
         description="Seconds an idle connection is kept: longer than what is in front of the server keeps its own.",
     )
     json_depth: int = Field(default=64, ge=4, le=500, description="Nesting of a body's brackets.")
+    json_values: int = Field(
+        default=1 << 15, ge=256, le=1 << 24, description="Values in a body: texts, numbers, lists, objects."
+    )
     schema_depth: int = Field(default=32, ge=1, le=200, description="Nesting of a JSON schema for tools or answers.")
     messages: int = Field(default=1024, ge=1, le=1 << 16, description="Messages of a conversation.")
     n: int = Field(default=64, ge=1, le=1024, description="Choices of one request.")

@@ -69,7 +69,8 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         default=30,
         ge=0,
         le=3600,
-        description="Seconds running requests have after SIGTERM before they answer with their best.",
+        description="Seconds running requests have after SIGTERM, a tenth of it for answering with their best. The "
+        "process ends five seconds later at the latest.",
     )
     max_inflight: int = Field(default=256, ge=1, le=1 << 16, description="Requests that run at the same time.")
     max_chains: int = Field(

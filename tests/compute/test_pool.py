@@ -19,8 +19,8 @@ import pytest
 from ponder.compute.answers.extraction import final_answer
 from ponder.compute.answers.grouping import group
 from ponder.compute.errors import NoVerdict
-from ponder.compute.pool import KEPT, Turns, WorkerPool, pool
-from ponder.compute.worker import MEMORY
+from ponder.compute.pool import KEPT, SPARE, Turns, WorkerPool, end_ready, keep_ready, pool
+from ponder.compute.worker import MEMORY, NICE
 from ponder.verifiers.agreement import Agreement
 from ponder.verifiers.rules import Rules
 from tests.verifiers.hand import candidate, run_of
@@ -303,6 +303,49 @@ def test_a_worker_that_is_killed_from_outside_costs_one_item_and_no_memory_of_it
         return asked.result(), await match(pool, "a")
 
     assert asyncio.run(main()) == ("lost", True)
+
+
+# -- kept ready -------------------------------------------------------------------------------------------------------
+
+MATCH = "ponder.compute.worker:_patterns"
+"""A task by its place."""
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_task_is_kept_ready_by_workers_of_its_own_whatever_becomes_of_them() -> None:
+    keep_ready(MATCH, "a", "a", seconds=EVER)
+
+    async def main() -> list[Any]:
+        pool, found = WorkerPool(4), list[Any]()
+        until = asyncio.get_running_loop().time() + EVER
+        async with asyncio.TaskGroup() as tasks:
+            ready = workers()
+            assert len(ready) == SPARE
+            hanging = tasks.create_task(hang(pool, "a"))
+            await asyncio.sleep(0)
+            busy = workers() - ready
+            for _ in range(3):
+                found.append(await pool.work(MATCH, "b+$", "abb", tenant="b", seconds=EVER, until=until))
+            for worker in (idle := workers() - busy):
+                worker.kill()
+            assert none_left(idle)
+            found.append(await pool.work(MATCH, "^b", "abb", tenant="b", seconds=EVER, until=until))
+            assert not hanging.done()
+            hanging.cancel()
+        return found
+
+    try:
+        assert asyncio.run(main()) == [True, True, True, False]
+    finally:
+        left = workers()
+        end_ready(MATCH)
+    assert none_left(left)
+
+
+def test_a_worker_gives_way_to_the_server() -> None:
+    asyncio.run(match(WorkerPool(1), "a"))
+    own = psutil.Process().nice()
+    assert {worker.nice() for worker in workers()} == {min(19, own + NICE)}
 
 
 # -- ended with the server --------------------------------------------------------------------------------------------

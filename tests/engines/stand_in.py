@@ -19,10 +19,16 @@ class StandIn:
         self.running = 0
         self.errored = False
         self.model_config = SimpleNamespace(
-            max_model_len=context, max_logprobs=-1, is_diffusion=False, get_vocab_size=lambda: vocabulary
+            max_model_len=context,
+            max_logprobs=-1,
+            is_diffusion=False,
+            get_vocab_size=lambda: vocabulary,
+            hf_config=SimpleNamespace(model_type="scripted"),
         )
         self.vllm_config = SimpleNamespace(
-            model_config=self.model_config, speculative_config=None, structured_outputs_config=None
+            model_config=self.model_config,
+            speculative_config=None,
+            structured_outputs_config=SimpleNamespace(disable_any_whitespace=True),
         )
         self._tokenizer = tokenizer
         self.tokenizer = cast(Tokenizer, tokenizer.backend_tokenizer)

@@ -79,7 +79,7 @@ class Toy:
         return headers.get("x-toy-key")
 
     def read(self, raw: bytes, limits: Limits) -> Reading:
-        wanted = checked(ToyRequest, loads(raw, limits.json_depth))
+        wanted = checked(ToyRequest, loads(raw, limits.json_depth, limits.json_values))
         plan, silent = dict(wanted.plan or {}), wanted.ponder is None
         request = Request(
             model=wanted.brain,

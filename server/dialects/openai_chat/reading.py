@@ -38,16 +38,31 @@ NAMES: Mapping[str, str] = {
 
 def chat_request(raw: bytes, limits: Limits) -> tuple[ChatRequest, Sequence[slips.Stray]]:
     """A checked request, and the keys of it that nobody knows. Raises `RequestError`."""
-    value = loads(raw, limits.json_depth)
+    value = loads(raw, limits.json_depth, limits.json_values)
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object", code="invalid_type")
     body = cast("dict[str, Any]", value)
     slips.misspelt(body)
+    # Before each entry is checked, and complained of.
+    for field, most in _counted(limits):
+        if isinstance(given := body.get(field), list | dict):
+            too_many(field, len(cast("list[Any]", given)), most)
     request = checked(ChatRequest, body)
     strays = list(slips.strays(request))
     slips.misplaced(request, strays)
     _together(request, limits)
-    return request, strays
+    return request, slips.told(strays)
+
+
+def _counted(limits: Limits) -> Sequence[tuple[str, int]]:
+    """Fields with entries, and how many each may have."""
+    return (
+        ("messages", limits.messages),
+        ("tools", limits.tools),
+        ("logit_bias", limits.logit_bias),
+        ("metadata", limits.metadata),
+        ("stop", limits.stop),
+    )
 
 
 def _together(request: ChatRequest, limits: Limits) -> None:
@@ -56,14 +71,12 @@ def _together(request: ChatRequest, limits: Limits) -> None:
         raise RequestError("top_logprobs wants logprobs: true", param="top_logprobs", code="invalid_value")
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options wants stream: true", param="stream_options", code="invalid_value")
-    if request.metadata:
-        too_many("metadata", len(request.metadata), limits.metadata)
-        if any(len(k) > 64 or len(v) > 512 for k, v in request.metadata.items()):
-            raise RequestError(
-                "metadata holds keys of at most 64 and values of at most 512 characters",
-                param="metadata",
-                code="invalid_value",
-            )
+    if request.metadata and any(len(k) > 64 or len(v) > 512 for k, v in request.metadata.items()):
+        raise RequestError(
+            "metadata holds keys of at most 64 and values of at most 512 characters",
+            param="metadata",
+            code="invalid_value",
+        )
     if request.logit_bias and not all(re.fullmatch(r"[0-9]{1,9}", token) for token in request.logit_bias):
         raise RequestError("the keys of logit_bias are token ids", param="logit_bias", code="invalid_value")
     form = request.response_format

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,10 @@ class _Wire(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, protected_namespaces=())
 
+
+Item = TypeVar("Item")
+Several = Annotated[list[Item], Field(fail_fast=True)]
+"""A list that is complained of once: a complaint of each entry would take longer than reading them."""
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 Tokens = Annotated[int, Field(ge=0, le=2**31)]
@@ -33,10 +37,10 @@ class Call(_Wire):
 
 class WireMessage(_Wire):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Several[dict[str, Any]] | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Several[Call] | None = None
     tool_call_id: str | None = None
 
 
@@ -118,7 +122,7 @@ class ChatRequest(_Wire):
     model_config = ConfigDict(title="ChatCompletionRequest")
 
     model: str = Field(description="A model of /v1/models, or MODEL:STRATEGY")
-    messages: list[WireMessage] = Field(min_length=1)
+    messages: Several[WireMessage] = Field(min_length=1)
     thinking_budget: WishedTokens | Literal["auto"] | None = Field(
         default=None, description="Hidden tokens at most; 0 is off, -1 or auto leaves it to the server"
     )
@@ -157,7 +161,7 @@ class ChatRequest(_Wire):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Several[str] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
@@ -165,13 +169,13 @@ class ChatRequest(_Wire):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    tools: list[WireTool] | None = None
+    tools: Several[WireTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None
     store: bool | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Several[Literal["text"]] | None = None
 
 
 FIELDS = frozenset(ChatRequest.model_fields)

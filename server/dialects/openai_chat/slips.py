@@ -158,6 +158,16 @@ def _meant(stray: Stray) -> str | None:
     return top and f"this has no effect inside {place}; {top} belongs at the top level of the body"
 
 
+def told(found: Sequence[Stray]) -> Sequence[Stray]:
+    """Those of the keys that have a place in the header."""
+    by_name: dict[str, Stray] = {}
+    for stray in found:
+        if len(by_name) == LISTED:
+            break
+        by_name.setdefault(stray.name, stray)
+    return list(by_name.values())
+
+
 def ignored(request: ChatRequest, found: Sequence[Stray], more: Sequence[str] = ()) -> str:
     """The value of `x-ignored-parameters`: the paths of keys that had no effect, a bounded number of them. `found` are
     its `strays`, `more` fields the plan has found to be without effect."""
