@@ -27,7 +27,8 @@ def tool(name: str, **parameters: Any) -> dict[str, Any]:
 
 
 def rules(**parameters: Any) -> dict[str, Any]:
-    return {"strategy": "best_of_n", "verifier": {"name": "rules", **parameters}}
+    """Checked, and not judged by."""
+    return {"strategy": "direct", "verifier": {"name": "rules", **parameters}}
 
 
 def nested(n: int) -> Any:
@@ -114,7 +115,7 @@ INPUTS: dict[str, tuple[int, Callable[[int], dict[str, Any]]]] = {
     ),
     "a program's tests": (
         64,
-        lambda n: {"strategy": "best_of_n", "verifier": {"name": "code", "tests": ["assert f() == 1\n" * 900] * n}},
+        lambda n: {"strategy": "direct", "verifier": {"name": "code", "tests": ["assert f() == 1\n" * 900] * n}},
     ),
     "a strategy's parameters": (
         VALUES,

@@ -111,11 +111,12 @@ class FieldNames:
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names
+        self._longest = max((name.count(".") + 1 for name in names), default=0)
 
     def __call__(self, path: str) -> str:
         """Our path in the dialect's words."""
         parts = path.split(".")
-        for length in range(len(parts), 0, -1):
+        for length in range(min(len(parts), self._longest), 0, -1):
             known = self._names.get(".".join("*" if part.isdecimal() else part for part in parts[:length]))
             if known is not None:
                 indices = iter([part for part in parts[:length] if part.isdecimal()])

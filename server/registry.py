@@ -40,6 +40,10 @@ class ServedModel:
         object.__setattr__(self, "slots", found)
 
 
+PARAMETERS = 64
+"""Of a strategy or verifier at most: each that it does not have would be complained of."""
+
+
 @cache
 def _read(kind: type[Any]) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     """What reads the parameters of a strategy or verifier, and their JSON schema."""
@@ -62,6 +66,8 @@ class Entry:
         wrong, `param` before it."""
         if not parameters and self._plain is not None:
             return self._plain
+        if len(parameters) > PARAMETERS:
+            raise RequestError(f"{param} has more than {PARAMETERS} parameters", param=param, code="too_many")
         try:
             call = self._call(parameters)
         except ValidationError as error:

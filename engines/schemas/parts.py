@@ -128,12 +128,14 @@ def same(one: Any, other: Any) -> bool:
 
 
 _SAFE = re.compile(r"[$A-Za-z0-9_\-]{1,64}")
+DEEP = 32
+"""Names of a place that are shown at most: references lead through thousands."""
 
 
 def shown(path: Sequence[str]) -> str:
     """A place, as far as it can be repeated to its caller."""
     shown: list[str] = []
-    for part in path:
+    for part in path[:DEEP]:
         if not _SAFE.fullmatch(part):
             break
         shown.append(part)

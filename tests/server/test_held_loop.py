@@ -17,8 +17,9 @@ import pytest
 from fastapi import FastAPI
 
 from bench.inputs import INPUTS, LIMITS
+from ponder.engines.vllm import VllmEngine
 from ponder.server.settings import Settings
-from tests.engines.scripted_vllm import FAMILIES, ScriptedVllm, engine
+from tests.engines.scripted_vllm import FAMILIES, ScriptedVllm
 from tests.server.serving import ASK, PATH, door
 
 MEASURABLE = 0.02
@@ -27,7 +28,9 @@ MEASURABLE = 0.02
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    return door(engine(ScriptedVllm(FAMILIES["ids"])), Settings(), answer_tokens=64)
+    llm = ScriptedVllm(FAMILIES["ids"])
+    model = VllmEngine(llm, llm.get_tokenizer(), llm.profile, "demo", grammar_seconds=0.3)
+    return door(model, Settings(), answer_tokens=64)
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +63,18 @@ def test_an_input_at_its_bound_holds_the_loop_as_long_as_it_is_large_and_no_long
     bound, made = INPUTS[name]
 
     def spent(n: int) -> tuple[float, float]:
+        """Seconds of this thread and of all."""
         body = json.dumps(ASK | {"thinking_budget": 64} | made(n)).encode()
         assert len(body) <= LIMITS.body_bytes
+        loop, all_of_it = time.thread_time(), time.process_time()
+        assert place.run(_call(app, body)) in (200, 400, 404)
+        return time.thread_time() - loop, time.process_time() - all_of_it
 
-        def once() -> tuple[float, float]:
-            loop, all_of_it = time.thread_time(), time.process_time()
-            assert place.run(_call(app, body)) in (200, 400)
-            return time.thread_time() - loop, time.process_time() - all_of_it
-
-        first, second = once(), once()
+    def least(n: int) -> tuple[float, float]:
+        first, second = spent(n), spent(n)
         return min(first[0], second[0]), min(first[1], second[1])
 
-    sizes = [spent(n) for n in (bound // 4, bound // 2, bound)]
-    for one, two, four in zip(*sizes, strict=True):
-        assert four <= MEASURABLE or four <= 9 * one or (two <= 3 * one and four <= 3 * two), sizes
+    if max(spent(bound)) > MEASURABLE:
+        sizes = [least(n) for n in (bound // 4, bound // 2, bound)]
+        for one, two, four in zip(*sizes, strict=True):
+            assert four <= MEASURABLE or four <= 9 * one or (two <= 3 * one and four <= 3 * two), sizes
