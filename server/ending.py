@@ -63,14 +63,23 @@ def standing() -> list[str]:
 
 
 def place(frame: FrameType | None) -> str:
-    """Where code stands: the module and function of ours that is at work, else the innermost. No line has a caller's
-    text: these are names in code."""
+    """Where code stands: the module and function of ours that is at work, else the innermost. An event loop that runs
+    no code stands at `waiting`: for something to do, for the processor or for the interpreter's lock. What is told are
+    names in code, never a caller's text."""
     innermost = "?" if frame is None else _named(frame)
+    began = frame
     while frame is not None:
-        if str(frame.f_globals.get("__name__", "")).startswith("ponder."):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.startswith("ponder."):
             return _named(frame)
+        if module == "asyncio.runners":
+            return "waiting" if frame is began or _waits(began) else innermost
         frame = frame.f_back
     return innermost
+
+
+def _waits(frame: FrameType | None) -> bool:
+    return frame is not None and frame.f_globals.get("__name__") in ("selectors", "asyncio.base_events")
 
 
 def _named(frame: FrameType) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 from ponder.engines.schemas.parts import Part, refuse
 
+LONGEST = 1 << 15
+"""Characters of a pattern; longer ones take seconds to be read."""
 STATES, TIMES = 1000, 128
 """Characters of the longest text a pattern spells out: the grammar needs a state for each. And how often it may repeat
 one thing by {...}: with more, xgrammar 0.2.8 fails when it compiles."""
@@ -18,6 +20,8 @@ one thing by {...}: with more, xgrammar 0.2.8 fails when it compiles."""
 
 def held_pattern(part: Part, pattern: str) -> str:
     """The pattern as the grammar reads it: of the whole text, unless one end alone is anchored."""
+    if len(pattern) > LONGEST:
+        refuse(part, "pattern", f"it has more than {LONGEST} characters")
     parser: Any = importlib.import_module("re._parser")
     try:
         tree: Any = parser.parse(pattern)
