@@ -77,6 +77,8 @@ async def start(
         )
         for number, adapter in enumerate(found, 1):
             engine.adapters.append(engine.adapted(adapter.name, await load(llm, adapter, number, name)))
+        with suppress(RequestError):
+            await engine.grammars.begin()
         return engine
     except BaseException:
         llm.shutdown()
