@@ -139,8 +139,8 @@ def test_finding_the_program_takes_time_as_the_text_is_long(head: str, piece: st
 
 def test_all_tests_of_a_program_share_its_time() -> None:
     began = time.monotonic()
-    assert values(Code(tests=("assert True",) * 200, seconds=1.0), "```python\nwhile True: pass\n```") == [0]
-    assert time.monotonic() - began < 200 * 1.0
+    assert values(Code(tests=("assert True",) * 64, seconds=1.0), "```python\nwhile True: pass\n```") == [0]
+    assert time.monotonic() - began < 64 * 1.0
 
 
 def test_where_there_is_no_sandbox_nothing_is_run(tmp_path: Path) -> None:
