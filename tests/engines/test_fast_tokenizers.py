@@ -13,9 +13,9 @@ import pytest
 from transformers import PreTrainedTokenizer
 
 from ponder.compute.errors import EngineError, RequestError
-from ponder.compute.text import Message, Prompt, Tool, ToolCall
+from ponder.compute.text import Hidden, Message, Prompt, Tool, ToolCall, without_thoughts
 from ponder.engines.fast_tokenizers import SAMPLES, fast_tokenizer
-from ponder.engines.profiles import Profile
+from ponder.engines.profiles import Profile, find
 from ponder.engines.prompts import Prompts
 from ponder.engines.thinking import Vocabulary
 
@@ -341,6 +341,25 @@ def test_the_prompts_of_deepseek_v32_are_those_of_vllms_program(v32: Any) -> Non
     ids = prompts.tokenised(spans)
     assert ids.count(v32.convert_tokens_to_ids("<\uff5cUser\uff5c>")) == 1
     assert ids.count(v32.convert_tokens_to_ids("</think>")) == expected.count("</think>") - 1
+
+
+@needs_vllm
+def test_the_thoughts_that_vllms_program_reads_are_found_and_given_to_it(v32: Any) -> None:
+    profile = find("deepseek-ai/DeepSeek-V3.2", {}, "", v32)
+    assert (profile.reads_thoughts, profile.thoughts_field) == ("tool_loop", "reasoning")
+    prompts = Prompts(v32, profile)
+    call = ToolCall("1", "f", "{}")
+    turns = (
+        Message("user", "What is?"),
+        Message("assistant", "", tool_calls=(call,), thought=Hidden("I look </think> it up.\n")),
+        Message("tool", "21", tool_call_id="1"),
+    )
+    prompt = Prompt(turns, (Tool("f", "d", "{}"),))
+    text = "".join(span.text for span in prompts.spans(prompt, True))
+    assert "I look </think> it up." in text
+    given, tools = prompts.made_of(Prompt(without_thoughts(prompt).messages, prompt.tools), True)(str)
+    given[1]["reasoning"] = "I look </think> it up." + ("" if profile.closing[:1].isspace() else "\n")
+    assert text == v32.apply_chat_template(given, tools=tools, tokenize=False, **prompts.variables(True))
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from ponder.compute.transcript import Transcript
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text
 from ponder.engines.logprobs import top
-from ponder.engines.profiles import PROFILES, Profile
+from ponder.engines.profiles import Profile
 from ponder.engines.vllm import VllmEngine
 
 T = TypeVar("T")
@@ -596,6 +596,6 @@ def test_a_profile_that_does_not_fit_is_refused_before_the_weights_are_loaded(tm
     for file in DEMO.iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).symlink_to(file)
-    profile = PROFILES["magistral"]
+    profile = Profile(name="mine", start="[X]", end="[/X]", opening="[X]", closing="[/X]", closed="[X][/X]")
     with pytest.raises(EngineError, match=r"Mend: in ponder.toml:\n\[models.mine.profile\]"):
         asyncio.run(vllm.start(str(tmp_path), name="weightless", profile=profile, options=EngineOptions()))
