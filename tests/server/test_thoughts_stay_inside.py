@@ -202,7 +202,7 @@ def test_a_thought_that_comes_back_with_the_results_of_its_calls(family: str, st
     ids: list[str] = []
     for strategy in ("direct", {"name": "majority_vote", "n": 3}, {"name": "best_of_n", "n": 3}, "revision"):
         wish: dict[str, Any] = {"tools": tools, "strategy": strategy, "thinking_budget": 300}
-        messages: list[dict[str, Any]] = [*ASK["messages"]]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "What is 3 + 4?"}]
         for turn in range(3):
             made = llm.made
             response = asked(app, stream, messages=messages, **wish)
