@@ -78,9 +78,9 @@ class Asked:
 
     def __init__(self, status: int, seconds: float, content: bytes) -> None:
         self.status, self.seconds = status, seconds
-        answer = json.loads(content) if status == 200 else {}
-        self.tokens = int(answer["usage"]["completion_tokens"]) if answer else 0
-        self.cut = bool(answer) and answer["thinking"]["stopped_by"] == "deadline"
+        answer: dict[str, Any] = json.loads(content) if status == 200 else {"usage": {}, "thinking": {}}
+        self.tokens: int = answer["usage"].get("completion_tokens", 0)
+        self.cut: bool = answer["thinking"].get("stopped_by") == "deadline"
         """By its deadline: an answer, but not the one that was wanted."""
 
 
