@@ -24,6 +24,8 @@ from ponder.metering.metrics import Metrics
 from ponder.server.ending import ANSWERING
 from ponder.server.plan import Work
 
+MARGIN = 1.5
+"""So much longer than reckoned may a request take: one turn in eight is the eldest's, and smaller ones may come."""
 RECENT = 16
 """Requests that a running mean is of."""
 
@@ -223,7 +225,7 @@ class Admission:
         for other in self._inside.get(line, ()):
             if other.work.share is not None and other.work.share.slots is slots:
                 before += min(wants, max(0.0, other.work.tokens - other.work.share.served))
-        return (before + wants) * weights / line.weight / slots.rate if slots.rate else 0.0
+        return MARGIN * (before + wants) * weights / line.weight / slots.rate if slots.rate else 0.0
 
     def _begun(self, turn: Turn) -> float:
         """Seconds until its turn, by how fast places became free lately; 0 where that is not known yet."""

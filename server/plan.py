@@ -206,12 +206,12 @@ def _work(
     answer: int,
     share: Share | None,
 ) -> Work:
-    """What a request is likely to take: for each of its chains a typical one, as far as the budget goes."""
-    n, asked, lengths = request.n, chains(strategy.call), served.lengths
+    """What a request is likely to take: for each chain what calls of its key take, as far as the budget goes."""
+    n, asked = request.n, max(1, chains(strategy.call))
     each = thinking // n + answer
-    fed = lengths.chains(asked, each) if asked > 1 else 1
-    made = min(each, max(1, asked) * lengths.p50)
-    return Work(key.name, key.weight, n * fed, READING * prompt + n * made, share)
+    fed = served.lengths.chains(asked, each) if asked > 1 else 1
+    typical = served.engine.card.typical_chain[0] if share is None else share.line.mean
+    return Work(key.name, key.weight, n * fed, n * min(READING * prompt + each, asked * typical), share)
 
 
 def _strategy(

@@ -352,7 +352,11 @@ def test_a_reader_who_does_not_read_keeps_nobody_from_the_model() -> None:
     in_virtual_time(go())
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(max_inflight=32, max_queue=64)], ids=["usual", "small"])
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(), Settings(keys=keys(ann=1, bob=1)), Settings(max_inflight=32, max_queue=64)],
+    ids=["usual", "two keys", "small"],
+)
 def test_ten_times_the_load_is_answered_as_well_as_the_peak_and_the_rest_refused_at_once(settings: Settings) -> None:
     """Requests of different sizes at a rate of their own, as callers who do not know of one another send them."""
 
@@ -364,7 +368,8 @@ def test_ten_times_the_load_is_answered_as_well_as_the_peak_and_the_rest_refused
             nonlocal tokens
             began = clock()
             large = {"strategy": {"name": "majority_vote", "n": 8}, "thinking_budget": 2000}
-            line = Caller(None, timeout=10, **(large if number % 4 == 0 else {"strategy": "direct"}))
+            owner = ("ann", "bob")[number % 3 == 0] if settings.keys else None
+            line = Caller(owner, timeout=10, **(large if number % 4 == 0 else {"strategy": "direct"}))
             await line.call(app)
             if line.status == 200:
                 if clock() < end and line.told["thinking"]["stopped_by"] != "deadline":
