@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,10 @@ import httpx
 import psutil
 import uvloop
 
+from ponder.compute.engine import Delta, Sampling
 from ponder.compute.lengths import Lengths
+from ponder.compute.text import Prompt
+from ponder.compute.transcript import Transcript
 from ponder.server import logs
 from ponder.server.app import ServedModel, create_app
 from ponder.server.http_server import run
@@ -33,8 +36,17 @@ from ponder.testing import Chain, ScriptedEngine, always
 ROOT = Path(__file__).parents[2]
 
 
+class _Forgetful(ScriptedEngine):
+    """Keeps nothing of its calls: that would look like the server's."""
+
+    def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        for told in (self.prompts, self.samplings, self.identities):
+            told.clear()
+        return super().generate(prompt, sampling, transcript)
+
+
 async def _serve(settings: Settings) -> None:
-    engine = ScriptedEngine(always(Chain("so it is\n" * 3, "It is 7."), Chain("so it is\n", "It is 8.")), delay=0.0005)
+    engine = _Forgetful(always(Chain("so it is\n" * 3, "It is 7."), Chain("so it is\n", "It is 8.")), delay=0.0005)
     served = ServedModel(engine, Lengths(20, 40), ModelSettings(path="scripted"))
     with bind("127.0.0.1", 0) as sock, captured("info", "json", "places") as output:
         lines = logs.configure("info", "json", output.err)

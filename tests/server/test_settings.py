@@ -279,7 +279,8 @@ def test_every_setting_is_in_the_example_and_described(table: type[BaseModel], p
     for part in path:
         shown = shown[part]
     if table is KeySettings:
-        shown = shown[0]
+        # Two of them: no one key may have every field.
+        shown = {name: value for key in shown for name, value in key.items()}
     assert table.model_fields.keys() == shown.keys()
     assert all(field.description for field in table.model_fields.values())
 
