@@ -117,7 +117,8 @@ def test_an_answer_is_had_at_few_points_of_a_thought() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_tells_no_more_than_an_answer(stream: bool) -> None:
-    for fails in ({"fail_at": 0}, {"delay": 1.0}):
+    failures: list[dict[str, Any]] = [{"fail_at": 0}, {"delay": 1.0}]
+    for fails in failures:
         app = served(chain(200), **fails)
         usage = usage_of(asked(app, COARSE[0], thinking_budget=640, timeout=5, stream=stream)[0])
         assert usage is None or usage["completion_tokens_details"]["reasoning_tokens"] % 64 == 0
