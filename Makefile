@@ -27,7 +27,7 @@ help: ## this list
 
 serve: ## serve MODEL= (default: demo, the bundled reasoner; smollm2 talks) on HOST= PORT=; more flags in ARGS=; EXTRA=gpu on a GPU
 	@$(INSTALL) $(EXTRA)
-	@$(BIN)/ponder serve $(MODEL) $(if $(HOST),--host $(HOST)) --port $(PORT) $(ARGS)
+	@$(BIN)/ponder serve --with-parent $(MODEL) $(if $(HOST),--host $(HOST)) --port $(PORT) $(ARGS)
 
 test: ## run every test, JOBS= at a time (auto: as the cores and the memory allow); some of them in ARGS="tests/compute -k budget"
 	@$(INSTALL) $(EXTRA) dev

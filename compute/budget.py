@@ -90,6 +90,10 @@ class Reservation:
         left."""
         self.forfeited = 0
         """Tokens it left that no other call may have."""
+        self.resumed = 0
+        """How often it went on after its model had gone away."""
+        self.wasted = 0
+        """Tokens the model made that went with it: nobody is billed for them."""
 
     def __enter__(self) -> Reservation:
         return self
@@ -115,6 +119,12 @@ class Reservation:
         """Counts tokens the model has made, as they come. Never refused: they are made already."""
         self.hidden += hidden
         self.visible += visible
+
+    def waste(self, hidden: int = 0, visible: int = 0) -> None:
+        """Of the tokens counted, these are made again: they are no part of the bill, and may be spent once more."""
+        self.hidden -= hidden
+        self.visible -= visible
+        self.wasted += hidden + visible
 
     @property
     def identity(self) -> CallIdentity:

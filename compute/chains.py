@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from ponder.compute.budget import Reservation, Spending
 from ponder.compute.drafts import Drafts
-from ponder.compute.engine import ModelCard, Sampling, read_beside, tokens
+from ponder.compute.engine import ModelCard, Recovers, Sampling, read_beside, tokens
 from ponder.compute.errors import EngineError, Exhausted, Lost
 from ponder.compute.estimates import Estimates
 from ponder.compute.resources import Resources
@@ -210,12 +210,8 @@ class Chains:
             most = thinking + answer
             slot = share.take(most) or await share.turn(most, urgent=urgent)
         try:
-            async with aclosing(engine.generate(prompt, sampling, transcript)) as stream:
-                async for delta in stream:
-                    if streamed:
-                        await self.stream.tell(delta)
-            if transcript.ending in ("aborted", "lost"):
-                raise Lost(f"model {engine.card.name}: the end of a chain was not seen")
+            while not await self._drawn(prompt, sampling, transcript):
+                pass
         except EngineError:
             transcript.lose()
             self.lost += not aside
@@ -229,6 +225,28 @@ class Chains:
         if candidate.ending == "length" and self._said(reservation) >= budget.answer:
             candidate = replace(candidate, ending="full")
         return candidate
+
+    async def _drawn(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> bool:
+        """A chain to its end; False where its model went away in the middle and is back, so that it is to be gone on
+        with. Within its limits: those count what was made before, too."""
+        engine = self._engine
+        try:
+            async with aclosing(engine.generate(prompt, sampling, transcript)) as stream:
+                async for delta in stream:
+                    if sampling.streamed:
+                        await self.stream.tell(delta)
+            if transcript.ending in ("aborted", "lost"):
+                raise Lost(f"model {engine.card.name}: the end of a chain was not seen")
+        except Lost:
+            if not isinstance(engine, Recovers):
+                raise
+            # A grammar holds an answer from its first token. Where the caller has read some of it, it is gone on with.
+            transcript.resume(anew=sampling.grammar is not None and not sampling.streamed)
+            if sampling.streamed:
+                await self.stream.tell_rest(transcript.candidate())
+            await engine.recovered(transcript)
+            return False
+        return True
 
     async def write_or_lose(
         self, reservation: Reservation, prompt: Prompt, begun: Candidate | None = None, *, until: str | None = None

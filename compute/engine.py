@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from ponder.compute.identity import CallIdentity
 from ponder.compute.slots import Slots
@@ -130,6 +130,12 @@ class Checked:
     cached: int = 0
     written: int = 0
 
+    def __add__(self, other: Checked) -> Checked:
+        return Checked(self.prompt + other.prompt, self.cached + other.cached, self.written + other.written)
+
+    def __sub__(self, other: Checked) -> Checked:
+        return Checked(self.prompt - other.prompt, self.cached - other.cached, self.written - other.written)
+
 
 class Engine(Protocol):
     """A way to reach one model. `ponder.testing.check_engine` checks this contract."""
@@ -194,6 +200,55 @@ class ReadsWishes(Protocol):
     def asks_to_think(self, prompt: Prompt) -> bool | None:
         """What the conversation says, of which the length was asked for; None where it says nothing."""
         ...
+
+
+State = Literal["starting", "up", "restarting", "failed"]
+"""Of an engine that is started again: not up yet · it answers · it went away and is being started again · starting it
+again has failed several times, and is tried again later."""
+
+
+class Supervision(Protocol):
+    """What is known of a model whose process is watched, and started again when it goes away. The counts only grow."""
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again."""
+        ...
+
+    @property
+    def checked(self) -> Checked:
+        """All tokens it took to see that an idle model answers."""
+        ...
+
+    @property
+    def wait(self) -> float:
+        """Seconds until it is likely to be up; 0.0 when it is."""
+        ...
+
+    async def ready(self) -> None:
+        """Returns when the model is up; raises `Unavailable` where it cannot be started."""
+        ...
+
+
+@runtime_checkable
+class Recovers(Protocol):
+    """An engine whose model is started again when it goes away, so that half-written chains go on."""
+
+    @property
+    def supervision(self) -> Supervision: ...
+
+    async def recovered(self, transcript: Transcript) -> None:
+        """Awaited where a chain was lost: returns when it may be asked for again. Raises `Lost` where the model has not
+        gone away or does not come back, and `RequestError` where this request is what ends it."""
+        ...
+
+
+def supervision_of(model: Engine | RewardModel | None) -> Supervision | None:
+    """None for a model that nobody starts again."""
+    return getattr(model, "supervision", None)
 
 
 class RewardModel(Protocol):

@@ -35,6 +35,13 @@ class Transcript:
         self._forced = begun.forced if begun else False
         self._circled = begun.circled if begun else False
         self._ending: Ending = "aborted"
+        self._answer = self._mark() if begun is not None and not begun.thinking else None
+        """Where its answer begins, as far as it was written within this call."""
+        self._resumed_at: int | None = None
+        self.got = 0
+        """Tokens it had gained, when its model went away, since the time before."""
+        self.life = 0
+        """Which life of its model it is written in, for an engine that is started again when it goes away."""
 
     @property
     def call(self) -> CallIdentity:
@@ -89,7 +96,9 @@ class Transcript:
 
     def close_thought(self) -> None:
         """The thought is over; what comes is visible."""
-        self._thinking = False
+        if self._thinking:
+            self._thinking = False
+            self._answer = self._mark()
 
     def put(self, ids: Sequence[int]) -> None:
         """The engine put these tokens into the chain, which the model did not make and nobody pays for."""
@@ -102,6 +111,7 @@ class Transcript:
         self.put(ids)
         self._thinking = False
         self._forced = True
+        self._answer = self._mark()
 
     def circled(self) -> None:
         """The engine ended the thought or the answer because the model went in circles."""
@@ -110,13 +120,42 @@ class Transcript:
 
     def end(self, ending: Ending, thought: Hidden[str]) -> None:
         """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it
-        once: with "aborted" when the stream is closed from outside, with "lost" when the model fails or goes away."""
+        once a stream: with "aborted" when it is closed from outside, with "lost" when the model fails or goes away."""
         self._ending = self._reservation.ending = ending
         self._thought = thought
 
     def lose(self) -> None:
         """No end was seen, whatever the engine has said."""
         self._ending = self._reservation.ending = "lost"
+
+    def resume(self, *, anew: bool) -> None:
+        """The model went away, and the chain is to be gone on with: from where it stands or, with `anew`, from where
+        its answer began. The tokens of an answer that is begun anew are wasted."""
+        tokens = self.hidden + self.visible
+        self.got = tokens - (self._resumed_at or 0)
+        if anew and self._answer is not None:
+            ids, likelihood, text, logprobs, hidden, visible = self._answer
+            del self._ids[ids:], self._likelihood[likelihood:], self._text[text:], self._logprobs[logprobs:]
+            self._reservation.waste(hidden=self.hidden - hidden, visible=self.visible - visible)
+        self._resumed_at = self.hidden + self.visible
+        self._reservation.resumed += 1
+        self._ending, self._reservation.ending = "aborted", None
+        if self._ids:
+            self.begun = self.candidate()
+
+    def _mark(self) -> tuple[int, ...]:
+        sizes = len(self._ids), len(self._likelihood), len(self._text), len(self._logprobs)
+        return *sizes, self.hidden, self.visible
+
+    @property
+    def gained(self) -> int:
+        """Tokens since it was resumed last; since it began where it was not."""
+        return self.hidden + self.visible - (self._resumed_at or 0)
+
+    @property
+    def over(self) -> bool:
+        """Nothing is written of it any more."""
+        return self._ending != "aborted" or self._reservation.seconds is not None
 
     def candidate(self) -> Candidate:
         """The chain as it stands."""

@@ -199,6 +199,11 @@ _SERIES: WeakKeyDictionary[Any, list[Collector]] = WeakKeyDictionary()
 """Each engine's metrics. The next engine takes them off vLLM's registry, one for the whole process, not from here."""
 
 
+def forget(llm: Any) -> None:
+    """An engine is gone: its metrics are told no more."""
+    _SERIES.pop(llm, None)
+
+
 def _registered() -> list[Collector]:
     """vLLM's metrics that are on the registry now: those of the engine started last."""
     registered: Any = REGISTRY._collector_to_names  # pyright: ignore[reportPrivateUsage]

@@ -9,10 +9,12 @@ import asyncio
 import gc
 import importlib
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from ponder.compute.errors import EngineError
+from ponder.compute.errors import EngineError, Lost
 from ponder.compute.slots import Slots
 from ponder.engines.launch import (
     SHUTDOWN_SECONDS,
@@ -28,6 +30,9 @@ from ponder.engines.launch import (
 from ponder.engines.reward import ProcessRewardModel
 from ponder.engines.reward_profiles import RewardProfile, find_reward_profile
 from ponder.engines.reward_reader import LIKELIEST, Reading, of_labels
+from ponder.engines.supervised import SupervisedRewardModel
+from ponder.engines.supervisor import Supervisor
+from ponder.engines.vllm_process import Seen, VllmProcess
 
 GPU_SHARE = 0.22
 """Share of a GPU for a reward model in this process, where none is given."""
@@ -53,16 +58,30 @@ async def start_reward(
         # The default for these models gives the tagged rows only, and switches the prefix cache off.
         given |= {"runner": "pooling", "pooler_config": config(tok_pooling_type="ALL")}
         given.pop("structured_outputs_config", None)
+    began = time.monotonic()
     llm = launch(given)
     try:
-        return ProcessRewardModel(
-            VllmReader(llm, name, Slots(places(llm), TYPICAL)), llm.get_tokenizer(), profile, name
-        )
+        reader = VllmReader(llm, name, Slots(places(llm), TYPICAL))
+        model = ProcessRewardModel(reader, llm.get_tokenizer(), profile, name)
+        reader.process = VllmProcess(name, given, llm, time.monotonic() - began, reader.seen, reader.take)
+        return model
     except BaseException:
         llm.shutdown()
         raise
     finally:
         del llm  # see `ponder.engines.launch.launch`
+
+
+@asynccontextmanager
+async def supervised_reward(model: ProcessRewardModel) -> AsyncGenerator[SupervisedRewardModel]:
+    """A model that `start_reward` has made, in front of an engine that is started again when it goes away, within the
+    block."""
+    process = model.reader.process if isinstance(model.reader, VllmReader) else None
+    if process is None:
+        raise TypeError("only a reward model that was started here can be started again")
+    supervisor = Supervisor(process, model.check, took=process.took)
+    async with supervisor.watching():
+        yield SupervisedRewardModel(model, supervisor)
 
 
 class VllmReader:
@@ -75,8 +94,15 @@ class VllmReader:
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
         self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
         self._numbers = itertools.count()
+        self.process: VllmProcess | None = None
+        """What can be started again, where `start_reward` has made this."""
+        self.seen = Seen()
         self._closed = False
         self.slots = slots
+
+    async def take(self, llm: Any) -> None:
+        """Reads with this one from now on."""
+        self._llm = llm
 
     @property
     def context(self) -> int:
@@ -87,7 +113,8 @@ class VllmReader:
         try:
             out = await self._answer(ids, self._sampling() if labels else self._pooling(), tenant, name)
         except dead() as error:
-            raise EngineError(f"reward model {self._name}: the engine is dead") from error
+            raise Lost(f"reward model {self._name}: the engine is dead") from error
+        self.seen.last = time.monotonic()
         hits = int(out.num_cached_tokens or 0)
         if labels:
             logprobs = out.outputs[0].logprobs
@@ -97,6 +124,7 @@ class VllmReader:
         return Reading(rows.reshape(len(rows), -1).tolist(), hits)
 
     async def _answer(self, ids: Sequence[int], params: Any, tenant: str | None, name: str) -> Any:
+        llm = self._llm
         stream = await self._submit(ids, params, tenant, name)
         done = False
         try:
@@ -104,7 +132,7 @@ class VllmReader:
             done = True
         finally:
             if not done:
-                await self._llm.abort(stream.request_id, internal=True)
+                await llm.abort(stream.request_id, internal=True)
         return out
 
     async def _submit(self, ids: Sequence[int], params: Any, tenant: str | None, name: str) -> Any:

@@ -11,8 +11,8 @@ import gc
 import importlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from ponder.compute.engine import Checked, Delta, ModelCard, Sampling
@@ -20,7 +20,7 @@ from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.slots import Slots
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
-from ponder.engines.adapters import find_adapters, load, lora_arguments
+from ponder.engines.adapters import Adapter, find_adapters, load, lora_arguments
 from ponder.engines.held_grammars import HeldGrammars, unenforceable, vocabulary_of
 from ponder.engines.launch import (
     GRAMMAR_SECONDS,
@@ -38,8 +38,12 @@ from ponder.engines.launch import (
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find, sampled, template_source
 from ponder.engines.proving import CONTEXT, demand, proofs_of
+from ponder.engines.quarantine import Quarantine
+from ponder.engines.supervised import SupervisedEngine
+from ponder.engines.supervisor import Supervisor
 from ponder.engines.tools import DEFAULT
 from ponder.engines.vllm_calls import VllmCalls, take
+from ponder.engines.vllm_process import Seen, VllmProcess
 from ponder.engines.writing import Writing
 
 CHECK_SECONDS = 20.0
@@ -62,6 +66,7 @@ async def start(
     given = lora_arguments(found) | arguments(path, options) | {"served_model_name": name}
     # What is refused is refused before the weights are loaded.
     profile = await asyncio.to_thread(proven, given, name, path, profile, config, generation)
+    began = time.monotonic()
     llm = launch(given)
     try:
         tokenizer: Any = llm.get_tokenizer()
@@ -75,8 +80,16 @@ async def start(
             grammar_seconds=options.grammar_seconds,
             slots=slots,
         )
-        for number, adapter in enumerate(found, 1):
-            engine.adapters.append(engine.adapted(adapter.name, await load(llm, adapter, number, name)))
+        for adapter, lora in zip(found, await _loaded(llm, found, name), strict=True):
+            engine.adapters.append(engine.adapted(adapter.name, lora))
+
+        async def taken(llm: Any) -> None:
+            loaded = await _loaded(llm, found, name)
+            engine.llm = llm
+            for adapted, lora in zip(engine.adapters, loaded, strict=True):
+                adapted.llm, adapted.lora = llm, lora
+
+        engine.process = VllmProcess(name, given, llm, time.monotonic() - began, engine.seen, taken)
         with suppress(RequestError):
             await engine.grammars.begin()
         return engine
@@ -104,6 +117,22 @@ def proven(
         profile = sampled(profile, generation, keep=profile.model_fields_set)
     demand(name, proofs_of(Model(tokenizer, profile, name, context=CONTEXT, vocabulary_size=len(tokenizer)), tokenizer))
     return profile
+
+
+@asynccontextmanager
+async def supervised(engine: VllmEngine) -> AsyncGenerator[Sequence[SupervisedEngine]]:
+    """A model that `start` has made and its adapters, in front of an engine that is started again when it goes away,
+    within the block."""
+    process = engine.process
+    if process is None:
+        raise TypeError("only a model that was started here can be started again")
+    supervisor, quarantine = Supervisor(process, engine.check, took=process.took), Quarantine()
+    async with supervisor.watching():
+        yield [SupervisedEngine(one, supervisor, quarantine) for one in (engine, *engine.adapters)]
+
+
+async def _loaded(llm: Any, adapters: Sequence[Adapter], base: str) -> list[Any]:
+    return [await load(llm, adapter, number, base) for number, adapter in enumerate(adapters, 1)]
 
 
 class VllmEngine:
@@ -136,9 +165,11 @@ class VllmEngine:
         self.slots = slots
         self.adapters: list[VllmEngine] = []
         """The model with each of its LoRA adapters; they end with it."""
+        self.process: VllmProcess | None = None
+        """What can be started again, where `start` has made this."""
         self._by_adapter: dict[str, Any] = {}
         self._numbers = itertools.count()
-        self._progress = float("-inf")
+        self.seen = Seen()
         self._closed = False
 
     def adapted(self, name: str, lora: Any) -> VllmEngine:
@@ -146,8 +177,17 @@ class VllmEngine:
         made = copy.copy(self)
         made.model = self.model.named(name)
         made.adapters = []
-        made._by_adapter = {"lora_request": lora}
+        made.lora = lora
         return made
+
+    @property
+    def lora(self) -> Any:
+        """vLLM's adapter that every call is made with; None for the model alone."""
+        return self._by_adapter.get("lora_request")
+
+    @lora.setter
+    def lora(self, lora: Any) -> None:
+        self._by_adapter = {"lora_request": lora}
 
     @property
     def card(self) -> ModelCard:
@@ -173,17 +213,18 @@ class VllmEngine:
     async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         """One chain; see the contract."""
         writing = Writing(self.model, prompt, sampling, transcript)
-        name = str(transcript.call)
+        name, seen = str(transcript.call), self.seen
         try:
             grammar = sampling.grammar and await self.grammars.held(sampling.grammar, sampling.tenant)
             while (call := writing.next_call()) is not None:
+                llm = self.llm
                 stream = await self._submit(call.ids, self.calls.parameters(sampling, call, grammar), sampling, name)
                 finished = False
                 try:
                     while not finished:
                         out = stream.get_nowait() or await stream.get()
                         finished = out.finished
-                        self._progress = time.monotonic()
+                        seen.last = time.monotonic()
                         delta = take(writing, call, out)
                         if delta is not None and sampling.streamed:
                             yield delta
@@ -194,9 +235,10 @@ class VllmEngine:
                 finally:
                     if not finished:
                         # The state of the request goes at once; what was made by then is in the last output.
-                        await self.llm.abort(stream.request_id, internal=True)
-                        if (out := stream.get_nowait()) is not None:
-                            take(writing, call, out)
+                        await llm.abort(stream.request_id, internal=True)
+                        with suppress(*dead()):  # There is no more to come, and what ends this stays the reason.
+                            if (out := stream.get_nowait()) is not None:
+                                take(writing, call, out)
                     writing.settle(call)
             if (rest := writing.finish()) is not None and sampling.streamed:
                 yield rest
@@ -239,7 +281,7 @@ class VllmEngine:
         if self.llm.errored:
             raise EngineError(f"model {self.card.name}: the engine is dead")
         begun = time.monotonic()
-        if begun - self._progress < 5:
+        if begun - self.seen.last < 5:
             return None
         params = self.calls.for_one_token()
         ids = list(self.model.prompts.with_markers("\n")[-1:] or (0,)) * CHECK_TOKENS
@@ -249,9 +291,9 @@ class VllmEngine:
             async with asyncio.timeout(CHECK_SECONDS):
                 stream = await self._submit(ids, params, Sampling(0, 1), "check")
                 out = await stream.get()
-                self._progress = time.monotonic()
+                self.seen.last = time.monotonic()
         except TimeoutError:
-            if self._progress < begun:
+            if self.seen.last < begun:
                 raise Unavailable(
                     f"model {self.card.name} has made no token for {CHECK_SECONDS:.0f} s",
                     code="engine_unavailable",

@@ -164,6 +164,15 @@ class Metrics:
         self._up = gauge(
             "engine_up", "1 where the model (role: generator, or verifier) answers, else 0.", "model", "role"
         )
+        self._restarts = counter(
+            "engine_restarts_total", "Times an engine that went away was started again.", "model", "role"
+        )
+        self._resumed = counter(
+            "resumed_samples_total", "Chains that went on after their engine had gone away in the middle.", "model"
+        )
+        self._wasted = counter(
+            "wasted_tokens_total", "Tokens the model wrote in vain, which nobody is billed for.", "model", "reason"
+        )
         self._lag = gauge(
             "event_loop_lag_seconds", "Worst delay of the server's event loop over the last measurements."
         )
@@ -242,8 +251,10 @@ class Metrics:
         hidden = sum(s.hidden for s in spent)
         cached, verifier_cached = sum(s.cached for s in spent), sum(s.verifier_cached for s in spent)
         verifier = sum(s.verifier for s in spent)
-        thought = said = 0
+        thought = said = resumed = wasted = 0
         for reservation in reservations:
+            resumed += reservation.resumed
+            wasted += reservation.wasted
             thought += reservation.hidden
             said += reservation.visible
             if reservation.circled is not None:
@@ -252,7 +263,7 @@ class Metrics:
             ("generator", "prompt", sum([s.prompt_read for s in spent]) - cached),
             ("generator", "cached", cached),
             ("generator", "thinking", thought),
-            ("generator", "visible", said),
+            ("generator", "visible", said + wasted),
             ("verifier", "prompt", verifier - verifier_cached),
             ("verifier", "cached", verifier_cached),
         ):
@@ -260,6 +271,10 @@ class Metrics:
                 self._of(self._tokens, model, role, kind).inc(tokens)
         if seconds := sum(spending.program_seconds for spending in spendings):
             self._of(self._programs, model).inc(seconds)
+        if resumed:
+            self._of(self._resumed, model).inc(resumed)
+        if wasted:
+            self._of(self._wasted, model, "engine_lost").inc(wasted)
         self._of(self._thought, model, strategy).observe(hidden)
         allowed = sum(spending.budget.thinking for spending in spendings) if budget is None else budget
         if allowed > 0:
@@ -303,6 +318,10 @@ class Metrics:
 
     def engine_up(self, model: str, role: Role, up: bool) -> None:
         self._of(self._up, self._model(model), role).set(int(up))
+
+    def restarted(self, model: str, role: Role, times: int) -> None:
+        """An engine was started again so often since this was told last."""
+        self._of(self._restarts, self._model(model), role).inc(times)
 
     def checked(self, model: str, role: Role, took: Checked) -> None:
         """A model was asked whether it answers, which nobody is billed for."""

@@ -11,6 +11,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NoReturn, cast
 
 from ponder.clients import ask
+from ponder.server import born
+
+born.tie()
 
 DISTRIBUTION = "ponder-server"
 OF_THE_SERVER = ("serve", "keys", "doctor", "answers")

@@ -46,6 +46,9 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """The server's subcommands, added to a command line. What a flag means is read off the setting of that name."""
     serve_ = add_parser("serve", help="serve a model over the OpenAI API")
     _settings_of(serve_, FLAGS)
+    serve_.add_argument(
+        "--with-parent", action="store_true", help="end at once when the process that has started this one ends"
+    )
     serve_.set_defaults(command=partial(_told, serve))
 
     keys_ = add_parser("keys", help="make API keys").add_subparsers(required=True, metavar="COMMAND")
@@ -98,8 +101,11 @@ def _load(options: argparse.Namespace, flags: Sequence[str]) -> Settings:
 
 def serve(options: argparse.Namespace) -> int:
     """`ponder serve`"""
+    from ponder.engines.lifeline import end_with_parent
     from ponder.server.serve import serve as serve_models
 
+    if options.with_parent:
+        end_with_parent()
     serve_models(_load(options, FLAGS))
     return 0
 

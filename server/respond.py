@@ -25,7 +25,7 @@ from ponder.compute.stream import OnDelta
 from ponder.compute.text import ToolCall
 from ponder.compute.usage import Usage
 from ponder.metering.metrics import Metrics
-from ponder.server import answers, errors
+from ponder.server import answers, away, errors
 from ponder.server.admission import Admission, Turn
 from ponder.server.calls import ToolCallParser
 from ponder.server.dialect import Dialect, Reading, Writer
@@ -96,6 +96,7 @@ class CompletionResponse:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
                 resolved = await self._plan()
+                away.refuse_late(resolved.resources.engine, self._began + resolved.timeout - now())
                 self._bill = await self._account.reserve(_intent(resolved, request_id))
                 self._begun(resolved)
                 if self._resolved.stream:
@@ -142,7 +143,7 @@ class CompletionResponse:
     async def _whole(self, send: Send, request_id: str) -> None:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
         async with self._admission.place(stop_signals, self._resolved.work, self._left()) as turn:
-            await self._begin(turn, request_id)
+            await self._begin(turn, request_id, stop_signals)
             await self._run(stop_signals, lambda _: self._listen)
             if self._resolved.coarse is not None:
                 await self._on_the_beat()
@@ -197,7 +198,7 @@ class CompletionResponse:
             last = writer.closing
             try:
                 out.put(writer.opening())
-                await self._begin(turn, request_id)
+                await self._begin(turn, request_id, stop_signals)
                 await self._run(stop_signals, on_delta, ended)
                 self._phase = "writing"
             except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
@@ -238,8 +239,9 @@ class CompletionResponse:
         used = answers.used(self._resolved, self._spendings)
         return self._writer.failure(errors.failure(self._reading.renamed(error), request_id, used))
 
-    async def _begin(self, turn: Turn, request_id: str) -> None:
+    async def _begin(self, turn: Turn, request_id: str, stop_signals: Sequence[StopSignal]) -> None:
         await turn.wait(self._left())
+        await away.wait(self._resolved.resources.engine, self._left(), stop_signals)
         self._phase = "thinking"
         self._spendings = [Spending(plan.budget, request_id, i) for i, plan in enumerate(self._resolved.plans)]
         if self._bill is not None and (used := self._bill.used) is not None:

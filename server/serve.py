@@ -21,8 +21,8 @@ from ponder.compute.engine import RewardModel
 from ponder.compute.lengths import Lengths
 from ponder.engines.launch import EngineOptions, metrics_text, on_cpu
 from ponder.engines.reward_remote import connect_reward
-from ponder.engines.reward_vllm import GPU_SHARE, start_reward
-from ponder.engines.vllm import start
+from ponder.engines.reward_vllm import GPU_SHARE, start_reward, supervised_reward
+from ponder.engines.vllm import start, supervised
 from ponder.metering.metrics import Metrics
 from ponder.server import logs
 from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_app
@@ -138,15 +138,17 @@ async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -
         locate(model.path), name=name, profile=model.model_profile, options=options, adapters=model.adapters
     )
     stack.push_async_callback(engine.close)
+    served = await stack.enter_async_context(supervised(engine))
     if prm is not None:
         log.info("loading %s's reward model (%s)", name, model.prm)
-        reward_model = await start_reward(prm, name=Path(prm).name, profile=model.reward_profile, options=beside)
-        stack.push_async_callback(reward_model.close)
+        judge = await start_reward(prm, name=Path(prm).name, profile=model.reward_profile, options=beside)
+        stack.push_async_callback(judge.close)
+        reward_model = await stack.enter_async_context(supervised_reward(judge))
     return {
         one.card.name: ServedModel(
             engine=one, lengths=Lengths(*one.card.typical_chain), settings=model, reward_model=reward_model
         )
-        for one in (engine, *engine.adapters)
+        for one in served
     }
 
 

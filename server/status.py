@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ponder.compute.engine import Engine, RewardModel
+from ponder.compute.engine import Checked, Engine, RewardModel, State, supervision_of
 from ponder.compute.errors import NotFound, PonderError, Unavailable
 from ponder.metering.metrics import Metrics, Role
 from ponder.server import errors
@@ -28,6 +28,12 @@ CHECK_SECONDS = 5.0
 FRESH_SECONDS = 1.0
 """Seconds for which the result of a check answers all probes: they need no key."""
 RETRY_SECONDS = 5
+
+
+ENGINE = (
+    "starting, up; restarting: it went away and is being started again; failed: that did not succeed several times in "
+    "a row, and is tried again later"
+)
 
 
 class Fine(BaseModel):
@@ -74,12 +80,16 @@ class RewardModelHealth(BaseModel):
 
     name: str
     answers: bool
+    engine: State = Field(default="up", description=ENGINE)
+    restarts: int = Field(default=0, description="How often its engine was started again")
 
 
 class ModelHealth(BaseModel):
     """How a model is. `reward_model` is left out where there is none."""
 
     answers: bool
+    engine: State = Field(default="up", description=ENGINE)
+    restarts: int = Field(default=0, description="How often its engine was started again")
     context: int = Field(description="Tokens of prompt and output together")
     chain_p50: float = Field(description="Tokens of a chain in the middle, as learned so far")
     reward_model: RewardModelHealth | None = None
@@ -123,6 +133,10 @@ class Status:
         self._lock = asyncio.Lock()
         self._found = HealthReport({}, {})
         self._checked = float("-inf")
+        self._states: Sequence[State | None] = ()
+        """How the engines stood then, as far as anybody watches them."""
+        self._counted: dict[int, tuple[int, Checked]] = {}
+        """What the metrics were told of each supervisor; models in one engine have one."""
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -156,7 +170,11 @@ class Status:
     # -- health -------------------------------------------------------------------------------------------------------
 
     async def live(self) -> Fine:
-        """Says that the process answers."""
+        """Says that the process answers. It does not where the engine of a model went away and cannot be started again
+        from here: what runs this server should start it anew."""
+        for served in self._models.values():
+            if (supervision := supervision_of(served.engine)) is not None and supervision.state == "failed":
+                await supervision.ready()
         return Fine()
 
     async def ready(self) -> Fine:
@@ -189,6 +207,12 @@ class Status:
         """Why no request should come here now."""
         if self._admission.draining:
             return Unavailable("the server is going down", code="draining", retry_after=RETRY_SECONDS)
+        # What is known without asking is not a second old.
+        for served in self._models.values():
+            supervision = supervision_of(served.engine)
+            if supervision is not None and supervision.state != "up":
+                wait = max(1.0, supervision.wait)
+                return Unavailable("a model is being started again", code="engine_unavailable", retry_after=wait)
         if not all((await self._check()).models.values()):
             return Unavailable("a model does not answer", code="engine_unavailable", retry_after=RETRY_SECONDS)
         return None
@@ -196,7 +220,10 @@ class Status:
     async def _check(self) -> HealthReport:
         """Which models answer; asked once for all who want to know at the same time."""
         async with self._lock:
-            if time.monotonic() - self._checked > FRESH_SECONDS:
+            watched = [supervision_of(one) for one in self._engines()]
+            states = [None if one is None else one.state for one in watched]
+            if time.monotonic() - self._checked > FRESH_SECONDS or states != self._states:
+                self._states = states
                 async with asyncio.TaskGroup() as group:
                     models = {
                         name: group.create_task(self._answers(name, "generator", served.engine))
@@ -214,6 +241,10 @@ class Status:
                 self._checked = time.monotonic()
             return self._found
 
+    def _engines(self) -> Iterator[Engine | RewardModel | None]:
+        for served in self._models.values():
+            yield from (served.engine, served.reward_model)
+
     async def _answers(self, name: str, role: Role, model: Engine | RewardModel) -> bool:
         up = True
         try:
@@ -224,7 +255,18 @@ class Status:
         except (PonderError, TimeoutError):
             up = False
         self._metrics.engine_up(name, role, up)
+        self._count(name, role, model)
         return up
+
+    def _count(self, name: str, role: Role, model: Engine | RewardModel) -> None:
+        """Tells the metrics what a supervisor has done since they were told last."""
+        supervision = supervision_of(model)
+        if supervision is None:
+            return
+        restarts, checked = self._counted.get(id(supervision), (0, Checked(0)))
+        self._metrics.restarted(name, role, supervision.restarts - restarts)
+        self._metrics.checked(name, role, supervision.checked - checked)
+        self._counted[id(supervision)] = supervision.restarts, supervision.checked
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
@@ -242,9 +284,18 @@ class Status:
 
 def _details(name: str, served: ServedModel, found: HealthReport) -> ModelHealth:
     told = ModelHealth(answers=found.models[name], context=served.engine.card.context, chain_p50=served.lengths.p50)
+    _supervised(told, served.engine)
     if served.reward_model is not None:
         told.reward_model = RewardModelHealth(name=served.reward_model.name, answers=found.reward_models[name])
+        _supervised(told.reward_model, served.reward_model)
     return told
+
+
+def _supervised(told: ModelHealth | RewardModelHealth, model: Engine | RewardModel) -> None:
+    """Adds how its engine stands, where that is started again when it goes away."""
+    if (supervision := supervision_of(model)) is not None:
+        told.engine, told.restarts = supervision.state, supervision.restarts
+        told.answers = told.answers and supervision.state == "up"
 
 
 def _model(name: str, served: ServedModel) -> Model:

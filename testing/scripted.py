@@ -126,6 +126,12 @@ class ScriptedEngine:
     async def close(self) -> None:
         self.closed = True
 
+    async def make(self, transcript: Transcript) -> None:
+        """Makes a token, which the transcript is not told of yet. Raises `Lost` where the model is away."""
+        await asyncio.sleep(self.delay)
+        if self.gone:
+            raise Lost(f"the engine went away over {MARKER}")
+
     async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
         call = self.calls
         self.calls += 1
@@ -173,10 +179,13 @@ class _Writing:
 
     async def token(self) -> None:
         """Makes one."""
-        await asyncio.sleep(self.engine.delay)
-        if self.engine.gone or self.left == 0:
+        try:
+            await self.engine.make(self.transcript)
+            if self.left == 0:
+                raise Lost(f"the engine went away over {MARKER}")
+        except Lost:
             self.ending = "lost"
-            raise Lost(f"the engine went away over {MARKER}")
+            raise
         if self.left is not None:
             self.left -= 1
         self.engine.produced += 1
@@ -329,7 +338,7 @@ class ScriptedRewards:
     def aggregate(self, steps: Sequence[float]) -> float:
         return min(steps, default=0.0)
 
-    async def check(self) -> None:
+    async def check(self) -> Checked | None:
         if self.fails:
             raise EngineError("the reward model is away")
 

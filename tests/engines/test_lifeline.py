@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -45,20 +46,85 @@ if __name__ == "__main__":
 """
 
 
+INIT = """
+"$@" &
+wait
+sleep 600
+"""
+"""A shell that is the first process of a namespace, whose end would take all others along, and goes on."""
+NAMESPACES = {
+    "none": "",
+    "processes and mounts": INIT,
+    "processes, and /proc is of others": INIT,
+    "no /proc": "mount -t tmpfs none /proc" + INIT,
+}
+
+
+def namespaced(name: str, *command: str) -> list[str]:
+    """The command as it is run inside."""
+    if name == "none":
+        return list(command)
+    proc = ["--mount-proc"] if name == "processes and mounts" else []
+    return [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        *proc,
+        "sh",
+        "-c",
+        NAMESPACES[name],
+        "sh",
+        *command,
+    ]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_children_outlive_the_thread_that_started_them_and_not_the_process(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_children_outlive_the_thread_that_started_them_and_not_the_process(
+    method: str, name: str, tmp_path: Path
+) -> None:
     script = tmp_path / "family.py"
     script.write_text(FAMILY)
-    process = subprocess.Popen(
-        [sys.executable, str(script), method],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    *children, alive = process.stdout.readline().split()
-    assert (len(set(children)), alive) == (4, "True")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    # Children have the output of their parent: it ends when the last of them has ended.
-    assert process.stdout.read() == ""
+    command = namespaced(name, sys.executable, str(script), method)
+    if name != "none" and subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False).returncode:
+        pytest.skip("namespaces are for root alone here")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        *children, alive = process.stdout.readline().split()
+        assert (len(set(children)), alive) == (4, "True")
+        root = psutil.Process(process.pid)
+        family = [one for one in (root, *root.children(recursive=True)) if one.name().startswith("python")]
+        assert len(family) >= 5
+        min(family, key=psutil.Process.create_time).kill()
+        end = time.monotonic() + 30
+        while any(map(runs, family)):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.kill()
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+MAKEFILE = """
+serve:
+\t@{python} -c 'import os, time; from ponder.engines import lifeline; lifeline.end_with_parent(); \\
+\t  print(os.getpid(), flush=True); time.sleep(600)'
+"""
+
+
+def test_a_server_that_make_has_started_ends_with_make(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text(MAKEFILE.format(python=sys.executable))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(["make"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert int(process.stdout.readline())
+        process.kill()
+        assert process.stdout.read() == ""

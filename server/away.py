@@ -1,0 +1,46 @@
+"""Requests that come while the engine of their model is being started again: they wait for it within their time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+from ponder.compute.clock import now
+from ponder.compute.engine import Engine, Supervision, supervision_of
+from ponder.compute.errors import Unavailable
+from ponder.compute.stop import StopSignal
+
+LOOK = 0.25
+"""Seconds between two looks whether the server goes down meanwhile."""
+
+
+def refuse_late(engine: Engine, left: float) -> None:
+    """Raises `Unavailable` where the model is away and not likely to be back within `left` seconds."""
+    supervision = supervision_of(engine)
+    if supervision is None or supervision.state == "up":
+        return
+    if supervision.state == "failed" or supervision.wait >= left:
+        raise _away(supervision)
+
+
+async def wait(engine: Engine, left: float, stop_signals: Sequence[StopSignal]) -> None:
+    """Returns when the model is up. Raises `Unavailable` after `left` seconds, and when the server goes down."""
+    supervision = supervision_of(engine)
+    if supervision is None:
+        return
+    end = now() + left
+    while supervision.state != "up":
+        if now() >= end or any(signal.reason is not None for signal in stop_signals):
+            raise _away(supervision)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(LOOK, max(0.0, end - now()))):
+                await supervision.ready()
+
+
+def _away(supervision: Supervision) -> Unavailable:
+    return Unavailable(
+        "the model went away and is being started again, for which this request does not have the time",
+        code="engine_unavailable",
+        retry_after=supervision.wait,
+    )

@@ -1,0 +1,274 @@
+"""An engine that dies is started again, and what was in flight goes on: the same answers, no token billed twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import pytest
+
+from ponder.compute.budget import Budget, Spending
+from ponder.compute.engine import Delta, Grammar, Sampling, State
+from ponder.compute.errors import DeadlinePassed, Lost, RequestError, Unavailable
+from ponder.compute.execute import execute
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection
+from ponder.compute.text import Message, Prompt
+from ponder.compute.transcript import Transcript
+from ponder.engines.supervised import SupervisedEngine
+from ponder.strategies import STRATEGIES
+from ponder.testing import ScriptedRewards, in_virtual_time
+from ponder.verifiers import VERIFIERS
+from tests.engines.mortal import ABORTED, KILLED, Mortal, MortalProcess, supervised
+
+T = TypeVar("T")
+BUDGET = Budget(700, 60)
+DOCUMENT = Grammar()
+
+
+def plan(name: str, *, seed: int | None = 5, question: str = "What is it?", **more: Any) -> Plan:
+    sampling = Sampling(0, 0, seed=seed, grammar=more.pop("grammar", None))
+    return Plan(
+        Prompt((Message("user", question),)),
+        Selection(name, STRATEGIES[name]()),
+        more.pop("budget", BUDGET),
+        sampling,
+        Selection("prm", VERIFIERS["prm"]()),
+        Selection("agreement", VERIFIERS["agreement"]()),
+        **{"stream": False} | more,
+    )
+
+
+class Asked:
+    """One request on an engine that dies, and what came of it."""
+
+    def __init__(self, plan: Plan, request: str = "req_1") -> None:
+        self.plan = plan
+        self.spending = Spending(plan.budget, request)
+        self.told: list[str] = []
+
+    async def on_delta(self, delta: Delta) -> None:
+        self.told.append(delta.text)
+
+    async def on(self, engine: SupervisedEngine) -> Outcome:
+        rewards = ScriptedRewards(lambda line: sum(map(ord, line)) % 100 / 100)
+        resources = Resources(engine, Lengths(20, 40), rewards)
+        outcome = await execute(self.plan, resources, self.spending, self.on_delta)
+        if self.plan.stream:
+            assert "".join(self.told) == outcome.answer.text
+        return outcome
+
+    @property
+    def wasted(self) -> int:
+        return sum(one.wasted for one in self.spending.reservations)
+
+    @property
+    def resumed(self) -> int:
+        return sum(one.resumed for one in self.spending.reservations)
+
+    def seen(self, outcome: Outcome) -> Any:
+        """All that must not depend on whether an engine died. How often what was read is another matter."""
+        spent = replace(outcome.spent, prompt_read=0, cached=0)
+        chains = [(one.tokens, one.visible, one.ending) for one in self.spending.reservations]
+        return outcome.answer, spent, outcome.samples, outcome.stopped_by, outcome.score, chains
+
+
+def on(engine: Mortal, work: Callable[[SupervisedEngine], Awaitable[T]], **more: Any) -> T:
+    """`work(engine)` on a supervised engine, in virtual time."""
+
+    async def go() -> T:
+        async with supervised(engine, **more) as one:
+            return await work(one)
+
+    return in_virtual_time(go())
+
+
+async def state(engine: SupervisedEngine, wanted: State) -> None:
+    while engine.supervision.state != wanted:  # noqa: ASYNC110 (of virtual time there is enough)
+        await asyncio.sleep(0.01)
+
+
+def asked(plan: Plan, dies_at: tuple[int, ...] = ()) -> tuple[Asked, Any, Mortal]:
+    engine, one = Mortal(dies_at=dies_at), Asked(plan)
+    outcome = on(engine, one.on)
+    assert one.spending.held == 0
+    assert one.spending.spent.hidden <= plan.budget.thinking
+    assert not one.spending.overdrawn
+    assert engine.produced == one.spending.generated + one.wasted
+    assert engine.running == 0
+    return one, one.seen(outcome), engine
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_seeded_answer_does_not_depend_on_whether_the_engine_died(name: str) -> None:
+    for form in (plan(name), plan(name, stream=True), plan(name, question="As JSON.", grammar=DOCUMENT)):
+        _, undisturbed, whole = asked(form)
+        moments = range(0, whole.produced, max(1, whole.produced // 6))
+        for at in moments:
+            one, seen, engine = asked(form, (at, at + 5, whole.produced // 2 + at))
+            assert engine.process.lives > 1
+            assert one.resumed
+            assert seen == undisturbed, at
+
+
+def test_a_constrained_answer_is_begun_anew_and_its_first_tokens_are_wasted() -> None:
+    form = plan("direct", question="As JSON.", grammar=DOCUMENT)
+    whole, seen, engine = asked(form)
+    said = whole.spending.spent.visible
+    for part in range(1, said):
+        one, again, _ = asked(form, (engine.produced - said + part,))
+        assert again == seen
+        assert (one.wasted, one.resumed) == (part, 1)
+    one, _, _ = asked(replace(form, stream=True), (engine.produced - 2,))
+    assert (one.wasted, one.resumed) == (0, 1), "what the caller has read stands"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chain_goes_on_with_what_is_left_of_its_budget(stream: bool) -> None:
+    """Of a thought that is closed by force, and an answer that is cut."""
+    form = plan("direct", budget=Budget(10, 7), stream=stream)
+    _, seen, engine = asked(form)
+    assert engine.produced == 17
+    for at in range(17):
+        one, again, disturbed = asked(form, (at, 8))
+        assert again == seen
+        assert disturbed.produced == 17
+        assert one.wasted == 0
+
+
+def test_a_request_that_comes_meanwhile_waits() -> None:
+    engine = Mortal()
+
+    async def work(one: SupervisedEngine) -> float:
+        engine.process.die(KILLED)
+        await asyncio.sleep(1)
+        assert one.supervision.state == "restarting"
+        assert 1 <= one.supervision.wait <= engine.process.takes
+        with pytest.raises(Unavailable):
+            await one.check()
+        await Asked(plan("direct")).on(one)
+        return asyncio.get_running_loop().time()
+
+    assert on(engine, work) < 1 + engine.process.takes + 3
+
+
+def test_a_deadline_that_passes_meanwhile_gives_the_best_so_far() -> None:
+    engine = Mortal(dies_at=(12,), process=MortalProcess(takes=1000.0))
+    with pytest.raises(DeadlinePassed):
+        on(engine, Asked(plan("direct", timeout=20.0)).on)
+
+
+def test_one_that_does_not_start_is_tried_again_ever_later() -> None:
+    engine = Mortal(dies_at=(12,), process=MortalProcess(broken=4))
+    states: list[str] = []
+
+    async def work(one: SupervisedEngine) -> None:
+        with pytest.raises(Lost):
+            await Asked(plan("direct")).on(one)
+        states.append(one.supervision.state)
+        with pytest.raises(Unavailable) as refused:
+            await one.supervision.ready()
+        assert 1 <= refused.value.retry_after <= 60
+        await state(one, "up")
+        states.append(one.supervision.state)
+        await Asked(plan("direct")).on(one)
+        assert one.supervision.restarts == 5
+
+    on(engine, work)
+    assert states == ["failed", "up"]
+    begun = engine.process.starts
+    assert [round(later - earlier - 3) for earlier, later in pairwise(begun)] == [1, 2, 4, 8]
+
+
+def test_an_engine_that_dies_of_itself_in_its_youth_is_given_ever_longer_pauses() -> None:
+    engine = Mortal()
+
+    async def work(one: SupervisedEngine) -> None:
+        await asyncio.sleep(10)
+        for status in (ABORTED, ABORTED, ABORTED, KILLED, ABORTED):
+            await state(one, "up")
+            engine.process.die(status)
+            await state(one, "restarting")
+
+    on(engine, work)
+    ended = [after - before - 3 for before, after in pairwise(engine.process.starts)]
+    assert [round(pause) for pause in ended] == [1, 2, 0], "old age, and who was killed, needs no pause"
+
+
+def test_one_that_makes_no_token_is_noticed_though_nobody_asks() -> None:
+    engine = Mortal()
+
+    async def work(one: SupervisedEngine) -> None:
+        probed = 0
+
+        async def silent() -> None:
+            nonlocal probed
+            probed += 1
+
+        supervisor = one.supervision
+        supervisor._probe = silent  # pyright: ignore[reportPrivateUsage]
+        await asyncio.sleep(40)
+        engine.process.progress += 1
+        await asyncio.sleep(40)
+        assert supervisor.state == "up"
+        await asyncio.sleep(30)
+        assert [death.cause for death in supervisor.deaths] == ["stalled"]
+        assert probed
+
+    on(engine, work)
+
+
+# -- requests that end the engine -------------------------------------------------------------------------------------
+
+
+def test_a_request_that_kills_two_engines_is_refused_and_the_others_are_answered() -> None:
+    engine = Mortal(poison=lambda transcript: transcript.call.request == "bad" and transcript.gained == 9)
+
+    async def work(one: SupervisedEngine) -> list[Outcome | BaseException]:
+        asking = [Asked(plan("direct", seed=n), f"good{n}") for n in range(6)]
+        asking.insert(2, Asked(plan("majority_vote"), "bad"))
+        return await asyncio.gather(*(each.on(one) for each in asking), return_exceptions=True)
+
+    outcomes = on(engine, work)
+    refused = outcomes.pop(2)
+    assert isinstance(refused, RequestError)
+    assert refused.code == "request_quarantined"
+    assert all(isinstance(outcome, Outcome) for outcome in outcomes)
+    assert engine.process.lives == 3
+
+
+def test_who_was_killed_from_outside_twice_is_not_to_blame() -> None:
+    one, _, _ = asked(plan("direct"), tuple(range(0, 30, 3)))
+    assert one.resumed == 10
+
+
+def test_a_chain_that_is_lost_though_the_engine_goes_on_is_lost() -> None:
+    engine = Mortal(vanish_at={0: 4})
+    with pytest.raises(Lost):
+        on(engine, Asked(plan("direct")).on)
+    assert engine.process.lives == 1
+
+
+def test_a_transcript_that_is_resumed_has_what_it_had() -> None:
+    reservation = Spending(BUDGET).reserve("test", thinking=20, answer=20)
+    transcript = Transcript(reservation, Prompt((Message("user", "?"),)))
+    transcript.think([1, 2, 3])
+    transcript.close_thought()
+    transcript.put([9])
+    transcript.say([4, 5], "ab")
+    transcript.resume(anew=True)
+    assert transcript.begun is not None
+    assert transcript.begun.ids.unseal() == (1, 2, 3)
+    assert (reservation.hidden, reservation.visible, reservation.wasted) == (3, 0, 2)
+    transcript.say([4], "a")
+    transcript.resume(anew=False)
+    assert transcript.begun.ids.unseal() == (1, 2, 3, 4)
+    assert (transcript.begun.text, reservation.wasted, transcript.got) == ("a", 2, 1)
+    transcript.resume(anew=False)
+    assert transcript.got == 0
