@@ -48,8 +48,13 @@ KILLED_WITHIN = 1.0
 HOME = "/tmp"  # noqa: S108 - the sandbox's own
 
 BEGIN = """
-import marshal, resource, sys, types
-side, memory, seconds, scratch, files, *pipes = sys.argv[1], *map(int, sys.argv[2:])
+import marshal, os, resource, sys, types
+side, tie, memory, seconds, scratch, files, *pipes = sys.argv[1], *map(int, sys.argv[2:])
+try:
+    os.read(tie, 1)
+    os._exit(1)
+except BlockingIOError:
+    os.close(tie)
 for what, limit in (
     (resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_FSIZE, scratch),
     (resource.RLIMIT_NOFILE, files), (resource.RLIMIT_CORE, 0),
@@ -69,7 +74,8 @@ else:
         exec(modules[name], module.__dict__)
     module.main(*pipes)
 """
-"""Runs first inside the sandbox: sets the limits, then runs the program as a script, or one side of a test."""
+"""Runs first inside the sandbox: sets the limits, then runs the program as a script, or one side of a test. Where the
+server has ended by then it ends, too: a namespace that was being made does not end with it."""
 
 MODULES = ("frames", "operators", "plain", "proxies", "classes", "sharing", "encoding", "scratch", "__init__")
 """The modules of `ponder.verifiers.rpc` in the order in which they import one another."""
@@ -148,28 +154,30 @@ class Sandbox:
         self, side: Side, source: str, seconds: float, stdin: int | None, *pipes: int
     ) -> AsyncGenerator[_Process]:
         """A process in a sandbox of its own, ended behind the block."""
-        with ExitStack() as files:
-            program, rules, sides = (
-                _opened(files, content) for content in (source.encode(errors="replace"), syscall_filter(), _sides())
-            )
-            info = _pipe(files)
-            limits = (self.memory_mb * 2**20, int(seconds) + 1, SCRATCH, FILES)
-            process = _Process(
-                [
-                    *_walls(program, rules, sides, info[1]),
-                    *("/python/bin/python3", "-I", "-B", "-X", "utf8", "-c", BEGIN),
-                    *(side, *map(str, (*limits, *pipes))),
-                ],
-                stdin=subprocess.DEVNULL if stdin is None else stdin,
-                stdout=subprocess.DEVNULL if side == "answering" else subprocess.PIPE,
-                pass_fds=(program, rules, sides, info[1], *pipes),
-                info=os.dup(info[0]),
-            )
-        try:
-            yield process
-        finally:
-            await process.end()
-            self.used(process.seconds)
+        with ExitStack() as kept:
+            with ExitStack() as files:
+                program, rules, sides = (
+                    _opened(files, content) for content in (source.encode(errors="replace"), syscall_filter(), _sides())
+                )
+                info, tie = _pipe(files), _pipe(files, kept)
+                os.set_blocking(tie[0], False)
+                given = (tie[0], self.memory_mb * 2**20, int(seconds) + 1, SCRATCH, FILES, *pipes)
+                process = _Process(
+                    [
+                        *_walls(program, rules, sides, info[1]),
+                        *("/python/bin/python3", "-I", "-B", "-X", "utf8", "-c", BEGIN, side, *map(str, given)),
+                    ],
+                    stdin=subprocess.DEVNULL if stdin is None else stdin,
+                    stdout=subprocess.DEVNULL if side == "answering" else subprocess.PIPE,
+                    pass_fds=(program, rules, sides, info[1], tie[0], *pipes),
+                    info=os.dup(info[0]),
+                )
+                process.tie(tie[0])
+            try:
+                yield process
+            finally:
+                await process.end()
+                self.used(process.seconds)
 
 
 _proven = False
@@ -211,6 +219,15 @@ class _Process:
         """Its exit status."""
         self._loop.add_reader(self._outer, self._reap)
         self._looking = self._loop.call_later(LOOK_EVERY, self._look)
+
+    def tie(self, reader: int) -> None:
+        """It ends with this process, whatever ends that, also while its namespace is being made: the kernel kills the
+        process group when the writing end of the pipe closes, of which the group has the reading end (fcntl(2),
+        `F_SETOWN`). What runs in a finished namespace ends with that, and closes it."""
+        fcntl.fcntl(reader, fcntl.F_SETSIG, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # It has ended already.
+            fcntl.fcntl(reader, fcntl.F_SETOWN, -self._process.pid)
+        fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | os.O_ASYNC)
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._outer)
@@ -296,12 +313,12 @@ async def _all_of(process: _Process, printed: bytearray, seconds: float) -> int 
         return None
 
 
-def _pipe(files: ExitStack) -> tuple[int, int]:
-    """Reading end, writing end."""
-    ends = os.pipe()
-    for end in ends:
-        files.callback(os.close, end)
-    return ends
+def _pipe(files: ExitStack, writers: ExitStack | None = None) -> tuple[int, int]:
+    """Reading end, writing end, which is closed with `writers` where given."""
+    reader, writer = os.pipe()
+    files.callback(os.close, reader)
+    (writers or files).callback(os.close, writer)
+    return reader, writer
 
 
 def _opened(files: ExitStack, content: bytes) -> int:

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests import needs
 
 ROOT = Path(__file__).parents[2]
 FAMILY = """
@@ -128,3 +131,35 @@ def test_a_server_that_make_has_started_ends_with_make(tmp_path: Path) -> None:
         assert int(process.stdout.readline())
         process.kill()
         assert process.stdout.read() == ""
+
+
+def killed(folder: Path) -> float:
+    """Kills a server with an engine, a worker and a sandbox at work; seconds until nothing of it is left."""
+    needs.tool("bwrap", "bubblewrap")
+    command = [sys.executable, "-m", "tests.server.killed_server", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 3, "an engine, a worker and a sandbox"
+        process.kill()
+        began = time.monotonic()
+        while any(map(runs, family)):
+            assert time.monotonic() - began < 30, [one for one in family if runs(one)]
+            time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def test_a_server_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    for _ in range(3):
+        killed(tmp_path)
+
+
+@pytest.mark.soak
+def test_a_server_that_is_killed_a_hundred_times_leaves_nothing_after_two_seconds(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    longest = max(killed(tmp_path) for _ in range(100))
+    record_property("longest_seconds", longest)
+    assert longest < 2

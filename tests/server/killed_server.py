@@ -1,0 +1,47 @@
+"""What a server has running, as a program to be killed: an engine that makes tokens in a process of its own, a worker
+of the pool and a program in the sandbox. It prints a line when all are there."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import psutil
+
+from ponder.compute.pool import pool
+from ponder.engines import lifeline
+from ponder.engines.supervisor import Supervisor
+from ponder.verifiers.sandbox import Sandbox
+from tests.engines.token_process import TokenEngine, TokenProcess
+
+
+def running() -> str:
+    return " ".join(word for one in psutil.Process().children(recursive=True) for word in one.cmdline())
+
+
+async def main(folder: Path) -> None:
+    process = TokenProcess(folder / "truth")
+    await process.start()
+    supervisor = Supervisor(process, TokenEngine(process=process).check)
+
+    async def writing() -> None:
+        while True:
+            await process.make("x")
+
+    async def matching() -> None:
+        until = asyncio.get_running_loop().time() + 600
+        while True:
+            await pool().ask("match", "(a|b|ab)*c", "ab" * 10_000, tenant=None, seconds=300, until=until)
+
+    async with supervisor.watching(), asyncio.TaskGroup() as group:
+        group.create_task(writing())
+        group.create_task(matching())
+        group.create_task(Sandbox(256).run("while True: pass", "", 300))
+        while process.progress < 100 or not all(word in running() for word in ("bwrap", "worker.py")):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        print("up", flush=True)
+
+
+lifeline.tie_children()
+asyncio.run(main(Path(sys.argv[1])))
