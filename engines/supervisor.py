@@ -242,10 +242,13 @@ class Supervisor:
         One that makes no token when it is up has not started."""
         dog = Watchdog(self._stall)
         starting = self._group.create_task(self._try())
-        while not starting.done():
-            await asyncio.wait([starting], timeout=TICK)
-            if dog.stopped(self.process.pids):
-                await self.process.end()
+        try:
+            while not starting.done():
+                await asyncio.wait([starting], timeout=TICK)
+                if dog.stopped(self.process.pids):
+                    await self.process.end()
+        finally:
+            starting.cancel()
         return starting.result()
 
     async def _try(self) -> EngineError | None:

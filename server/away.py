@@ -10,17 +10,19 @@ from ponder.compute.clock import now
 from ponder.compute.engine import Engine, Supervision, supervision_of
 from ponder.compute.errors import Unavailable
 from ponder.compute.stop import StopSignal
+from ponder.metering.metrics import Metrics
 
 LOOK = 0.25
 """Seconds between two looks whether the server goes down meanwhile."""
 
 
-def refuse_late(engine: Engine, left: float) -> None:
+def refuse_late(engine: Engine, left: float, metrics: Metrics) -> None:
     """Raises `Unavailable` where the model is away and not likely to be back within `left` seconds."""
     supervision = supervision_of(engine)
     if supervision is None or supervision.state == "up":
         return
     if supervision.state == "failed" or supervision.wait >= left:
+        metrics.rejected("engine_unavailable")
         raise _away(supervision)
 
 

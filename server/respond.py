@@ -96,7 +96,8 @@ class CompletionResponse:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
                 resolved = await self._plan()
-                away.refuse_late(resolved.resources.engine, self._began + resolved.timeout - now())
+                left = self._began + resolved.timeout - now()
+                away.refuse_late(resolved.resources.engine, left, self._metrics)
                 self._bill = await self._account.reserve(_intent(resolved, request_id))
                 self._begun(resolved)
                 if self._resolved.stream:

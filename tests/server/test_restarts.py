@@ -252,3 +252,28 @@ def test_a_restart_that_takes_longer_than_ever_refuses_those_who_wait() -> None:
 
     (refusal,) = asked_while_away(Slower(takes=3), ("POST", PATH["path"], ASK | {"timeout": 30}))
     refused(refusal, 503, "engine_unavailable")
+
+
+def test_a_request_over_which_the_engine_dies_twice_is_refused() -> None:
+    async def go() -> tuple[httpx.Response, Mortal]:
+        mortal = Mortal(poison=lambda transcript: transcript.hidden > 9)
+        async with supervised(mortal) as engine:
+            transport = httpx.ASGITransport(door(engine))
+            async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+                return await client.post(PATH["path"], json=ASK), mortal
+
+    response, mortal = in_virtual_time(go())
+    assert refused(response, 400, "request_quarantined")
+    assert mortal.process.lives == 3
+
+
+def test_a_server_goes_down_while_its_engine_is_being_started() -> None:
+    process = MortalProcess(takes=10_000)
+
+    async def go() -> float:
+        async with supervised(Mortal(process=process)):
+            process.die(KILLED)
+            await asyncio.sleep(5)
+        return asyncio.get_running_loop().time()
+
+    assert in_virtual_time(go()) < 6
