@@ -221,7 +221,7 @@ class Status:
         """Which models answer; asked once for all who want to know at the same time."""
         async with self._lock:
             watched = [supervision_of(one) for one in self._engines()]
-            states = [None if one is None else one.state for one in watched]
+            states: list[State | None] = [None if one is None else one.state for one in watched]
             if time.monotonic() - self._checked > FRESH_SECONDS or states != self._states:
                 self._states = states
                 async with asyncio.TaskGroup() as group:
