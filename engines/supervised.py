@@ -9,9 +9,21 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from ponder.compute.engine import Checked, Delta, Engine, ModelCard, Read, ReadsWishes, Reward, RewardModel, Sampling
+from ponder.compute.engine import (
+    Checked,
+    Delta,
+    Engine,
+    HasSlots,
+    ModelCard,
+    Read,
+    ReadsWishes,
+    Reward,
+    RewardModel,
+    Sampling,
+)
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.identity import CallIdentity
+from ponder.compute.slots import Slots
 from ponder.compute.text import Candidate, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.quarantine import Quarantine
@@ -32,6 +44,11 @@ class SupervisedEngine:
     @property
     def card(self) -> ModelCard:
         return self.engine.card
+
+    @property
+    def slots(self) -> Slots | None:
+        """See `ponder.compute.engine.HasSlots`."""
+        return self.engine.slots if isinstance(self.engine, HasSlots) else None
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         """See the contract. It does not take the engine's process."""
@@ -104,6 +121,11 @@ class SupervisedRewardModel:
     @property
     def name(self) -> str:
         return self.model.name
+
+    @property
+    def slots(self) -> Slots | None:
+        """See `ponder.compute.engine.HasSlots`."""
+        return self.model.slots if isinstance(self.model, HasSlots) else None
 
     async def reward(
         self,

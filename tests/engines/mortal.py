@@ -42,6 +42,7 @@ class Mortal(ScriptedEngine):
     process: MortalProcess = field(default_factory=lambda: MortalProcess())
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.process.engine = self
 
     async def make(self, transcript: Transcript) -> None:
