@@ -12,10 +12,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 
-from ponder.engines.tools import DEFAULT, FORMATS, texts_of
+from ponder.engines.tools import DEFAULT, FORMATS
 from ponder.engines.written import Written
 
 Turn = dict[str, Any]
@@ -65,13 +64,20 @@ def plainly(turns: list[Turn], tools: Sequence[Turn] | None, form: str, shown: S
 
 
 def _with_calls(turn: Turn, form: str) -> Turn:
+    """Its calls stand behind what it says, which is the last block of a content with a thought."""
     calls: Sequence[Turn] = turn.get("tool_calls") or ()
     if not calls:
         return turn
-    made = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
-    between = Written.whole("\n") if turn["content"] else ""
-    content = Written.joined([turn["content"], between, _written(form, made)])
-    return {name: value for name, value in turn.items() if name != "tool_calls"} | {"content": content}
+    written = _written(form, [(call["function"]["name"], call["function"]["arguments"]) for call in calls])
+    rest = {name: value for name, value in turn.items() if name != "tool_calls"}
+    if isinstance(turn["content"], list):
+        *blocks, last = cast("list[Turn]", turn["content"])
+        return rest | {"content": [*blocks, last | {"text": _under(last["text"], written)}]}
+    return rest | {"content": _under(turn["content"], written)}
+
+
+def _under(said: str, calls: str) -> Written:
+    return Written.joined([said, Written.whole("\n") if said else "", calls])
 
 
 def _results_of_users(turns: Sequence[Turn]) -> Iterator[Turn]:
@@ -105,33 +111,48 @@ def _described(tools: Sequence[Turn], form: str) -> Written:
 # -- a call, and which of its characters are the family's ------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
-def _letters(form: str) -> Mapping[int, int]:
-    """For each character of the family's markers a private one; what JSON escapes stays as it is."""
-    letters = sorted(set("".join(texts_of(form))) - set('"\\'))
-    return {ord(letter): 0xE100 + n for n, letter in enumerate(letters)}
+_PRIVATE = range(0xF0000, 0xFFFFE)
+"""Characters without a meaning, one for each that was typed."""
+_PRIVATES = re.compile(f"[{chr(_PRIVATE[0])}-{chr(_PRIVATE[-1])}]+")
+_ESCAPED = frozenset((*map(chr, range(0x20)), '"', "\\"))
+"""What JSON escapes, which stays as it is; no control token is made of it alone."""
 
 
 def _written(form: str, calls: Sequence[tuple[str, Any]]) -> str:
-    """Calls as the family writes them, the family's own characters marked. They are written with a private character
-    for each typed one that a marker could have: so what is left of them is not typed. All is taken for typed where
-    that does not tell."""
+    """Calls as the family writes them, the family's own characters marked. They are written a second time with a
+    private character for each typed one, whatever control tokens the model has: so what is left of them is not typed.
+    All is taken for typed where that does not tell."""
     given = [(name, _object(arguments)) for name, arguments in calls]
     text = FORMATS[form].form.write(given)
-    letters = _letters(form)
-    back = {private: chr(letter) for letter, private in letters.items()}
+    typed = sorted({letter for part in _texts(given) for letter in part} - _ESCAPED)
+    if len(typed) > len(_PRIVATE) or _PRIVATES.search(text):
+        return text
+    letters = {ord(letter): private for letter, private in zip(typed, _PRIVATE, strict=False)}
+    back = {private: letter for letter, private in letters.items()}
     hidden = FORMATS[form].form.write(
         [(name.translate(letters), _through(arguments, letters)) for name, arguments in given]
     )
-    private = re.compile(f"[{''.join(map(chr, letters.values()))}]+")
-    if hidden.translate(back) != text or private.search(text):
+    if hidden.translate(back) != text:
         return text
     pieces: list[str] = []
     at = 0
-    for found in private.finditer(hidden):
+    for found in _PRIVATES.finditer(hidden):
         pieces += [Written.whole(hidden[at : found.start()]), found[0].translate(back)]
         at = found.end()
     return Written.joined([*pieces, Written.whole(hidden[at:])])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, one in cast("dict[str, Any]", value).items():
+            yield key
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in cast("Sequence[Any]", value):
+            yield from _texts(one)
 
 
 def _object(arguments: Any) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import pytest
 import xgrammar
 
 from ponder.compute.engine import CallSchema, Grammar
-from ponder.compute.text import Message, Prompt, Tool, ToolCall
+from ponder.compute.text import Hidden, Message, Prompt, Tool, ToolCall
 from ponder.engines.model import Model
+from ponder.engines.plain_tools import Shown, plainly
 from ponder.engines.profiles import find
 from ponder.engines.tools import FORMATS, as_turns
 from ponder.engines.tools.values import typed
@@ -132,6 +133,43 @@ def test_what_a_template_does_not_show_of_tools_is_written_into_its_texts() -> N
     }
     # What was typed stays text, what the family writes is its tokens.
     assert counts == {"<|over|>": 3, "<tool_call>": 2, "</tool_call>": 2}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_no_control_token_of_any_model_is_made_of_what_a_call_holds(form: str) -> None:
+    """Whatever characters the markers of the family have; and the family's own stay marked."""
+    hostile = ("[INST]", "[/INST]", "<unk>", "</s>", "</think>", "<|im_end|>", "\uff5cend\uff5c")
+    arguments = {"at": "".join(hostile), "[KEY]": ["é \n'\"\\", 1, None, {"deep": hostile[0]}]}
+    function = {"name": "get[NAME]", "arguments": arguments}
+    turns = [{"role": "assistant", "content": "", "tool_calls": [{"function": function}]}]
+    (turn,) = plainly(turns, None, form, Shown(calls=False))
+    assert turn["content"] == FORMATS[form].form.write([("get[NAME]", arguments)])
+    own = [piece for piece, own in turn["content"].pieces if own]
+    assert own
+    assert not [word for word in (*hostile, "[KEY]", "[NAME]") for piece in own if word in piece]
+    begun = [one for one in FORMATS[form].form.openers(()) if turn["content"].startswith(one)]
+    assert not begun or own[0].startswith(begun[0])
+
+
+def test_a_thought_in_a_block_of_the_content_stays_beside_calls_that_are_written_as_text() -> None:
+    family = next(one for one in every_family() if one.model == "own/blocks")
+    tokens = tokenizer(family)
+    template = str(tokens.chat_template)
+    begin = template.index("{%- for call in message.tool_calls")
+    end = template.index("{%- endfor %}", begin) + len("{%- endfor %}")
+    tokens.chat_template = template[:begin] + template[end:]
+    profile = find(family.model, family.config, tokens.chat_template, tokens)
+    assert profile.thoughts_field == "content"
+    prompts = Model(tokens, profile, "m", context=1 << 20, vocabulary_size=len(tokens)).prompts
+    assert not prompts.shown.calls
+    turns = (
+        Message("user", "How is it there?"),
+        Message("assistant", "I look.", tool_calls=CALLS[:1], thought=Hidden("Bergen, then.")),
+        Message("tool", "It is mild.", tool_call_id="call_a"),
+    )
+    text = "".join(span.text for span in prompts.spans(Prompt(turns, (Tool("get_weather", "", "{}"),)), True))
+    assert "[THINK]Bergen, then.[/THINK]I look.\n<tool_call>" in text
+    assert text.count("Bergen") == 2
 
 
 @pytest.mark.parametrize("family", every_family(), ids=str)
