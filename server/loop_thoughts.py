@@ -64,7 +64,8 @@ class LoopThoughts:
         self, key: str, model: str, messages: tuple[Message, ...], *, everywhere: bool = False
     ) -> tuple[Message, ...]:
         """The messages with the thoughts of their turns: of those since the last question (the last message of a user),
-        or `everywhere`. The same object where there are none."""
+        or `everywhere`. Each thought is given back once, however often a caller has written its turn. The same object
+        where there are none."""
         kept = self._of.get(key)
         if not kept:
             return messages
@@ -80,10 +81,14 @@ class LoopThoughts:
         self, kept: OrderedDict[str, _Kept], model: str, messages: Sequence[Message], first: int
     ) -> Iterator[tuple[int, Hidden[str]]]:
         moment = self._clock()
+        seen: set[str] = set()
         for n in range(first, len(messages)):
             calls = messages[n].tool_calls
             one = kept.get(calls[0].id) if calls else None
-            if one is not None and one.until > moment and one.calls == _identified(model, calls):
+            if one is None or calls[0].id in seen:
+                continue
+            seen.add(calls[0].id)
+            if one.until > moment and one.calls == _identified(model, calls):
                 one.until = moment + self._seconds
                 kept.move_to_end(calls[0].id)
                 yield n, one.thought

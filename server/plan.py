@@ -111,19 +111,11 @@ async def make(
         effort=request.thinking.effort if request.thinking.tokens is None else None,
         budget=_of_one_chain(wish, request, own, key) if one else None,
     )
-    told = prompt
     if thoughts is not None and card.shows_thoughts:
-        told = replace(
-            prompt, messages=thoughts.given_back(key.name, base, request.messages, everywhere=card.keeps_thoughts)
-        )
-    try:
-        length, most, budget = await ceiling(request, wish, served, told, key, one=one)
-        prompt = told
-    except RequestError as error:
-        # What the caller does not know of must not be what does not fit.
-        if error.code != "context_length_exceeded" or told.messages is prompt.messages:
-            raise
-        length, most, budget = await ceiling(request, wish, served, prompt, key, one=one)
+        told = thoughts.given_back(key.name, base, request.messages, everywhere=card.keeps_thoughts)
+        if told is not request.messages:
+            prompt = replace(prompt, messages=told)
+    prompt, length, most, budget = await _measured(request, wish, served, prompt, key, one=one)
     thinking, clamped = most if budget is None else budget, None
     if thinking > most:
         if wish is not None and request.thinking.exact:
@@ -212,6 +204,28 @@ def _work(
     fed = served.lengths.chains(asked, each) if asked > 1 else 1
     typical = served.engine.card.typical_chain[0] if share is None else share.line.mean
     return Work(key.name, key.weight, n * fed, n * min(READING * prompt + each, asked * typical), share)
+
+
+async def _measured(
+    request: Request, wish: int | None, served: ServedModel, prompt: Prompt, key: Key, *, one: bool
+) -> tuple[Prompt, int, int, int | None]:
+    """(the prompt, and what `ceiling` says of it). Thoughts that were given back are left out again where they do not
+    fit, leave less room than an answer of this model has, or less to think than the caller insists on: what the caller
+    does not know of must cost neither the answer nor the request."""
+    if prompt.messages is not request.messages:
+        try:
+            length, most, budget = await ceiling(request, wish, served, prompt, key, one=one)
+        except RequestError as error:
+            if error.code != "context_length_exceeded":
+                raise
+        else:
+            own = served.settings.answer_tokens
+            room = served.engine.card.context - length - CLOSING
+            insists = wish is not None and request.thinking.exact and (budget or 0) > most
+            if room >= min(request.answer_tokens or own, own) and not insists:
+                return prompt, length, most, budget
+        prompt = replace(prompt, messages=request.messages)
+    return prompt, *await ceiling(request, wish, served, prompt, key, one=one)
 
 
 def _strategy(

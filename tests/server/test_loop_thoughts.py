@@ -206,6 +206,43 @@ def test_a_thought_counts_as_a_part_of_the_prompt_and_is_left_out_where_it_does_
     assert sizes[0] - sizes[1] == len(thought)
 
 
+@pytest.mark.parametrize(
+    ("context", "wish"),
+    [
+        (1200, {}),
+        (1200, {"max_answer_tokens": 5000}),
+        (3000, {"thinking_budget": 1500, "on_overflow": "error", "max_answer_tokens": 300, "strategy": "direct"}),
+    ],
+    ids=str,
+)
+def test_a_thought_that_fits_takes_neither_the_answer_nor_what_the_caller_insists_on(
+    context: int, wish: dict[str, Any]
+) -> None:
+    thought, said = MARKER * 1100, "It is warm. " * 40
+    thought = thought[: 1000 if context == 1200 else 1500]
+    engine = Long(lambda p, t, c: Chain(thought, CALL) if len(p.messages) < 2 else Chain("", said), READS)
+    app = door(engine)
+    message = called(app)
+    engine.card = replace(READS, context=context)
+    choice = answered(app, **after(message), **wish)["choices"][0]
+    assert thoughts(engine.prompts[-1]) == [None]
+    if not wish:
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", said)
+    engine.card = READS
+    answered(app, **after(message), **wish)
+    assert thoughts(engine.prompts[-1]) == [thought]
+
+
+def test_the_same_turn_written_often_brings_its_thought_back_once() -> None:
+    engine = reader()
+    app = door(engine)
+    message = called(app)
+    body = after(message)
+    body["messages"] += results(message) * 50
+    answered(app, **body)
+    assert [one for one in thoughts(engine.prompts[-1]) if one] == [f"{MARKER} one"]
+
+
 def test_the_thought_is_nowhere_to_be_seen(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     engine = reader()
