@@ -156,7 +156,7 @@ class Prompts:
     def made_of(self, prompt: Prompt, thinking: bool) -> Made:
         """Messages and tools as this model's template wants them."""
 
-        def made(put: Put) -> tuple[Turns, Turns | None]:
+        def turns_of(put: Put) -> tuple[Turns, Turns | None]:
             turns = conversation(
                 prompt,
                 self._profile,
@@ -171,6 +171,16 @@ class Prompts:
             if self.shown.all:
                 return turns, tools
             return plainly(turns, tools, self._profile.tools, self.shown), tools if self.shown.tools else None
+
+        def made(put: Put) -> tuple[Turns, Turns | None]:
+            try:
+                return turns_of(put)
+            except RecursionError:
+                raise RequestError(
+                    "the arguments of an earlier call or a tool's parameters are nested too deeply; send flatter ones",
+                    param="messages",
+                    code="invalid_messages",
+                ) from None
 
         return made
 

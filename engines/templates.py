@@ -213,7 +213,7 @@ def refusal(error: Exception) -> RequestError:
     )
 
 
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 _role = lru_cache(maxsize=16)(Written.whole)

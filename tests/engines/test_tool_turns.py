@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 import xgrammar
 
 from ponder.compute.engine import CallSchema, Grammar
+from ponder.compute.errors import RequestError
 from ponder.compute.text import Hidden, Message, Prompt, Tool, ToolCall
 from ponder.engines.model import Model
 from ponder.engines.plain_tools import Shown, plainly
@@ -170,6 +172,25 @@ def test_a_thought_in_a_block_of_the_content_stays_beside_calls_that_are_written
     text = "".join(span.text for span in prompts.spans(Prompt(turns, (Tool("get_weather", "", "{}"),)), True))
     assert "[THINK]Bergen, then.[/THINK]I look.\n<tool_call>" in text
     assert text.count("Bergen") == 2
+
+
+@pytest.mark.parametrize("model", ["interleaved", "plain-tools"])
+def test_arguments_that_are_nested_without_end_are_a_fault_of_the_request(model: str) -> None:
+    family = next(one for one in every_family() if one.model == f"own/{model}")
+    tokens = tokenizer(family)
+    profile = find(family.model, family.config, family.chat_template, tokens)
+    prompts = Model(tokens, profile, "m", context=1 << 20, vocabulary_size=len(tokens)).prompts
+
+    def nested(depth: int) -> Prompt:
+        call = ToolCall("call_a", "get_weather", '{"a":' * depth + "1" + "}" * depth)
+        return Prompt((TURNS[0], Message("assistant", "", tool_calls=(call,)), TURNS[3]))
+
+    assert prompts.spans(nested(10), True)
+    for depth in (300, 600, 900):
+        with suppress(RequestError):
+            assert prompts.spans(nested(depth), True)
+    with pytest.raises(RequestError, match="nested too deeply"):
+        prompts.spans(nested(100_000), True)
 
 
 @pytest.mark.parametrize("family", every_family(), ids=str)
