@@ -107,7 +107,7 @@ def summary(resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: S
         outcomes = [coarse.outcome(outcome, budget) for outcome, budget in zip(outcomes, budgets, strict=True)]
         seconds = float(math.ceil(seconds))
     usage = Usage(
-        prompt=resolved.prompt_tokens,
+        prompt=resolved.told_prompt,
         cached=_cached(resolved, spendings),
         generated=sum(outcome.spent.generated for outcome in outcomes),
         hidden=sum(outcome.spent.hidden for outcome in outcomes),
@@ -125,7 +125,7 @@ def used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Usage | No
     if (coarse := resolved.coarse) is not None:
         hidden = [coarse.hidden(one, spending.budget.thinking) for one, spending in zip(hidden, spendings, strict=True)]
     return Usage(
-        prompt=resolved.prompt_tokens,
+        prompt=resolved.told_prompt,
         cached=_cached(resolved, spendings),
         generated=sum(hidden) + sum(one.visible for one in spent),
         hidden=sum(hidden),
@@ -139,4 +139,4 @@ def _cached(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> int:
     if not reservations:
         return 0
     again = max(0, reservations[0].prompt - resolved.prompt_tokens)
-    return max(0, min(resolved.prompt_tokens, reservations[0].cached - again))
+    return max(0, min(resolved.prompt_tokens - resolved.earlier, reservations[0].cached - again))

@@ -44,6 +44,10 @@ class Coarse:
             score=_tenths(outcome.score),
         )
 
+    def prompt(self, tokens: int, earlier: int) -> int:
+        """Tokens of a prompt, of which so many are `earlier` thoughts that were given back to the model."""
+        return tokens - earlier + self._up(earlier)
+
     def hidden(self, tokens: int, budget: int) -> int:
         """Hidden tokens of an answer that came to nothing."""
         return min(self._up(tokens), max(budget, tokens))

@@ -74,10 +74,17 @@ class ResolvedRequest:
     work: Work
     coarse: Coarse | None = None
     """How coarse the numbers are that the caller sees; None: exact."""
+    earlier: int = 0
+    """Tokens of the prompt that are thoughts given back to the model; worked out where numbers are coarse."""
 
     @property
     def strategy(self) -> str:
         return self.plans[0].strategy.name
+
+    @property
+    def told_prompt(self) -> int:
+        """Tokens of the prompt as the caller is told of them."""
+        return self.prompt_tokens if self.coarse is None else self.coarse.prompt(self.prompt_tokens, self.earlier)
 
 
 async def make(
@@ -116,6 +123,10 @@ async def make(
         if told is not request.messages:
             prompt = replace(prompt, messages=told)
     prompt, length, most, budget = await _measured(request, wish, served, prompt, key, one=one)
+    earlier = 0
+    if key.coarse is not None and prompt.messages is not request.messages:
+        plain = replace(prompt, messages=request.messages)
+        earlier = max(0, length - (await ceiling(request, wish, served, plain, key, one=one))[0])
     thinking, clamped = most if budget is None else budget, None
     if thinking > most:
         if wish is not None and request.thinking.exact:
@@ -165,6 +176,7 @@ async def make(
         base=base,
         owner=key.name,
         prompt_tokens=length,
+        earlier=earlier,
         budget=thinking,
         source=request.thinking.source,
         clamped_from=clamped,

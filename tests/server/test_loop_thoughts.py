@@ -233,6 +233,21 @@ def test_a_thought_that_fits_takes_neither_the_answer_nor_what_the_caller_insist
     assert thoughts(engine.prompts[-1]) == [thought]
 
 
+def test_coarse_numbers_do_not_tell_how_long_a_thought_is_that_comes_back() -> None:
+    told: list[dict[str, Any]] = []
+    headers = {"authorization": "Bearer pk-ann"}
+    for letters in (3, 60):
+        engine = Long(
+            lambda p, t, c, n=letters: Chain("t" * n, CALL) if len(p.messages) < 2 else Chain("", "21."), READS
+        )
+        key = KeySettings(name="ann", hash=digest("pk-ann"), scopes=frozenset({"infer"}), coarse_tokens=64)
+        app = door(engine, Settings(keys=[key]))
+        message = called(app, headers)
+        told += [chat(app, headers, **after(message)).json()["usage"]]
+        assert thoughts(engine.prompts[-1]) == ["t" * letters]
+    assert told[0] == told[1]
+
+
 def test_the_same_turn_written_often_brings_its_thought_back_once() -> None:
     engine = reader()
     app = door(engine)
