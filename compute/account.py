@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from ponder.compute.errors import Unavailable
+from ponder.compute.price import Price
 from ponder.compute.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,30 @@ class Intent:
     """Visible tokens at most."""
     timeout: float
     """Seconds the request has: an account that takes longer to answer refuses it."""
+    answers: int = 1
+    asked: int | None = None
+    """Hidden tokens the request asked for, where it said a number."""
+    verifier: str | None = None
+    """What is to judge its candidates."""
+    price: Price | None = None
+    """What its tokens cost; None: nothing that is known."""
+    user: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the caller wrote down to find the request again by, as it was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a request is."""
+
+    usage: Usage
+    """Of all its answers, as it stands."""
+    open: int
+    """Chains that are being written now."""
+    samples: int
+    """Finished candidates of the answers that have ended."""
+    stopped_by: str | None
+    """Why an answer ended, of those that have ended the first with a reason of its own."""
 
 
 class Bill(Protocol):
@@ -60,6 +86,26 @@ class Bill(Protocol):
         It is awaited to its end exactly once. Where the caller hangs up meanwhile it is cancelled and begun again, so
         it must be idempotent. If it raises, or takes longer than `PATIENCE`, that is logged and the answer goes out all
         the same."""
+        ...
+
+
+@runtime_checkable
+class Following(Protocol):
+    """A bill that follows its request while it runs, so that little is lost with the server."""
+
+    @property
+    def every(self) -> int:
+        """Tokens that each chain may make between two looks."""
+        ...
+
+    def follow(self, progress: Callable[[], Progress]) -> None:
+        """The request begins; `progress` may be called at any moment on the event loop until it is settled, and once
+        more then."""
+        ...
+
+    def look(self) -> None:
+        """So much was made since the last time, or more chains are being written than ever before. On the path of the
+        tokens, so it must be quick and raise nothing."""
         ...
 
 
@@ -112,6 +158,8 @@ class _Bills:
         self._open, self._intent = list(bills), intent
         self._told = [used for bill in bills if (used := bill.used) is not None]
         self.used: Callable[[Usage], None] | None = self._use if self._told else None
+        self._following = [bill for bill in bills if isinstance(bill, Following)]
+        self.every = min((bill.every for bill in self._following), default=sys.maxsize)
 
     def _use(self, usage: Usage) -> None:
         for told in self._told:
@@ -119,6 +167,14 @@ class _Bills:
                 told(usage)
             except Exception as error:  # noqa: BLE001 (anybody's code, on the path of the tokens)
                 log.error("%s: an account was told of a call and raised %s", self._intent.request, type(error).__name__)
+
+    def follow(self, progress: Callable[[], Progress]) -> None:
+        for bill in self._following:
+            bill.follow(progress)
+
+    def look(self) -> None:
+        for bill in self._following:
+            bill.look()
 
     async def settle(self, usage: Usage, ending: str) -> None:
         while self._open:

@@ -14,6 +14,7 @@ there is no other) writes its visible part on the answer's own allowance. Hence 
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -119,6 +120,10 @@ class Reservation:
         """Counts tokens the model has made, as they come. Never refused: they are made already."""
         self.hidden += hidden
         self.visible += visible
+        spending = self._spending
+        spending.unseen += hidden + visible
+        if spending.unseen >= spending.most_unseen:
+            spending.look()
 
     def waste(self, hidden: int = 0, visible: int = 0) -> None:
         """Of the tokens counted, these are made again: they are no part of the bill, and may be spent once more."""
@@ -176,7 +181,24 @@ class Spending:
         """Called whenever a reservation was closed."""
         self.on_usage: Callable[[Usage], None] | None = None
         """Told what each call has used when it ends; all that it made counts as hidden."""
+        self.unseen = 0
+        """Tokens made since somebody who follows the spending has looked, and the number at which it looks again."""
+        self.most_unseen = sys.maxsize
+        self._every = 0
+        self._on_look: Callable[[], None] | None = None
+        self._most_open = 1
         self._since = perf_counter()
+
+    def follow(self, every: int, look: Callable[[], None]) -> None:
+        """`look` is called whenever `every` tokens were made for each chain that is being written, and when more chains
+        are than ever before (the first does not count). It must be quick."""
+        self._every, self.most_unseen, self._on_look = every, every, look
+
+    def look(self) -> None:
+        """Whoever follows the spending looks now."""
+        self.unseen = 0
+        if self._on_look is not None:
+            self._on_look()
 
     # -- what is left -------------------------------------------------------------------------------------------------
 
@@ -238,6 +260,11 @@ class Spending:
         self._open.append(reservation)
         if bound:
             self._bound.append(reservation)
+        if self._every:
+            self.most_unseen = self._every * len(self._open)
+            if len(self._open) > self._most_open:
+                self._most_open = len(self._open)
+                self.look()
         return reservation
 
     def closed(self, reservation: Reservation) -> None:
@@ -246,6 +273,10 @@ class Spending:
         self._settled += reservation.tokens
         self._forfeited += reservation.forfeited
         self._since = perf_counter()
+        if self._every:
+            self.most_unseen = self._every * max(1, len(self._open))
+            if self.unseen >= self.most_unseen:
+                self.look()
         if self.on_usage is not None:
             self.on_usage(
                 Usage(hidden=reservation.tokens, prompt_read=reservation.prompt, cached=reservation.cached, chains=1)

@@ -26,6 +26,11 @@ class Usage:
     verifier_cached: int = 0
     chains: int = 0
     """Chains begun, questions of our own included."""
+    prompt_cached: int = 0
+    """Of `prompt`: what was in the prefix cache when the first chain read it."""
+    wasted: int = 0
+    """Tokens made a second time, because the model that made them first went away: billed to nobody, and in no other
+    count here."""
 
     @property
     def generated(self) -> int:
@@ -43,4 +48,6 @@ class Usage:
             self.verifier + other.verifier,
             self.verifier_cached + other.verifier_cached,
             self.chains + other.chains,
+            self.prompt_cached + other.prompt_cached,
+            self.wasted + other.wasted,
         )

@@ -1,4 +1,4 @@
-"""What Prometheus is told: how many, how long, how full. For watching; bills are made from `ponder.compute.account`.
+"""What Prometheus is told: how many, how long, how full. For watching; bills are made from the ledger.
 
 Every label's values come from a closed set or a capped one: a caller who could make up label values could fill the
 server's memory with series. Token counts are read off the spendings of a request however it ended, so what a hang-up
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, repeat
 from operator import mul
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -30,6 +30,7 @@ from ponder.compute.account import Bill, Intent
 from ponder.compute.budget import Spending
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
+from ponder.compute.price import NANO
 from ponder.compute.slots import Slots
 from ponder.compute.usage import Usage
 
@@ -47,6 +48,20 @@ CHECKS: dict[Role, str] = {"generator": "check", "verifier": "verifier_check"}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 TOKENS = (0, *accumulate(repeat(4, 9), mul, initial=16))
 RATIO = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+
+COST = tuple(digit * 10.0**power for power in range(-7, 2) for digit in (1, 2, 5))
+COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Unsettled(Protocol):
+    """How much of a ledger is open, in requests and in tokens."""
+
+    @property
+    def unsettled(self) -> int: ...
+
+    @property
+    def reserved(self) -> int: ...
 
 
 class Capped:
@@ -185,6 +200,13 @@ class Metrics:
             _version(), platform.python_version()
         ).set(1)
 
+        self._cost = counter("cost_usd_total", "What was billed, in USD.", "key_owner", *by_model)
+        self._each = histogram("cost_per_request_usd", "What a request with a price cost, in USD.", COST, *by_model)
+        self._commit = histogram("ledger_commit_seconds", "How long the ledger's commits took.", COMMIT)
+        self._unsettled = gauge("ledger_unsettled_requests", "Requests whose row in the ledger is open.")
+        self._reserved = gauge("reserved_tokens", "Tokens that requests with an open row may make at most.")
+        self._drift = counter("meter_drift_tokens", "Tokens that were made and are in no row of the ledger; 0.")
+
     # -- what happens -------------------------------------------------------------------------------------------------
 
     def _of(self, metric: Labelled, *labels: str) -> Labelled:
@@ -233,17 +255,56 @@ class Metrics:
 
     def billed(self, intent: Intent, usage: Usage) -> None:
         """The usage of a whole request."""
-        owner, model, strategy = self._owner(intent.owner), self._model(intent.model), self._strategy(intent.strategy)
-        for kind, tokens in (
-            ("prompt", usage.prompt),
-            ("reasoning", usage.hidden),
-            ("visible", usage.visible),
-            ("verifier", usage.verifier),
-        ):
+        kinds = {
+            "prompt": usage.prompt,
+            "reasoning": usage.hidden,
+            "visible": usage.visible,
+            "verifier": usage.verifier,
+        }
+        self._bill(intent.owner, intent.model, intent.strategy, kinds, usage.discarded)
+
+    def _bill(self, owner: str, model: str, strategy: str, kinds: Mapping[str, int], discarded: int) -> None:
+        owner, model, strategy = self._owner(owner), self._model(model), self._strategy(strategy)
+        for kind, tokens in kinds.items():
             if tokens:
                 self._of(self._billed, owner, model, strategy, kind).inc(tokens)
-        if usage.discarded:
-            self._of(self._discarded, model, strategy).inc(usage.discarded)
+        if discarded:
+            self._of(self._discarded, model, strategy).inc(discarded)
+
+    # -- what the ledger does -----------------------------------------------------------------------------------------
+
+    def follow(self, ledger: Unsettled) -> None:
+        """Shows how much of a ledger is open."""
+        self._unsettled.set_function(lambda: ledger.unsettled)
+        self._reserved.set_function(lambda: ledger.reserved)
+
+    def settled(self, row: Mapping[str, Any]) -> None:
+        """A row of the ledger was settled durably: what it says is billed."""
+        self._bill(
+            row["key"],
+            row["model"],
+            row["strategy"],
+            {
+                "prompt": row["prompt"],
+                "reasoning": row["thinking"],
+                "visible": row["answer"],
+                "verifier": row["verifier_tokens"],
+            },
+            row["discarded"],
+        )
+        if row["price_version"] is not None:
+            cost = row["cost_nano_usd"] / NANO
+            model, strategy = self._model(row["model"]), self._strategy(row["strategy"])
+            self._of(self._cost, self._owner(row["key"]), model, strategy).inc(cost)
+            self._of(self._each, model, strategy).observe(cost)
+
+    def drifted(self, tokens: int) -> None:
+        """So many tokens were made that no row of the ledger has."""
+        self._drift.inc(abs(tokens))
+
+    def committed(self, seconds: float) -> None:
+        """The ledger has committed."""
+        self._commit.observe(seconds)
 
     def _count(self, model: str, strategy: str, budget: int | None, spendings: Sequence[Spending]) -> None:
         spent = [spending.spent for spending in spendings]

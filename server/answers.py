@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ponder.compute import usage as tokens
 from ponder.compute.budget import Spending
-from ponder.compute.outcome import Outcome
+from ponder.compute.outcome import Outcome, StoppedBy
 from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.server import unseal
 from ponder.server.calls import ToolCallParser
@@ -64,6 +65,8 @@ class Summary:
     """One for each answer that has ended."""
     program_seconds: float = 0.0
     """Processor time of the programs that a verifier ran."""
+    cost_nano_usd: int | None = None
+    """What all of it costs; None where the model has no price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,11 @@ def ended(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -
     return End("complete" if outcome.complete else "cut", thought)
 
 
+def stopped_by(outcomes: Sequence[Outcome]) -> StoppedBy:
+    """Why a request of these answers ended: that of the first which has a reason of its own."""
+    return next((one for one in outcomes if one.stopped_by != "finished"), outcomes[0]).stopped_by
+
+
 def whole(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> Whole:
     """The answer in one piece."""
     text = parser.feed(outcome.answer.text)[0] + parser.end(outcome.complete)[0]
@@ -108,12 +116,28 @@ def summary(resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: S
         seconds = float(math.ceil(seconds))
     usage = Usage(
         prompt=resolved.told_prompt,
-        cached=_cached(resolved, spendings),
+        cached=cached(resolved, spendings),
         generated=sum(outcome.spent.generated for outcome in outcomes),
         hidden=sum(outcome.spent.hidden for outcome in outcomes),
     )
     decided = resolved.strategy, resolved.budget, resolved.source, resolved.clamped_from
-    return Summary(*decided, usage, tuple(outcomes), seconds)
+    cost = None
+    if resolved.price is not None:
+        # Of what is told: a cost to the token would tell what coarse numbers do not.
+        cached_ = usage.cached
+        told = tokens.Usage(usage.prompt, usage.hidden, usage.generated - usage.hidden, prompt_cached=cached_)
+        cost = resolved.price.cost(told + tokens.Usage(verifier=sum(one.spent.verifier for one in outcomes)))
+    return Summary(*decided, usage, tuple(outcomes), seconds, cost)
+
+
+def spent(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> tokens.Usage:
+    """All that a request has used so far, as accounts are told it."""
+    usage = tokens.Usage()
+    if any(spending.reservations for spending in spendings):
+        usage = tokens.Usage(prompt=resolved.prompt_tokens, prompt_cached=cached(resolved, spendings))
+    for spending in spendings:
+        usage += spending.spent
+    return usage
 
 
 def used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Usage | None:
@@ -126,13 +150,13 @@ def used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Usage | No
         hidden = [coarse.hidden(one, spending.budget.thinking) for one, spending in zip(hidden, spendings, strict=True)]
     return Usage(
         prompt=resolved.told_prompt,
-        cached=_cached(resolved, spendings),
+        cached=cached(resolved, spendings),
         generated=sum(hidden) + sum(one.visible for one in spent),
         hidden=sum(hidden),
     )
 
 
-def _cached(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> int:
+def cached(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> int:
     """Tokens of the prompt that were in the prefix cache when the first chain began. A chain whose thought was closed
     by force has read its prompt a second time, from the cache by nature."""
     reservations = spendings[0].reservations

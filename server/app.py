@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ponder.compute.account import Account, Accounts
 from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, PonderError, RequestError, Unavailable
 from ponder.compute.slots import Slots
+from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
 from ponder.server import docs_page, errors, openapi
 from ponder.server.access import AuthenticatedRoute, Guard, Needs
@@ -42,6 +43,7 @@ from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.status import Health, Status, release
 from ponder.server.traces import TOLD, Traces
+from ponder.server.usage import UsagePage, UsageReports
 
 __all__ = ["ServedModel", "ServerHandle", "all_dialects", "create_app", "plugged_in"]
 
@@ -143,6 +145,10 @@ PAGES = (
     "/v1/models/{id}",
     "/v1/strategies",
     "/v1/traces/{id}",
+    "/v1/usage",
+    "/v1/usage/{id}",
+    "/v1/organization/usage/completions",
+    "/v1/organization/costs",
     "/livez",
     "/readyz",
     "/healthz",
@@ -173,10 +179,12 @@ def create_app(
     engine_metrics: Callable[[], bytes] | None = None,
     dialects: Sequence[Dialect] | None = None,
     accounts: Sequence[Account] = (),
+    ledger: Ledger | None = None,
 ) -> FastAPI:
     """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `dialects`
     are those it speaks; None is `all_dialects()`, which may raise `WrongSettings`. `accounts` are told of every request
-    beside the metrics, and may refuse it. It is complete: middleware goes around it, as `Middleware(app)`, not into it
+    beside the metrics, and may refuse it; so is the `ledger`, from whose rows the metrics of what was billed come then.
+    It is complete: middleware goes around it, as `Middleware(app)`, not into it
     by `add_middleware`."""
     metrics = metrics or Metrics()
     registry, guard = Registry(), Guard(Keyring(settings.keys), metrics)
@@ -194,12 +202,13 @@ def create_app(
                 # Those of a model and its adapters are the same.
                 metrics.slots(name, role, slots)
                 told.add(slots)
-    status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body)
+    status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body, ledger)
+    usage = UsageReports(ledger)
     traces = Traces(settings.traces, settings.trace_bytes)
     thoughts = LoopThoughts(
         settings.loop_thoughts, settings.loop_thought_bytes, settings.loop_thought_timeout, len(settings.keys)
     )
-    account = Accounts([*accounts, metrics])
+    account = Accounts([*accounts, metrics if ledger is None else ledger])
     dialects = all_dialects() if dialects is None else dialects
     by_path = {dialect.path: dialect for dialect in dialects}
     app = FastAPI(
@@ -230,6 +239,10 @@ def create_app(
     page("/v1/models/{id:path}", "infer", status.model)
     page("/v1/strategies", "infer", status.strategies)
     page("/v1/traces/{id}", "trace", traces.one, operation_id="trace", responses=DEFAULT.refusals | TOLD)
+    page("/v1/usage", "usage", usage.usage, response_model=UsagePage)
+    page("/v1/usage/{id}", "usage", usage.usage_of_request)
+    page("/v1/organization/usage/completions", "usage", usage.organization_usage)
+    page("/v1/organization/costs", "usage", usage.organization_costs)
     page("/livez", None, status.live)
     page("/readyz", None, status.ready)
     page(

@@ -29,6 +29,7 @@ def check(request: Request, limits: Limits) -> None:
             f"logprobs is above the limit of {limits.logprobs}", param="logprobs", code="above_max_value"
         )
     too_many("logit_bias", len(request.logit_bias), limits.logit_bias)
+    too_many("metadata", len(request.metadata), limits.metadata)
     too_many("tools", len(request.tools), limits.tools)
     for i, tool in enumerate(request.tools):
         if deeper(tool.parameters, limits.schema_depth):

@@ -1,5 +1,5 @@
 """The subcommands of `ponder` that want the server: serve a model, make keys, find out what a machine lacks,
-see how answers are compared.
+look after the ledger, see how answers are compared.
 
 Each imports what it needs when it runs, so that a key does not wait for a server's libraries.
 """
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ponder.compute.errors import PonderError
 from ponder.server.load_settings import load
-from ponder.server.settings import KeySettings, Scope, Settings, WrongSettings
+from ponder.server.settings import KeySettings, Scope, Settings, WrongSettings, nearest
 
 FLAGS = (
     "host",
@@ -64,6 +64,18 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     doctor_.add_argument("--json", action="store_true", help="one JSON object, with all that is known of each model")
     doctor_.set_defaults(command=partial(_told, examine))
 
+    _ledger(add_parser("ledger", help="the durable account of all requests: status, copies, rows that go"))
+
+    usage_ = add_parser("usage", help="what was used and what it cost, from the ledger")
+    _config_of(usage_)
+    _span_of(usage_)
+    words = "with commas: key, model, strategy, verifier, day, hour, user, metadata.NAME (%(default)s)"
+    usage_.add_argument("--by", default="day,key,model", metavar="GROUPS", help=words)
+    formats = "table, csv, json or focus: the FinOps FOCUS format 1.2 (%(default)s)"
+    kinds = _one_of("table", "csv", "json", "focus")
+    usage_.add_argument("--format", type=kinds, default="table", metavar="FORMAT", help=formats)
+    usage_.set_defaults(command=partial(_told, show_usage))
+
     answers_ = add_parser("answers", help="tell what texts answer, and which of them answer the same")
     answers_.add_argument(
         "file", nargs="?", metavar="FILE", help='lines of JSON, {"texts": [...]} (left out: standard input)'
@@ -84,9 +96,56 @@ def _told(subcommand: Callable[[argparse.Namespace], int], options: argparse.Nam
         return 1
 
 
+def _ledger(parser: argparse.ArgumentParser) -> None:
+    """The subcommands of `ponder ledger`."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=words)
+        _config_of(one)
+        one.set_defaults(command=partial(_told, partial(look_after, name)))
+        return one
+
+    add("status", "where it is, its version, how many rows it has")
+    add("migrate", "bring its tables to the version of this server")
+    add("backup", "copy it as it is now into a new SQLite file").add_argument("file", metavar="FILE")
+    add("restore", "put the rows of such a copy into it").add_argument("file", metavar="FILE")
+    export = add("export", "write its rows to standard output, one for each request")
+    words = "csv, or lines of json (%(default)s)"
+    export.add_argument("--format", type=_one_of("csv", "json"), default="csv", metavar="FORMAT", help=words)
+    _span_of(export)
+    erase = add("erase", "delete the rows of a user")
+    erase.add_argument("user", metavar="USER", help="the value of `user` in the requests")
+    words = "keep the rows, without user and metadata, so that no sum changes"
+    erase.add_argument("--keep-counts", action="store_true", help=words)
+    expire = add("expire", "delete rows that are too old")
+    expire.add_argument("--days", type=int, required=True, metavar="N", help="those of requests that came earlier")
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    """One of these words."""
+
+    def word(given: str) -> str:
+        if given not in words:
+            raise argparse.ArgumentTypeError(f"it is one of {', '.join(words)}{nearest(given, words)}")
+        return given
+
+    return word
+
+
+def _span_of(command: argparse.ArgumentParser) -> None:
+    words = "a day (2026-01-31), a moment (2026-01-31T12:00:00Z) or seconds since 1970"
+    command.add_argument("--start", metavar="TIME", help=f"requests that came then or later: {words}")
+    command.add_argument("--end", metavar="TIME", help="requests that came before then")
+
+
+def _config_of(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", metavar="FILE", help="settings (default: $PONDER_CONFIG, else ponder.toml if any)")
+
+
 def _settings_of(command: argparse.ArgumentParser, flags: Sequence[str]) -> None:
     command.add_argument("model", nargs="?", metavar="MODEL", help=Settings.model_fields["model"].description)
-    command.add_argument("--config", metavar="FILE", help="settings (default: $PONDER_CONFIG, else ponder.toml if any)")
+    _config_of(command)
     for name in flags:
         words = (Settings.model_fields[name].description or "").replace("%", "%%")
         command.add_argument("--" + name.replace("_", "-"), dest=name, metavar="X", help=words)
@@ -136,6 +195,20 @@ def new_key(options: argparse.Namespace) -> int:
     if options.max_thinking_budget is not None:
         sys.stdout.write(f"max_thinking_budget = {options.max_thinking_budget}\n")
     return 0
+
+
+def look_after(name: str, options: argparse.Namespace) -> int:
+    """`ponder ledger`"""
+    from ponder.server import ledger_command
+
+    return ledger_command.run(name, options, sys.stdout)
+
+
+def show_usage(options: argparse.Namespace) -> int:
+    """`ponder usage`"""
+    from ponder.server import usage_command
+
+    return usage_command.run(options, sys.stdout)
 
 
 def compare(options: argparse.Namespace) -> int:

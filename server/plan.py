@@ -12,6 +12,7 @@ from ponder.compute.chains import CLOSING
 from ponder.compute.engine import CallSchema, Grammar, ModelCard, Sampling
 from ponder.compute.errors import NotPermitted, RequestError
 from ponder.compute.plan import Plan
+from ponder.compute.price import Price
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.slots import READING, Share
@@ -68,6 +69,12 @@ class ResolvedRequest:
     shows_thought: bool
     reads_thoughts: bool
     """The model goes on with its thought when the results of its calls come."""
+    asked: int | None
+    """Hidden tokens the request asked for, where it said a number."""
+    price: Price | None
+    """What its tokens cost; None where the model has no price."""
+    user: str | None
+    metadata: Mapping[str, str]
     ignored: tuple[str, ...]
     """Fields of the request that have no effect beside the others."""
     tools: Offered
@@ -184,6 +191,10 @@ async def make(
         stream=request.stream,
         shows_thought=permitted(key, request.show_thought),
         reads_thoughts=card.shows_thoughts,
+        asked=wish if wish is not None and wish >= 0 else None,
+        price=settings.price_of(base),
+        user=request.user,
+        metadata=request.metadata,
         ignored=("verifier",) if request.verifier is not None and not _judged(strategy) else (),
         tools=offered,
         coarse=key.coarse,

@@ -103,5 +103,8 @@ class Request:
     """(token id, bias)."""
     logprobs: int | None = None
     """With each visible token its log-probability, and those of this many others."""
+    user: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the caller wants to find the request again by; it changes nothing."""
     show_thought: bool = False
     """The answer carries its thought; for keys with the scope `reveal`."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import Receive, Scope, Send
 
-from ponder.compute.account import Account, Bill, Intent
+from ponder.compute.account import Account, Bill, Following, Intent, Progress
 from ponder.compute.budget import Spending
 from ponder.compute.clock import now
 from ponder.compute.engine import Delta
@@ -248,6 +249,10 @@ class CompletionResponse:
         if self._bill is not None and (used := self._bill.used) is not None:
             for spending in self._spendings:
                 spending.on_usage = used
+        if isinstance(self._bill, Following) and self._bill.every < sys.maxsize:
+            self._bill.follow(self._progress)
+            for spending in self._spendings:
+                spending.follow(self._bill.every, self._bill.look)
 
     def _left(self) -> float:
         return max(0.001, self._resolved.timeout - (now() - self._began))
@@ -365,15 +370,25 @@ class CompletionResponse:
         hang-up it is done again."""
         if self._bill is None:
             return
-        begun = any(spending.reservations for spending in self._spendings)
-        usage = Usage(prompt=self._resolved.prompt_tokens) if begun else Usage()
-        for spending in self._spendings:
-            usage += spending.spent
         try:
-            await self._bill.settle(usage, ended)
+            await self._bill.settle(self._usage(), ended)
         except Exception as error:  # noqa: BLE001 (the answer was made, and an account may be anybody's)
             log.error("%s: the account could not settle it: %s", request_id, errors.way(error))
         self._bill = None
+
+    def _usage(self) -> Usage:
+        """What the request has used so far."""
+        return answers.spent(self._resolved, self._spendings)
+
+    def _progress(self) -> Progress:
+        """How far the request is, for accounts that follow it."""
+        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+        return Progress(
+            self._usage(),
+            open=sum(spending.open for spending in self._spendings),
+            samples=sum(outcome.samples for outcome in outcomes),
+            stopped_by=answers.stopped_by(outcomes) if outcomes else None,
+        )
 
     def _tell(self, ended: str, request_id: str) -> None:
         resolved, seconds = self._resolved, now() - self._began
@@ -402,6 +417,12 @@ def _intent(resolved: ResolvedRequest, request_id: str) -> Intent:
         thinking=sum(plan.budget.thinking for plan in resolved.plans),
         answer=sum(plan.budget.answer for plan in resolved.plans),
         timeout=resolved.timeout,
+        answers=len(resolved.plans),
+        asked=resolved.asked,
+        verifier=judge.name if (judge := resolved.plans[0].verifier) else None,
+        price=resolved.price,
+        user=resolved.user,
+        metadata=resolved.metadata,
     )
 
 

@@ -25,6 +25,7 @@ from ponder.engines.reward_vllm import GPU_SHARE, start_reward, supervised_rewar
 from ponder.engines.vllm import start, supervised
 from ponder.metering.metrics import Metrics
 from ponder.server import logs
+from ponder.server.accounting import keeping_account
 from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_app
 from ponder.server.dialect import Dialect
 from ponder.server.ending import LastResort
@@ -93,6 +94,7 @@ async def _serve(
     metrics = Metrics()
     models: dict[str, ServedModel] = {}
     async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(keeping_account(settings.ledger, metrics))
         for name, model in settings.served().items():
             log.info("loading %s (%s)", name, model.path)
             models |= await start_served(name, model, stack)
@@ -101,7 +103,9 @@ async def _serve(
         # A million objects of the libraries are here to stay: no collection need look at them again.
         gc.collect()
         gc.freeze()
-        app = create_app(settings, models, metrics=metrics, engine_metrics=metrics_text, dialects=dialects)
+        app = create_app(
+            settings, models, metrics=metrics, engine_metrics=metrics_text, dialects=dialects, ledger=ledger
+        )
         listen(sock)
         scheme = "http" if settings.tls_cert is None else "https"
         announce(f"serving {', '.join(models)} at {url_of(sock, scheme)}")

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from ponder.compute.engine import Checked, Engine, RewardModel, State, supervision_of
 from ponder.compute.errors import NotFound, PonderError, Unavailable
+from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics, Role
 from ponder.server import errors
 from ponder.server.access import Caller
@@ -126,9 +127,11 @@ class Status:
         metrics: Metrics,
         engine_metrics: Callable[[], bytes] | None,
         error_body: Callable[[Failure], Mapping[str, Any]],
+        ledger: Ledger | None = None,
     ) -> None:
         self._models, self._registry, self._admission = models, registry, admission
         self._metrics, self._engine_metrics, self._error_body = metrics, engine_metrics, error_body
+        self._ledger = ledger
         self._since = time.monotonic()
         self._lock = asyncio.Lock()
         self._found = HealthReport({}, {})
@@ -178,8 +181,8 @@ class Status:
         return Fine()
 
     async def ready(self) -> Fine:
-        """Says that every model answers and the server is not going down. A reward model that is away makes answers
-        worse, not impossible, so it does not count here."""
+        """Says that every model answers, the ledger can be written to and the server is not going down. A reward model
+        that is away makes answers worse, not impossible, so it does not count here."""
         if (fault := await self._fault()) is not None:
             raise fault
         return Fine()
@@ -207,6 +210,8 @@ class Status:
         """Why no request should come here now."""
         if self._admission.draining:
             return Unavailable("the server is going down", code="draining", retry_after=RETRY_SECONDS)
+        if self._ledger is not None and self._ledger.away:
+            return Unavailable("the ledger cannot be written to", code="ledger_unavailable", retry_after=RETRY_SECONDS)
         # What is known without asking is not a second old.
         for served in self._models.values():
             supervision = supervision_of(served.engine)

@@ -117,6 +117,10 @@ class ScriptedEngine:
             if self.unsupported and self.unsupported in schema:
                 raise RequestError("no such grammar", param=param, code="invalid_json_schema")
 
+    async def wait(self, call: CallIdentity) -> None:
+        """What a token of a call takes: its delay."""
+        await asyncio.sleep(self.delay)
+
     async def check(self) -> Checked | None:
         if self.closed:
             raise EngineError("the scripted engine is closed")
@@ -128,7 +132,7 @@ class ScriptedEngine:
 
     async def make(self, transcript: Transcript) -> None:
         """Makes a token, which the transcript is not told of yet. Raises `Lost` where the model is away."""
-        await asyncio.sleep(self.delay)
+        await self.wait(transcript.call)
         if self.gone:
             raise Lost(f"the engine went away over {MARKER}")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytest_plugins = ("tests.campaign",)
+pytest_plugins = ("tests.campaign", "tests.metering.databases")
+
+# What a server that a test starts would keep in the user's state folder, its ledger, goes where it is thrown away.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="ponder-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 HERE = Path(__file__).parent
 MEMORY = 4 << 30

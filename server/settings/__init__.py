@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from ponder.server.settings.engine import EngineSettings, RewardEngineSettings
 from ponder.server.settings.keys import KeySettings, Scope
+from ponder.server.settings.ledger import LedgerSettings
 from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Chosen, ModelSettings
+from ponder.server.settings.prices import PriceBook
 from ponder.server.settings.server import EFFORT, PREFIX, Settings, loopback
 from ponder.server.settings.table import WrongSettings, nearest
 
@@ -18,8 +20,10 @@ __all__ = [
     "Chosen",
     "EngineSettings",
     "KeySettings",
+    "LedgerSettings",
     "Limits",
     "ModelSettings",
+    "PriceBook",
     "RewardEngineSettings",
     "Scope",
     "Settings",

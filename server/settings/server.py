@@ -15,9 +15,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ponder.compute.price import Price
 from ponder.server.settings.keys import KeySettings
+from ponder.server.settings.ledger import LedgerSettings
 from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Defaults, ModelSettings
+from ponder.server.settings.prices import DEMO, PriceBook
 from ponder.server.settings.table import nearest
 
 PREFIX = "PONDER_"
@@ -133,6 +136,8 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         "and from where in the code. all: the lines, which may quote requests.",
     )
     limits: Limits = Field(default=Limits(), description="Bounds on one request.")
+    prices: PriceBook = Field(default=PriceBook(), description="What tokens cost, in USD for a million of them.")
+    ledger: LedgerSettings = Field(default=LedgerSettings(), description="The durable account of all requests.")
 
     @classmethod
     def settings_customise_sources(
@@ -175,6 +180,9 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
                 f"model: {self.model} is not among the models configured ({', '.join(self.models)})"
                 f"{nearest(self.model, self.models)}; name none to serve them all"
             )
+        for model in self.prices.models:
+            if model not in (known := [name for own, one in self.served().items() for name in (own, *one.adapters)]):
+                raise ValueError(f"prices.models: {model} is not served{nearest(model, known)}")
         if self.models and self.adapters:
             raise ValueError("adapters: with a models table they stand in the table of their model")
         names = [key.name for key in self.keys]
@@ -206,6 +214,10 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     def has_docs(self) -> bool:
         """The page at /docs is there."""
         return not self.keys if self.docs is None else self.docs
+
+    def price_of(self, model: str) -> Price | None:
+        """What tokens of a model cost; None where it has no price."""
+        return (DEMO if self.prices.empty else self.prices).of(model)
 
     def served(self) -> dict[str, ModelSettings]:
         """The models to serve, by name; what one is silent about is taken from the settings for all."""

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from ponder.compute.account import Account
 from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.lengths import Lengths
+from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, ServerHandle, create_app
 from ponder.server.settings import ModelSettings, Settings
@@ -49,11 +50,12 @@ def door(
     name: str = "demo",
     metrics: Metrics | None = None,
     accounts: Sequence[Account] = (),
+    ledger: Ledger | None = None,
     **model: Any,
 ) -> FastAPI:
     """An application that serves one engine."""
     served = ServedModel(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
-    return create_app(settings or Settings(), {name: served}, metrics=metrics, accounts=accounts)
+    return create_app(settings or Settings(), {name: served}, metrics=metrics, accounts=accounts, ledger=ledger)
 
 
 def its_door(app: FastAPI) -> ServerHandle:
@@ -61,15 +63,15 @@ def its_door(app: FastAPI) -> ServerHandle:
     return found
 
 
-async def _asked(app: FastAPI, method: str, url: str, **more: Any) -> httpx.Response:
+async def asked(app: FastAPI, method: str, url: str, **more: Any) -> httpx.Response:
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
         return await client.request(method, url, **more)
 
 
 def ask(app: FastAPI, method: str = "POST", url: str = PATH["path"], **more: Any) -> httpx.Response:
-    """One request, without a network."""
-    return asyncio.run(_asked(app, method, url, **more))
+    """One request, without a network, on a loop of its own."""
+    return asyncio.run(asked(app, method, url, **more))
 
 
 def chat(app: FastAPI, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
@@ -78,7 +80,7 @@ def chat(app: FastAPI, headers: Mapping[str, str] | None = None, **body: Any) ->
 
 def in_no_time(app: FastAPI, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
     """The same in virtual time."""
-    return in_virtual_time(_asked(app, "POST", PATH["path"], json=ASK | body, headers=headers))
+    return in_virtual_time(asked(app, "POST", PATH["path"], json=ASK | body, headers=headers))
 
 
 def answered(app: FastAPI, **body: Any) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class ThinkingReport(Judged):
     verifier_tokens: int = Field(description="Read by a reward model; not part of usage")
     discarded_tokens: int = Field(description="Generated, and not part of the answer or its own chain")
     program_seconds: float = Field(default=0, description="Processor time of programs that the verifier ran")
+    cost_usd: float = Field(default=0, description="What the request costs, where its model has a price")
     choices: list[ChoiceThinking] = Field(default=[], description="With n above 1: the same for each choice")
 
 

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool, ToolCall
-from ponder.server.bounds import too_many
 from ponder.server.dialects.openai_chat import schema as wire
 from ponder.server.dialects.openai_chat import slips
 from ponder.server.dialects.openai_chat.schema import ChatRequest, WireMessage
@@ -50,7 +49,7 @@ def chat_request(raw: bytes, limits: Limits) -> tuple[ChatRequest, Sequence[slip
     request = checked(ChatRequest, body)
     strays = list(slips.strays(request))
     slips.misplaced(request, strays)
-    _together(request, limits)
+    _together(request)
     return request, slips.told(strays)
 
 
@@ -65,7 +64,7 @@ def _counted(limits: Limits) -> Sequence[tuple[str, int]]:
     )
 
 
-def _together(request: ChatRequest, limits: Limits) -> None:
+def _together(request: ChatRequest) -> None:
     """Raises `RequestError` for fields that want others, and for what only this dialect has."""
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs wants logprobs: true", param="top_logprobs", code="invalid_value")
@@ -119,6 +118,8 @@ def ours(request: ChatRequest) -> Request:
         stop=_stop(request.stop),
         logit_bias=tuple((int(token), bias) for token, bias in (request.logit_bias or {}).items()),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        user=request.user,
+        metadata=request.metadata or {},
         show_thought=bool(request.include_reasoning),
     )
 

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json
 
 from ponder.compute.outcome import Outcome
+from ponder.compute.price import NANO
 from ponder.compute.text import TokenLogprob, ToolCall
-from ponder.server.answers import End, Failure, Summary, Whole
+from ponder.server.answers import End, Failure, Summary, Whole, stopped_by
 from ponder.server.dialects.openai_chat import slips
 from ponder.server.dialects.openai_chat.errors import body
 from ponder.server.dialects.openai_chat.schema import ChatRequest
@@ -149,7 +150,6 @@ def shaped(call: ToolCall) -> dict[str, Any]:
 def thinking(summary: Summary) -> dict[str, Any]:
     """The one extension object: what was decided about the thinking, and what came of it."""
     outcomes = summary.outcomes
-    cut = next((o for o in outcomes if o.stopped_by != "finished"), outcomes[0])
     told: dict[str, Any] = {
         "strategy": summary.strategy,
         "budget": summary.budget,
@@ -157,7 +157,7 @@ def thinking(summary: Summary) -> dict[str, Any]:
         "spent": sum(o.spent.hidden for o in outcomes),
         "samples": sum(o.samples for o in outcomes),
         "samples_requested": sum(o.samples_requested for o in outcomes),
-        "stopped_by": cut.stopped_by,
+        "stopped_by": stopped_by(outcomes),
         "verifier_tokens": sum(o.spent.verifier for o in outcomes),
         "discarded_tokens": sum(o.spent.discarded for o in outcomes),
     }
@@ -165,6 +165,8 @@ def thinking(summary: Summary) -> dict[str, Any]:
         told["budget_clamped_from"] = summary.budget_clamped_from
     if summary.program_seconds:
         told["program_seconds"] = round(summary.program_seconds, 3)
+    if summary.cost_nano_usd is not None:
+        told["cost_usd"] = summary.cost_nano_usd / NANO
     if len(outcomes) == 1:
         return told | _judged(outcomes[0])
     told["choices"] = [

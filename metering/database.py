@@ -1,0 +1,130 @@
+"""Where the ledger lies: its address, and connections to it that commit durably.
+
+SQLite writes ahead and waits for the disk at each commit (`synchronous=FULL`). A transaction that writes takes the lock
+when it begins, so that no two processes wait for each other. PostgreSQL is spoken to by psycopg 3, with limits on
+every wait, so that a database that is away is noticed.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+BUSY_SECONDS = 10
+"""How long one process waits for the lock of another on a SQLite file."""
+POSTGRESQL = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 10_000,
+    "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c timezone=UTC",
+    "application_name": "ponder",
+}
+LONG = "-c timezone=UTC"
+"""For work that may take its time: migrations, copies."""
+
+
+class WrongAddress(ValueError):
+    """The address of a ledger cannot be meant; the message says why and does not repeat it, for it may hold a
+    password."""
+
+
+def state_folder() -> Path:
+    """Where a user's programs keep what must outlive them (XDG base directories)."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
+    return base / "ponder"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The address of a ledger."""
+
+    url: URL
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite ledger; None for PostgreSQL."""
+        return Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
+
+    def __str__(self) -> str:
+        """In words, without user and password."""
+        if self.file is not None:
+            return str(self.file)
+        port = f":{self.url.port}" if self.url.port else ""
+        return f"PostgreSQL at {self.url.host or 'its socket'}{port}, database {self.url.database or 'of the user'}"
+
+    def engine(self, *, reads: bool = False, long: bool = False) -> Engine:
+        """Connections: one for writing, or a few that only read. `long`: statements may take their time."""
+        return _postgresql(self.url, reads, long) if self.file is None else _sqlite(self, reads)
+
+
+def database(address: str | None = None) -> Database:
+    """The ledger at an address; left out, the file in the user's state folder. Raises `WrongAddress`."""
+    if not address:
+        return Database(URL.create("sqlite", database=str(state_folder() / "ledger.db")))
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError):
+        raise WrongAddress('it is "postgresql://user@host/database", "sqlite:////folder/ledger.db" or "none"') from None
+    kind = url.drivername.partition("+")[0]
+    if kind in ("postgresql", "postgres"):
+        return Database(url.set(drivername="postgresql+psycopg"))
+    if kind != "sqlite" or "+" in url.drivername:
+        raise WrongAddress("a ledger is kept in PostgreSQL (postgresql://...) or SQLite (sqlite:///...)")
+    if not url.database or url.database == ":memory:":
+        raise WrongAddress("a ledger in memory would be forgotten: name a file, as in sqlite:////folder/ledger.db")
+    return Database(url.set(database=str(Path(url.database).expanduser().absolute())))
+
+
+def _postgresql(url: URL, reads: bool, long: bool) -> Engine:
+    more = POSTGRESQL | ({"options": LONG} if long else {})
+    # What the address says itself goes before.
+    more = {name: value for name, value in more.items() if name not in url.query}
+    return create_engine(
+        url,
+        connect_args=more,
+        pool_size=4 if reads else 1,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=reads,
+        isolation_level="REPEATABLE READ" if reads else "READ COMMITTED",
+    )
+
+
+def _sqlite(place: Database, reads: bool) -> Engine:
+    file = Path(place.url.database or "")
+    if not reads:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # For its owner alone; the files that SQLite puts beside it take its mode.
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    engine = create_engine(
+        place.url,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        pool_size=4 if reads else 1,
+        max_overflow=0,
+    )
+    begin = "BEGIN" if reads else "BEGIN IMMEDIATE"
+
+    def connected(connection: Any, _: object) -> None:
+        # The library would begin transactions by itself, and too late.
+        connection.isolation_level = None
+        for line in (
+            f"busy_timeout={BUSY_SECONDS * 1000}",
+            *(["query_only=ON"] if reads else ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON")),
+        ):
+            connection.execute(f"PRAGMA {line}").close()
+
+    def begins(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begins)
+    return engine

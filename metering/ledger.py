@@ -1,0 +1,338 @@
+"""The ledger: an account whose rows outlive the server, one for each request, counted in tokens.
+
+A row is durable before the request is begun, with what it may spend at most. It is settled once, before the last byte
+of the answer leaves, with what was made. In between, a checkpoint is written whenever every chain may have made so many
+tokens: should the server be killed, the next one settles the row from that. Where the database is away, no request is
+begun, and those that run are answered all the same and settled when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Engine, bindparam, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from ponder.compute.account import Intent, Progress
+from ponder.compute.clock import now
+from ponder.compute.errors import PonderError, Unavailable
+from ponder.compute.price import Price
+from ponder.compute.usage import Usage
+from ponder.metering.database import Database
+from ponder.metering.migrate import OtherVersion, prepare
+from ponder.metering.processes import Process, this_process
+from ponder.metering.tables import requests
+from ponder.metering.writer import Away, Change, Entry, Settled, Writer
+
+CHECKPOINT = 256
+"""Tokens of a live chain that may be uncertain after a crash."""
+OPENING = 5.0
+"""Seconds to wait for a row to be durable before the request is refused."""
+SETTLING = 2.0
+"""Seconds to wait for a settlement before the answer goes out without it; it is written later."""
+RETRY = 5
+"""Seconds after which a refused request may be sent again."""
+LONGEST = 512
+"""Characters of a caller's own words that a row takes."""
+
+
+class NoLedger(PonderError):
+    """The ledger cannot be used; the message says why."""
+
+
+class Watch(Protocol):
+    """Who is told what the ledger does: the metrics."""
+
+    def settled(self, row: Settled) -> None:
+        """A row was settled durably, by this server. On the event loop."""
+        ...
+
+    def drifted(self, tokens: int) -> None:
+        """So many tokens were made and are in no row."""
+        ...
+
+    def committed(self, seconds: float) -> None:
+        """A commit took so long. In the ledger's thread."""
+        ...
+
+
+class Ledger:
+    """An `Account` that is durable. Made by `open_ledger`."""
+
+    def __init__(
+        self, place: Database, engine: Engine, watch: Watch, *, checkpoint: int = CHECKPOINT, days: int | None = None
+    ) -> None:
+        """`checkpoint`: tokens of each live chain that may be uncertain after a crash. `days`: how long settled rows
+        are kept; None is for ever."""
+        self.place = place
+        self.process: Process = this_process()
+        self.reserved = 0
+        """Tokens that requests with an open row may make at most."""
+        self._checkpoint, self._watch = checkpoint, watch
+        self._writer = Writer(
+            engine, self.process, self._settled, watch.drifted, watch.committed, _recovery(checkpoint), days
+        )
+
+    async def start(self) -> None:
+        """Signs this server in, and settles what dead ones have left open. Raises `NoLedger`."""
+        try:
+            await asyncio.to_thread(self._writer.start)
+        except SQLAlchemyError as error:
+            raise NoLedger(f"the ledger ({self.place}) cannot be written to: {_kind(error)}") from None
+
+    async def close(self) -> None:
+        """Writes what is owed and signs this server out."""
+        await self._writer.close()
+
+    @property
+    def away(self) -> bool:
+        """The database does not answer, or cannot write: no request is begun."""
+        return self._writer.away
+
+    @property
+    def unsettled(self) -> int:
+        """Requests with an open row: those that run, and those whose settlement waits for the database."""
+        return self._writer.unsettled
+
+    async def reserve(self, intent: Intent) -> LedgerBill:
+        """Opens a row, durably. Raises `Unavailable` where that cannot be."""
+        if self.away:
+            raise _unavailable()
+        values = _opened(intent)
+        entry = Entry(values, _counts(Usage(), 0, None) | _ending(values, None, "turned_away", 0.0))
+        opened = asyncio.get_running_loop().create_future()
+        self._writer.put(Change("open", entry, done=opened))
+        try:
+            async with asyncio.timeout(OPENING):
+                await opened
+        except Away:
+            raise _unavailable() from None
+        except TimeoutError:
+            self._undo(entry)
+            raise _unavailable() from None
+        except asyncio.CancelledError:
+            self._undo(entry)
+            raise
+        self._writer.unsettled += 1
+        self.reserved += entry.values["reserved"]
+        return LedgerBill(self._writer, entry, intent.price, self._checkpoint, self._closed)
+
+    def _undo(self, entry: Entry) -> None:
+        """Closes a row that was opened for nothing, or may be yet."""
+        entry.void = True
+        self._writer.put(Change("settle", entry, entry.nothing))
+
+    def _closed(self, entry: Entry) -> None:
+        self.reserved -= entry.values["reserved"]
+
+    def _settled(self, rows: Sequence[Settled]) -> None:
+        for row in rows:
+            self._watch.settled(row)
+
+
+class LedgerBill:
+    """The row of one request. A `Bill` that follows its request."""
+
+    used: Callable[[Usage], None] | None = None
+
+    def __init__(
+        self, writer: Writer, entry: Entry, price: Price | None, checkpoint: int, closed: Callable[[Entry], None]
+    ) -> None:
+        self._writer, self._entry, self._price, self._closed = writer, entry, price, closed
+        self.every = max(1, checkpoint // 2)
+        """The other half is for what is made until the row is durable."""
+        self._began = now()
+        self._progress: Callable[[], Progress] | None = None
+        self._looking = self._again = False
+        self._settling: asyncio.Future[None] | None = None
+
+    def follow(self, progress: Callable[[], Progress]) -> None:
+        self._progress = progress
+
+    def look(self) -> None:
+        """Has a checkpoint written; one at a time, and what has happened meanwhile by the next."""
+        if self._looking:
+            self._again = True
+        elif self._settling is None:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._write)
+
+    def _write(self) -> None:
+        """All that begins at the same moment is seen together."""
+        if self._progress is None or self._settling is not None:
+            return
+        progress = self._progress()
+        self._again = False
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        written.add_done_callback(self._written)
+        values = _counts(progress.usage, max(1, progress.open), self._price)
+        self._writer.put(Change("checkpoint", self._entry, values, written))
+
+    def _written(self, written: asyncio.Future[None]) -> None:
+        self._looking = False
+        if written.exception() is None and self._again:
+            self.look()
+
+    async def settle(self, usage: Usage, ending: str) -> None:
+        """Returns when the row is durable; where that takes long it is written later, and the answer need not wait."""
+        if self._settling is None:
+            progress = None if self._progress is None else self._progress()
+            values = _counts(usage, 0, self._price) | _ending(self._entry.values, progress, ending, now() - self._began)
+            self._settling = asyncio.get_running_loop().create_future()
+            self._settling.add_done_callback(_heard)
+            self._writer.put(Change("settle", self._entry, values, self._settling))
+            self._closed(self._entry)
+        if self._writer.away:
+            return
+        try:
+            async with asyncio.timeout(SETTLING):
+                await asyncio.shield(self._settling)
+        except (Away, TimeoutError):
+            return
+
+
+def _heard(future: asyncio.Future[None]) -> None:
+    """What went wrong is known: the settlement is owed."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def open_ledger(
+    place: Database, watch: Watch, *, checkpoint: int = CHECKPOINT, days: int | None = None
+) -> Ledger:
+    """A ledger that is ready: its tables made or brought to this version, what dead servers left settled. The numbers
+    are as for `Ledger`. Raises `NoLedger`."""
+
+    def prepared() -> Engine:
+        engine = place.engine(long=True)
+        prepare(place, engine)
+        engine.dispose()
+        return place.engine()
+
+    try:
+        engine = await asyncio.to_thread(prepared)
+    except OtherVersion as error:
+        raise NoLedger(str(error)) from None
+    except (SQLAlchemyError, OSError) as error:
+        raise NoLedger(f"the ledger ({place}) cannot be opened: {_kind(error)}") from None
+    ledger = Ledger(place, engine, watch, checkpoint=checkpoint, days=days)
+    await ledger.start()
+    return ledger
+
+
+def _kind(error: Exception) -> str:
+    """An error in words, without what it quotes."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    original = getattr(error, "orig", None) or error
+    first = str(original).partition("\n")[0]
+    return f"{type(original).__name__}: {first}" if "password" not in first else type(original).__name__
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable(
+        "the ledger of this server cannot be written to, so nothing is begun: try again later",
+        code="ledger_unavailable",
+        retry_after=RETRY,
+    )
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _opened(intent: Intent) -> dict[str, Any]:
+    price = intent.price
+    return {
+        "id": intent.request,
+        "begun_ms": _milliseconds(),
+        "key": intent.owner,
+        "model": intent.model,
+        "strategy": intent.strategy,
+        "verifier": intent.verifier,
+        "budget_asked": intent.asked,
+        "budget": intent.thinking,
+        "reserved": intent.thinking + intent.answer,
+        "chains": intent.answers,
+        "user": None if intent.user is None else _storable(intent.user),
+        "metadata": {_storable(name): _storable(value) for name, value in intent.metadata.items()} or None,
+        "price_version": price and price.version,
+        "price_prompt": price and price.prompt,
+        "price_cached": price and price.cached,
+        "price_thinking": price and price.thinking,
+        "price_answer": price and price.answer,
+        "price_verifier": price and price.verifier,
+    }
+
+
+def _storable(text: str) -> str:
+    """As PostgreSQL and UTF-8 can take it: no NUL, no half of a surrogate pair, of bounded length."""
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    return text.replace("\0", "\ufffd")[:LONGEST]
+
+
+def _counts(usage: Usage, chains: int, price: Price | None) -> dict[str, int]:
+    return {
+        "chains": chains,
+        "prompt": usage.prompt,
+        "cached": usage.prompt_cached,
+        "thinking": usage.hidden,
+        "answer": usage.visible,
+        "verifier_tokens": usage.verifier,
+        "discarded": usage.discarded,
+        "wasted": usage.wasted,
+        "cost_nano_usd": 0 if price is None else price.cost(usage),
+    }
+
+
+def _ending(opened: Mapping[str, Any], progress: Progress | None, ending: str, seconds: float) -> dict[str, Any]:
+    return {
+        "samples": 0 if progress is None else progress.samples,
+        # A clock that was set back meanwhile makes no request end before it began.
+        "settled_ms": max(_milliseconds(), opened["begun_ms"]),
+        "stopped_by": None if progress is None else progress.stopped_by,
+        "outcome": ending,
+        "seconds": round(seconds, 6),
+    }
+
+
+_RECOVERED = update(requests).where(requests.c.id == bindparam("_id"), requests.c.settled_ms.is_(None))
+
+
+def _recovery(checkpoint: int) -> Callable[[Connection, Process, int], Sequence[Settled]]:
+    """Settles the open rows of a dead process from their last checkpoints."""
+
+    def recover(connection: Connection, process: Process, epoch: int) -> Sequence[Settled]:
+        rows = connection.execute(
+            select(requests).where(
+                requests.c.owner == process.id, requests.c.epoch <= epoch, requests.c.settled_ms.is_(None)
+            )
+        ).mappings()
+        settled = [{**row, **as_last_seen(row, checkpoint)} for row in rows]
+        if settled:
+            changed = ("settled_ms", "outcome", "uncertain", "chains")
+            connection.execute(
+                _RECOVERED,
+                [{"_id": row["id"], **{name: row[name] for name in changed}} for row in settled],
+            )
+        return settled
+
+    return recover
+
+
+def as_last_seen(row: Mapping[Any, Any], checkpoint: int = CHECKPOINT) -> dict[str, Any]:
+    """What a row becomes whose server died: the tokens that were seen, and at most how many were not."""
+    unseen = max(0, row["reserved"] - row["thinking"] - row["answer"])
+    return {
+        "settled_ms": max(_milliseconds(), row["begun_ms"]),
+        "outcome": "lost",
+        "uncertain": min(unseen, row["chains"] * checkpoint),
+        "chains": 0,
+    }

@@ -1,0 +1,103 @@
+"""The tables of the ledger, the same in SQLite and PostgreSQL: a row for each request, a row for each server process.
+
+Tokens are whole numbers, times milliseconds since 1970 (UTC), money nano-USD. There is no text of a request or an
+answer in them: `user` and `metadata` are what a caller wants to find in its bill. What stands here is the newest
+version; `migrations/versions` has the way to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, Table, Text
+
+metadata = MetaData()
+
+
+def _count(name: str) -> Column[Any]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # Who writes the row: a server process, and its epoch then.
+    Column("owner", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("begun_ms", BigInteger, nullable=False),
+    # Empty while the request is open.
+    Column("settled_ms", BigInteger),
+    # The name of the API key.
+    Column("key", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("strategy", Text, nullable=False),
+    Column("verifier", Text),
+    # Hidden tokens: asked for where the request said a number, and granted.
+    Column("budget_asked", BigInteger),
+    Column("budget", BigInteger, nullable=False),
+    # Hidden and visible tokens at most.
+    Column("reserved", BigInteger, nullable=False),
+    # Chains that were being written at the last checkpoint.
+    _count("chains"),
+    _count("prompt"),
+    # Of the prompt, from the prefix cache when the first chain read it.
+    _count("cached"),
+    _count("thinking"),
+    _count("answer"),
+    # Read by a reward model.
+    _count("verifier_tokens"),
+    # Of thinking: chains that are no part of what was answered.
+    _count("discarded"),
+    # Made a second time after a model went away: billed to nobody.
+    _count("wasted"),
+    _count("samples"),
+    # Tokens that may have been made behind the last checkpoint of a request whose server died: at most so many.
+    _count("uncertain"),
+    Column("stopped_by", Text),
+    Column("outcome", Text),
+    Column("seconds", Double),
+    Column("user", Text),
+    Column("metadata", JSON(none_as_null=True)),
+    _count("cost_nano_usd"),
+    # The price book, and nano-USD for a million tokens of each kind in it; empty where the model had no price.
+    Column("price_version", Text),
+    Column("price_prompt", BigInteger),
+    Column("price_cached", BigInteger),
+    Column("price_thinking", BigInteger),
+    Column("price_answer", BigInteger),
+    Column("price_verifier", BigInteger),
+    Index("requests_by_time", "begun_ms"),
+    Index("requests_by_key", "key", "begun_ms"),
+    Index("requests_by_user", "user"),
+    Index("requests_by_owner", "owner", "settled_ms"),
+)
+
+servers = Table(
+    "servers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # A process writes only while this is the epoch it knows: who declares it dead adds one.
+    Column("epoch", Integer, nullable=False),
+    # Where it runs, as far as processes can see each other, and which process it is there.
+    Column("machine", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("started", BigInteger, nullable=False),
+    # Changed at least every few seconds by a process that lives. Empty `ended_ms`: nobody has seen it end.
+    Column("seen_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),
+)
+
+COUNTS = (
+    "prompt",
+    "cached",
+    "thinking",
+    "answer",
+    "verifier_tokens",
+    "discarded",
+    "wasted",
+    "samples",
+    "uncertain",
+    "cost_nano_usd",
+)
+"""Columns of a request that add up."""

@@ -1,0 +1,211 @@
+"""What is done to a ledger beside writing it: how it is, a copy and its way back, rows that go.
+
+A copy is a SQLite ledger, whatever the ledger itself is kept in; so it is read like any other, and is also the way from
+one kind of database to the other. All of this may be done while servers write.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, Table, delete, func, select, update
+
+from ponder.metering.database import Database
+from ponder.metering.ledger import as_last_seen
+from ponder.metering.migrate import check, migrate, prepare, version_of
+from ponder.metering.tables import metadata, requests, servers
+from ponder.metering.writer import MOST, expire_some, insert_of
+
+ROWS = 1000
+"""Rows that are read at a time."""
+
+
+class NoSuchLedger(Exception):
+    """There is nothing to read, or something where nothing should be; the message says which and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a ledger is."""
+
+    place: str
+    version: str | None
+    """None where it was never written to."""
+    rows: int = 0
+    open: int = 0
+    """Requests that run, or whose server died since anybody looked."""
+    lost: int = 0
+    """Settled from a checkpoint because their server died, and the tokens of theirs that are uncertain at most."""
+    uncertain: int = 0
+    servers: int = 0
+    """That have not ended, as far as the ledger knows."""
+    first_ms: int | None = None
+    last_ms: int | None = None
+
+
+def readable(place: Database) -> Engine:
+    """Connections to a ledger that is there and of this version. Raises `NoSuchLedger` and `OtherVersion`."""
+    _there(place)
+    engine = place.engine(reads=True)
+    with engine.connect() as connection:
+        check(place, connection)
+    return engine
+
+
+def _there(place: Database) -> None:
+    if place.file is not None and not place.file.is_file():
+        raise NoSuchLedger(f"there is no ledger at {place}: `ponder serve` makes one")
+
+
+def state(place: Database) -> State:
+    """How a ledger is. Raises `NoSuchLedger` and `OtherVersion`."""
+    _there(place)
+    engine = place.engine(reads=True)
+    with engine.connect() as connection:
+        version = version_of(connection)
+        if version is None:
+            return State(str(place), None)
+        check(place, connection)
+        lost = requests.c.outcome == "lost"
+        counted = connection.execute(
+            select(
+                func.count(),
+                func.count().filter(requests.c.settled_ms.is_(None)),
+                func.count().filter(lost),
+                func.coalesce(func.sum(requests.c.uncertain), 0),
+                func.min(requests.c.begun_ms),
+                func.max(requests.c.begun_ms),
+            ).select_from(requests)
+        ).one()
+        living = connection.execute(
+            select(func.count()).select_from(servers).where(servers.c.ended_ms.is_(None))
+        ).scalar_one()
+    rows, open_, lost_, uncertain, first, last = counted
+    return State(str(place), version, rows, open_, lost_, int(uncertain), living, first, last)
+
+
+# -- copies -----------------------------------------------------------------------------------------------------------
+
+
+def copy(place: Database, file: Path) -> int:
+    """Copies all rows as they are at one moment into a new SQLite file; how many requests. Raises `NoSuchLedger` where
+    there is no ledger, or a file already."""
+    if file.exists():
+        raise NoSuchLedger(f"{file} is there already: name a new file")
+    source, made = readable(place), Database(URL.create("sqlite", database=str(file.absolute())))
+    target = made.engine()
+    migrate(target)
+    with source.connect() as reading, target.begin() as writing:
+        for table in metadata.sorted_tables:
+            _copied(reading, writing, table, open_too=True)
+        count = writing.execute(select(func.count()).select_from(requests)).scalar_one()
+    # What was written ahead goes into the file itself, so that the one file is all there is.
+    _pragma(target, "journal_mode=DELETE")
+    source.dispose()
+    return count
+
+
+def restore(place: Database, file: Path) -> tuple[int, int]:
+    """Puts the requests of a copy into a ledger; how many, and how many were there already and stay as they are. Those
+    that were open when the copy was made are settled as they were last seen. Raises `NoSuchLedger` and
+    `OtherVersion`."""
+    if not file.is_file():
+        raise NoSuchLedger(f"there is no file {file}")
+    with TemporaryDirectory() as folder:
+        # An older copy is brought to this version, and the file itself stays as it is.
+        copied = Database(URL.create("sqlite", database=str(Path(folder) / "copy.db")))
+        shutil.copyfile(file, Path(folder) / "copy.db")
+        old = copied.engine()
+        migrate(old)
+        old.dispose()
+        reading, target = readable(copied), place.engine(long=True)
+        prepare(place, target)
+        with reading.connect() as rows, target.begin() as writing:
+            count = select(func.count()).select_from(requests)
+            before = writing.execute(count).scalar_one()
+            offered = _copied(rows, writing, requests)
+            new = writing.execute(count).scalar_one() - before
+        reading.dispose()
+        target.dispose()
+    return new, offered - new
+
+
+def _copied(reading: Connection, writing: Connection, table: Table, *, open_too: bool = False) -> int:
+    """All rows of a table, some at a time; open requests as they were last seen, unless `open_too`."""
+    statement, count = insert_of(writing, table), 0
+    for some in reading.execution_options(yield_per=ROWS).execute(select(table)).mappings().partitions(ROWS):
+        found = [dict(row) for row in some]
+        if not open_too:
+            found = [row if row["settled_ms"] is not None else row | as_last_seen(row) for row in found]
+        writing.execute(statement, found)
+        count += len(found)
+    return count
+
+
+def _pragma(engine: Engine, line: str) -> None:
+    """Outside of any transaction."""
+    raw = engine.raw_connection()
+    try:
+        raw.cursor().execute(f"PRAGMA {line}")
+    finally:
+        raw.close()
+    engine.dispose()
+
+
+def rows(place: Database, begin_ms: int | None = None, end_ms: int | None = None) -> Iterator[Mapping[str, Any]]:
+    """All rows of a time, in the order in which their requests came. Raises as `readable` does."""
+    engine = readable(place)
+    wanted = select(requests).order_by(requests.c.begun_ms, requests.c.id)
+    if begin_ms is not None:
+        wanted = wanted.where(requests.c.begun_ms >= begin_ms)
+    if end_ms is not None:
+        wanted = wanted.where(requests.c.begun_ms < end_ms)
+    with engine.connect() as connection:
+        for row in connection.execution_options(yield_per=ROWS).execute(wanted).mappings():
+            yield dict(row)
+    engine.dispose()
+
+
+# -- rows that go -----------------------------------------------------------------------------------------------------
+
+
+def erase(place: Database, user: str, *, keep_counts: bool = False) -> int:
+    """Deletes the settled rows of a user; how many. `keep_counts`: the rows stay, without the user and the metadata, so
+    that sums stay what they were. Raises as `readable` does."""
+    readable(place).dispose()
+    engine = place.engine(long=True)
+    theirs = (requests.c.user == user, requests.c.settled_ms.is_not(None))
+    with engine.begin() as connection:
+        if keep_counts:
+            done = connection.execute(update(requests).where(*theirs).values(user=None, metadata=None))
+        else:
+            done = connection.execute(delete(requests).where(*theirs))
+    _forgotten(place, engine)
+    return done.rowcount
+
+
+def expire(place: Database, days: int) -> int:
+    """Deletes settled rows of requests that came more than `days` days ago; how many. Some at a time, so that no server
+    waits long. Raises as `readable` does."""
+    readable(place).dispose()
+    engine, gone = place.engine(long=True), 0
+    while True:
+        with engine.begin() as connection:
+            done = expire_some(connection, days)
+        gone += done
+        if done < MOST:
+            break
+    _forgotten(place, engine)
+    return gone
+
+
+def _forgotten(place: Database, engine: Engine) -> None:
+    """What was deleted is no longer in SQLite's log of what was written ahead either, unless somebody reads it now."""
+    if place.file is not None:
+        _pragma(engine, "wal_checkpoint(TRUNCATE)")
+    engine.dispose()

@@ -1,0 +1,358 @@
+"""What was used and what it cost: `GET /v1/usage`, one request of it, and OpenAI's own two reports in OpenAI's shapes.
+
+Everything here is read from settled rows of the ledger, in a thread. A key sees what was asked with it; one with the
+scope `admin` sees all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ponder.compute.errors import NotFound, NotPermitted, RequestError, Unavailable
+from ponder.compute.price import NANO
+from ponder.metering.ledger import Ledger
+from ponder.metering.report import DAY, HOUR, SUMS, Question, may_group, one, sums
+from ponder.server.access import Caller
+from ponder.server.keys import Key
+
+T = TypeVar("T")
+
+MOST = 1000
+"""Lines of a page."""
+FURTHEST = 1 << 20
+"""Lines that may be skipped."""
+INSIDE = ("owner", "epoch", "chains")
+"""Columns that are of use to servers alone."""
+WIDTHS = {"1m": (60_000, 60, 1440), "1h": (HOUR, 24, 168), "1d": (DAY, 7, 31)}
+"""`bucket_width`: its milliseconds, and how many buckets a page has, usually and at most."""
+MOST_COSTS = 180
+OF_OPENAI = {"model": "model", "api_key_id": "key", "user_id": "user"}
+"""Groups of OpenAI's that rows have, and their columns; the others are the same for all rows."""
+ALIKE = ("project_id", "batch", "service_tier", "api_source")
+
+
+class UsageLine(BaseModel):
+    """What a group has used, beside the names of the group."""
+
+    model_config = ConfigDict(extra="allow")
+
+    requests: int
+    prompt: int = Field(description="Tokens of prompts, once a request")
+    cached: int = Field(description="Those of them that the first chain found in the prefix cache")
+    thinking: int = Field(description="Hidden tokens")
+    answer: int = Field(description="Visible tokens")
+    verifier_tokens: int = Field(description="Read by reward models")
+    discarded: int = Field(description="Of thinking: of chains that are no part of an answer")
+    wasted: int = Field(description="Made a second time after a model went away; billed to nobody")
+    samples: int = Field(description="Finished candidates")
+    uncertain: int = Field(description="Tokens that a server that died may have made beside these, at most")
+    cost_nano_usd: int
+    cost_usd: float
+
+
+class UsagePage(BaseModel):
+    """Lines of a report, ordered by their groups."""
+
+    object: Literal["page"] = "page"
+    group_by: list[str]
+    data: list[UsageLine]
+    has_more: bool
+    next_page: str | None
+
+
+class BilledRequest(BaseModel):
+    """One request as it is billed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    key: str
+    model: str
+    strategy: str
+    outcome: str | None = Field(description="Empty while it runs. lost: its server died, and this was seen last")
+    cost_usd: float
+
+
+class Bucket(BaseModel):
+    """A bucket of time in a report of OpenAI's."""
+
+    object: Literal["bucket"] = "bucket"
+    start_time: int
+    end_time: int
+    results: list[dict[str, Any]]
+
+
+class Buckets(BaseModel):
+    """A page of a report of OpenAI's."""
+
+    object: Literal["page"] = "page"
+    data: list[Bucket]
+    has_more: bool
+    next_page: str | None
+
+
+class UsageReports:
+    """The endpoints."""
+
+    def __init__(self, ledger: Ledger | None) -> None:
+        self._engine = None if ledger is None else ledger.place.engine(reads=True)
+
+    async def usage(
+        self,
+        request: Request,
+        key: Caller,
+        start: str | None = None,
+        end: str | None = None,
+        group_by: str | None = None,
+        limit: str | None = None,
+        page: str | None = None,
+        format: str | None = None,
+    ) -> Any:
+        """Adds up what was used, grouped by any of key, model, strategy, verifier, day, hour, user and metadata.NAME
+        (with commas between them). Times are days, moments (ISO 8601) or seconds since 1970. `format`: json or csv."""
+        groups = _groups(request)
+        for word in groups:
+            if not may_group(word):
+                raise _wrong("group_by", "key, model, strategy, verifier, day, hour, user or metadata.NAME")
+        if format not in (None, "json", "csv"):
+            raise _wrong("format", "json or csv")
+        size = _number("limit", limit, 100, MOST)
+        skip = _number("page", page, 0, FURTHEST)
+        question = Question(instant("start", start), instant("end", end), groups, _own(key))
+        found = await self._sums(question, skip=skip, limit=size + 1)
+        lines, more = [shown(line) for line in found[:size]], len(found) > size
+        if format == "csv" or (format is None and "text/csv" in request.headers.get("accept", "")):
+            text = as_csv(lines, [*groups, *SUMS, "cost_usd"])
+            headers = {"x-next-page": str(skip + size)} if more else {}
+            return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
+        return UsagePage(
+            group_by=list(groups),
+            data=[UsageLine(**line) for line in lines],
+            has_more=more,
+            next_page=str(skip + size) if more else None,
+        )
+
+    async def usage_of_request(self, id: str, key: Caller) -> BilledRequest:
+        """Finds one request by its id, the `x-request-id` of its answer."""
+        (whose,) = _own(key).get("key", [None])
+        row = await self._read(lambda engine: one(engine, id, whose))
+        if row is None:
+            raise NotFound("no request of this key has that id", param="id", code="request_not_found")
+        told = {name: value for name, value in row.items() if name not in INSIDE}
+        return BilledRequest(**told, cost_usd=row["cost_nano_usd"] / NANO)
+
+    async def organization_usage(
+        self,
+        request: Request,
+        key: Caller,
+        start_time: str | None = None,
+        end_time: str | None = None,
+        bucket_width: str | None = None,
+        limit: str | None = None,
+        page: str | None = None,
+    ) -> Buckets:
+        """Reports usage as OpenAI's `GET /v1/organization/usage/completions` does. An API key's id is its name, a
+        user's what requests say in `user`."""
+        width, usual, most = WIDTHS.get(bucket_width or "1d", (0, 0, 0))
+        if not width:
+            raise _wrong("bucket_width", "1m, 1h or 1d")
+        groups = self._openai_groups(request, (*OF_OPENAI, *ALIKE))
+
+        def result(line: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                "object": "organization.usage.completions.result",
+                "input_tokens": line["prompt"],
+                "output_tokens": line["thinking"] + line["answer"],
+                "input_cached_tokens": line["cached"],
+                "input_audio_tokens": 0,
+                "output_audio_tokens": 0,
+                "num_model_requests": line["requests"],
+            } | {name: line.get(OF_OPENAI.get(name, "")) if name in groups else None for name in (*OF_OPENAI, *ALIKE)}
+
+        size = _number("limit", limit, usual, most, least=1)
+        columns = tuple(OF_OPENAI[name] for name in groups if name in OF_OPENAI)
+        among = {column: _listed(request, f"{name}s") for name, column in OF_OPENAI.items()}
+        question = Question(group_by=columns, among=_both(_own(key), among), width=width)
+        found, times, after = await self._buckets(question, start_time, end_time, page, size, width)
+        return _paged(times, width, {at: [result(line) for line in lines] for at, lines in found.items()}, after)
+
+    async def organization_costs(
+        self,
+        request: Request,
+        key: Caller,
+        start_time: str | None = None,
+        end_time: str | None = None,
+        bucket_width: str | None = None,
+        limit: str | None = None,
+        page: str | None = None,
+    ) -> Buckets:
+        """Reports costs as OpenAI's `GET /v1/organization/costs` does; a line item is a model."""
+        if bucket_width not in (None, "1d"):
+            raise _wrong("bucket_width", "1d")
+        named = OF_OPENAI | {"line_item": "model"}
+        groups = self._openai_groups(request, ("project_id", "line_item", "user_id", "api_key_id", "api_source"))
+
+        def result(line: Mapping[str, Any]) -> dict[str, Any]:
+            told = {
+                name: line.get(named.get(name, "")) if name in groups else None for name in ("line_item", "api_key_id")
+            }
+            amount = {"value": line["cost_nano_usd"] / NANO, "currency": "usd"}
+            more = {"user_id": line["user"]} if "user_id" in groups else {}
+            return {"object": "organization.costs.result", "amount": amount, "project_id": None, **told, **more}
+
+        size = _number("limit", limit, 7, MOST_COSTS, least=1)
+        columns = tuple(named[name] for name in groups if name in named)
+        among = {
+            "key": _listed(request, "api_key_ids"),
+            "user": _listed(request, "user_ids"),
+            "model": _listed(request, "line_items"),
+        }
+        question = Question(group_by=columns, among=_both(_own(key), among), width=DAY)
+        found, times, after = await self._buckets(question, start_time, end_time, page, size, DAY)
+        return _paged(times, DAY, {at: [result(line) for line in lines] for at, lines in found.items()}, after)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _openai_groups(self, request: Request, known: Sequence[str]) -> tuple[str, ...]:
+        groups = _groups(request)
+        for word in groups:
+            if word not in known:
+                raise _wrong("group_by", ", ".join(known))
+        return groups
+
+    async def _buckets(
+        self, question: Question, start: str | None, end: str | None, page: str | None, size: int, width: int
+    ) -> tuple[dict[int, list[dict[str, Any]]], list[int], str | None]:
+        """The lines of each bucket of a page, the beginnings of its buckets, and where the next page begins."""
+        begin = instant("start_time", start)
+        if begin is None:
+            raise RequestError("start_time is required", param="start_time", code="missing_required_parameter")
+        last = instant("end_time", end) or int(datetime.now(UTC).timestamp() * 1000)
+        first = begin - begin % width
+        if page is not None:
+            first = max(first, _number("page", page, 0, 1 << 40) * width)
+        times = [first + i * width for i in range(size) if first + i * width < last]
+        after = first + size * width
+        lines: list[dict[str, Any]] = []
+        if times:
+            span = {"begin_ms": max(begin, first), "end_ms": min(last, after)}
+            lines = await self._sums(
+                Question(**span, group_by=question.group_by, among=question.among, width=question.width)
+            )
+        found: dict[int, list[dict[str, Any]]] = {}
+        for line in lines:
+            found.setdefault(line["bucket"], []).append(line)
+        return found, times, str(after // width) if after < last else None
+
+    async def _sums(self, question: Question, **more: int) -> list[dict[str, Any]]:
+        return await self._read(lambda engine: sums(engine, question, **more))
+
+    async def _read(self, work: Callable[[Engine], T]) -> T:
+        if self._engine is None:
+            raise NotFound("this server keeps no ledger ([ledger] url is none)", code="no_ledger")
+        try:
+            return await asyncio.to_thread(work, self._engine)
+        except SQLAlchemyError:
+            raise Unavailable(
+                "the ledger of this server cannot be read: try again later", code="ledger_unavailable", retry_after=5
+            ) from None
+
+
+def _paged(times: list[int], width: int, results: Mapping[int, list[dict[str, Any]]], after: str | None) -> Buckets:
+    data = [
+        Bucket(start_time=at // 1000, end_time=(at + width) // 1000, results=list(results.get(at, ()))) for at in times
+    ]
+    return Buckets(data=data, has_more=after is not None, next_page=after)
+
+
+def _own(key: Key) -> dict[str, Sequence[str]]:
+    """Whose rows a key may see. Raises `NotPermitted` for one whose numbers are coarse: these are not."""
+    if key.may("admin"):
+        return {}
+    if key.coarse is not None:
+        raise NotPermitted("this API key sees coarse numbers, and usage is told exactly", code="coarse_key")
+    return {"key": [key.name]}
+
+
+def _both(own: Mapping[str, Sequence[str]], asked: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """What may be seen of what is asked for."""
+    among = {column: values for column, values in asked.items() if values}
+    for column, values in own.items():
+        among[column] = [value for value in values if value in among.get(column, values)]
+    return among
+
+
+def shown(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line as people read it: days and hours by name, and the cost in USD, too."""
+    told = dict(line)
+    for word, form in (("day", "%Y-%m-%d"), ("hour", "%Y-%m-%dT%H:00:00Z")):
+        if word in told:
+            told[word] = datetime.fromtimestamp(told[word] / 1000, UTC).strftime(form)
+    return told | {"cost_usd": line["cost_nano_usd"] / NANO}
+
+
+def as_csv(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Lines under a head. A text that a spreadsheet would take for a formula is quoted."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(columns)
+    for line in lines:
+        table.writerow([harmless(line[name]) for name in columns])
+    return out.getvalue()
+
+
+def harmless(value: Any) -> Any:
+    """A cell that no spreadsheet runs, as OWASP advises."""
+    return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+# -- parameters -------------------------------------------------------------------------------------------------------
+
+
+def _listed(request: Request, name: str) -> list[str]:
+    """A list in a query, in any of the ways in which clients write one."""
+    given = [*request.query_params.getlist(name), *request.query_params.getlist(f"{name}[]")]
+    return [word for one in given for word in one.split(",") if word]
+
+
+def _groups(request: Request) -> tuple[str, ...]:
+    groups = tuple(dict.fromkeys(_listed(request, "group_by")))
+    if len(groups) > 8:
+        raise RequestError("group_by has more than 8 groups", param="group_by", code="too_many")
+    return groups
+
+
+def _wrong(param: str, words: str) -> RequestError:
+    return RequestError(f"{param} is {words}", param=param, code="invalid_value")
+
+
+def _number(param: str, given: str | None, default: int, most: int, least: int = 0) -> int:
+    if given is None:
+        return default
+    if not (given.isascii() and given.isdecimal() and len(given) < 16 and least <= int(given) <= most):
+        raise _wrong(param, f"a number from {least} to {most}")
+    return int(given)
+
+
+def instant(param: str, text: str | None) -> int | None:
+    """A moment in milliseconds since 1970. Raises `RequestError`."""
+    if text is None:
+        return None
+    try:
+        if text.isascii() and text.isdecimal() and len(text) <= 11:
+            return int(text) * 1000
+        found = datetime.fromisoformat(text.replace(" ", "+"))
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise _wrong(param, "a day (2026-01-31), a moment (2026-01-31T12:00:00Z) or seconds since 1970") from None

@@ -1,0 +1,72 @@
+"""Ledgers in tests: what they are told of, and their rows as another process reads them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select, text
+
+from ponder.compute.account import Intent
+from ponder.metering.database import database
+from ponder.metering.ledger import Ledger, open_ledger
+from ponder.metering.tables import requests, servers
+
+
+@dataclass
+class Watched:
+    """What a ledger tells its metrics."""
+
+    rows: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+    drift: list[int] = field(default_factory=list[int])
+    commits: int = 0
+
+    def settled(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(row)
+
+    def drifted(self, tokens: int) -> None:
+        self.drift.append(tokens)
+
+    def committed(self, seconds: float) -> None:
+        self.commits += 1
+
+
+@asynccontextmanager
+async def a_ledger(address: str, watched: Watched | None = None, **more: Any) -> AsyncGenerator[Ledger]:
+    ledger = await open_ledger(database(address), watched or Watched(), **more)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def intent(request: str = "req_1", **more: Any) -> Intent:
+    facts: dict[str, Any] = {"prompt": 12, "thinking": 1000, "answer": 100, "timeout": 60.0}
+    return Intent(request, "alice", "demo", "direct", **(facts | more))
+
+
+def rows(address: str) -> dict[str, dict[str, Any]]:
+    """All rows, by the ids of their requests."""
+    engine = database(address).engine(reads=True)
+    with engine.connect() as connection:
+        found = {row["id"]: dict(row) for row in connection.execute(select(requests)).mappings()}
+    engine.dispose()
+    return found
+
+
+def processes(address: str) -> Sequence[Mapping[str, Any]]:
+    engine = database(address).engine(reads=True)
+    with engine.connect() as connection:
+        found = [dict(row) for row in connection.execute(select(servers)).mappings()]
+    engine.dispose()
+    return found
+
+
+def execute(address: str, statement: str, **values: Any) -> None:
+    """What somebody else does to the database."""
+    engine = database(address).engine(long=True)
+    with engine.begin() as connection:
+        connection.execute(text(statement), values)
+    engine.dispose()

@@ -1,0 +1,160 @@
+"""What is done to a ledger beside writing it, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ponder.metering import upkeep
+from ponder.metering.database import database
+from ponder.metering.ledger import NoLedger
+from ponder.metering.migrate import OtherVersion, migrate, newest
+from tests.metering.ledgers import a_ledger, execute, intent, rows
+from tests.metering.test_ledger import USED
+
+
+def filled(address: str, *, users: int = 3, settled: bool = True) -> None:
+    async def go() -> None:
+        async with a_ledger(address) as ledger:
+            for number in range(users):
+                bill = await ledger.reserve(
+                    intent(f"req_{number}", user=f"u-{number}", metadata={"secret": f"word-{number}"})
+                )
+                if settled or number:
+                    await bill.settle(USED, "answered")
+
+    asyncio.run(go())
+
+
+def test_its_state_is_told(address: str) -> None:
+    filled(address)
+    found = upkeep.state(database(address))
+    assert (found.version, found.rows, found.open, found.lost, found.servers) == (newest(), 3, 0, 0, 0)
+    assert found.first_ms is not None
+    assert found.last_ms is not None
+    assert found.first_ms <= found.last_ms
+
+
+def test_a_ledger_that_is_not_there_is_not_made_by_asking(tmp_path: Path) -> None:
+    place = database(f"sqlite:///{tmp_path}/none.db")
+    with pytest.raises(upkeep.NoSuchLedger, match="there is no ledger"):
+        upkeep.state(place)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_copy_comes_back_row_by_row(address: str, tmp_path: Path) -> None:
+    filled(address)
+    before, copy = rows(address), tmp_path / "copy.db"
+    assert upkeep.copy(database(address), copy) == 3
+    assert not list(tmp_path.glob("copy.db-*"))
+    with pytest.raises(upkeep.NoSuchLedger, match="there already"):
+        upkeep.copy(database(address), copy)
+    assert upkeep.restore(database(address), copy) == (0, 3)
+    execute(address, "DELETE FROM requests WHERE id <> 'req_1'")
+    assert upkeep.restore(database(address), copy) == (2, 1)
+    assert rows(address) == before
+
+
+def test_a_copy_moves_a_ledger_from_one_kind_of_database_to_the_other(address: str, tmp_path: Path) -> None:
+    filled(address)
+    upkeep.copy(database(address), tmp_path / "copy.db")
+    other = f"sqlite:///{tmp_path}/new/ledger.db"
+    assert upkeep.restore(database(other), tmp_path / "copy.db") == (3, 0)
+    assert rows(other) == rows(address)
+
+
+def test_a_request_that_was_open_when_the_copy_was_made_comes_back_as_lost(address: str, tmp_path: Path) -> None:
+    filled(address, settled=False)
+    upkeep.copy(database(address), tmp_path / "copy.db")
+    other = f"sqlite:///{tmp_path}/new.db"
+    upkeep.restore(database(other), tmp_path / "copy.db")
+    assert rows(other)["req_0"]["outcome"] == "lost"
+    assert rows(other)["req_0"]["uncertain"] > 0
+    assert upkeep.state(database(other)).open == 0
+
+
+def test_a_user_s_rows_are_erased_and_nothing_of_them_stays_in_the_file(address: str) -> None:
+    filled(address)
+    place = database(address)
+    assert upkeep.erase(place, "u-1") == 1
+    assert rows(address).keys() == {"req_0", "req_2"}
+    assert upkeep.erase(place, "u-2", keep_counts=True) == 1
+    kept = rows(address)["req_2"]
+    assert (kept["user"], kept["metadata"], kept["thinking"]) == (None, None, 300)
+    assert upkeep.erase(place, "nobody") == 0
+    if place.file is not None:
+        raw = b"".join(path.read_bytes() for path in place.file.parent.glob("ledger.db*"))
+        assert b"word-0" in raw
+        assert b"word-1" not in raw
+        assert b"word-2" not in raw
+
+
+def test_old_rows_are_deleted_by_hand_and_by_a_server(address: str) -> None:
+    filled(address)
+    execute(address, "UPDATE requests SET begun_ms = 1000 WHERE id = 'req_0'")
+    assert upkeep.expire(database(address), 3) == 1
+    assert rows(address).keys() == {"req_1", "req_2"}
+    execute(address, "UPDATE requests SET begun_ms = 1000 WHERE id = 'req_1'")
+
+    async def go() -> None:
+        async with a_ledger(address, days=3):
+            pass
+
+    asyncio.run(go())
+    assert rows(address).keys() == {"req_2"}
+
+
+def test_rows_are_read_in_the_order_of_their_requests(address: str) -> None:
+    filled(address)
+    execute(address, "UPDATE requests SET begun_ms = 1000 WHERE id = 'req_2'")
+    assert [row["id"] for row in upkeep.rows(database(address))] == ["req_2", "req_0", "req_1"]
+    assert [row["id"] for row in upkeep.rows(database(address), end_ms=2000)] == ["req_2"]
+    assert [row["id"] for row in upkeep.rows(database(address), begin_ms=2000)] == ["req_0", "req_1"]
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_of_the_future_is_left_alone(address: str) -> None:
+    filled(address)
+    execute(address, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(OtherVersion, match="newer than this server"):
+        upkeep.state(database(address))
+    with pytest.raises(OtherVersion, match="newer than this server"):
+        migrate(database(address).engine(long=True))
+
+
+def test_rows_of_the_version_before_are_kept_and_have_no_price(address: str) -> None:
+    place = database(address)
+    assert migrate(place.engine(long=True), "0001") == (None, "0001")
+    execute(
+        address,
+        "INSERT INTO requests (id, owner, epoch, begun_ms, settled_ms, key, model, strategy, budget, reserved,"
+        " thinking, metadata) "
+        "VALUES ('req_old', 'srv_old', 1, 1000, 2000, 'alice', 'demo', 'direct', 100, 120, 77, '{\"a\": 1}')",
+    )
+    if place.file is None:
+        with pytest.raises(NoLedger, match="ponder ledger migrate"):
+            filled(address)
+        migrate(place.engine(long=True))
+    filled(address)
+    row = rows(address)["req_old"]
+    assert (row["thinking"], row["metadata"], row["key"]) == (77, {"a": 1}, "alice")
+    assert (row["cost_nano_usd"], row["price_version"], row["price_answer"]) == (0, None, None)
+    assert len(rows(address)) == 4
+
+
+def test_two_servers_that_start_at_once_make_one_ledger(address: str) -> None:
+    async def go() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(4):
+                group.create_task(one(number))
+
+    async def one(number: int) -> None:
+        async with a_ledger(address) as ledger:
+            await (await ledger.reserve(intent(f"req_{number}"))).settle(USED, "answered")
+
+    asyncio.run(go())
+    assert len(rows(address)) == 4

@@ -1,0 +1,169 @@
+"""The ledger behind the door: what a response says stands in its row, and a row says what the model made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ponder.compute.identity import CallIdentity
+from ponder.compute.lengths import Lengths
+from ponder.compute.usage import Usage
+from ponder.server.registry import Registry
+from ponder.server.settings import Settings
+from ponder.testing import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
+from tests.metering.ledgers import execute
+from tests.server.ledgered import ledgered, options, told
+from tests.server.serving import CHAIN, Line, counted, refused, scripted
+
+STRATEGIES = sorted(Registry().strategies)
+CHAINS = (Chain("three and four\nmake seven", "It is 7."), Chain("three\nand four make\nnine", "It is 9."))
+
+
+def used(row: Any) -> Usage:
+    kinds = {"hidden": row["thinking"], "visible": row["answer"], "verifier": row["verifier_tokens"]}
+    return Usage(prompt=row["prompt"], prompt_cached=row["cached"], **kinds)
+
+
+def billed(app: Any, kind: str) -> float:
+    return counted(app, f'ponder_billed_tokens_total{{kind="{kind}"}}')
+
+
+@pytest.fixture
+def sqlite(tmp_path: Any) -> str:
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_response_its_row_and_the_metrics_say_the_same(strategy: str, stream: bool, sqlite: str) -> None:
+    async def go() -> None:
+        engine, rewards = ScriptedEngine(always(*CHAINS)), ScriptedRewards(lambda line: len(line) / 100)
+        async with ledgered(engine, sqlite, reward_model=rewards, lengths=Lengths(20, 40)) as on:
+            price, cost = Settings().price_of("demo"), 0
+            assert price is not None
+            # Plenty, short, and cut in the answer.
+            for wish in ({"thinking_budget": 400}, {"thinking_budget": 30, "n": 2}, {"max_completion_tokens": 21}):
+                before = engine.produced, rewards.read
+                kinds = {kind: billed(on.app, kind) for kind in ("reasoning", "visible")}
+                known = on.rows.keys()
+                response = await on.chat(strategy=strategy, **wish, **options(stream))
+                last, request = told(response, stream), response.headers["x-request-id"]
+                assert on.rows.keys() - known == {request}
+                row, usage, thinking = on.rows[request], last["usage"], last["thinking"]
+                assert usage["prompt_tokens"] == row["prompt"]
+                assert usage["prompt_tokens_details"]["cached_tokens"] == row["cached"]
+                assert usage["completion_tokens"] == row["thinking"] + row["answer"] == engine.produced - before[0]
+                assert usage["completion_tokens_details"]["reasoning_tokens"] == row["thinking"] == thinking["spent"]
+                assert thinking["discarded_tokens"] == row["discarded"]
+                assert thinking["verifier_tokens"] == row["verifier_tokens"] == rewards.read - before[1]
+                assert (thinking["samples"], thinking["stopped_by"]) == (row["samples"], row["stopped_by"])
+                assert round(thinking["cost_usd"] * 1e9) == row["cost_nano_usd"] == price.cost(used(row)) > 0
+                cost += row["cost_nano_usd"]
+                assert counted(on.app, "ponder_cost_usd_total") == pytest.approx(cost / 1e9)
+                assert (thinking["budget"], strategy) == (row["budget"], row["strategy"])
+                assert (row["key"], row["model"], row["outcome"]) == ("anyone", "demo", "answered")
+                assert row["budget_asked"] == wish.get("thinking_budget")
+                assert billed(on.app, "reasoning") - kinds["reasoning"] == row["thinking"]
+                assert billed(on.app, "visible") - kinds["visible"] == row["answer"]
+            assert (on.ledger.unsettled, on.ledger.reserved) == (0, 0)
+            for series in ("ledger_unsettled_requests", "reserved_tokens", "meter_drift_tokens_total"):
+                assert counted(on.app, f"ponder_{series}") == 0
+            assert counted(on.app, "ponder_ledger_commit_seconds_count") > 0
+        assert MARKER not in str(on.rows)
+
+    asyncio.run(go())
+
+
+@dataclass
+class HangsUp(ScriptedEngine):
+    """Says so when it begins a token."""
+
+    at: int = -1
+    then: Callable[[], None] = lambda: None
+
+    async def wait(self, call: CallIdentity) -> None:
+        if self.produced == self.at:
+            self.then()
+            await asyncio.sleep(0)
+        await super().wait(call)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("strategy", ["direct", "best_of_n"])
+def test_a_hang_up_at_every_token_is_billed_for_what_was_made(strategy: str, stream: bool, sqlite: str) -> None:
+    async def go() -> None:
+        engine = HangsUp(always(Chain("think twice", "Yes.")), tail=2)
+        async with ledgered(engine, sqlite, lengths=Lengths(12, 16)) as on:
+            at = 0
+            while True:
+                before, known = engine.produced, on.rows.keys()
+                line = Line(stream=stream, strategy=strategy, thinking_budget=60)
+                engine.at, engine.then = before + at, line.gone.set
+                await line.call(on.app)
+                (new,) = on.rows.keys() - known
+                row = on.rows[new]
+                assert row["thinking"] + row["answer"] == engine.produced - before
+                assert row["settled_ms"]
+                if not line.gone.is_set():
+                    assert row["outcome"] == "answered"
+                    break
+                at += 1
+            assert at > 15
+            assert (on.ledger.unsettled, on.ledger.reserved) == (0, 0)
+
+    asyncio.run(go())
+
+
+def test_what_a_caller_says_of_a_request_stands_in_its_row(sqlite: str) -> None:
+    async def go() -> None:
+        async with ledgered(scripted(), sqlite) as on:
+            response = await on.chat(user="u-1", metadata={"team": "red"}, verifier="agreement", thinking_budget=-1)
+            row = on.rows[response.headers["x-request-id"]]
+            assert (row["user"], row["metadata"], row["verifier"]) == ("u-1", {"team": "red"}, "agreement")
+            assert row["budget_asked"] is None
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_nothing_is_begun_without_a_row(stream: bool, sqlite: str) -> None:
+    async def go() -> None:
+        engine = scripted()
+        async with ledgered(engine, sqlite) as on:
+            execute(sqlite, "ALTER TABLE requests RENAME TO elsewhere")
+            response = await on.chat(stream=stream)
+            refused(response, 503, code="ledger_unavailable")
+            assert int(response.headers["retry-after"]) > 0
+            assert engine.calls == 0
+            refused(await on.get("/readyz"), 503, code="ledger_unavailable")
+            execute(sqlite, "ALTER TABLE elsewhere RENAME TO requests")
+            async with asyncio.timeout(30):
+                while on.ledger.away or on.ledger.unsettled:  # noqa: ASYNC110 - another thread does it
+                    await asyncio.sleep(0.01)
+            assert (await on.chat()).status_code == 200
+            assert (await on.get("/readyz")).status_code == 200
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_runs_is_answered_though_the_ledger_is_away_and_settled_later(stream: bool, sqlite: str) -> None:
+    async def go() -> None:
+        engine = HangsUp(always(CHAIN), at=5, then=lambda: execute(sqlite, "ALTER TABLE requests RENAME TO elsewhere"))
+        async with ledgered(engine, sqlite) as on:
+            response = await on.chat(**options(stream))
+            last = told(response, stream)
+            assert on.ledger.unsettled == 1
+            execute(sqlite, "ALTER TABLE elsewhere RENAME TO requests")
+            async with asyncio.timeout(30):
+                while on.ledger.unsettled:  # noqa: ASYNC110 - another thread does it
+                    await asyncio.sleep(0.01)
+            row = on.rows[response.headers["x-request-id"]]
+            assert row["thinking"] + row["answer"] == last["usage"]["completion_tokens"] == engine.produced
+            assert row["outcome"] == "answered"
+
+    asyncio.run(go())
