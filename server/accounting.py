@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from ponder.metering.ledger import Ledger, open_ledger
 from ponder.metering.metrics import Metrics
 from ponder.server.settings import LedgerSettings
+
+log = logging.getLogger("ponder.server")
 
 
 @asynccontextmanager
@@ -17,15 +19,15 @@ async def keeping_account(settings: LedgerSettings, metrics: Metrics) -> AsyncGe
     `NoLedger`."""
     place = settings.database
     if place is None:
-        sys.stderr.write(
-            "ponder: no ledger ([ledger] url is none): usage is known to /metrics alone and forgotten at the end, "
-            "nothing can be billed from it, and GET /v1/usage has nothing to tell\n"
+        log.warning(
+            "no ledger ([ledger] url is none): usage is known to /metrics alone and forgotten at the end, nothing can "
+            "be billed from it, and GET /v1/usage has nothing to tell"
         )
         yield None
         return
     ledger = await open_ledger(place, metrics, checkpoint=settings.checkpoint, days=settings.retention_days)
     metrics.follow(ledger)
-    sys.stderr.write(f"ponder: ledger: {place}\n")
+    log.info("ledger: %s", place)
     try:
         yield ledger
     finally:
