@@ -37,7 +37,7 @@ from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 from ponder.server.sockets import bind, check_tls, listen, url_of
 
-QUIET = ("httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
+QUIET = ("alembic", "httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""
 
 log = logging.getLogger("ponder.server")
