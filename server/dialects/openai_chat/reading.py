@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool, ToolCall
+from ponder.server.bounds import too_many
 from ponder.server.dialects.openai_chat import schema as wire
 from ponder.server.dialects.openai_chat import slips
 from ponder.server.dialects.openai_chat.schema import ChatRequest, WireMessage
