@@ -11,6 +11,7 @@ import xgrammar
 from ponder.compute.engine import CallSchema, Grammar
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Hidden, Message, Prompt, Tool, ToolCall
+from ponder.engines.grammars import encoded
 from ponder.engines.model import Model
 from ponder.engines.plain_tools import Shown, plainly
 from ponder.engines.profiles import find
@@ -199,7 +200,7 @@ def test_a_call_that_is_required_is_held_to_the_form_of_the_model_and_may_use_it
     profile = find(family.model, family.config, family.chat_template, tokens)
     model = Model(tokens, profile, "m", context=1 << 20, vocabulary_size=len(tokens))
     schema = '{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}'
-    kind, text = model.encoded(Grammar(calls=(CallSchema("get_weather", schema),), document=False))
+    kind, text = encoded(Grammar(calls=(CallSchema("get_weather", schema),), document=False), model.card.tools)
     assert kind == "structural_tag"
     info = xgrammar.TokenizerInfo.from_huggingface(tokens, vocab_size=len(tokens), stop_token_ids=[tokens.eos_token_id])
     matcher = xgrammar.GrammarMatcher(xgrammar.GrammarCompiler(info).compile_structural_tag(text))
