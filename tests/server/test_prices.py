@@ -62,7 +62,7 @@ def test_the_bundled_model_has_a_price_where_none_is_configured() -> None:
         ({"version": "1", "default": {"input": 1}}, "Field required"),
         ({"version": "1", "default": {"input": 1, "cached_input": 2, "thinking": 1}}, "cached_input is above input"),
         ({"version": "1", "default": {"input": 1, "thinking": "0.0000000001"}}, "nine decimals"),
-        ({"version": "1", "default": {"input": 1, "thinking": 1, "anwser": 1}}, "Extra inputs"),
+        ({"version": "1", "default": {"input": 1, "thinking": 1, "answers": 1}}, "Extra inputs"),
         ({"version": "1", "models": {"dmeo": {"input": 1, "thinking": 1}}}, "did you mean demo"),
     ],
 )
