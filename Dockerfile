@@ -6,9 +6,13 @@
 # table for ponder.toml, which is mounted:
 #
 #   docker run --rm ponder:cpu keys new me
-#   docker run --rm -p 8000:8000 -v "$PWD/ponder.toml:/app/ponder.toml:ro" ponder:cpu
+#   docker run --rm -p 8000:8000 -v "$PWD/ponder.toml:/app/ponder.toml:ro" \
+#       -v ponder-state:/home/ponder/.local/state/ponder ponder:cpu
 #   docker run --rm -p 8000:8000 -v "$PWD/ponder.toml:/app/ponder.toml:ro" --gpus all --ipc=host \
+#       -v ponder-state:/home/ponder/.local/state/ponder \
 #       -v ponder-models:/home/ponder/.cache/huggingface ponder:gpu serve Qwen/Qwen3-8B --host 0.0.0.0
+#
+# The volume ponder-state keeps the ledger (docs/metering.md), which would go with the container; [ledger] url names another.
 #
 # The verifier `code` runs programs in bubblewrap, which makes user namespaces; Docker's default profiles refuse them.
 # They are allowed by a seccomp profile with clone, unshare, mount, umount2 and pivot_root in it, or without one by
@@ -58,8 +62,9 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends bubblewrap \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home ponder \
-    && mkdir -p /home/ponder/.cache/huggingface \
-    && chown -R ponder /home/ponder/.cache
+    && mkdir -p /home/ponder/.cache/huggingface /home/ponder/.local/state/ponder \
+    && chmod 700 /home/ponder/.local/state/ponder \
+    && chown -R ponder /home/ponder/.cache /home/ponder/.local
 USER ponder
 EXPOSE 8000
 # Alive, not ready: a server that loads a model or drains must not be restarted for it. Readiness is /readyz.

@@ -13,6 +13,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -34,6 +35,7 @@ def describe() -> dict[str, object]:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(),
         "commit": commit(),
+        "ledger": _ledger(),
         "machine": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": _processor(),
@@ -162,6 +164,26 @@ def started(
     """Starts a server with the code of a checkout, waits up to ten minutes until `ready` answers 200, and stops it with
     all its children."""
     signal.signal(signal.SIGTERM, _ended)
+    # Its ledger, in the user's state folder else, goes with it. Earlier checkouts know no setting that says so.
+    with tempfile.TemporaryDirectory(prefix="ponder-bench-") as state:
+        yield from _started(name, command, port, ready, log, {"XDG_STATE_HOME": state, **environment}, checkout)
+
+
+def _ledger() -> str:
+    """Where servers under test write their rows, for what a figure is kept with; an address may hold a password."""
+    given = os.environ.get("PONDER_LEDGER__URL")
+    return f"SQLite in {tempfile.gettempdir()}" if given is None else given.partition(":")[0]
+
+
+def _started(
+    name: str,
+    command: Sequence[str],
+    port: int,
+    ready: str,
+    log: IO[bytes],
+    environment: Mapping[str, str],
+    checkout: Path,
+) -> Generator[Server]:
     print(f"$ {' '.join([f'{k}={v}' for k, v in environment.items()] + list(command))}", flush=True)
     process = psutil.Popen(
         list(command),

@@ -29,6 +29,7 @@ POSTGRESQL = {
 }
 LONG = "-c timezone=UTC"
 """For work that may take its time: migrations, copies."""
+NO_HOME = "this user has no home folder: name a place for the ledger in [ledger] url, or in XDG_STATE_HOME"
 
 
 class WrongAddress(ValueError):
@@ -37,9 +38,13 @@ class WrongAddress(ValueError):
 
 
 def state_folder() -> Path:
-    """Where a user's programs keep what must outlive them (XDG base directories)."""
+    """Where a user's programs keep what must outlive them (XDG base directories). Raises `WrongAddress` for a user
+    without a home, such as one that a container makes up."""
     given = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
+    try:
+        base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise WrongAddress(NO_HOME) from None
     return base / "ponder"
 
 
@@ -81,7 +86,10 @@ def database(address: str | None = None) -> Database:
         raise WrongAddress("a ledger is kept in PostgreSQL (postgresql://...) or SQLite (sqlite:///...)")
     if not url.database or url.database == ":memory:":
         raise WrongAddress("a ledger in memory would be forgotten: name a file, as in sqlite:////folder/ledger.db")
-    return Database(url.set(database=str(Path(url.database).expanduser().absolute())))
+    try:
+        return Database(url.set(database=str(Path(url.database).expanduser().absolute())))
+    except RuntimeError:
+        raise WrongAddress(NO_HOME) from None
 
 
 def _postgresql(url: URL, reads: bool, long: bool) -> Engine:

@@ -98,7 +98,7 @@ class Ledger:
         return self._writer.unsettled
 
     async def reserve(self, intent: Intent) -> LedgerBill:
-        """Opens a row, durably. Raises `Unavailable` where that cannot be."""
+        """Opens a row, durably. Raises `Unavailable` where that cannot be in the time the request has."""
         if self.away:
             raise _unavailable()
         values = _opened(intent)
@@ -106,7 +106,7 @@ class Ledger:
         opened = asyncio.get_running_loop().create_future()
         self._writer.put(Change("open", entry, done=opened))
         try:
-            async with asyncio.timeout(OPENING):
+            async with asyncio.timeout(min(OPENING, intent.timeout)):
                 await opened
         except Away:
             raise _unavailable() from None
@@ -216,7 +216,11 @@ async def open_ledger(
         engine = await asyncio.to_thread(prepared)
     except OtherVersion as error:
         raise NoLedger(str(error)) from None
-    except (SQLAlchemyError, OSError) as error:
+    except OSError as error:
+        raise NoLedger(
+            f"the ledger ({place}) cannot be opened: {_kind(error)}. [ledger] url names another place, or none"
+        ) from None
+    except SQLAlchemyError as error:
         raise NoLedger(f"the ledger ({place}) cannot be opened: {_kind(error)}") from None
     ledger = Ledger(place, engine, watch, checkpoint=checkpoint, days=days)
     await ledger.start()

@@ -2,14 +2,17 @@
 
 On the machine it runs on, the kernel knows: a process is a number and the moment it began. Of another machine only the
 rows are seen, so a process there is dead when it has changed its row for `LEASE` seconds no more. That is measured by
-the watcher's own monotonic clock, so it does not matter what time either machine thinks it is.
+the watcher's own monotonic clock, so it does not matter what time either machine thinks it is; and only while the
+watcher looks, for a database that was away takes the signs of life of all processes with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,28 +46,43 @@ def this_process() -> Process:
 
 
 def _started(pid: int) -> int | None:
-    """When a process of this machine began; None where it has ended, waited for by its parent or not."""
+    """When a process of this machine began; None where it has ended, waited for by its parent or not. Raises
+    `PermissionError` for one that runs and that /proc does not show: another user's, where it is mounted so."""
     try:
         told = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
+        if _runs(pid):
+            raise PermissionError from None
         return None
     return None if told[0] in "ZX" else int(told[19])
+
+
+def _runs(pid: int) -> bool:
+    """There is a process of this number, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 class Watcher:
     """Looks at the rows of other processes again and again, and says which of them are dead."""
 
-    def __init__(self, me: Process, lease: float = LEASE) -> None:
-        self._me, self._lease = me, lease
-        self._seen: dict[str, tuple[int, int, float]] = {}
-        """By id: its epoch, its last sign of life, and when that was first looked at."""
+    def __init__(self, me: Process, lease: float = LEASE, clock: Callable[[], float] = time.monotonic) -> None:
+        self._me, self._lease, self._clock = me, lease, clock
+        self._seen: dict[str, tuple[int, int, float, float]] = {}
+        """By id: its epoch, its last sign of life, and when that was looked at first and last."""
 
     def dead(self, other: Process, epoch: int, seen_ms: int) -> bool:
-        """The process is dead. One on another machine is not before it was watched for the lease."""
+        """The process is dead. One on another machine is not before it was watched for the lease, without a gap: signs
+        of life that nobody could see may have been in it."""
         if self._me.machine and other.machine == self._me.machine:
-            return _started(other.pid) != other.started
-        known = self._seen.get(other.id)
-        if known is None or known[:2] != (epoch, seen_ms):
-            self._seen[other.id] = epoch, seen_ms, time.monotonic()
+            with contextlib.suppress(PermissionError):
+                return _started(other.pid) != other.started
+        now, known = self._clock(), self._seen.get(other.id)
+        if known is None or known[:2] != (epoch, seen_ms) or now - known[3] > self._lease / 2:
+            self._seen[other.id] = epoch, seen_ms, now, now
             return False
-        return time.monotonic() - known[2] > self._lease
+        self._seen[other.id] = epoch, seen_ms, known[2], now
+        return now - known[2] > self._lease

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from ponder.metering.processes import Process, Watcher
 from ponder.metering.tables import requests, servers
@@ -194,15 +194,14 @@ class Writer:
         whole = [*owed, *batch]
         try:
             self._commit(whole)
-        except (DataError, IntegrityError) as error:
-            # The fault is a row's, not the database's.
-            if len(whole) > 1:
+        except Exception as error:  # noqa: BLE001 (drivers refuse values as they like; without this thread nothing is begun)
+            if isinstance(error, SQLAlchemyError) and not _of_a_row(error):
+                self._put_off(whole, error)
+            elif len(whole) > 1:
                 for change in whole:
                     self._write([change])
             else:
                 self._give_up(whole, error)
-        except SQLAlchemyError as error:
-            self._put_off(whole, error)
 
     def _commit(self, batch: Sequence[Change]) -> None:
         self._since = began = time.monotonic()
@@ -283,7 +282,7 @@ class Writer:
             log.error("the ledger cannot write (%s): no request is admitted until it can", _word(error))
         self._call(self._resolve, batch, Away(_word(error)))
 
-    def _give_up(self, batch: Sequence[Change], error: SQLAlchemyError) -> None:
+    def _give_up(self, batch: Sequence[Change], error: Exception) -> None:
         """A row that the database will never take."""
         log.error("the ledger refuses a row (%s)", _word(error))
         self._call(self._resolve, batch, Away(_word(error), again=False))
@@ -325,7 +324,8 @@ class Writer:
                 self._call(self._told, rows)
 
     def _end(self) -> None:
-        """The last transaction: this process has ended, and left nothing open unless something is owed."""
+        """The last transaction: this process has ended. Rows that are open yet are settled as they were last seen, for
+        nobody looks for those of a process that has ended; unless something is owed."""
         end = time.monotonic() + LAST
         while self._failing and time.monotonic() < end:
             time.sleep(AGAIN[0])
@@ -334,11 +334,16 @@ class Writer:
             log.error("the ledger is away: %d requests are left open, for the next server to settle", len(self._owed))
             return
         with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
-            connection.execute(
+            ended = connection.execute(
                 update(servers)
                 .where(servers.c.id == self._me.id, servers.c.epoch == self._epoch)
                 .values(ended_ms=_milliseconds())
             )
+            if ended.rowcount == 1 and (rows := self._recover(connection, self._me, self._epoch)):
+                log.error(
+                    "%d requests were not settled when the server ended; they are as they were last seen", len(rows)
+                )
+                self._call(self._told, rows)
         self._engine.dispose()
 
     def _call(self, what: Callable[..., None], *arguments: Any) -> None:
@@ -388,7 +393,14 @@ def _milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _word(error: SQLAlchemyError) -> str:
+def _of_a_row(error: SQLAlchemyError) -> bool:
+    """The fault is a row's, not the database's."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, DataError | IntegrityError)
+    return isinstance(error, StatementError)
+
+
+def _word(error: Exception) -> str:
     """What a database said, without the statement and its values."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         return type(error.orig).__name__

@@ -6,7 +6,8 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from ponder.metering.ledger import Ledger, open_ledger
+from ponder.metering.database import WrongAddress
+from ponder.metering.ledger import Ledger, NoLedger, open_ledger
 from ponder.metering.metrics import Metrics
 from ponder.server.settings import LedgerSettings
 
@@ -17,7 +18,10 @@ log = logging.getLogger("ponder.server")
 async def keeping_account(settings: LedgerSettings, metrics: Metrics) -> AsyncGenerator[Ledger | None]:
     """The ledger that the settings name, for as long as the block lasts; None where there is to be none. Raises
     `NoLedger`."""
-    place = settings.database
+    try:
+        place = settings.database
+    except WrongAddress as error:
+        raise NoLedger(str(error)) from None
     if place is None:
         log.warning(
             "no ledger ([ledger] url is none): usage is known to /metrics alone and forgotten at the end, nothing can "

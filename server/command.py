@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ponder.compute.errors import PonderError
 from ponder.server.load_settings import load
 from ponder.server.settings import KeySettings, Scope, Settings, WrongSettings, nearest
+from ponder.server.settings.ledger import MOST_DAYS
 
 FLAGS = (
     "host",
@@ -119,7 +120,7 @@ def _ledger(parser: argparse.ArgumentParser) -> None:
     words = "keep the rows, without user and metadata, so that no sum changes"
     erase.add_argument("--keep-counts", action="store_true", help=words)
     expire = add("expire", "delete rows that are too old")
-    expire.add_argument("--days", type=int, required=True, metavar="N", help="those of requests that came earlier")
+    expire.add_argument("--days", type=_days, required=True, metavar="N", help="those of requests that came earlier")
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -131,6 +132,13 @@ def _one_of(*words: str) -> Callable[[str], str]:
         return given
 
     return word
+
+
+def _days(given: str) -> int:
+    """As `[ledger] retention_days` takes them: a slip of the sign deletes nothing."""
+    if not (given.isascii() and given.isdecimal() and len(given) < 6 and 1 <= int(given) <= MOST_DAYS):
+        raise argparse.ArgumentTypeError(f"a number of days from 1 to {MOST_DAYS}")
+    return int(given)
 
 
 def _span_of(command: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ponder.compute.errors import PonderError
 from ponder.metering import upkeep
-from ponder.metering.database import Database
+from ponder.metering.database import Database, WrongAddress
 from ponder.metering.migrate import OtherVersion, migrate, newest
 from ponder.metering.tables import requests
 from ponder.server.load_settings import load
@@ -26,7 +26,10 @@ class CannotDo(PonderError):
 
 def the_ledger(config: str | None) -> Database:
     """The ledger of the configuration. Raises `WrongSettings`, and `CannotDo` where there is none."""
-    place = load(config).ledger.database
+    try:
+        place = load(config).ledger.database
+    except WrongAddress as error:
+        raise CannotDo(str(error)) from None
     if place is None:
         raise CannotDo("the configuration switches the ledger off ([ledger] url is none)")
     return place
@@ -46,6 +49,10 @@ def guarded(work: Callable[[argparse.Namespace, TextIO], None], options: argpars
     except SQLAlchemyError as error:
         original = getattr(error, "orig", None) or error
         raise CannotDo(f"the ledger cannot be used: {type(original).__name__}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotDo(f"{error.filename or 'the ledger'}: {error.strerror or type(error).__name__}") from None
     return 0
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,31 @@ def test_rounds_of_one_start_are_not_taken_for_independent() -> None:
     assert low < 0.985
     assert high > 1.015
     assert machine.interval([0.97] * 40, 4) == (0.97, 0.97)
+
+
+SERVER = """
+import http.server, os, sys
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(os.environ["XDG_STATE_HOME"].encode())
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Page).serve_forever()
+"""
+
+
+def test_a_server_that_is_measured_keeps_its_ledger_where_it_is_thrown_away(tmp_path: Path) -> None:
+    port = machine.free_port()
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-c", SERVER, str(port)]
+        with machine.started("one", command, port, "/", log, {}) as server, urllib.request.urlopen(server.url) as page:
+            state = Path(page.read().decode())
+            assert state.is_dir()
+            assert str(state) != os.environ["XDG_STATE_HOME"]
+    assert not state.exists()
+    assert "SQLite" in str(machine.describe()["ledger"])
 
 
 def test_memory_is_shown_and_not_judged() -> None:

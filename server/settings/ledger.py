@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 """The address of no ledger."""
+MOST_DAYS = 36500
 
 
 def _address(value: SecretStr) -> SecretStr:
@@ -42,7 +43,7 @@ class LedgerSettings(Table):
         description="Tokens of each live chain that may be uncertain after a crash; it is written down twice as often.",
     )
     retention_days: int | None = Field(
-        default=None, ge=1, le=36500, description="Days after which a row is deleted; left out: never."
+        default=None, ge=1, le=MOST_DAYS, description="Days after which a row is deleted; left out: never."
     )
 
     @property

@@ -16,7 +16,7 @@ from ponder.compute.errors import Unavailable
 from ponder.compute.usage import Usage
 from ponder.metering import processes as processes_
 from ponder.metering.database import WrongAddress, database, state_folder
-from ponder.metering.ledger import LedgerBill
+from ponder.metering.ledger import OPENING, LedgerBill
 from ponder.metering.processes import Process, Watcher, this_process
 from tests.metering.databases import PostgreSQL, postgresql
 from tests.metering.ledgers import Watched, a_ledger, execute, intent, processes, rows
@@ -175,7 +175,8 @@ def test_a_process_is_dead_when_the_kernel_says_so_and_elsewhere_when_it_is_sile
     me = this_process()
     assert me.machine
     assert me.pid == os.getpid()
-    watcher = Watcher(me, lease=0)
+    clock = [0.0]
+    watcher = Watcher(me, lease=60, clock=lambda: clock[0])
     assert not watcher.dead(Process("b", me.machine, me.pid, me.started), 1, 0)
     assert watcher.dead(Process("c", me.machine, me.pid, me.started - 1), 1, 0), "the number was given away again"
     child = os.fork()
@@ -186,10 +187,102 @@ def test_a_process_is_dead_when_the_kernel_says_so_and_elsewhere_when_it_is_sile
     assert watcher.dead(Process("d", me.machine, child, started), 1, 0), "it has ended, though nobody has waited for it"
     os.waitpid(child, 0)
     elsewhere = Process("e", "another machine", 1, 1)
-    assert not watcher.dead(elsewhere, 1, 100)
-    assert not watcher.dead(elsewhere, 1, 200), "it has given a sign of life"
-    assert watcher.dead(elsewhere, 1, 200)
-    assert not watcher.dead(elsewhere, 2, 200)
+
+    def dead(epoch: int, seen_ms: int, at: float) -> bool:
+        clock[0] = at
+        return watcher.dead(elsewhere, epoch, seen_ms)
+
+    assert not dead(1, 100, 0)
+    assert not dead(1, 200, 20), "it has given a sign of life"
+    assert not dead(1, 200, 45)
+    assert not dead(1, 200, 70)
+    assert dead(1, 200, 85)
+    assert not dead(2, 200, 90)
+
+
+def test_nobody_is_dead_because_the_database_was_away() -> None:
+    """None could give a sign of life then, and who is back first has not seen the others yet."""
+    clock = [0.0]
+    watcher, elsewhere = Watcher(this_process(), lease=60, clock=lambda: clock[0]), Process("e", "elsewhere", 1, 1)
+    for clock[0] in (0.0, 10.0, 20.0):
+        assert not watcher.dead(elsewhere, 1, 100)
+    for clock[0] in (120.0, 130.0, 160.0):
+        assert not watcher.dead(elsewhere, 1, 100)
+    clock[0] = 185.0
+    assert watcher.dead(elsewhere, 1, 100)
+
+
+def test_a_process_that_proc_does_not_show_is_not_dead_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc may be mounted so that it hides other users' processes (hidepid)."""
+    me, clock = this_process(), [0.0]
+    monkeypatch.setattr(processes_, "PROC", tmp_path)
+    watcher = Watcher(me, lease=60, clock=lambda: clock[0])
+    hidden = Process("b", me.machine, os.getppid(), 1)
+    for clock[0] in (0.0, 30.0, 60.0):
+        assert not watcher.dead(hidden, 1, 100)
+    clock[0] = 61.0
+    assert watcher.dead(hidden, 1, 100), "its number may be another's by now"
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert watcher.dead(Process("c", me.machine, child, 1), 1, 100)
+
+
+def test_a_row_that_was_never_settled_is_settled_when_the_server_ends(address: str) -> None:
+    """Nobody looks for the rows of a process that has signed out."""
+
+    async def go() -> None:
+        watched = Watched()
+        async with a_ledger(address, watched, checkpoint=64) as ledger:
+            bill = await ledger.reserve(intent())
+            bill.follow(lambda: Progress(Usage(prompt=12, hidden=40), open=1, samples=0, stopped_by=None))
+            bill.look()
+            await _until(lambda: rows(address)["req_1"]["thinking"] == 40)
+        async with a_ledger(address, watched):
+            await asyncio.sleep(0)
+        row = rows(address)["req_1"]
+        assert row["settled_ms"]
+        assert (row["outcome"], row["thinking"], row["uncertain"]) == ("lost", 40, 64)
+        assert [told["id"] for told in watched.rows] == ["req_1"]
+
+    asyncio.run(go())
+
+
+def test_a_row_that_no_database_takes_is_refused_and_the_next_is_written(address: str) -> None:
+    async def go() -> None:
+        async with a_ledger(address) as ledger:
+            good = await ledger.reserve(intent("req_good"))
+            with pytest.raises(Unavailable):
+                await ledger.reserve(intent("req_bad", asked=10**30))
+            assert not ledger.away
+            await good.settle(USED, "answered")
+            await (await ledger.reserve(intent("req_next"))).settle(USED, "answered")
+        assert {name: row["outcome"] for name, row in rows(address).items()} == {
+            "req_good": "answered",
+            "req_next": "answered",
+        }
+
+    asyncio.run(go())
+
+
+def test_a_request_waits_for_its_row_no_longer_than_it_has_time(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/ledger.db"
+
+    async def go() -> None:
+        async with a_ledger(address) as ledger:
+            other = database(address).engine(long=True)
+            with other.begin():
+                # Far less than a request waits that has time.
+                async with asyncio.timeout(OPENING * 0.6):
+                    with pytest.raises(Unavailable):
+                        await ledger.reserve(intent(timeout=0.05))
+            other.dispose()
+        assert all(row["settled_ms"] and not row["thinking"] for row in rows(address).values())
+
+    asyncio.run(go())
 
 
 # -- the database is away ---------------------------------------------------------------------------------------------
@@ -266,6 +359,20 @@ def test_the_default_is_a_file_for_its_owner_alone_in_the_state_folder(
     monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert state_folder() == tmp_path / ".local/state/ponder"
+
+
+def test_a_user_without_a_home_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers run one that is in no list of users."""
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME")
+
+    def unlisted(number: int) -> Any:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unlisted)
+    for address in (None, "sqlite:///~/ledger.db"):
+        with pytest.raises(WrongAddress, match="no home folder"):
+            database(address)
 
 
 def test_an_address_is_named_without_its_password() -> None:

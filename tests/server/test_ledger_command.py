@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ponder.__main__ import main
+from ponder.metering.ledger import NoLedger
 from tests.metering.ledgers import rows
 from tests.metering.test_upkeep import filled
 
@@ -49,6 +50,24 @@ def test_a_ledger_is_looked_after_from_the_command_line(
     assert "1 requests are put into" in ponder(capsys, "ledger", "restore", "copy.db")
     assert len(rows(address)) == 3
     assert "0 requests older than 9 days" in ponder(capsys, "ledger", "expire", "--days", "9")
+
+
+@pytest.mark.parametrize("days", ["-1", "0", "36501", "9" * 30, "x"])
+def test_a_slip_of_the_sign_deletes_nothing(days: str, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(address, users=1)
+    assert "from 1 to 36500" in ponder(capsys, "ledger", "expire", f"--days={days}", status=2)
+    assert len(rows(address)) == 1
+
+
+def test_a_place_that_cannot_be_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PONDER_LEDGER__URL", f"sqlite:///{tmp_path}/file/ledger.db")
+    assert "file" in ponder(capsys, "ledger", "migrate", status=1)
+    with pytest.raises(NoLedger, match="names another place"):
+        filled(f"sqlite:///{tmp_path}/file/ledger.db")
 
 
 def test_rows_are_written_as_text_that_a_spreadsheet_does_not_run(
