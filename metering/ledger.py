@@ -264,8 +264,8 @@ def _opened(intent: Intent) -> dict[str, Any]:
         "budget": intent.thinking,
         "reserved": intent.thinking + intent.answer,
         "chains": intent.answers,
-        "user": None if intent.user is None else _storable(intent.user),
-        "metadata": {_storable(name): _storable(value) for name, value in intent.metadata.items()} or None,
+        "user": None if intent.user is None else storable(intent.user),
+        "metadata": {storable(name): storable(value) for name, value in intent.metadata.items()} or None,
         "price_version": price and price.version,
         "price_prompt": price and price.prompt,
         "price_cached": price and price.cached,
@@ -275,8 +275,9 @@ def _opened(intent: Intent) -> dict[str, Any]:
     }
 
 
-def _storable(text: str) -> str:
-    """As PostgreSQL and UTF-8 can take it: no NUL, no half of a surrogate pair, of bounded length."""
+def storable(text: str) -> str:
+    """A caller's word as rows have it, which PostgreSQL and UTF-8 can take: no NUL, no half of a surrogate pair, of
+    bounded length. Whoever looks for one looks for it so."""
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()
     return text.replace("\0", "\ufffd")[:LONGEST]

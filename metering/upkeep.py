@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, Table, delete, func, select, update
 
 from ponder.metering.database import Database
-from ponder.metering.ledger import as_last_seen
+from ponder.metering.ledger import as_last_seen, storable
 from ponder.metering.migrate import check, migrate, prepare, version_of
 from ponder.metering.tables import metadata, requests, servers
 from ponder.metering.writer import MOST, expire_some, insert_of
@@ -179,7 +179,7 @@ def erase(place: Database, user: str, *, keep_counts: bool = False) -> int:
     that sums stay what they were. Raises as `readable` does."""
     readable(place).dispose()
     engine = place.engine(long=True)
-    theirs = (requests.c.user == user, requests.c.settled_ms.is_not(None))
+    theirs = (requests.c.user == storable(user), requests.c.settled_ms.is_not(None))
     with engine.begin() as connection:
         if keep_counts:
             done = connection.execute(update(requests).where(*theirs).values(user=None, metadata=None))

@@ -208,9 +208,11 @@ class Writer:
         try:
             with self._engine.begin() as connection:
                 self._renew(connection)
-                self._apply(connection, batch)
+                drift = self._apply(connection, batch)
         finally:
             self._since = None
+        for tokens in drift:
+            self._call(self._drifted, tokens)
         if self._failing:
             self._failing = False
             log.warning("the ledger writes again; %d settlements that had waited are written", len(batch))
@@ -239,7 +241,10 @@ class Writer:
         self._epoch = last + 1
         connection.execute(update(servers).where(row).values(epoch=self._epoch, seen_ms=now, ended_ms=None))
 
-    def _apply(self, connection: Connection, batch: Sequence[Change]) -> None:
+    def _apply(self, connection: Connection, batch: Sequence[Change]) -> Sequence[int]:
+        """Writes a batch; the tokens of each settlement that comes too late. Nobody is told of them here, for a
+        transaction may fail and be tried again."""
+        drift: list[int] = []
         opened: list[dict[str, Any]] = []
         looked: list[dict[str, Any]] = []
         settled: list[dict[str, Any]] = []
@@ -250,7 +255,7 @@ class Writer:
                 opened.append(entry.values | {"owner": self._me.id, "epoch": self._epoch})
             elif entry.epoch and entry.epoch != self._epoch:
                 if change.kind == "settle" and not entry.void:
-                    self._too_late(connection, change)
+                    drift.append(self._too_late(connection, change))
             elif entry.epoch:
                 rows = looked if change.kind == "checkpoint" else settled
                 rows.append({"_id": entry.values["id"], "_epoch": entry.epoch, **change.values})
@@ -260,14 +265,15 @@ class Writer:
             connection.execute(_UPDATE, looked)
         if settled:
             connection.execute(_UPDATE, settled)
+        return drift
 
-    def _too_late(self, connection: Connection, change: Change) -> None:
-        """Another process has settled the request, as it was last seen."""
+    def _too_late(self, connection: Connection, change: Change) -> int:
+        """Another process has settled the request, as it was last seen: the tokens that were made beyond that."""
         change.entry.taken = True
         row = requests.c.id == change.entry.values["id"]
         found = connection.execute(select(requests.c.thinking + requests.c.answer).where(row)).scalar_one_or_none()
         made = change.values["thinking"] + change.values["answer"]
-        self._call(self._drifted, made - (found or 0))
+        return made - (found or 0)
 
     def _put_off(self, batch: Sequence[Change], error: SQLAlchemyError) -> None:
         """The database is away. A row that may have been opened all the same is closed when it is back."""

@@ -10,6 +10,7 @@ import asyncio
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +22,7 @@ from starlette.responses import Response
 
 from ponder.compute.errors import NotFound, RequestError, Unavailable
 from ponder.compute.price import NANO
-from ponder.metering.ledger import Ledger
+from ponder.metering.ledger import Ledger, storable
 from ponder.metering.report import DAY, HOUR, SUMS, Question, may_group, one, sums
 from ponder.server.access import Caller
 from ponder.server.keys import Key
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 MOST = 1000
 """Lines of a page."""
+AT_ONCE = 4
+"""Reports that are read at the same time; the others wait."""
 FURTHEST = 1 << 20
 """Lines that may be skipped."""
 INSIDE = ("owner", "epoch", "chains")
@@ -107,6 +110,8 @@ class UsageReports:
 
     def __init__(self, ledger: Ledger | None) -> None:
         self._engine = None if ledger is None else ledger.place.engine(reads=True)
+        self._threads = ThreadPoolExecutor(AT_ONCE, "usage")
+        """Of their own: a report may take long, and requests are read in the others."""
 
     async def usage(
         self,
@@ -145,7 +150,7 @@ class UsageReports:
 
     async def usage_of_request(self, id: str, key: Caller) -> BilledRequest:
         """Finds one request by its id, the `x-request-id` of its answer."""
-        row = await self._read(lambda engine: one(engine, id, None if key.may("admin") else key.name))
+        row = await self._read(lambda engine: one(engine, storable(id), None if key.may("admin") else key.name))
         if row is None:
             raise NotFound("no request of this key has that id", param="id", code="request_not_found")
         told = {name: value for name, value in row.items() if name not in INSIDE}
@@ -261,7 +266,7 @@ class UsageReports:
         if self._engine is None:
             raise NotFound("this server keeps no ledger ([ledger] url is none)", code="no_ledger")
         try:
-            return await asyncio.to_thread(work, self._engine)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._engine)
         except SQLAlchemyError:
             raise Unavailable(
                 "the ledger of this server cannot be read: try again later", code="ledger_unavailable", retry_after=5
@@ -316,9 +321,9 @@ def harmless(value: Any) -> Any:
 
 
 def _listed(request: Request, name: str) -> list[str]:
-    """A list in a query, in any of the ways in which clients write one."""
+    """A list in a query, in any of the ways in which clients write one; words as rows have them."""
     given = [*request.query_params.getlist(name), *request.query_params.getlist(f"{name}[]")]
-    return [word for one in given for word in one.split(",") if word]
+    return [storable(word) for one in given for word in one.split(",") if word]
 
 
 def _groups(request: Request) -> tuple[str, ...]:

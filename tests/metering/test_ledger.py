@@ -158,6 +158,28 @@ def test_who_is_taken_for_dead_goes_on_and_settles_nothing_a_second_time(address
     asyncio.run(go())
 
 
+def test_what_comes_too_late_is_told_once_however_often_it_is_tried(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/ledger.db"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    async def go() -> None:
+        watched = Watched()
+        async with a_ledger(address, watched) as ledger:
+            bill = await ledger.reserve(intent())
+            execute(address, "UPDATE servers SET epoch = epoch + 1, ended_ms = 5")
+            execute(address, "UPDATE requests SET settled_ms = 5, outcome = 'lost', thinking = 100")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+            try:
+                await bill.settle(USED, "answered")
+                assert ledger.away
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            await _until(lambda: not ledger.away and not ledger.unsettled)
+            assert watched.drift == [USED.generated - 100]
+
+    asyncio.run(go())
+
+
 def test_two_servers_share_a_ledger_and_leave_each_other_s_rows_alone(address: str) -> None:
     async def go() -> None:
         async with a_ledger(address) as one:

@@ -91,6 +91,15 @@ def test_a_user_s_rows_are_erased_and_nothing_of_them_stays_in_the_file(address:
         assert b"word-2" not in raw
 
 
+def test_a_user_is_found_as_the_ledger_keeps_the_name(address: str) -> None:
+    async def go() -> None:
+        async with a_ledger(address) as ledger:
+            await (await ledger.reserve(intent(user="long\0" * 200))).settle(USED, "answered")
+
+    asyncio.run(go())
+    assert upkeep.erase(database(address), "long\0" * 200) == 1
+
+
 def test_old_rows_are_deleted_by_hand_and_by_a_server(address: str) -> None:
     filled(address)
     execute(address, "UPDATE requests SET begun_ms = 1000 WHERE id = 'req_0'")

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 from openai.types.admin.organization import UsageCompletionsResponse, UsageCostsResponse
+from sqlalchemy import text
 
+from ponder.metering.database import database
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
+from tests.metering.databases import postgresql
 from tests.metering.ledgers import execute
 from tests.server.ledgered import Ledgered, ledgered, told
 from tests.server.serving import chat, door, refused, scripted
@@ -185,6 +188,41 @@ def test_what_cannot_be_meant_is_a_400_that_names_it(query: str, param: str, tmp
             refused(await on.get(query), 400, param=param)
 
     asyncio.run(go())
+
+
+def test_names_that_no_row_can_have_are_nobody_s(address: str) -> None:
+    async def go() -> None:
+        async with ledgered(scripted(), address) as on:
+            refused(await on.get("/v1/usage/%00"), 404, code="request_not_found")
+            for path in ("usage/completions", "costs"):
+                page = (await on.get(f"/v1/organization/{path}?start_time=1767225600&user_ids=%00")).json()
+                assert not any(bucket["results"] for bucket in page["data"])
+
+    asyncio.run(go())
+
+
+def test_reports_that_take_long_leave_the_threads_to_others() -> None:
+    """In which requests are read."""
+
+    async def go(address: str) -> None:
+        async with ledgered(scripted(), address) as on, asyncio.TaskGroup() as group:
+            other = database(address).engine(long=True)
+            with other.begin() as lock, database(address).engine().connect() as eye:
+                lock.execute(text("LOCK TABLE requests IN ACCESS EXCLUSIVE MODE"))
+                reports = [group.create_task(on.get("/v1/usage")) for _ in range(40)]
+                waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+                async with asyncio.timeout(30):
+                    while eye.execute(waiting).scalar_one() < 4:
+                        eye.rollback()
+                        await asyncio.sleep(0.01)
+                async with asyncio.timeout(5):
+                    await asyncio.to_thread(str)
+            for report in reports:
+                assert (await report).status_code == 200
+            other.dispose()
+
+    with postgresql() as server:
+        asyncio.run(go(server.new()))
 
 
 def test_without_a_ledger_there_is_nothing_to_tell() -> None:
