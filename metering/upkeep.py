@@ -97,7 +97,11 @@ def copy(place: Database, file: Path) -> int:
     there is no ledger, or a file already."""
     if file.exists():
         raise NoSuchLedger(f"{file} is there already: name a new file")
-    source, made = readable(place), Database(URL.create("sqlite", database=str(file.absolute())))
+    # Under another name until it is whole: half a copy would look like one.
+    half = file.absolute().with_name(file.name + ".part")
+    for left in ("", "-wal", "-shm"):
+        half.with_name(half.name + left).unlink(missing_ok=True)
+    source, made = readable(place), Database(URL.create("sqlite", database=str(half)))
     target = made.engine()
     migrate(target)
     with source.connect() as reading, target.begin() as writing:
@@ -106,6 +110,7 @@ def copy(place: Database, file: Path) -> int:
         count = writing.execute(select(func.count()).select_from(requests)).scalar_one()
     # What was written ahead goes into the file itself, so that the one file is all there is.
     _pragma(target, "journal_mode=DELETE")
+    half.rename(file)
     source.dispose()
     return count
 

@@ -132,7 +132,7 @@ class UsageReports:
                 raise _wrong("group_by", "key, model, strategy, verifier, day, hour, user or metadata.NAME")
         if format not in (None, "json", "csv"):
             raise _wrong("format", "json or csv")
-        size = _number("limit", limit, 100, MOST)
+        size = _number("limit", limit, 100, MOST, least=1)
         skip = _number("page", page, 0, FURTHEST)
         question = Question(instant("start", start), instant("end", end), groups, _own(key))
         found = await self._sums(question, skip=skip, limit=size + 1)
@@ -242,7 +242,9 @@ class UsageReports:
         begin = instant("start_time", start)
         if begin is None:
             raise RequestError("start_time is required", param="start_time", code="missing_required_parameter")
-        last = instant("end_time", end) or int(datetime.now(UTC).timestamp() * 1000)
+        last = instant("end_time", end)
+        if last is None:
+            last = int(datetime.now(UTC).timestamp() * 1000)
         first = begin - begin % width
         if page is not None:
             first = max(first, _number("page", page, 0, 1 << 40) * width)

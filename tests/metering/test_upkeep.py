@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from ponder.metering import upkeep
 from ponder.metering.database import database
@@ -55,6 +58,28 @@ def test_a_copy_comes_back_row_by_row(address: str, tmp_path: Path) -> None:
     execute(address, "DELETE FROM requests WHERE id <> 'req_1'")
     assert upkeep.restore(database(address), copy) == (2, 1)
     assert rows(address) == before
+
+
+def test_half_a_copy_is_not_taken_for_one(tmp_path: Path) -> None:
+    """The disk is full: in the middle, or when nothing of it has gone into the file itself yet."""
+    address, copy = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "copies" / "copy.db"
+    filled(address, users=30)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Somebody reads it, so that its own files need not grow.
+    reader = upkeep.readable(database(address)).connect()
+    reader.execute(text("SELECT count(*) FROM requests"))
+    for most in (1 << 12, 33_000, 40_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            with pytest.raises(SQLAlchemyError):
+                upkeep.copy(database(address), copy)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert copy.parent.exists()
+        assert not copy.exists()
+    reader.close()
+    assert upkeep.copy(database(address), copy) == 30
+    assert [path.name for path in copy.parent.iterdir()] == ["copy.db"]
 
 
 def test_a_copy_moves_a_ledger_from_one_kind_of_database_to_the_other(address: str, tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ def test_openai_s_reports_are_what_its_sdk_reads(address: str) -> None:
                 (1767398400, 0),
             ]
             assert not page.has_more
+            none = "/v1/organization/usage/completions?start_time=1767225600&end_time=0"
+            assert (await on.get(none, headers=by("root"))).json()["data"] == []
             result: Any = page.data[0].results[0]
             assert (result.object, result.api_key_id, result.model) == (
                 "organization.usage.completions.result",
@@ -173,6 +175,7 @@ def test_openai_s_reports_are_what_its_sdk_reads(address: str) -> None:
         ("/v1/usage?start=yesterday", "start"),
         ("/v1/usage?end=9999999999999999", "end"),
         ("/v1/usage?limit=0x1", "limit"),
+        ("/v1/usage?limit=0", "limit"),
         ("/v1/usage?limit=100000", "limit"),
         ("/v1/usage?page=-1", "page"),
         ("/v1/usage?format=xml", "format"),
