@@ -20,7 +20,8 @@ class KeySettings(Table):
     hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="SHA-256 of the key; the key itself is not kept.")
     scopes: frozenset[Scope] = Field(
         default=frozenset({"infer", "usage"}),
-        description="infer: ask models. usage: read metrics. admin: read health details. "
+        description="infer: ask models. usage: read what this key used, and metrics, which name all keys. "
+        "admin: read what all keys used, and health details. "
         "reveal: see thoughts. trace: see the tree of calls.",
     )
     max_thinking_budget: int | None = Field(default=None, ge=0, description="Highest thinking_budget of one request.")
