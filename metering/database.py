@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10
 """How long one process waits for the lock of another on a SQLite file."""
@@ -35,6 +35,10 @@ NO_HOME = "this user has no home folder: name a place for the ledger in [ledger]
 class WrongAddress(ValueError):
     """The address of a ledger cannot be meant; the message says why and does not repeat it, for it may hold a
     password."""
+
+
+class LedgerFileGone(SQLAlchemyError):
+    """The file was moved or deleted, or another stands in its place: what is written to it would be lost."""
 
 
 def state_folder() -> Path:
@@ -107,6 +111,15 @@ def _postgresql(url: URL, reads: bool, long: bool) -> Engine:
     )
 
 
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file a name stands for; None where it stands for none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _sqlite(place: Database, reads: bool) -> Engine:
     file = Path(place.url.database or "")
     if not reads:
@@ -120,6 +133,7 @@ def _sqlite(place: Database, reads: bool) -> Engine:
         max_overflow=0,
     )
     begin = "BEGIN" if reads else "BEGIN IMMEDIATE"
+    opened = None if reads else _identity(file)
 
     def connected(connection: Any, _: object) -> None:
         # The library would begin transactions by itself, and too late.
@@ -131,6 +145,8 @@ def _sqlite(place: Database, reads: bool) -> Engine:
             connection.execute(f"PRAGMA {line}").close()
 
     def begins(connection: Any) -> None:
+        if opened is not None and _identity(file) != opened:
+            raise LedgerFileGone
         connection.exec_driver_sql(begin)
 
     event.listen(engine, "connect", connected)

@@ -341,6 +341,29 @@ def test_a_full_disk_admits_nobody_and_is_made_up_for_when_there_is_room(tmp_pat
     asyncio.run(go())
 
 
+def test_a_file_that_is_moved_away_admits_nobody_until_it_is_back(tmp_path: Path) -> None:
+    """A process could go on writing to it, and nobody would ever read that."""
+    file, address = tmp_path / "ledger.db", f"sqlite:///{tmp_path}/ledger.db"
+
+    async def go() -> None:
+        async with a_ledger(address) as ledger:
+            bill = await ledger.reserve(intent("req_1"))
+            file.rename(tmp_path / "moved.db")
+            await bill.settle(USED, "answered")
+            with pytest.raises(Unavailable):
+                await ledger.reserve(intent("req_2"))
+            assert ledger.away
+            (tmp_path / "moved.db").rename(file)
+            await _until(lambda: not ledger.away and not ledger.unsettled)
+            await (await ledger.reserve(intent("req_3"))).settle(USED, "answered")
+        assert {name: row["outcome"] for name, row in rows(address).items()} == {
+            "req_1": "answered",
+            "req_3": "answered",
+        }
+
+    asyncio.run(go())
+
+
 def test_a_database_that_is_stopped_admits_nobody_and_is_made_up_for_when_it_is_back(tmp_path: Path) -> None:
     async def go(server: PostgreSQL) -> None:
         address, watched = server.new(), Watched()
