@@ -49,9 +49,14 @@ def trial() -> Callable[[str, str], dict[str, Any]]:
     core = _core()
 
     @lru_cache(maxsize=VOCABULARIES)
-    def compiler(file: str) -> Any:
+    def made(file: str, _which: tuple[int, int]) -> Any:
         vocabulary = core.TokenizerInfo.deserialize_json(Path(file).read_text(encoding="utf-8"))
         return core.GrammarCompiler(vocabulary, THREADS, False, -1)
+
+    def compiler(file: str) -> Any:
+        # The name of an open file is given to another one when it is closed.
+        status = Path(file).stat()
+        return made(file, (status.st_ino, status.st_mtime_ns))
 
     def tried(item: str, file: str) -> dict[str, Any]:
         if item == SMALLEST:

@@ -72,9 +72,10 @@ class HeldGrammars:
         self._turns = Turns(max(2, CORES))
         self._known = _Remembered(REMEMBERED)
 
-    async def begin(self) -> None:
-        """Writes down the vocabulary and has workers read it, once. Raises `RequestError` where this model's vocabulary
-        is of a kind that no grammar can be compiled for."""
+    async def begin(self, *, ready: bool = False) -> None:
+        """Writes down the vocabulary, once. `ready`: from now on workers that have read it wait for grammars, at the
+        price of a process or two; otherwise the first grammar waits for one to read it. Raises `RequestError` where
+        this model's vocabulary is of a kind that no grammar can be compiled for."""
         async with self._begun:
             if self._file is None:
                 try:
@@ -87,8 +88,9 @@ class HeldGrammars:
                         code="unsupported_parameter",
                     ) from error
                 self._file = await asyncio.to_thread(_kept, written.encode())
-                _served.append(self._path)
-                _ready()
+                if ready:
+                    _served.append(self._path)
+                    _ready()
 
     async def held(self, grammar: Grammar, tenant: str | None) -> Held:
         """The grammar as vLLM takes it. Raises `RequestError` for one that cannot be held or takes too much, `TooBusy`
@@ -140,8 +142,9 @@ class HeldGrammars:
     def close(self) -> None:
         """Lets go of the vocabulary. Idempotent."""
         if self._file is not None:
-            _served.remove(self._path)
-            _ready()
+            if self._path in _served:
+                _served.remove(self._path)
+                _ready()
             self._file.close()
             self._file = None
 

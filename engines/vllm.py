@@ -91,7 +91,7 @@ async def start(
 
         engine.process = VllmProcess(name, given, llm, time.monotonic() - began, engine.seen, taken)
         with suppress(RequestError):
-            await engine.grammars.begin()
+            await engine.grammars.begin(ready=True)
         return engine
     except BaseException:
         llm.shutdown()
