@@ -379,10 +379,11 @@ class Spending:
 
     def _added_up(self) -> Usage:
         line = {h.number for h in self._bound} if self.chosen is None else self.line(self.chosen)
-        visible = kept = prompt = cached = 0
+        visible = kept = prompt = cached = wasted = 0
         for reservation in self.reservations:
             prompt += reservation.prompt
             cached += reservation.cached
+            wasted += reservation.wasted
             if reservation.number in line:
                 visible += reservation.visible
                 kept += reservation.tokens
@@ -396,4 +397,5 @@ class Spending:
             verifier=self.verifier,
             verifier_cached=self.verifier_cached,
             chains=len(self.reservations),
+            wasted=wasted,
         )

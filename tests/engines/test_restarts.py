@@ -74,7 +74,7 @@ class Asked:
 
     def seen(self, outcome: Outcome) -> Any:
         """All that must not depend on whether an engine died. How often what was read is another matter."""
-        spent = replace(outcome.spent, prompt_read=0, cached=0)
+        spent = replace(outcome.spent, prompt_read=0, cached=0, wasted=0)
         chains = [(one.tokens, one.visible, one.ending) for one in self.spending.reservations]
         return outcome.answer, spent, outcome.samples, outcome.stopped_by, outcome.score, chains
 
@@ -101,6 +101,7 @@ def asked(plan: Plan, dies_at: tuple[int, ...] = ()) -> tuple[Asked, Any, Mortal
     assert one.spending.spent.hidden <= plan.budget.thinking
     assert not one.spending.overdrawn
     assert engine.produced == one.spending.generated + one.wasted
+    assert one.spending.spent.wasted == one.wasted
     assert engine.running == 0
     return one, one.seen(outcome), engine
 

@@ -15,6 +15,7 @@ from ponder.compute.usage import Usage
 from ponder.server.registry import Registry
 from ponder.server.settings import Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
+from tests.engines.mortal import Mortal, MortalProcess, supervised
 from tests.metering.ledgers import execute
 from tests.server.ledgered import ledgered, options, told
 from tests.server.serving import CHAIN, Line, counted, refused, scripted
@@ -167,3 +168,24 @@ def test_what_runs_is_answered_though_the_ledger_is_away_and_settled_later(strea
             assert row["outcome"] == "answered"
 
     asyncio.run(go())
+
+
+def test_what_was_made_in_vain_stands_in_the_row_and_is_not_billed(sqlite: str) -> None:
+    """A constrained answer is begun anew when its engine has died."""
+    wish = {"seed": 5, "response_format": {"type": "json_object"}, "thinking_budget": 60}
+    wish |= {"messages": [{"role": "user", "content": "As JSON."}]}
+
+    async def go(dies_at: tuple[int, ...], address: str) -> tuple[Any, int]:
+        engine = Mortal(dies_at=dies_at, delay=0.0, process=MortalProcess(takes=0.0))
+        async with supervised(engine) as one, ledgered(one, address) as on:
+            response = await on.chat(**wish)
+            assert response.status_code == 200, response.text
+            return on.rows[response.headers["x-request-id"]], engine.produced
+
+    whole, made = asyncio.run(go((), sqlite))
+    row, again = asyncio.run(go((made - 3,), sqlite.replace("ledger", "other")))
+    assert again > made
+    assert row["wasted"] == again - made
+    assert [row[name] for name in ("thinking", "answer", "cost_nano_usd")] == [
+        whole[name] for name in ("thinking", "answer", "cost_nano_usd")
+    ]
