@@ -35,8 +35,8 @@ class _Case:
 
     suspect: bool = False
     guilty: bool = False
-    seen: int = 0
-    """Deaths by itself with this request in flight."""
+    seen: set[int] = field(default_factory=set[int])
+    """Deaths by itself with this request in flight, but for those that another is to blame for."""
     alone: int = 0
     """Those with nobody else, up to the one of number `counted`."""
     counted: int = -1
@@ -77,7 +77,8 @@ class Quarantine:
         request = _request(transcript)
         self._latest = max(self._latest, death.number)
         self._in_flight.setdefault(death.number, set()).add(request)
-        self._in_flight.pop(death.number - 8, None)
+        for number in [number for number in self._in_flight if number <= death.number - 8]:
+            del self._in_flight[number]
         case = self._cases.setdefault(request, _Case())
         self._cases.move_to_end(request)
         while len(self._cases) > KEPT:
@@ -85,8 +86,9 @@ class Quarantine:
         if case.last != death.number:
             case.last, case.moved = death.number, False
             case.stuck += 1
-            case.seen += death.by_itself
-            case.suspect = case.suspect or death.by_itself
+            if death.by_itself:
+                case.seen.add(death.number)
+                case.suspect = True
         if transcript.got and not case.moved:
             case.moved, case.stuck = True, 1
         trial = self._trial
@@ -101,7 +103,9 @@ class Quarantine:
         if death.by_itself and others == {request} and case.counted != death.number:
             case.counted = death.number
             case.alone += 1
-        case.guilty = case.guilty or case.alone >= ALONE or case.stuck >= STUCK or case.seen >= MOST
+        case.guilty = case.guilty or case.alone >= ALONE or case.stuck >= STUCK or len(case.seen) >= MOST
+        if case.guilty:
+            self._blame(case)
         if case.guilty or not case.suspect:
             return not case.guilty
         # A transcript tells nobody of its tokens, and this is the rarest of times.
@@ -112,6 +116,13 @@ class Quarantine:
             self._trial = _Trial(request, life)
         self._trial.chains.append(transcript)
         return True
+
+    def _blame(self, guilty: _Case) -> None:
+        """The deaths that this request has seen are explained: they say nothing against the others any more."""
+        for case in self._cases.values():
+            if case is not guilty and case.seen & guilty.seen:
+                case.seen -= guilty.seen
+                case.suspect = bool(case.seen)
 
     def _others_turn(self, request: str) -> bool:
         """Another suspect goes on, and it is not known yet how it ends."""

@@ -23,9 +23,9 @@ from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.supervised import SupervisedEngine
 from ponder.strategies import STRATEGIES
-from ponder.testing import ScriptedRewards, in_virtual_time
+from ponder.testing import Chain, ScriptedRewards, in_virtual_time, question
 from ponder.verifiers import VERIFIERS
-from tests.engines.mortal import ABORTED, KILLED, Mortal, MortalProcess, supervised
+from tests.engines.mortal import ABORTED, KILLED, Mortal, MortalProcess, drawn, supervised
 
 T = TypeVar("T")
 BUDGET = Budget(700, 60)
@@ -242,6 +242,26 @@ def test_a_request_that_kills_two_engines_is_refused_and_the_others_are_answered
     assert refused.code == "request_quarantined"
     assert all(isinstance(outcome, Outcome) for outcome in outcomes)
     assert engine.process.lives == 3
+
+
+def test_requests_that_kill_engines_one_after_the_other_leave_another_in_peace() -> None:
+    engine = Mortal(poison=lambda transcript: transcript.call.request.startswith("bad") and transcript.gained == 9)
+
+    async def work(one: SupervisedEngine) -> Outcome:
+        long = Asked(plan("direct", budget=Budget(4000, 60), question="Long?"), "good")
+        going = asyncio.create_task(long.on(one))
+        for number in range(5):
+            await asyncio.sleep(1)
+            with pytest.raises(RequestError):
+                await Asked(plan("direct"), f"bad{number}").on(one)
+        assert not going.done()
+        return await going
+
+    engine.script = lambda prompt, thought, seed: (
+        Chain("a" * 3000, "Done.") if question(prompt) == "Long?" else drawn(prompt, thought, seed)
+    )
+    assert on(engine, work).answer.text == "Done."
+    assert engine.process.lives == 11
 
 
 def test_who_was_killed_from_outside_twice_is_not_to_blame() -> None:
