@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 PAUSE = 1.0
 """Seconds before a start that follows a failed one, or a death in youth; doubled each time."""
 LONGEST_PAUSE = 60.0
+HANGS = 10
+"""A start that takes so many times as long as the last one hangs, """
+SHORTEST_HANG = 600.0
+"""but not before so many seconds."""
 GIVEN_UP = 3
 """Failed starts in a row after which nobody waits for the next: requests are refused until one succeeds."""
 SEEN = 5.0
@@ -163,8 +167,8 @@ class Supervisor:
                 keeping.cancel()
                 if self._probing is not None:
                     self._probing.cancel()
-                if self.state == "restarting":
-                    await self.process.end()
+                if self.state != "up":
+                    await self._ended()
         if raised is not None:
             raise raised
 
@@ -214,13 +218,17 @@ class Supervisor:
 
     async def _ask(self) -> None:
         """Whether it answers shows in its progress."""
-        with suppress(EngineError, NotNow):
+        try:
             if (took := await self._probe()) is not None:
                 self.checked += took
+        except (EngineError, NotNow):
+            pass
+        except Exception as error:  # noqa: BLE001 (an engine's code, which may raise anything when it is going away)
+            log.warning("model %s: it was asked for a token, which raised %s", self.process.name, type(error).__name__)
 
     async def _start(self) -> None:
         while True:
-            await self.process.end()
+            await self._ended()
             await asyncio.sleep(self._pause)
             self.restarts += 1
             begun = now()
@@ -237,16 +245,25 @@ class Supervisor:
             self._up()
             return
 
+    async def _ended(self) -> None:
+        try:
+            await self.process.end()
+        except Exception as error:  # noqa: BLE001 (what is left of an engine may raise anything; the next is started)
+            log.warning("model %s: the end of its engine raised %s", self.process.name, type(error).__name__)
+
     async def _started(self) -> EngineError | None:
         """Starts it; returns what was in the way. One that is stopped while it starts is ended, which fails its start.
-        One that makes no token when it is up has not started."""
-        dog = Watchdog(self._stall)
+        One that makes no token when it is up has not started, nor has one that hangs."""
+        dog, hung = Watchdog(self._stall), now() + max(SHORTEST_HANG, HANGS * self.took)
         starting = self._group.create_task(self._try())
         try:
             while not starting.done():
                 await asyncio.wait([starting], timeout=TICK)
+                if now() >= hung and not starting.done():
+                    await self._ended()
+                    return EngineError(f"the start of {self.process.name} hangs")
                 if dog.stopped(self.process.pids):
-                    await self.process.end()
+                    await self._ended()
         finally:
             starting.cancel()
         return starting.result()
@@ -260,4 +277,6 @@ class Supervisor:
             return error
         except NotNow as error:
             return EngineError(error.message)
+        except Exception as error:  # noqa: BLE001 (an engine's code; whatever it is, the server goes on and tries again)
+            return EngineError(f"{self.process.name} cannot be started: {type(error).__name__}")
         return None

@@ -187,6 +187,81 @@ def test_one_that_does_not_start_is_tried_again_ever_later() -> None:
     assert [round(later - earlier - 3) for earlier, later in pairwise(begun)] == [1, 2, 4, 8]
 
 
+class Faulty(MortalProcess):
+    """What is around it raises what nobody thought of, so many times each."""
+
+    faults: int = 2
+    ends: int = 0
+
+    async def start(self) -> None:
+        await super().start()
+        self._fault()
+
+    async def end(self) -> None:
+        self.ends += 1
+        await super().end()
+        self._fault()
+
+    def _fault(self) -> None:
+        if self.faults:
+            self.faults -= 1
+            self.status = KILLED
+            raise RuntimeError("can't start new thread")
+
+
+def test_whatever_a_start_or_an_end_raises_the_server_goes_on_and_tries_again() -> None:
+    engine = Mortal(dies_at=(12,), process=Faulty())
+    outcome = on(engine, Asked(plan("direct")).on)
+    assert outcome.answer.text
+    assert engine.process.lives == 3
+
+
+def test_whatever_asking_for_a_token_raises_the_server_goes_on() -> None:
+    engine = Mortal()
+
+    async def work(one: SupervisedEngine) -> None:
+        async def raises() -> None:
+            raise RequestError("the engine refuses the sampling parameters of this request")
+
+        one.supervision._probe = raises  # pyright: ignore[reportPrivateUsage]
+        await asyncio.sleep(40)
+        assert one.supervision.state == "up"
+        engine.process.progress += 1
+        await Asked(plan("direct")).on(one)
+
+    on(engine, work)
+
+
+def test_a_start_that_hangs_is_a_failed_one() -> None:
+    class Hangs(MortalProcess):
+        async def start(self) -> None:
+            if len(self.starts) < 1:
+                self.starts.append(0)
+                await asyncio.Event().wait()
+            await super().start()
+
+    engine = Mortal(dies_at=(12,), process=Hangs())
+    assert on(engine, Asked(plan("direct", timeout=3000.0)).on).answer.text
+
+
+def test_what_is_being_started_is_ended_with_the_server_also_after_starts_that_failed() -> None:
+    engine = Mortal(process=Faulty(broken=9, takes=100.0))
+
+    async def work(one: SupervisedEngine) -> int:
+        process = one.supervision.process
+        assert isinstance(process, Faulty)
+        process.faults = 0
+        process.die(KILLED)
+        await state(one, "failed")
+        while len(process.starts) < 4:  # noqa: ASYNC110 (of virtual time there is enough)
+            await asyncio.sleep(1)
+        return process.ends
+
+    before = on(engine, work)
+    assert isinstance(engine.process, Faulty)
+    assert engine.process.ends == before + 1
+
+
 def test_an_engine_that_dies_of_itself_in_its_youth_is_given_ever_longer_pauses() -> None:
     engine = Mortal()
 
