@@ -205,7 +205,7 @@ class Chains:
         )
         if not aside:
             self.drafts.add(reservation.number, transcript)
-        share, slot, before = self._share, None, _steps(reservation)
+        share, slot, before, resumed = self._share, None, _steps(reservation), reservation.resumed
         if share is not None:
             most = thinking + answer
             slot = share.take(most) or await share.turn(most, urgent=urgent)
@@ -218,7 +218,7 @@ class Chains:
             raise
         finally:
             if share is not None and slot is not None:
-                share.give(slot, _steps(reservation) - before)
+                share.give(slot, _steps(reservation) - before, timed=reservation.resumed == resumed)
         candidate = transcript.candidate()
         if self._keep_text:
             self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)

@@ -163,11 +163,12 @@ class Share(Member):
             slots.on_wait(now() - began)
         return slot
 
-    def give(self, slot: Slot, used: float) -> None:
-        """A call is over, which has cost so many tokens."""
+    def give(self, slot: Slot, used: float, *, timed: bool = True) -> None:
+        """A call is over, which has cost so many tokens. `timed`: how long it took tells how quick the model is."""
         slots = self._slots
         self._held -= 1
-        slots.ended(used, now() - slot.began)
+        if timed:
+            slots.ended(used, now() - slot.began)
         self.served += used - slot.charged
         slots.queue.settle(self, slot.charged, used)
         if self._calls:

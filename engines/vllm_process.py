@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ponder.compute.errors import EngineError
-from ponder.engines.launch import forget, launch
+from ponder.engines.launch import dead, forget, launch
 from ponder.engines.watchdog import descendants
 
 _TURN = threading.Lock()
@@ -135,6 +135,8 @@ class VllmProcess:
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(_end, llm)
+            # It may have ended the task that tells them before that had anything to tell.
+            llm.output_processor.propagate_error(dead()[0]())
 
 
 def _engines(llm: Any) -> list[BaseProcess]:

@@ -19,9 +19,12 @@ from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
+from ponder.compute.slots import Slots
 from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
+from ponder.engines.launch import dead
 from ponder.engines.supervised import SupervisedEngine
+from ponder.engines.vllm_process import Seen, VllmProcess
 from ponder.strategies import STRATEGIES
 from ponder.testing import Chain, ScriptedRewards, in_virtual_time, question
 from ponder.verifiers import VERIFIERS
@@ -298,6 +301,52 @@ def test_one_that_makes_no_token_is_noticed_though_nobody_asks() -> None:
         assert probed
 
     on(engine, work)
+
+
+def test_a_restart_makes_no_model_slower_than_it_is() -> None:
+    """Of how quick it is, it is reckoned who is refused because he has too little time."""
+    engine, slots = Mortal(process=MortalProcess(takes=100.0)), Slots(4, 10.0)
+
+    async def work(one: SupervisedEngine) -> list[float]:
+        rates: list[float] = []
+        for at in (-1, engine.produced + 12):
+            engine.dies_at = [engine.produced + at]
+            resources = Resources(one, Lengths(20, 40), writing=slots.share("ann"))
+            asked = Asked(plan("direct"))
+            await execute(asked.plan, resources, asked.spending, asked.on_delta)
+            rates.append(slots.rate)
+        return rates
+
+    undisturbed, disturbed = on(engine, work)
+    assert engine.process.lives == 2
+    assert disturbed == undisturbed > 0
+    assert slots.held == 0
+
+
+def test_who_waits_for_an_engine_of_vllms_is_told_that_it_was_ended() -> None:
+    class Llm:
+        """Stands for an `AsyncLLM` that is ended before it has noticed the death of its engine."""
+
+        errored = False
+        told: Exception | None = None
+
+        @property
+        def output_processor(self) -> Llm:
+            return self
+
+        def shutdown(self, timeout: float) -> None:
+            pass
+
+        def propagate_error(self, error: Exception) -> None:
+            self.told = error
+
+    async def taken(llm: object) -> None:
+        pass
+
+    llm = Llm()
+    process = VllmProcess("demo", {}, llm, 1.0, Seen(), taken)
+    asyncio.run(process.end())
+    assert isinstance(llm.told, dead())
 
 
 # -- requests that end the engine -------------------------------------------------------------------------------------
