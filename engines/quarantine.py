@@ -54,6 +54,7 @@ class _Trial:
     request: str
     life: int
     chains: list[Transcript] = field(default_factory=list[Transcript])
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def undecided(self) -> bool:
@@ -108,9 +109,11 @@ class Quarantine:
             self._blame(case)
         if case.guilty or not case.suspect:
             return not case.guilty
-        # A transcript tells nobody of its tokens, and this is the rarest of times.
-        while self._others_turn(request):  # noqa: ASYNC110
-            await asyncio.sleep(POLL)
+        while (other := self._others_turn(request)) is not None:
+            # A transcript tells nobody of its tokens. Of those who wait, who may be a thousand, one looks.
+            async with other.looking:
+                while self._others_turn(request) is other:  # noqa: ASYNC110
+                    await asyncio.sleep(POLL)
         life = self._latest + 1
         if self._trial is None or (self._trial.request, self._trial.life) != (request, life):
             self._trial = _Trial(request, life)
@@ -124,14 +127,16 @@ class Quarantine:
                 case.seen -= guilty.seen
                 case.suspect = bool(case.seen)
 
-    def _others_turn(self, request: str) -> bool:
-        """Another suspect goes on, and it is not known yet how it ends."""
+    def _others_turn(self, request: str) -> _Trial | None:
+        """That of another suspect which goes on, and of which it is not known yet how it ends."""
         trial = self._trial
         if trial is None or trial.request == request or trial.life <= self._latest:
-            return False
-        if not trial.undecided and (case := self._cases.get(trial.request)) is not None:
+            return None
+        if trial.undecided:
+            return trial
+        if (case := self._cases.get(trial.request)) is not None:
             case.suspect = False
-        return trial.undecided
+        return None
 
 
 def _request(transcript: Transcript) -> str:

@@ -22,9 +22,9 @@ from ponder.compute.run import Selection
 from ponder.compute.slots import Slots
 from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
-from ponder.engines.launch import dead
+from ponder.engines.quarantine import Quarantine
 from ponder.engines.supervised import SupervisedEngine
-from ponder.engines.vllm_process import Seen, VllmProcess
+from ponder.engines.supervisor import Death
 from ponder.strategies import STRATEGIES
 from ponder.testing import Chain, ScriptedRewards, in_virtual_time, question
 from ponder.verifiers import VERIFIERS
@@ -323,32 +323,6 @@ def test_a_restart_makes_no_model_slower_than_it_is() -> None:
     assert slots.held == 0
 
 
-def test_who_waits_for_an_engine_of_vllms_is_told_that_it_was_ended() -> None:
-    class Llm:
-        """Stands for an `AsyncLLM` that is ended before it has noticed the death of its engine."""
-
-        errored = False
-        told: Exception | None = None
-
-        @property
-        def output_processor(self) -> Llm:
-            return self
-
-        def shutdown(self, timeout: float) -> None:
-            pass
-
-        def propagate_error(self, error: Exception) -> None:
-            self.told = error
-
-    async def taken(llm: object) -> None:
-        pass
-
-    llm = Llm()
-    process = VllmProcess("demo", {}, llm, 1.0, Seen(), taken)
-    asyncio.run(process.end())
-    assert isinstance(llm.told, dead())
-
-
 # -- requests that end the engine -------------------------------------------------------------------------------------
 
 
@@ -366,6 +340,42 @@ def test_a_request_that_kills_two_engines_is_refused_and_the_others_are_answered
     assert refused.code == "request_quarantined"
     assert all(isinstance(outcome, Outcome) for outcome in outcomes)
     assert engine.process.lives == 3
+
+
+def test_however_many_suspects_wait_for_their_turn_one_of_them_looks() -> None:
+    looks = 0
+
+    class Watched(Transcript):
+        @property
+        def over(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return super().over
+
+    def suspect(number: int) -> Transcript:
+        spending = Spending(BUDGET, f"req_{number}")
+        return Watched(spending.reserve("test", thinking=40, answer=20), Prompt((Message("user", "?"),)))
+
+    async def go(waiting: int) -> int:
+        nonlocal looks
+        death, quarantine = Death(0, "crashed"), Quarantine()
+        chains = [suspect(number) for number in range(waiting + 1)]
+        for chain in chains:
+            quarantine.lost(chain, death)
+        async with asyncio.TaskGroup() as group:
+            assert await quarantine.admit(chains[0], death)
+            going = [group.create_task(quarantine.admit(chain, death)) for chain in chains[1:]]
+            looks = 0
+            await asyncio.sleep(20)
+            seen = looks
+            assert not any(task.done() for task in going)
+            going[0].cancel()
+            for chain in chains:
+                chain.think([1] * 32)
+        return seen
+
+    few, many = in_virtual_time(go(8)), in_virtual_time(go(64))
+    assert many < 2 * few
 
 
 def test_requests_that_kill_engines_one_after_the_other_leave_another_in_peace() -> None:

@@ -14,6 +14,7 @@ from ponder.compute.engine import Sampling
 from ponder.compute.errors import EngineError, Lost
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.compute.transcript import Transcript
+from ponder.engines.vllm_process import Seen, VllmProcess
 from tests.engines.scripted_vllm import FAMILIES, ScriptedVllm, engine
 from tests.engines.stand_in import Call
 
@@ -79,3 +80,29 @@ def test_a_request_that_an_engine_gives_up_on_has_no_end_either() -> None:
     half, _, error = chain(GivesUp(FAMILIES["ids"], portions=(1000,)))
     assert error is not None
     assert half.ending == "lost"
+
+
+def test_who_waits_for_an_engine_of_vllms_is_told_that_it_was_ended() -> None:
+    class Llm:
+        """Stands for an `AsyncLLM` that is ended before it has noticed the death of its engine."""
+
+        errored = False
+        told: Exception | None = None
+
+        @property
+        def output_processor(self) -> Llm:
+            return self
+
+        def shutdown(self, timeout: float) -> None:
+            pass
+
+        def propagate_error(self, error: Exception) -> None:
+            self.told = error
+
+    async def taken(llm: object) -> None:
+        pass
+
+    llm = Llm()
+    process = VllmProcess("demo", {}, llm, 1.0, Seen(), taken)
+    asyncio.run(process.end())
+    assert isinstance(llm.told, EngineDeadError)
