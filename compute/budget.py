@@ -74,6 +74,8 @@ class Reservation:
         self.visible = 0
         self.prompt = 0
         self.cached = 0
+        self.first_cached = 0
+        """Of them, those of the first call that read anything."""
         self.calls = 0
         self.started = now()
         self.seconds: float | None = None
@@ -112,6 +114,8 @@ class Reservation:
 
     def read(self, prompt: int, cached: int) -> None:
         """A call to the model has read `prompt` tokens, `cached` of them from the prefix cache."""
+        if not self.prompt:
+            self.first_cached = cached
         self.prompt += prompt
         self.cached += cached
         self.calls += 1

@@ -158,9 +158,8 @@ def used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Usage | No
 
 def cached(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> int:
     """Tokens of the prompt that were in the prefix cache when the first chain began. A chain whose thought was closed
-    by force has read its prompt a second time, from the cache by nature."""
+    by force, or whose model went away, has read its prompt a second time."""
     reservations = spendings[0].reservations
     if not reservations:
         return 0
-    again = max(0, reservations[0].prompt - resolved.prompt_tokens)
-    return max(0, min(resolved.prompt_tokens - resolved.earlier, reservations[0].cached - again))
+    return max(0, min(resolved.prompt_tokens - resolved.earlier, reservations[0].first_cached))

@@ -94,6 +94,8 @@ class ScriptedEngine:
     identities: list[CallIdentity] = field(default_factory=list[CallIdentity])
     """Which call of which request each was."""
     closed: bool = False
+    cached: int = 0
+    """Tokens of each prompt that are in the prefix cache."""
     unsupported: str | None = None
     """`accept` refuses a schema with this word in it."""
     at_once: int | None = None
@@ -145,7 +147,8 @@ class ScriptedEngine:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         writing = _Writing(self, prompt, sampling, transcript, call)
-        transcript.read(ScriptedEngine.length(self, prompt), 0)
+        length = ScriptedEngine.length(self, prompt)
+        transcript.read(length, min(length, self.cached))
         seated = False
         try:
             if self._seats is not None:

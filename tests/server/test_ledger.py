@@ -171,12 +171,17 @@ def test_what_runs_is_answered_though_the_ledger_is_away_and_settled_later(strea
 
 
 def test_what_was_made_in_vain_stands_in_the_row_and_is_not_billed(sqlite: str) -> None:
-    """A constrained answer is begun anew when its engine has died."""
+    """A constrained answer is begun anew when its engine has died; the next has nothing in its cache."""
     wish = {"seed": 5, "response_format": {"type": "json_object"}, "thinking_budget": 60}
     wish |= {"messages": [{"role": "user", "content": "As JSON."}]}
 
+    class Cold(MortalProcess):
+        async def start(self) -> None:
+            await super().start()
+            self.engine.cached = 0
+
     async def go(dies_at: tuple[int, ...], address: str) -> tuple[Any, int]:
-        engine = Mortal(dies_at=dies_at, delay=0.0, process=MortalProcess(takes=0.0))
+        engine = Mortal(dies_at=dies_at, delay=0.0, cached=5, process=Cold(takes=0.0))
         async with supervised(engine) as one, ledgered(one, address) as on:
             response = await on.chat(**wish)
             assert response.status_code == 200, response.text
@@ -186,6 +191,6 @@ def test_what_was_made_in_vain_stands_in_the_row_and_is_not_billed(sqlite: str) 
     row, again = asyncio.run(go((made - 3,), sqlite.replace("ledger", "other")))
     assert again > made
     assert row["wasted"] == again - made
-    assert [row[name] for name in ("thinking", "answer", "cost_nano_usd")] == [
-        whole[name] for name in ("thinking", "answer", "cost_nano_usd")
-    ]
+    assert whole["cached"] == 5
+    billed = ("prompt", "cached", "thinking", "answer", "cost_nano_usd")
+    assert [row[name] for name in billed] == [whole[name] for name in billed]
