@@ -14,11 +14,11 @@ import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from ponder.compute.engine import LONG, Checked, HasSlots, Read, Reward
-from ponder.compute.errors import EngineError
+from ponder.compute.errors import EngineError, Lost
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.engines.profiles import PROFILES, Profile
@@ -39,6 +39,8 @@ class _Asked:
     tenant: str | None
     name: str = "reward"
     """Of its calls, in the logs of whoever serves the model."""
+    gone: list[Lost] = field(default_factory=list[Lost])
+    """The model went away over these chains or their siblings: what was under way was never judged."""
 
 
 class ProcessRewardModel:
@@ -77,7 +79,9 @@ class ProcessRewardModel:
         calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
         """The scores of each candidate's steps; a step still half-written counts as one."""
-        asked = [_Asked(read, tenant, str(call)) for call in calls] or [_Asked(read, tenant)] * len(candidates)
+        gone: list[Lost] = []
+        asked = [_Asked(read, tenant, str(call), gone) for call in calls]
+        asked = asked or [_Asked(read, tenant, gone=gone)] * len(candidates)
         try:
             async with asyncio.TaskGroup() as judging:
                 tasks = [
@@ -167,9 +171,13 @@ class ProcessRewardModel:
         written = 1 if self._labels else 0
         try:
             reading = await self.reader.read(ids, self._labels, asked.tenant, asked.name)
+        except Lost as lost:
+            asked.gone.append(lost)
+            raise
         except asyncio.CancelledError:
             # Under way, and perhaps done: nobody tells any more.
-            asked.read(len(ids) + written, 0)
+            if not asked.gone:
+                asked.read(len(ids) + written, 0)
             raise
         asked.read(len(ids) + written, reading.cached)
         self._judged = time.monotonic()

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ponder.compute.engine import LONG, Checked
-from ponder.compute.errors import EngineError
+from ponder.compute.errors import EngineError, Lost
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.engines.reward import ProcessRewardModel
@@ -35,7 +35,8 @@ class Reads:
         self.read_ids: list[Sequence[int]] = []
         self.names: list[str] = []
         self.away = False
-        self.slow = 0.0
+        self.error: EngineError = EngineError("away")
+        self.slow = self.slower = 0.0
         self.row = [0.2, 0.8]
 
     async def read(
@@ -43,9 +44,10 @@ class Reads:
     ) -> Reading:
         self.read_ids.append(ids)
         self.names.append(name)
+        self.slow += self.slower
         await asyncio.sleep(self.slow)
         if self.away:
-            raise EngineError("away")
+            raise self.error
         return Reading([self.row] * (1 if labels else len(ids)), cached=3)
 
     async def close(self) -> None: ...
@@ -111,6 +113,26 @@ def test_whoever_waits_for_a_judgement_that_is_cut_short_or_fails_asks_again() -
         assert [type(one) for one in both] == [EngineError, EngineError]
         reader.away = False
         assert (await model.reward(PROMPT, [other], read=Told()))[0].steps == (0.8,)
+
+    in_virtual_time(go())
+
+
+def test_what_goes_away_with_the_model_is_not_billed() -> None:
+    async def go() -> None:
+        told: list[tuple[int, int]] = []
+        reader, model = judging()
+        # One notices it before the others.
+        reader.slower, reader.error = 1.0, Lost("the engine is dead")
+        chains = [replace(SAME, thought=Hidden(f"1 + {n} = 2\n")) for n in range(3)]
+        going = asyncio.create_task(model.reward(PROMPT, chains, read=lambda *of: told.append(of)))
+        await asyncio.sleep(0.5)
+        reader.away = True
+        with pytest.raises(Lost):
+            await going
+        assert told == []
+        reader.away = False
+        await model.reward(PROMPT, chains, read=lambda *of: told.append(of))
+        assert len(told) == 3
 
     in_virtual_time(go())
 
