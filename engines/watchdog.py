@@ -10,7 +10,9 @@ engine, has not looked, and does not take the hour for silence.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 TICK = 0.5
@@ -66,11 +68,11 @@ def descendants(pid: int) -> list[int]:
     """It and the processes below it; itself alone where that cannot be told."""
     found = [pid]
     for one in found:
-        for children in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
-                found += [int(child) for child in children.read_text().split()]
-            except OSError:
-                continue
+        # Any of them may end while it is looked at.
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{one}/task"):
+                with suppress(OSError):
+                    found += map(int, Path(f"/proc/{one}/task/{thread}/children").read_text().split())
     return found
 
 
