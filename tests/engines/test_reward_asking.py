@@ -120,18 +120,22 @@ def test_whoever_waits_for_a_judgement_that_is_cut_short_or_fails_asks_again() -
 def test_what_goes_away_with_the_model_is_not_billed() -> None:
     async def go() -> None:
         told: list[tuple[int, int]] = []
+
+        def read(tokens: int, cached: int) -> None:
+            told.append((tokens, cached))
+
         reader, model = judging()
         # One notices it before the others.
         reader.slower, reader.error = 1.0, Lost("the engine is dead")
         chains = [replace(SAME, thought=Hidden(f"1 + {n} = 2\n")) for n in range(3)]
-        going = asyncio.create_task(model.reward(PROMPT, chains, read=lambda *of: told.append(of)))
+        going = asyncio.create_task(model.reward(PROMPT, chains, read=read))
         await asyncio.sleep(0.5)
         reader.away = True
         with pytest.raises(Lost):
             await going
         assert told == []
         reader.away = False
-        await model.reward(PROMPT, chains, read=lambda *of: told.append(of))
+        await model.reward(PROMPT, chains, read=read)
         assert len(told) == 3
 
     in_virtual_time(go())
