@@ -21,6 +21,7 @@ from ponder.engines.launch import (
     EngineOptions,
     arguments,
     dead,
+    forget,
     launch,
     on_cpu,
     places,
@@ -164,6 +165,9 @@ class VllmReader:
         if not self._closed:
             self._closed = True
             self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+            forget(self._llm)
+            if self.process is not None:
+                self.process.let_go()
             del self._llm
             gc.unfreeze()
             gc.collect()

@@ -28,6 +28,7 @@ from ponder.engines.launch import (
     EngineOptions,
     arguments,
     dead,
+    forget,
     launch,
     places,
     read_config,
@@ -316,6 +317,9 @@ class VllmEngine:
             if not self._by_adapter:
                 self.grammars.close()
                 self.llm.shutdown(timeout=SHUTDOWN_SECONDS)
+                forget(self.llm)
+                if self.process is not None:
+                    self.process.let_go()
             # Its finalizer, at the exit of the interpreter, would find vLLM half gone.
             del self.llm
             if self._by_adapter:

@@ -138,6 +138,10 @@ class VllmProcess:
             # It may have ended the task that tells them before that had anything to tell.
             llm.output_processor.propagate_error(dead()[0]())
 
+    def let_go(self) -> None:
+        """The engine was ended by whoever asks it."""
+        self._llm = None
+
 
 def _engines(llm: Any) -> list[BaseProcess]:
     """The processes that an `AsyncLLM` has started; none where others start them."""

@@ -19,6 +19,7 @@ from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.adapters import find_adapters, lora_arguments
 from ponder.engines.launch import EngineOptions, arguments
+from ponder.engines.supervised import SupervisedEngine
 from ponder.engines.vllm import VllmEngine
 from ponder.server.serve import start_served
 from ponder.server.settings import EngineSettings, ModelSettings
@@ -64,7 +65,8 @@ def test_adapters_are_asked_by_their_own_names(tmp_path: Path) -> None:
             served = await start_served("demo", settings, stack)
             assert list(served) == ["demo", "demo-odd", "demo-same"]
             engines = {name: cast("VllmEngine", one.engine) for name, one in served.items()}
-            assert engines["demo"].llm.vllm_config.scheduler_config.max_num_batched_tokens == 4096
+            demo = cast("VllmEngine", cast("SupervisedEngine", served["demo"].engine).engine)
+            assert demo.llm.vllm_config.scheduler_config.max_num_batched_tokens == 4096
             base = await written(engines["demo"])
             assert await written(engines["demo-same"]) == base
             odd = await written(engines["demo-odd"])

@@ -136,7 +136,7 @@ def test_the_thought_is_in_the_templates_own_field_until_the_next_question(famil
         text = loop.asked(messages)
         assert text.count("xyzzy: which city?") == turn
         # White space that the family does not write itself is the model's.
-        space = "" if loop.profile.closing[:1].isspace() else family.thought_ends.partition("<")[0]
+        space = "" if loop.profile.closing[:1].isspace() else family.thought_ends[: -len(family.thought_ends.lstrip())]
         thought = THOUGHT + ("" if family.calls_get_weather_as.startswith(HARMONY) else space)
         thoughts = {n: thought for n, one in enumerate(messages) if one["role"] == "assistant"}
         try:

@@ -126,7 +126,9 @@ serve:
 def test_a_server_that_make_has_started_ends_with_make(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text(MAKEFILE.format(python=sys.executable))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(["make"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        ["make", "--no-print-directory"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert int(process.stdout.readline())
         process.kill()
