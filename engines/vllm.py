@@ -218,7 +218,7 @@ class VllmEngine:
         try:
             grammar = sampling.grammar and await self.grammars.held(sampling.grammar, sampling.tenant)
             while (call := writing.next_call()) is not None:
-                llm = self.llm
+                llm = self._open()
                 stream = await self._submit(call.ids, self.calls.parameters(sampling, call, grammar), sampling, name)
                 finished = False
                 try:
@@ -254,10 +254,15 @@ class VllmEngine:
         finally:
             transcript.end(writing.ending, Hidden(writing.thought()))
 
-    async def _submit(self, ids: list[int], params: Any, sampling: Sampling, name: str) -> Any:
-        """Begins a call; returns vLLM's collector of its outputs. vLLM's logs and traces have it under `name`."""
+    def _open(self) -> Any:
+        """vLLM's engine. Raises `Unavailable` where it was closed."""
         if self._closed:
             raise Unavailable(f"model {self.card.name} is closed", code="engine_unavailable")
+        return self.llm
+
+    async def _submit(self, ids: list[int], params: Any, sampling: Sampling, name: str) -> Any:
+        """Begins a call; returns vLLM's collector of its outputs. vLLM's logs and traces have it under `name`."""
+        self._open()
         number = f"{name}-{next(self._numbers)}"
         try:
             return await self.llm.add_request(
