@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ponder.compute.resources import Resources
+from ponder.engines.supervised import SupervisedEngine
 from ponder.engines.vllm import VllmEngine
 from ponder.server.serve import start_served
 from ponder.server.settings import EngineSettings, ModelSettings, RewardEngineSettings
@@ -22,7 +23,7 @@ async def pair(
     context: int | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[tuple[VllmEngine, Resources]]:
-    """Starts both, a GPU's memory shared between them, and closes them. `context`: of prompt and chain, in tokens.
+    """Starts both, a GPU's memory shared between them, and closes them. The engine is the one that is not supervised. `context`: of prompt and chain, in tokens.
     `more`: further settings of both engines, by their names in the configuration."""
     further: dict[str, Any] = dict(more or {})
     settings = ModelSettings(
@@ -35,4 +36,5 @@ async def pair(
         served = (await start_served(Path(model).name, settings, stack))[Path(model).name]
         gc.collect()
         gc.freeze()
-        yield cast("VllmEngine", served.engine), Resources(served.engine, served.lengths, served.reward_model)
+        engine = cast("SupervisedEngine", served.engine)
+        yield cast("VllmEngine", engine.engine), Resources(engine, served.lengths, served.reward_model)
