@@ -23,8 +23,9 @@ async def pair(
     context: int | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[tuple[VllmEngine, Resources]]:
-    """Starts both, a GPU's memory shared between them, and closes them. The engine is the one that is not supervised. `context`: of prompt and chain, in tokens.
-    `more`: further settings of both engines, by their names in the configuration."""
+    """Starts both, a GPU's memory shared between them, and closes them. The engine is the one behind its supervisor.
+    `context`: of prompt and chain, in tokens. `more`: further settings of both engines, by their names in the
+    configuration."""
     further: dict[str, Any] = dict(more or {})
     settings = ModelSettings(
         path=model,
