@@ -11,6 +11,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -253,9 +254,7 @@ class UsageReports:
         lines: list[dict[str, Any]] = []
         if times:
             span = {"begin_ms": max(begin, first), "end_ms": min(last, after)}
-            lines = await self._sums(
-                Question(**span, group_by=question.group_by, among=question.among, width=question.width)
-            )
+            lines = await self._sums(replace(question, **span))
         found: dict[int, list[dict[str, Any]]] = {}
         for line in lines:
             found.setdefault(line["bucket"], []).append(line)

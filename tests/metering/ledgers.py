@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import resource
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,18 @@ async def a_ledger(address: str, watched: Watched | None = None, **more: Any) ->
         yield ledger
     finally:
         await ledger.close()
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Generator[None]:
+    """No file of this process may grow beyond so many bytes: what the system says then is what a full disk makes it
+    say."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def intent(request: str = "req_1", **more: Any) -> Intent:

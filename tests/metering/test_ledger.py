@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ponder.metering.database import WrongAddress, database, state_folder
 from ponder.metering.ledger import OPENING, LedgerBill
 from ponder.metering.processes import Process, Watcher, this_process
 from tests.metering.databases import PostgreSQL, postgresql
-from tests.metering.ledgers import Watched, a_ledger, execute, intent, processes, rows
+from tests.metering.ledgers import Watched, a_ledger, execute, files_of_at_most, intent, processes, rows
 
 USED = Usage(12, 300, 20, 40, 12, 5, 7, 3, 2, prompt_cached=5, wasted=9)
 
@@ -160,7 +159,6 @@ def test_who_is_taken_for_dead_goes_on_and_settles_nothing_a_second_time(address
 
 def test_what_comes_too_late_is_told_once_however_often_it_is_tried(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path}/ledger.db"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     async def go() -> None:
         watched = Watched()
@@ -168,12 +166,9 @@ def test_what_comes_too_late_is_told_once_however_often_it_is_tried(tmp_path: Pa
             bill = await ledger.reserve(intent())
             execute(address, "UPDATE servers SET epoch = epoch + 1, ended_ms = 5")
             execute(address, "UPDATE requests SET settled_ms = 5, outcome = 'lost', thinking = 100")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-            try:
+            with files_of_at_most(1024):
                 await bill.settle(USED, "answered")
                 assert ledger.away
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             await _until(lambda: not ledger.away and not ledger.unsettled)
             assert watched.drift == [USED.generated - 100]
 
@@ -313,14 +308,12 @@ def test_a_request_waits_for_its_row_no_longer_than_it_has_time(tmp_path: Path) 
 def test_a_full_disk_admits_nobody_and_is_made_up_for_when_there_is_room(tmp_path: Path) -> None:
     """No file may grow: what the system says then is what a full disk makes SQLite say."""
     address = f"sqlite:///{tmp_path}/ledger.db"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     async def go() -> None:
         watched = Watched()
         async with a_ledger(address, watched) as ledger:
             bills = [await ledger.reserve(intent(f"req_{i}")) for i in range(3)]
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-            try:
+            with files_of_at_most(1024):
                 with pytest.raises(Unavailable) as refused:
                     await ledger.reserve(intent("req_full"))
                 assert refused.value.code == "ledger_unavailable"
@@ -329,8 +322,6 @@ def test_a_full_disk_admits_nobody_and_is_made_up_for_when_there_is_room(tmp_pat
                     await bill.settle(USED, "answered")
                 with pytest.raises(Unavailable):
                     await ledger.reserve(intent("req_refused"))
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             await _until(lambda: not ledger.away and not ledger.unsettled)
             await (await ledger.reserve(intent("req_after"))).settle(USED, "answered")
         found = rows(address)

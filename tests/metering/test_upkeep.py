@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from ponder.metering import upkeep
 from ponder.metering.database import database
 from ponder.metering.ledger import NoLedger
 from ponder.metering.migrate import OtherVersion, migrate, newest
-from tests.metering.ledgers import a_ledger, execute, intent, rows
+from tests.metering.ledgers import a_ledger, execute, files_of_at_most, intent, rows
 from tests.metering.test_ledger import USED
 
 
@@ -64,17 +63,12 @@ def test_half_a_copy_is_not_taken_for_one(tmp_path: Path) -> None:
     """The disk is full: in the middle, or when nothing of it has gone into the file itself yet."""
     address, copy = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "copies" / "copy.db"
     filled(address, users=30)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Somebody reads it, so that its own files need not grow.
     reader = upkeep.readable(database(address)).connect()
     reader.execute(text("SELECT count(*) FROM requests"))
     for most in (1 << 12, 33_000, 40_000):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-        try:
-            with pytest.raises(SQLAlchemyError):
-                upkeep.copy(database(address), copy)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with files_of_at_most(most), pytest.raises(SQLAlchemyError):
+            upkeep.copy(database(address), copy)
         assert copy.parent.exists()
         assert not copy.exists()
     reader.close()
