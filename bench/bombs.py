@@ -1,10 +1,10 @@
 """What others feel while one caller sends the worst there is: each input of the API at its bound.
 
-    python -m bench.bombs [--json bench/results/NAME.json] [--only WORD]
+    python -m bench.bombs [--json bench/results/NAME.json] [--only WORD] [--connections 4]
 
-A server of the bundled model has two keys. One sends an input at its bound over and over, on four connections; the
-other asks something small, and somebody asks /livez. In milliseconds: how late the answers come beside it and on the
-idle server, the longest that the event loop was late, and what the input itself was answered with.
+A server of the bundled model has two keys. One sends an input at its bound, and again as soon as it is answered, on one
+connection or several, from a process of its own; the other asks something small, and somebody asks /livez. In
+milliseconds: how late the answers come beside it and on the idle server, and how the input itself was answered.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import re
 import secrets
 import statistics
@@ -37,13 +38,14 @@ SMALL: dict[str, Any] = {
     "thinking_budget": 0,
     "max_completion_tokens": 8,
 }
+TITLE = b"untitled"
+SPAWN = multiprocessing.get_context("spawn")
 DOCUMENT: dict[str, Any] = {
     "response_format": {
         "type": "json_schema",
         "json_schema": {"name": "n", "schema": {"type": "object", "properties": {"n": {"enum": [1, 2]}}}},
     }
 }
-CONNECTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,71 @@ def config(folder: Path) -> tuple[Path, list[str]]:
 
 def new(body: dict[str, Any]) -> bytes:
     """The body, its schema one that nobody has asked for before."""
+    return with_title(body).replace(TITLE, secrets.token_hex(4).encode())
+
+
+def with_title(body: dict[str, Any]) -> bytes:
+    """The body, with `TITLE` in its schema if it has one."""
     form = body.get("response_format")
     if form is not None:
-        schema = form["json_schema"]["schema"] | {"title": secrets.token_hex(4)}
+        schema = form["json_schema"]["schema"] | {"title": TITLE.decode()}
         body = body | {"response_format": form | {"json_schema": form["json_schema"] | {"schema": schema}}}
     return json.dumps(body).encode()
+
+
+class Bombs:
+    """Sends an input over and over, and tells at the end what became of it."""
+
+    def __init__(self, port: int, key: str, name: str) -> None:
+        _, made = INPUTS[name]
+        self._port, self._key = port, key
+        self._body = with_title(SMALL | made(INPUTS[name][0]))
+        self.statuses: Counter[int] = Counter()
+        self.own: list[float] = []
+
+    async def send(self) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            while True:
+                body = self._body.replace(TITLE, secrets.token_hex(4).encode(), 1)
+                begun = time.perf_counter()
+                writer.write(
+                    f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self._key}\r\n"
+                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                )
+                writer.write(body)
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+                self.own.append(1000 * (time.perf_counter() - begun))
+                self.statuses[int(head.split(b" ", 2)[1])] += 1
+        finally:
+            writer.close()
+
+    async def until(self, stop: Any, connections: int) -> None:
+        tasks = [asyncio.create_task(self.send()) for _ in range(connections)]
+        await asyncio.get_running_loop().run_in_executor(None, stop.recv)
+        for task in tasks:
+            if task.done():
+                task.result()
+            task.cancel()
+
+
+def bombing(port: int, key: str, name: str, connections: int, told: Any) -> None:
+    """Sends until it is told to end; then it tells how often it was answered with what, and how long that took."""
+    bombs = Bombs(port, key, name)
+    asyncio.run(bombs.until(told, connections))
+    told.send((dict(bombs.statuses), bombs.own))
 
 
 class Callers:
     """Two keys of one server."""
 
-    def __init__(self, url: str, keys: Sequence[str], seconds: float) -> None:
-        self._seconds = seconds
-        clients = [
-            httpx.AsyncClient(base_url=url, timeout=600, headers={"authorization": f"Bearer {key}"}) for key in keys
-        ]
-        self.bomber, self.other = clients
+    def __init__(self, port: int, keys: Sequence[str], seconds: float, connections: int) -> None:
+        self._port, self._seconds, self._connections = port, seconds, connections
+        self._bomber, other = keys
+        self.other = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=600, headers={"authorization": f"Bearer {other}"}
+        )
 
     async def _timed(self, client: httpx.AsyncClient, body: bytes | None) -> tuple[float, int]:
         begun = time.perf_counter()
@@ -128,27 +179,21 @@ class Callers:
         return statistics.median(plain), statistics.median(schemas), statistics.quantiles(live, n=20)[-1]
 
     async def beside(self, name: str, idle: tuple[float, float, float]) -> Felt:
-        bound, made = INPUTS[name]
-        body = SMALL | made(bound)
-        statuses: Counter[int] = Counter()
-        own: list[float] = []
-
-        async def bombs() -> None:
-            while True:
-                took, status = await self._timed(self.bomber, new(body))
-                own.append(took)
-                statuses[status] += 1
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(bombs()) for _ in range(CONNECTIONS)]
-            await asyncio.sleep(0.2)
-            small, schema, live = await self.felt()
-            for task in tasks:
-                task.cancel()
+        bound, _ = INPUTS[name]
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(
+            target=bombing, args=(self._port, self._bomber, name, self._connections, theirs), daemon=True
+        )
+        process.start()
+        await asyncio.sleep(2)
+        small, schema, live = await self.felt()
+        ours.send(None)
+        statuses, own = await asyncio.get_running_loop().run_in_executor(None, ours.recv)
+        process.join()
         return Felt(
             name,
             bound,
-            dict(statuses),
+            statuses,
             statistics.median(own) if own else float("nan"),
             small,
             schema,
@@ -164,8 +209,8 @@ class Callers:
         return {where: float(times) for where, times in found}
 
 
-async def measured(server: machine.Server, keys: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    callers = Callers(server.url, keys, options.seconds)
+async def measured(port: int, keys: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    callers = Callers(port, keys, options.seconds, options.connections)
     await callers.felt()
     idle = await callers.felt()
     print(f"\nidle: small {idle[0]:.1f} ms, with a new schema {idle[1]:.1f} ms, /livez (p95) {idle[2]:.1f} ms\n")
@@ -173,7 +218,7 @@ async def measured(server: machine.Server, keys: Sequence[str], options: argpars
     print(f"{'input':34}" + "".join(f"{word:>{width}}" for word, width in (*heads, ("livez", 8))))
     found: list[Felt] = []
     for name in INPUTS:
-        if options.only in name:
+        if not options.only or any(word in name for word in options.only):
             felt = await callers.beside(name, idle)
             found.append(felt)
             answers = " ".join(f"{status}:{times}" for status, times in felt.statuses.items()) or "none yet"
@@ -193,7 +238,8 @@ async def measured(server: machine.Server, keys: Sequence[str], options: argpars
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each input")
-    parser.add_argument("--only", default="", help="inputs whose name has this in it")
+    parser.add_argument("--connections", type=int, default=1, help="that send the input at once")
+    parser.add_argument("--only", action="append", default=[], help="inputs whose name has this in it; more than once")
     parser.add_argument("--json", help="keep the figures in this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("wb") as log:
@@ -201,9 +247,9 @@ def main() -> None:
         port = machine.free_port()
         command = [*machine.ponder(machine.ROOT), "serve", "--config", str(path), "--port", str(port)]
         head = machine.describe()
-        with machine.started("ponder", command, port, "/readyz", log, {}) as server:
-            found = asyncio.run(measured(server, keys, options))
-    machine.keep(head | found, options.json)
+        with machine.started("ponder", command, port, "/readyz", log, {}):
+            found = asyncio.run(measured(port, keys, options))
+    machine.keep(head | {"connections": options.connections} | found, options.json)
 
 
 if __name__ == "__main__":

@@ -124,22 +124,27 @@ def _written(form: str, calls: Sequence[tuple[str, Any]]) -> str:
     All is taken for typed where that does not tell."""
     given = [(name, _object(arguments)) for name, arguments in calls]
     text = FORMATS[form].form.write(given)
-    typed = sorted({letter for part in _texts(given) for letter in part} - _ESCAPED)
+    typed = sorted(set[str]().union(*_texts(given)) - _ESCAPED)
     if len(typed) > len(_PRIVATE) or _PRIVATES.search(text):
         return text
     letters = {ord(letter): private for letter, private in zip(typed, _PRIVATE, strict=False)}
     back = {private: letter for letter, private in letters.items()}
     hidden = FORMATS[form].form.write(
-        [(name.translate(letters), _through(arguments, letters)) for name, arguments in given]
+        [(_exchanged(name, letters), _through(arguments, letters)) for name, arguments in given]
     )
-    if hidden.translate(back) != text:
+    if _exchanged(hidden, back) != text:
         return text
     pieces: list[str] = []
     at = 0
     for found in _PRIVATES.finditer(hidden):
-        pieces += [Written.whole(hidden[at : found.start()]), found[0].translate(back)]
+        pieces += [Written.whole(hidden[at : found.start()]), _exchanged(found[0], back)]
         at = found.end()
     return Written.joined([*pieces, Written.whole(hidden[at:])])
+
+
+def _exchanged(text: str, letters: Mapping[int, int | str]) -> str:
+    """The text in other letters. In pieces: another thread waits for one of them, and not for half a megabyte."""
+    return "".join(text[at : at + 4096].translate(letters) for at in range(0, len(text), 4096))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -167,9 +172,9 @@ def _object(arguments: Any) -> dict[str, Any]:
 
 def _through(value: Any, letters: Mapping[int, int]) -> Any:
     if isinstance(value, str):
-        return value.translate(letters)
+        return _exchanged(value, letters)
     if isinstance(value, dict):
-        return {key.translate(letters): _through(one, letters) for key, one in cast("dict[str, Any]", value).items()}
+        return {_exchanged(key, letters): _through(one, letters) for key, one in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
         return [_through(one, letters) for one in cast("list[Any]", value)]
     return value
