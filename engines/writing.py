@@ -124,8 +124,8 @@ class Writing:
         self.calls = 0
         if model.card.context - len(self.prompt_ids) - len(self.chain) < 1:
             raise RequestError(
-                f"the prompt has {len(self.prompt_ids) + len(self.chain)} tokens and this model's context holds "
-                f"{model.card.context}",
+                f"This model's maximum context length is {model.card.context} tokens. However, the prompt has "
+                f"{len(self.prompt_ids) + len(self.chain)} tokens.",
                 param="messages",
                 code="context_length_exceeded",
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, Pond
 from ponder.compute.slots import Slots
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
-from ponder.server import docs_page, errors, openapi
+from ponder.server import docs_page, errors, openapi, paths
 from ponder.server.access import AuthenticatedRoute, Guard, Needs
 from ponder.server.admission import Admission
 from ponder.server.completions import Completions
@@ -119,19 +119,26 @@ def direct(routes: Mapping[str, ASGIApp], others: ASGIApp, metrics: Metrics, dia
     table = {("POST", path): ErrorMiddleware(route, metrics, dialect_of) for path, route in routes.items()}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        key = scope.get("method", ""), scope.get("path", "")
-        await table.get(key, others)(scope, receive, send)
+        method, path = scope.get("method", ""), scope.get("path", "")
+        route = table.get((method, path))
+        if route is None and path != (tidied := paths.tidy(path)):
+            scope = {**scope, "path": tidied, "raw_path": tidied.encode()}
+            route = table.get((method, tidied))
+        await (route or others)(scope, receive, send)
 
     return app
 
 
-def _no_route(request: Request, error: Exception, dialect: Dialect) -> Response:
-    """404 and 405 of the router."""
+def _no_route(request: Request, error: Exception, dialect: Dialect, known: Iterable[str]) -> Response:
+    """404 and 405 of the router, and what a route of the `known` ones takes, where that is asked (RFC 9110, 9.3.7)."""
     status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405 and request.method == "OPTIONS" and isinstance(error, HTTPException):
+        allowed = (error.headers or {}).get("Allow", "")
+        return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
     if status == 405:
         refused = errors.WrongMethod("this route does not take this method", code="method_not_allowed")
     elif status == 404:
-        refused = NotFound("there is no such route", code="route_not_found")
+        refused = NotFound(paths.hint(request.url.path, known), code="route_not_found")
     else:
         refused = RequestError("the request cannot be answered", code="bad_request")
     response = errors.response(refused, request.state.request_id, dialect.error)
@@ -151,6 +158,7 @@ PAGES = (
     "/v1/organization/costs",
     "/livez",
     "/readyz",
+    "/health",
     "/healthz",
     "/metrics",
     "/metrics/engine",
@@ -245,6 +253,7 @@ def create_app(
     page("/v1/organization/costs", "usage", usage.organization_costs)
     page("/livez", None, status.live)
     page("/readyz", None, status.ready)
+    page("/health", None, status.ready, operation_id="ready_too")
     page(
         "/healthz",
         "admin",
@@ -273,7 +282,7 @@ def create_app(
         return by_path.get(path, DEFAULT)
 
     async def no_route(request: Request, error: Exception) -> Response:
-        return _no_route(request, error, dialect_of(request.url.path))
+        return _no_route(request, error, dialect_of(request.url.path), [*spoken, *PAGES])
 
     app.router.routes[:] = [
         *pages,

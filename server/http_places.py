@@ -10,7 +10,7 @@ from ponder.server.settings import Limits
 
 SPARE = 32
 """Connections beyond the bounds that are open at a time, to be told so. Of more, the oldest goes."""
-PROBES = (b"/livez", b"/readyz")
+PROBES = (b"/livez", b"/readyz", b"/health")
 """What is answered on those, too."""
 
 

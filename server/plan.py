@@ -25,7 +25,7 @@ from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel, chains, configured
 from ponder.server.request import AUTO, Asked, Request
 from ponder.server.settings import ModelSettings, Settings
-from ponder.server.thinking import allowance, ceiling, wished
+from ponder.server.thinking import allowance, ceiling, known_effort, wished
 from ponder.server.unseal import permitted
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ async def make(
     prompt = Prompt(
         request.messages,
         request.tools,
-        effort=request.thinking.effort if request.thinking.tokens is None else None,
+        effort=_effort(request, settings),
         budget=_of_one_chain(wish, request, own, key) if one else None,
     )
     if thoughts is not None and card.shows_thoughts:
@@ -195,7 +195,7 @@ async def make(
         price=settings.price_of(base),
         user=request.user,
         metadata=request.metadata,
-        ignored=("verifier",) if request.verifier is not None and not _judged(strategy) else (),
+        ignored=_ignored(request, strategy, key),
         tools=offered,
         coarse=key.coarse,
         work=_work(request, served, strategy, key, length, thinking, answer, writing),
@@ -227,6 +227,20 @@ def _work(
     fed = served.lengths.chains(asked, each) if asked > 1 else 1
     typical = served.engine.card.typical_chain[0] if share is None else share.line.mean
     return Work(key.name, key.weight, n * fed, n * min(READING * prompt + each, asked * typical), share)
+
+
+def _ignored(request: Request, strategy: Selection[Any], key: Key) -> tuple[str, ...]:
+    """Fields without effect: a verifier for a strategy that asks none, thoughts for a key that may not see them. Some
+    clients ask for those whoever they speak to, and want the answer all the same."""
+    verifier = request.verifier is not None and not _judged(strategy)
+    thought = request.show_thought and not permitted(key, True)
+    return ("verifier",) * verifier + ("show_thought",) * thought
+
+
+def _effort(request: Request, settings: Settings) -> str | None:
+    """The word for how much to think that the model is told, if a word said so."""
+    effort = request.thinking.effort
+    return None if effort is None or request.thinking.tokens is not None else known_effort(effort, settings)
 
 
 async def _measured(

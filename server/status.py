@@ -50,6 +50,8 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int = Field(description="Unix time in seconds")
     owned_by: str
+    max_model_len: int = Field(description="Tokens of prompt and output together, as vLLM calls them")
+    context_length: int = Field(description="The same, as others call them")
 
 
 class Models(BaseModel):
@@ -305,7 +307,13 @@ def _supervised(told: ModelHealth | RewardModelHealth, model: Engine | RewardMod
 
 def _model(name: str, served: ServedModel) -> Model:
     card = served.engine.card
-    return Model(id=name, created=card.created, owned_by=card.owner)
+    return Model(
+        id=name,
+        created=card.created,
+        owned_by=card.owner,
+        max_model_len=card.context,
+        context_length=card.context,
+    )
 
 
 def _listed(entry: Entry, kind: Literal["strategy", "verifier"]) -> Listed:

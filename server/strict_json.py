@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
+from collections.abc import Iterable
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from ponder.compute.errors import RequestError
 
@@ -18,6 +20,7 @@ DIGITS = 24
 """Digits of the longest number taken."""
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """Each bracket as a step down or up; as signed bytes 1 and -1."""
+_PLAIN = re.compile(r"[A-Za-z0-9_]{1,64}")
 _OTHERS = bytes(b for b in range(256) if b not in b"[]{}")
 
 
@@ -44,7 +47,12 @@ def loads(raw: bytes, depth: int, values: int = 1 << 30) -> Any:
             f"the body is not JSON (line {error.lineno}, column {error.colno})", code="invalid_json"
         ) from None
     if "\\u" in text and half_characters(value):
-        raise RequestError("the body holds half of a surrogate pair (\\ud800 to \\udfff)", code="invalid_unicode")
+        place = _halved(value) or ""
+        raise RequestError(
+            f"{place or 'the body'} holds half of a surrogate pair (\\ud800 to \\udfff)",
+            param=place or None,
+            code="invalid_unicode",
+        )
     return value
 
 
@@ -79,6 +87,25 @@ def half_characters(value: Any) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def _halved(value: Any, place: str = "") -> str | None:
+    """The path of the first string that has half of a surrogate pair, as far as it can be said: a key that is no plain
+    word is not repeated."""
+    if isinstance(value, str):
+        return place if half_characters(value) else None
+    pairs: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        given = cast("dict[str, Any]", value)
+        if any(map(half_characters, given)):
+            return place
+        pairs = given.items()
+    elif isinstance(value, list):
+        pairs = ((str(number), one) for number, one in enumerate(cast("list[Any]", value)))
+    for name, one in pairs:
+        if half_characters(one):
+            return _halved(one, f"{place}.{name}".lstrip(".")) if _PLAIN.fullmatch(name) else place
+    return None
 
 
 def _constant(_: str) -> NoReturn:

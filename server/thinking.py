@@ -10,7 +10,7 @@ from ponder.server.beside import turn
 from ponder.server.keys import Key
 from ponder.server.registry import ServedModel
 from ponder.server.request import AUTO, Request, ThinkingWish
-from ponder.server.settings import ModelSettings, Settings
+from ponder.server.settings import EFFORT, ModelSettings, Settings
 
 
 def wished(wish: ThinkingWish, settings: Settings) -> int | None:
@@ -20,6 +20,15 @@ def wished(wish: ThinkingWish, settings: Settings) -> int | None:
     if wish.effort not in settings.effort:
         raise RequestError(f"thinking should be one of {', '.join(settings.effort)}", param="thinking")
     return settings.effort[wish.effort]
+
+
+def known_effort(effort: str, settings: Settings) -> str:
+    """The word for an effort that models know: it, or of a word that the operator made the one that is nearest in
+    tokens."""
+    if effort in EFFORT:
+        return effort
+    tokens = settings.effort[effort]
+    return min(EFFORT, key=lambda word: abs(settings.effort[word] - tokens))
 
 
 async def ceiling(
@@ -62,8 +71,9 @@ async def _length(engine: Engine, prompt: Prompt, key: Key, thinking: bool) -> i
     length = tokens(engine, prompt, thinking=thinking)
     if length + CLOSING >= engine.card.context:
         raise RequestError(
-            f"the prompt has at least {length} tokens; this model's context has {engine.card.context}, "
-            "of which the answer needs some",
+            # In the words of OpenAI's API, by which clients know the error.
+            f"This model's maximum context length is {engine.card.context} tokens. However, the prompt has at least "
+            f"{length} tokens, and the answer needs some. Please reduce the length of the prompt.",
             param="messages",
             code="context_length_exceeded",
         )

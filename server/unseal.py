@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from ponder.compute.errors import NotPermitted
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import Hidden
 from ponder.server.keys import Key
@@ -17,12 +16,8 @@ PAIR = 300
 
 
 def permitted(key: Key, asked: bool) -> bool:
-    """Whether the answer is to carry its thought. Raises `NotPermitted` for a key that may not ask."""
-    if asked and not key.may("reveal"):
-        raise NotPermitted(
-            "show_thought needs an API key with the scope reveal", param="show_thought", code="not_permitted"
-        )
-    return asked
+    """Whether the answer carries its thought: where it was asked for, with a key that may see it."""
+    return asked and key.may("reveal")
 
 
 def shown(texts: tuple[Hidden[str], Hidden[str]]) -> dict[str, str]:

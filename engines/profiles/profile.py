@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 Value = bool | int | str
 """What a variable of a chat template is set to."""
 
-Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
-_NEXT: dict[str, Effort] = {"minimal": "low", "xhigh": "high"}
+Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
+_NEXT: dict[str, Effort] = {"minimal": "low", "max": "xhigh", "xhigh": "high"}
 """Words that few families know, and those that all do."""
 
 
@@ -58,8 +58,8 @@ class Profile(BaseModel):
     effort: str = ""
     """The template's variable for how much to think; empty where it has none."""
     efforts: dict[Effort, Value] = {}
-    """What that variable is set to; an effort that is missing is its own name (`minimal` that of `low`, `xhigh` that of
-    `high`)."""
+    """What that variable is set to; an effort that is missing is its own name (`minimal` that of `low`, `max` that of
+    `xhigh`, and that of `high`)."""
     budget: str = ""
     """The template's variable for the tokens of a thought, for models that were trained to keep to them."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
@@ -109,7 +109,9 @@ class Profile(BaseModel):
         given |= self.on if thinking else self.off
         if thinking and self.effort and effort is not None:
             known = cast("dict[str, Value]", self.efforts)
-            word = effort if effort in known else _NEXT.get(effort, effort)
+            word = effort
+            while word not in known and word in _NEXT:
+                word = _NEXT[word]
             given[self.effort] = known.get(word, word)
         if thinking and self.budget and budget is not None:
             given[self.budget] = budget

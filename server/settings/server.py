@@ -27,7 +27,7 @@ PREFIX = "PONDER_"
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 
-EFFORT = {"none": 0, "minimal": 512, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 65536}
+EFFORT = {"none": 0, "minimal": 512, "low": 2048, "medium": 8192, "high": 24576, "xhigh": 65536, "max": 131072}
 
 
 class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -63,7 +63,9 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     models: dict[str, ModelSettings] = Field(default_factory=dict, description="Models to serve, by name.")
     keys: list[KeySettings] = Field(default_factory=list[KeySettings], description="Who may ask.")
     effort: dict[str, int] = Field(
-        default=EFFORT, description="What reasoning_effort means in tokens.", validate_default=True
+        default=EFFORT,
+        description="What reasoning_effort means in tokens; new words may be added.",
+        validate_default=True,
     )
     timeout: float = Field(default=540, gt=0, le=86400, description="Seconds for an answer that is not streamed.")
     stream_timeout: float = Field(default=3600, gt=0, le=86400, description="Seconds for an answer that is streamed.")
@@ -154,8 +156,10 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     @classmethod
     def _whole_effort(cls, given: dict[str, int]) -> dict[str, int]:
         for name, tokens in given.items():
-            if name not in EFFORT:
-                raise ValueError(f"{name} is no effort{nearest(name, EFFORT)}; there are {', '.join(EFFORT)}")
+            if name not in EFFORT and (meant := nearest(name, EFFORT)):
+                raise ValueError(f"{name} is no effort{meant}")
+            if not re.fullmatch(r"[a-zA-Z0-9_.-]{1,64}", name):
+                raise ValueError("the word for an effort has at most 64 of a-z, A-Z, 0-9, _, . and -")
             if tokens < 0:
                 raise ValueError(f"{name} is {tokens} tokens: at least 0")
         return EFFORT | given

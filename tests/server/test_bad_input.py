@@ -38,8 +38,8 @@ WRONG: dict[str, list[Any]] = {
     "enable_thinking": [5, "no", 0],
     "chat_template_kwargs": [5, {"enable_thinking": "no"}],
     "reasoning_effort": [5, SECRET, True, ["low"]],
-    "max_completion_tokens": [0, -1, 1.5, "5", True, [5]],
-    "max_tokens": [0, -1, 1.5, "5", True],
+    "max_completion_tokens": [0, -2, 1.5, "5", True, [5]],
+    "max_tokens": [0, -2, 1.5, "5", True],
     "max_answer_tokens": [0, -1, 1.5, "5", True],
     "on_overflow": [SECRET, 5],
     "include_reasoning": [1, "yes"],
@@ -291,7 +291,7 @@ def test_a_wrong_timeout_header_is_refused(header: str) -> None:
         ({"max_anwser_tokens": 5}, "max_answer_tokens"),
         ({"metadata": {"thinking_budget": "5"}}, "thinking_budget"),
         ({"metadata": {"thinkng_budget": "5"}}, "thinking_budget"),
-        ({"extra_body": {"thinking_budget": 5}}, "thinking_budget"),
+        ({"extra_body": {"thinkng_budget": 5}}, "thinking_budget"),
         ({"chat_template_kwargs": {"thinking_budget": 5}}, "thinking_budget"),
         ({"reasoning": {"thinking_budget": 5}}, "thinking_budget"),
         ({"budget_tokens": 5}, "thinking_budget"),
@@ -323,7 +323,7 @@ def test_what_only_looks_alike_is_let_through() -> None:
         door(scripted()),
         reasoning_format="hidden",
         metadata={"strategy": "growth", "topic": "thinking", "reasoning_tokens": "many"},
-        best_of=2,
+        best_guess=2,
         google={"safety": "low"},
     )
 

@@ -96,11 +96,14 @@ def keyed(*scopes: Any) -> Settings:
 
 
 @pytest.mark.parametrize("settings", [Settings(), keyed("infer", "admin", "usage", "trace")])
-def test_only_the_scope_reveal_may_ask_for_thoughts(settings: Settings) -> None:
-    engine = scripted()
-    response = chat(door(engine, settings), WITH_KEY, include_reasoning=True)
-    refused(response, 403, "not_permitted", "include_reasoning")
-    assert engine.calls == 0
+def test_only_a_key_with_the_scope_reveal_sees_thoughts_and_others_are_answered_without(settings: Settings) -> None:
+    app = door(scripted(), settings)
+    for stream in (False, True):
+        response = chat(app, WITH_KEY, include_reasoning=True, stream=stream)
+        assert response.status_code == 200
+        assert response.headers["x-ignored-parameters"] == "include_reasoning"
+        assert MARKER not in response.text
+        assert '"reasoning"' not in response.text
 
 
 def test_a_key_with_reveal_gets_the_thought_of_the_chosen_chain_when_it_asks() -> None:

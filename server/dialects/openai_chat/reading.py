@@ -13,8 +13,8 @@ from typing import Any, cast
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool, ToolCall
 from ponder.server.bounds import too_many
+from ponder.server.dialects.openai_chat import customs, slips
 from ponder.server.dialects.openai_chat import schema as wire
-from ponder.server.dialects.openai_chat import slips
 from ponder.server.dialects.openai_chat.schema import ChatRequest, WireMessage
 from ponder.server.dialects.openai_chat.thinking import conflict, wished
 from ponder.server.request import Asked, Document, Request, SamplingWish, ToolChoice
@@ -41,7 +41,7 @@ def chat_request(raw: bytes, limits: Limits) -> tuple[ChatRequest, Sequence[slip
     value = loads(raw, limits.json_depth, limits.json_values)
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object", code="invalid_type")
-    body = cast("dict[str, Any]", value)
+    body = customs.understood(cast("dict[str, Any]", value))
     slips.misspelt(body)
     # Before each entry is checked, and complained of.
     for field, most in _counted(limits):
@@ -67,7 +67,7 @@ def _counted(limits: Limits) -> Sequence[tuple[str, int]]:
 
 def _together(request: ChatRequest) -> None:
     """Raises `RequestError` for fields that want others, and for what only this dialect has."""
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs wants logprobs: true", param="top_logprobs", code="invalid_value")
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options wants stream: true", param="stream_options", code="invalid_value")
@@ -176,19 +176,22 @@ def message(given: WireMessage, param: str) -> Message:
         content = given.refusal or ""
     if not isinstance(content, str):
         content = "".join(_part(part, f"{param}.content.{i}") for i, part in enumerate(content))
+    if given.role == "assistant":
+        content = customs.without_thought(content)
     return Message(given.role, content, given.name, calls, given.tool_call_id)
 
 
 def _part(part: Mapping[str, Any], param: str) -> str:
     kind = part.get("type")
-    if kind not in ("text", "refusal"):
-        known = kind in ("image_url", "input_audio", "file")
-        raise RequestError(
-            "this model reads text parts only",
-            param=f"{param}.type",
-            code="unsupported_content_part" if known else "invalid_value",
-        )
-    text = part.get(str(kind))
-    if not isinstance(text, str):
-        raise RequestError(f"{param}.{kind} should be a string", param=f"{param}.{kind}", code="invalid_type")
-    return text
+    text = customs.text_of(part)
+    if text is not None:
+        return text
+    if kind in customs.TEXTS:
+        field = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
+        raise RequestError(f"{field} should be a string", param=field, code="invalid_type")
+    known = kind in ("image_url", "input_image", "image", "input_audio", "file", "input_file", "video_url")
+    raise RequestError(
+        "this model reads text parts only",
+        param=f"{param}.type",
+        code="unsupported_content_part" if known else "invalid_value",
+    )

@@ -21,7 +21,8 @@ Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 Tokens = Annotated[int, Field(ge=0, le=2**31)]
 SomeTokens = Annotated[int, Field(ge=1, le=2**31)]
 WishedTokens = Annotated[int, Field(ge=-1, le=2**31)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Name
+"""A word for a budget, which the server's configuration turns into tokens."""
 
 
 class Function(_Wire):
@@ -145,6 +146,7 @@ class ChatRequest(_Wire):
     google: Google | None = Field(default=None, description="The same, where OpenAI's client puts it")
     thinking_config: ThinkingConfig | None = Field(default=None, description="thinking_budget, as Gemini calls it")
     enable_thinking: bool | None = Field(default=None, description="false: no thinking")
+    think: bool | Effort | None = Field(default=None, description="false: no thinking; as Ollama writes it")
     chat_template_kwargs: TemplateArguments | None = Field(
         default=None, description="enable_thinking, as vLLM takes it"
     )

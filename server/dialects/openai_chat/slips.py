@@ -58,7 +58,44 @@ NOT_SUPPORTED = {
     "functions": "use tools instead",
     "function_call": "use tool_choice instead",
     "audio": "answers are text",
+    "guided_choice": "use response_format with a schema that has an enum",
+    "guided_regex": "use response_format with a schema that has a pattern",
+    "guided_grammar": "use response_format with a JSON schema",
+    "guided_decoding_backend": "the server's operator chooses it",
+    "structured_outputs": "of it only json is read; use response_format",
+    "repetition_penalty": "use presence_penalty or frequency_penalty",
+    "length_penalty": "it belongs to a search that this server does not have",
+    "use_beam_search": "name a strategy instead, as GET /v1/strategies lists them",
+    "best_of": "use the strategy best_of_n",
+    "min_tokens": "an answer ends where the model ends it",
+    "stop_token_ids": "use stop, with texts",
+    "bad_words": "use logit_bias",
+    "allowed_token_ids": "use logit_bias",
+    "prompt_logprobs": "there are no log-probabilities of a prompt; logprobs has those of the answer",
+    "echo": "an answer is what comes behind the prompt",
+    "prompt": "use messages",
+    "chat_template": "the template is the model's",
+    "documents": "put them into messages",
+    "tokens": "use messages",
+    "web_search_options": "this server fetches nothing",
+    "prediction": "it is not offered",
 }
+"""What would change the result and is not offered, and what to use instead."""
+OFF = {
+    "ignore_eos": (False,),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "echo": (False,),
+    "use_beam_search": (False,),
+    "repetition_penalty": (1, 1.0),
+    "length_penalty": (1, 1.0),
+    "min_tokens": (0,),
+    "best_of": (1,),
+    "prompt_logprobs": (0,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+}
+"""Values of such fields at which they change nothing."""
 UNKNOWN = 64
 """Unknown keys at most."""
 LISTED, LONGEST_NAME = 32, 64
@@ -80,8 +117,10 @@ def misspelt(body: dict[str, Any]) -> None:
     if len(unknown) > UNKNOWN:
         raise RequestError(f"the body has more than {UNKNOWN} fields that are not known", code="too_many_fields")
     for key in unknown:
-        if key in NOT_SUPPORTED and body[key] is not None:
-            raise RequestError(f"{key} is not supported: {NOT_SUPPORTED[key]}", param=key, code="unsupported_parameter")
+        value = body[key]
+        if (key in NOT_SUPPORTED or key in OFF) and value not in (None, [], {}, *OFF.get(key, ())):
+            words = NOT_SUPPORTED.get(key, "leave it out")
+            raise RequestError(f"{key} is not supported: {words}", param=key, code="unsupported_parameter")
         if key not in NO_SLIP and (meant := "thinking_budget" if key in OTHER_WORDS else nearest(key, OURS)):
             raise RequestError(
                 f"there is no such field; did you mean {meant}?",

@@ -17,7 +17,7 @@ def wished(request: ChatRequest) -> ThinkingWish:
     """All spellings of a thinking budget as one wish. Raises `RequestError` where two disagree."""
     exact = request.on_overflow == "error"
     thinking_budget = AUTO if request.thinking_budget == "auto" else request.thinking_budget
-    reasoning, thinking = request.reasoning, request.thinking
+    reasoning, thinking, think = request.reasoning, request.thinking, request.think
     configs = [(name, config) for name, config in _thinking_configs(request) if config is not None]
     given: list[tuple[str, int]] = [
         (name, tokens)
@@ -37,6 +37,7 @@ def wished(request: ChatRequest) -> ThinkingWish:
         (name, on)
         for name, on in (
             ("enable_thinking", request.enable_thinking),
+            ("think", think if isinstance(think, bool) else None),
             ("chat_template_kwargs.enable_thinking", template and template.enable_thinking),
             ("chat_template_kwargs.thinking", template and template.thinking),
             ("reasoning.enabled", reasoning and reasoning.enabled),
@@ -49,6 +50,7 @@ def wished(request: ChatRequest) -> ThinkingWish:
         for name, effort in (
             ("reasoning.effort", reasoning and reasoning.effort),
             ("reasoning_effort", request.reasoning_effort),
+            ("think", think if isinstance(think, str) else None),
             *((f"{name}.thinking_level", config.thinking_level) for name, config in configs),
         )
         if effort is not None

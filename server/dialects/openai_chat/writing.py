@@ -20,6 +20,7 @@ from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.server.answers import End, Failure, Summary, Whole, stopped_by
 from ponder.server.dialects.openai_chat import slips
 from ponder.server.dialects.openai_chat.errors import body
+from ponder.server.dialects.openai_chat.reading import NAMES
 from ponder.server.dialects.openai_chat.schema import ChatRequest
 from ponder.server.dialects.openai_chat.usage import shaped_usage
 from ponder.server.plan import ResolvedRequest
@@ -127,7 +128,7 @@ class ChatWriter:
 
 def _headers(wanted: ChatRequest, strays: Sequence[slips.Stray], resolved: ResolvedRequest) -> dict[str, str]:
     headers: dict[str, str] = {}
-    if ignored := slips.ignored(wanted, strays, resolved.ignored):
+    if ignored := slips.ignored(wanted, strays, [NAMES.get(name, name) for name in resolved.ignored]):
         headers["x-ignored-parameters"] = ignored
     if resolved.clamped_from is not None:
         headers["x-thinking-budget-clamped"] = str(resolved.budget)
