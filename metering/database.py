@@ -8,6 +8,7 @@ every wait, so that a database that is away is noticed.
 from __future__ import annotations
 
 import os
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ POSTGRESQL = {
     "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c timezone=UTC",
     "application_name": "ponder",
 }
+OLDEST = (3, 30)
+"""The first SQLite that orders rows with empty places first, and filters what it counts."""
 LONG = "-c timezone=UTC"
 """For work that may take its time: migrations, copies."""
 NO_HOME = "this user has no home folder: name a place for the ledger in [ledger] url, or in XDG_STATE_HOME"
@@ -78,6 +81,7 @@ class Database:
 def database(address: str | None = None) -> Database:
     """The ledger at an address; left out, the file in the user's state folder. Raises `WrongAddress`."""
     if not address:
+        _new_enough()
         return Database(URL.create("sqlite", database=str(state_folder() / "ledger.db")))
     try:
         url = make_url(address)
@@ -90,10 +94,21 @@ def database(address: str | None = None) -> Database:
         raise WrongAddress("a ledger is kept in PostgreSQL (postgresql://...) or SQLite (sqlite:///...)")
     if not url.database or url.database == ":memory:":
         raise WrongAddress("a ledger in memory would be forgotten: name a file, as in sqlite:////folder/ledger.db")
+    _new_enough()
     try:
         return Database(url.set(database=str(Path(url.database).expanduser().absolute())))
     except RuntimeError:
         raise WrongAddress(NO_HOME) from None
+
+
+def _new_enough() -> None:
+    """Raises `WrongAddress` where Python's own SQLite is too old."""
+    if sqlite3.sqlite_version_info[:2] < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise WrongAddress(
+            f"this Python has SQLite {sqlite3.sqlite_version}, and a ledger wants {oldest} or newer: "
+            'use a newer Python, or name a PostgreSQL ("postgresql://...") in [ledger] url'
+        )
 
 
 def _postgresql(url: URL, reads: bool, long: bool) -> Engine:

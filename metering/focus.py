@@ -72,12 +72,13 @@ def charges(engine: Engine, question: Question, *, issuer: str = "Ponder") -> It
     """The charges of a time, by `COLUMNS`; what does not apply is None. `issuer` is who bills. Requests of models that
     had no price are no charges."""
     day = bucket(DAY).label("day")
-    for kind, (tokens, price) in KINDS.items():
-        groups = (day, requests.c.key, requests.c.model, requests.c.price_version, price.label("price"))
-        places = [day, *groups[1:4], price]
-        wanted = asked(question, select(*groups, func.sum(tokens).label("tokens")))
-        wanted = wanted.where(requests.c.price_version.is_not(None)).group_by(*places).having(func.sum(tokens) > 0)
-        with engine.connect() as connection:
+    # One transaction, so that all kinds of tokens are of the same requests.
+    with engine.connect() as connection:
+        for kind, (tokens, price) in KINDS.items():
+            groups = (day, requests.c.key, requests.c.model, requests.c.price_version, price.label("price"))
+            places = [day, *groups[1:4], price]
+            wanted = asked(question, select(*groups, func.sum(tokens).label("tokens")))
+            wanted = wanted.where(requests.c.price_version.is_not(None)).group_by(*places).having(func.sum(tokens) > 0)
             for row in connection.execute(wanted.order_by(*places)).mappings():
                 yield _charge(row, kind, issuer)
 

@@ -73,7 +73,7 @@ class Ledger:
         """Tokens that requests with an open row may make at most."""
         self._checkpoint, self._watch = checkpoint, watch
         self._writer = Writer(
-            engine, self.process, self._settled, watch.drifted, watch.committed, _recovery(checkpoint), days
+            engine, self.process, checkpoint, self._settled, watch.drifted, watch.committed, _recover, days
         )
 
     async def start(self) -> None:
@@ -311,33 +311,30 @@ def _ending(opened: Mapping[str, Any], progress: Progress | None, ending: str, s
 _RECOVERED = update(requests).where(requests.c.id == bindparam("_id"), requests.c.settled_ms.is_(None))
 
 
-def _recovery(checkpoint: int) -> Callable[[Connection, Process, int], Sequence[Settled]]:
-    """Settles the open rows of a dead process from their last checkpoints."""
-
-    def recover(connection: Connection, process: Process, epoch: int) -> Sequence[Settled]:
-        rows = connection.execute(
-            select(requests).where(
-                requests.c.owner == process.id, requests.c.epoch <= epoch, requests.c.settled_ms.is_(None)
-            )
-        ).mappings()
-        settled = [{**row, **as_last_seen(row, checkpoint)} for row in rows]
-        if settled:
-            changed = ("settled_ms", "outcome", "uncertain", "chains")
-            connection.execute(
-                _RECOVERED,
-                [{"_id": row["id"], **{name: row[name] for name in changed}} for row in settled],
-            )
-        return settled
-
-    return recover
+def _recover(connection: Connection, process: Process, epoch: int, checkpoint: int) -> Sequence[Settled]:
+    """Settles the open rows of a dead process from their last checkpoints, which were so far apart."""
+    rows = connection.execute(
+        select(requests).where(
+            requests.c.owner == process.id, requests.c.epoch <= epoch, requests.c.settled_ms.is_(None)
+        )
+    ).mappings()
+    settled = [{**row, **as_last_seen(row, checkpoint)} for row in rows]
+    if settled:
+        changed = ("settled_ms", "outcome", "uncertain", "chains")
+        connection.execute(
+            _RECOVERED,
+            [{"_id": row["id"], **{name: row[name] for name in changed}} for row in settled],
+        )
+    return settled
 
 
-def as_last_seen(row: Mapping[Any, Any], checkpoint: int = CHECKPOINT) -> dict[str, Any]:
-    """What a row becomes whose server died: the tokens that were seen, and at most how many were not."""
+def as_last_seen(row: Mapping[Any, Any], checkpoint: int | None) -> dict[str, Any]:
+    """What a row becomes whose server died: the tokens that were seen, and at most how many were not. `checkpoint` is
+    that server's; where it is not known, all that is left of what was reserved is uncertain."""
     unseen = max(0, row["reserved"] - row["thinking"] - row["answer"])
     return {
         "settled_ms": max(_milliseconds(), row["begun_ms"]),
         "outcome": "lost",
-        "uncertain": min(unseen, row["chains"] * checkpoint),
+        "uncertain": unseen if checkpoint is None else min(unseen, row["chains"] * checkpoint),
         "chains": 0,
     }

@@ -1,9 +1,10 @@
 """Which server process is which, and whether one is dead: an open row is settled by another only where its owner is.
 
-On the machine it runs on, the kernel knows: a process is a number and the moment it began. Of another machine only the
-rows are seen, so a process there is dead when it has changed its row for `LEASE` seconds no more. That is measured by
-the watcher's own monotonic clock, so it does not matter what time either machine thinks it is; and only while the
-watcher looks, for a database that was away takes the signs of life of all processes with it.
+On the machine it runs on, the kernel knows: a process is a number and the moment it began. Machines may be copies of
+each other, down to the id of their boot, so a process that PostgreSQL has a session of lives, whatever the kernel says.
+Of another machine only the rows are seen, so a process there is dead when it has changed its row for `LEASE` seconds no
+more. That is measured by the watcher's own monotonic clock, so it does not matter what time either machine thinks it
+is; and only while the watcher looks, for a database that was away takes the signs of life of all processes with it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event, text
 
 LEASE = 60.0
 """Seconds without a sign of life after which a process on another machine is dead."""
@@ -64,6 +68,28 @@ def _runs(pid: int) -> bool:
     except OSError as error:
         return isinstance(error, PermissionError)
     return True
+
+
+def name_sessions(engine: Engine, process: Process) -> None:
+    """Has the sessions of a PostgreSQL bear the id of the process behind the name of the application."""
+    if engine.dialect.name != "postgresql":
+        return
+
+    def connected(connection: Any, _: object) -> None:
+        named = "left(current_setting('application_name'), 40) || ' ' || %s"
+        connection.execute(f"SELECT set_config('application_name', {named}, false)", (process.id,))
+        connection.commit()
+
+    event.listen(engine, "connect", connected)
+
+
+def sessions(connection: Connection) -> set[str]:
+    """The last words of the names of all sessions of this PostgreSQL that may be seen: ids of processes that are
+    connected to it. A SQLite file has none, and no machine but its own."""
+    if connection.dialect.name != "postgresql":
+        return set()
+    names = connection.execute(text("SELECT application_name FROM pg_stat_activity")).scalars()
+    return {name.rpartition(" ")[2] for name in names if name}
 
 
 class Watcher:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, func, literal_column, select
+from sqlalchemy import ColumnElement, Engine, and_, func, literal_column, or_, select
 
 from ponder.metering.tables import COUNTS, requests
 
@@ -70,20 +70,49 @@ def asked(question: Question, wanted: Any) -> Any:
     return wanted
 
 
-def sums(engine: Engine, question: Question, *, skip: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
+Place = tuple[str | int | None, ...]
+"""Where a line stands in a report: the values of its groups, the bucket first."""
+
+
+def place(question: Question, line: Mapping[str, Any]) -> Place:
+    """Where a line of `sums` stands."""
+    bucket = () if question.width is None else (line["bucket"],)
+    return (*bucket, *(line[word] for word in question.group_by))
+
+
+def _behind(places: Sequence[ColumnElement[Any]], after: Place) -> ColumnElement[bool]:
+    """Rows of lines that stand behind a place, in the order of `sums`."""
+    ways: list[ColumnElement[bool]] = []
+    for i, value in enumerate(after):
+        same = [places[j].is_not_distinct_from(after[j]) for j in range(i)]
+        ways.append(and_(*same, places[i].is_not(None) if value is None else places[i] > value))
+    return or_(*ways)
+
+
+def sums(
+    engine: Engine, question: Question, *, after: Place | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
     """The lines of a report, ordered by their groups: each has its groups by name and `SUMS`. Without groups it is one
-    line. Times of groups are milliseconds since 1970."""
-    groups = [_group(word).label(f"group_{i}") for i, word in enumerate(question.group_by)]
+    line. Times of groups are milliseconds since 1970. `after`: only lines behind that place, so that none comes twice
+    and none is left out between two pages, whatever is written meanwhile."""
+    groups = [_group(word) for word in question.group_by]
     if question.width is not None:
-        groups.insert(0, bucket(question.width).label("bucket"))
+        groups.insert(0, bucket(question.width))
+    wanted = asked(question, select())
+    if after is not None:
+        wanted = wanted.where(_behind(groups, after))
+    names = [
+        *(["bucket"] if question.width is not None else []),
+        *(f"group_{i}" for i in range(len(question.group_by))),
+    ]
+    groups = [group.label(name) for group, name in zip(groups, names, strict=True)]
     totals = [func.coalesce(func.sum(requests.c[name]), 0).label(name) for name in COUNTS]
-    wanted = asked(question, select(*groups, func.count().label("requests"), *totals))
+    wanted = wanted.add_columns(*groups, func.count().label("requests"), *totals)
     if groups:
         # By their names: the same parameter twice is not the same expression to PostgreSQL. Where there is nothing to
         # group by comes first, in both databases.
-        places: list[ColumnElement[Any]] = [literal_column(group.name) for group in groups]
+        places: list[ColumnElement[Any]] = [literal_column(name) for name in names]
         wanted = wanted.group_by(*places).order_by(*(place.nulls_first() for place in places))
-    wanted = wanted.offset(skip) if skip else wanted
     wanted = wanted.limit(limit) if limit is not None else wanted
     with engine.connect() as connection:
         found = connection.execute(wanted).mappings().all()

@@ -83,6 +83,8 @@ servers = Table(
     Column("machine", Text, nullable=False),
     Column("pid", BigInteger, nullable=False),
     Column("started", BigInteger, nullable=False),
+    # Tokens of each live chain of its requests that may be in no row yet.
+    Column("checkpoint", BigInteger, nullable=False, server_default="256"),
     # Changed at least every few seconds by a process that lives. Empty `ended_ms`: nobody has seen it end.
     Column("seen_ms", BigInteger, nullable=False),
     Column("ended_ms", BigInteger),

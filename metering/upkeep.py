@@ -7,7 +7,9 @@ one kind of database to the other. All of this may be done while servers write.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +20,14 @@ from sqlalchemy import URL, Connection, Engine, Table, delete, func, select, upd
 from ponder.metering.database import Database
 from ponder.metering.ledger import as_last_seen, storable
 from ponder.metering.migrate import check, migrate, prepare, version_of
+from ponder.metering.retention import expire_some
 from ponder.metering.tables import metadata, requests, servers
-from ponder.metering.writer import MOST, expire_some, insert_of
+from ponder.metering.writer import MOST, insert_of
 
 ROWS = 1000
 """Rows that are read at a time."""
+PAUSE = 0.2
+"""Seconds between two transactions of some work, at most."""
 
 
 class NoSuchLedger(Exception):
@@ -106,7 +111,8 @@ def copy(place: Database, file: Path) -> int:
     migrate(target)
     with source.connect() as reading, target.begin() as writing:
         for table in metadata.sorted_tables:
-            _copied(reading, writing, table, open_too=True)
+            for some in reading.execution_options(yield_per=ROWS).execute(select(table)).mappings().partitions(ROWS):
+                writing.execute(insert_of(writing, table), [dict(row) for row in some])
         count = writing.execute(select(func.count()).select_from(requests)).scalar_one()
     # What was written ahead goes into the file itself, so that the one file is all there is.
     _pragma(target, "journal_mode=DELETE")
@@ -116,9 +122,9 @@ def copy(place: Database, file: Path) -> int:
 
 
 def restore(place: Database, file: Path) -> tuple[int, int]:
-    """Puts the requests of a copy into a ledger; how many, and how many were there already and stay as they are. Those
-    that were open when the copy was made are settled as they were last seen. Raises `NoSuchLedger` and
-    `OtherVersion`."""
+    """Puts the requests of a copy into a ledger, some at a time, so that no server waits long; how many, and how many
+    were there already and stay as they are. Those that were open when the copy was made are settled as they were last
+    seen. Cut off in the middle it can be done again. Raises `NoSuchLedger` and `OtherVersion`."""
     if not file.is_file():
         raise NoSuchLedger(f"there is no file {file}")
     with TemporaryDirectory() as folder:
@@ -130,26 +136,34 @@ def restore(place: Database, file: Path) -> tuple[int, int]:
         old.dispose()
         reading, target = readable(copied), place.engine(long=True)
         prepare(place, target)
-        with reading.connect() as rows, target.begin() as writing:
-            count = select(func.count()).select_from(requests)
-            before = writing.execute(count).scalar_one()
-            offered = _copied(rows, writing, requests)
-            new = writing.execute(count).scalar_one() - before
+        offered = new = 0
+        for some in _kept(reading):
+            with _in_turn(target) as writing:
+                new += _put(writing, requests, some)
+            offered += len(some)
         reading.dispose()
         target.dispose()
     return new, offered - new
 
 
-def _copied(reading: Connection, writing: Connection, table: Table, *, open_too: bool = False) -> int:
-    """All rows of a table, some at a time; open requests as they were last seen, unless `open_too`."""
-    statement, count = insert_of(writing, table), 0
-    for some in reading.execution_options(yield_per=ROWS).execute(select(table)).mappings().partitions(ROWS):
-        found = [dict(row) for row in some]
-        if not open_too:
-            found = [row if row["settled_ms"] is not None else row | as_last_seen(row) for row in found]
-        writing.execute(statement, found)
-        count += len(found)
-    return count
+def _kept(engine: Engine) -> Iterator[Sequence[dict[str, Any]]]:
+    """The requests of a copy, some at a time; those that were open are settled as they were last seen."""
+    with engine.connect() as connection:
+        intervals = {row.id: row.checkpoint for row in connection.execute(select(servers))}
+        wanted = connection.execution_options(yield_per=ROWS).execute(select(requests))
+        for some in wanted.mappings().partitions(ROWS):
+            yield [
+                {**row} if row["settled_ms"] is not None else {**row, **as_last_seen(row, intervals.get(row["owner"]))}
+                for row in some
+            ]
+
+
+def _put(writing: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Puts rows in where they are not there yet; how many."""
+    known = select(table.c.id).where(table.c.id.in_([row["id"] for row in rows]))
+    there = len(writing.execute(known).all())
+    writing.execute(insert_of(writing, table), rows)
+    return len(rows) - there
 
 
 def _pragma(engine: Engine, line: str) -> None:
@@ -182,31 +196,39 @@ def rows(place: Database, begin_ms: int | None = None, end_ms: int | None = None
 def erase(place: Database, user: str, *, keep_counts: bool = False) -> int:
     """Deletes the settled rows of a user; how many. `keep_counts`: the rows stay, without the user and the metadata, so
     that sums stay what they were. Raises as `readable` does."""
-    readable(place).dispose()
-    engine = place.engine(long=True)
-    theirs = (requests.c.user == storable(user), requests.c.settled_ms.is_not(None))
-    with engine.begin() as connection:
-        if keep_counts:
-            done = connection.execute(update(requests).where(*theirs).values(user=None, metadata=None))
-        else:
-            done = connection.execute(delete(requests).where(*theirs))
-    _forgotten(place, engine)
-    return done.rowcount
+    theirs = select(requests.c.id).where(requests.c.user == storable(user), requests.c.settled_ms.is_not(None))
+    some = requests.c.id.in_(theirs.limit(MOST))
+    work = update(requests).values(user=None, metadata=None) if keep_counts else delete(requests)
+    return _some_at_a_time(place, lambda connection: connection.execute(work.where(some)).rowcount)
 
 
 def expire(place: Database, days: int) -> int:
-    """Deletes settled rows of requests that came more than `days` days ago; how many. Some at a time, so that no server
-    waits long. Raises as `readable` does."""
+    """Deletes settled rows of requests that came more than `days` days ago; how many. Raises as `readable` does."""
+    return _some_at_a_time(place, lambda connection: expire_some(connection, days, MOST))
+
+
+def _some_at_a_time(place: Database, work: Callable[[Connection], int]) -> int:
+    """Does some work until it finds fewer than `MOST` rows, so that no server waits long; how many it found. Cut off in
+    the middle it can be done again."""
     readable(place).dispose()
-    engine, gone = place.engine(long=True), 0
+    engine, done = place.engine(long=True), 0
     while True:
-        with engine.begin() as connection:
-            done = expire_some(connection, days)
-        gone += done
-        if done < MOST:
+        with _in_turn(engine) as connection:
+            found = work(connection)
+        done += found
+        if found < MOST:
             break
     _forgotten(place, engine)
-    return gone
+    return done
+
+
+@contextmanager
+def _in_turn(engine: Engine) -> Generator[Connection]:
+    """A transaction, and as long a pause behind it: who waits for the lock of a SQLite file looks now and then."""
+    began = time.monotonic()
+    with engine.begin() as connection:
+        yield connection
+    time.sleep(min(PAUSE, time.monotonic() - began))
 
 
 def _forgotten(place: Database, engine: Engine) -> None:

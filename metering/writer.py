@@ -22,21 +22,22 @@ from sqlalchemy import Connection, Engine, Table, bindparam, delete, insert, sel
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
-from ponder.metering.processes import Process, Watcher
+from ponder.metering.processes import Process, Watcher, name_sessions, sessions
+from ponder.metering.retention import DAY, Retention
 from ponder.metering.tables import requests, servers
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 10.0
 """Seconds between two signs of life of a process that has nothing to write."""
+BETWEEN = 0.02
+"""Seconds between two transactions that delete old rows, where nobody has anything to write."""
 AGAIN = (0.1, 1.0)
 """Seconds between two tries while the database is away: the first, and the most."""
 STUCK = 2.0
 """Seconds a transaction may take until the database counts as away."""
 MOST = 1000
 """Changes in one transaction, at most."""
-DAY = 86_400_000
-"""Milliseconds."""
 FORGOTTEN = 30 * DAY
 """Milliseconds after which the row of a process that has ended goes."""
 LAST = 5.0
@@ -99,19 +100,22 @@ class Writer:
         self,
         engine: Engine,
         me: Process,
+        checkpoint: int,
         told: Callable[[Sequence[Settled]], None],
         drifted: Callable[[int], None],
         committed: Callable[[float], None],
-        recover: Callable[[Connection, Process, int], Sequence[Settled]],
+        recover: Callable[[Connection, Process, int, int], Sequence[Settled]],
         days: int | None = None,
     ) -> None:
-        """`told` is called on the event loop with rows that were settled just now, `drifted` with the tokens that were
-        made for a request and are not in its row, because another process had settled it; `committed` in the thread
-        with the seconds a commit took. `recover` settles the rows of a dead process, by its row and its epoch. Settled
-        rows older than `days` are deleted; None keeps them."""
-        self._engine, self._me, self._told, self._committed = engine, me, told, committed
+        """`checkpoint` is written beside the process, for whoever settles its rows when it is dead: tokens of each live
+        chain that may be in none. `told` is called on the event loop with rows that were settled just now, `drifted`
+        with the tokens that were made for a request and are not in its row, because another process had settled it;
+        `committed` in the thread with the seconds a commit took. `recover` settles the rows of a dead process, by its
+        epoch and its checkpoint. Settled rows older than `days` are deleted; None keeps them."""
+        self._engine, self._me, self._checkpoint = engine, me, checkpoint
+        self._told, self._committed = told, committed
         self._drifted, self._recover, self._watcher = drifted, recover, Watcher(me)
-        self._days = days
+        self._retention = Retention(days)
         self._loop = asyncio.get_running_loop()
         self._changes: queue.SimpleQueue[Change | None] = queue.SimpleQueue()
         self._owed: list[Change] = []
@@ -125,6 +129,7 @@ class Writer:
         self._since: float | None = None
         """When the transaction that is under way began."""
         self._insert = insert_of(engine, requests)
+        name_sessions(engine, me)
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._ended = threading.Event()
 
@@ -175,10 +180,12 @@ class Writer:
                 pause = AGAIN[0]
 
     def _take(self) -> tuple[list[Change], bool]:
-        """All that has come, and whether that is the end. Waits for the first unless something is owed."""
+        """All that has come, and whether that is the end. Waits for the first unless something is owed, and not for
+        long where old rows are to go."""
         batch: list[Change] = []
         try:
-            change = self._changes.get(block=not self._failing, timeout=HEARTBEAT)
+            wait = BETWEEN if self._retention.due else HEARTBEAT
+            change = self._changes.get(block=not self._failing, timeout=wait)
             while change is not None:
                 batch.append(change)
                 if len(batch) >= MOST:
@@ -206,9 +213,14 @@ class Writer:
     def _commit(self, batch: Sequence[Change]) -> None:
         self._since = began = time.monotonic()
         try:
-            with self._engine.begin() as connection:
-                self._renew(connection)
-                drift = self._apply(connection, batch)
+            try:
+                drift = self._transaction(batch)
+            except DBAPIError as error:
+                # A connection goes stale when the database is started again. What was committed all the same changes
+                # nothing the second time.
+                if not error.connection_invalidated:
+                    raise
+                drift = self._transaction(batch)
         finally:
             self._since = None
         for tokens in drift:
@@ -219,6 +231,14 @@ class Writer:
         self._committed(time.monotonic() - began)
         if batch:
             self._call(self._resolve, batch, None)
+
+    def _transaction(self, batch: Sequence[Change]) -> Sequence[int]:
+        with self._engine.begin() as connection:
+            self._renew(connection)
+            drift = self._apply(connection, batch)
+            if self._retention.due:
+                self._retention.expire(connection, len(batch))
+        return drift
 
     def _renew(self, connection: Connection) -> None:
         """Gives a sign of life under the epoch of this process, or begins a new epoch."""
@@ -232,7 +252,12 @@ class Writer:
             return
         row = servers.c.id == self._me.id
         last = connection.execute(select(servers.c.epoch).where(row)).scalar_one_or_none()
-        me = {"machine": self._me.machine, "pid": self._me.pid, "started": self._me.started}
+        me = {
+            "machine": self._me.machine,
+            "pid": self._me.pid,
+            "started": self._me.started,
+            "checkpoint": self._checkpoint,
+        }
         if last is None:
             self._epoch = 1
             connection.execute(insert(servers).values(id=self._me.id, epoch=1, seen_ms=now, **me))
@@ -300,13 +325,13 @@ class Writer:
             log.warning("the ledger could not look for dead servers (%s)", _word(error))
 
     def _sweep(self) -> None:
-        """Settles the open rows of dead processes."""
+        """Settles the open rows of dead processes, and deletes rows that are old."""
         with self._engine.begin() as connection:
             others = connection.execute(
                 select(servers).where(servers.c.ended_ms.is_(None), servers.c.id != self._me.id)
             ).mappings()
             dead = [
-                (process, row["epoch"])
+                (process, row["epoch"], row["checkpoint"])
                 for row in others
                 if self._watcher.dead(
                     process := Process(row["id"], row["machine"], row["pid"], row["started"]),
@@ -314,17 +339,19 @@ class Writer:
                     row["seen_ms"],
                 )
             ]
+            if dead:
+                alive = sessions(connection)
+                dead = [one for one in dead if one[0].id not in alive]
             connection.execute(delete(servers).where(servers.c.ended_ms < _milliseconds() - FORGOTTEN))
-            if self._days is not None:
-                expire_some(connection, self._days)
-        for process, epoch in dead:
+            self._retention.expire(connection, 0)
+        for process, epoch, checkpoint in dead:
             with self._engine.begin() as connection:
                 fenced = connection.execute(
                     update(servers)
                     .where(servers.c.id == process.id, servers.c.epoch == epoch, servers.c.ended_ms.is_(None))
                     .values(epoch=epoch + 1, ended_ms=_milliseconds())
                 )
-                rows = self._recover(connection, process, epoch) if fenced.rowcount == 1 else ()
+                rows = self._recover(connection, process, epoch, checkpoint) if fenced.rowcount == 1 else ()
             if rows:
                 log.warning("a server died with %d requests open; they are settled as they were last seen", len(rows))
                 self._call(self._told, rows)
@@ -345,7 +372,7 @@ class Writer:
                 .where(servers.c.id == self._me.id, servers.c.epoch == self._epoch)
                 .values(ended_ms=_milliseconds())
             )
-            if ended.rowcount == 1 and (rows := self._recover(connection, self._me, self._epoch)):
+            if ended.rowcount == 1 and (rows := self._recover(connection, self._me, self._epoch, self._checkpoint)):
                 log.error(
                     "%d requests were not settled when the server ended; they are as they were last seen", len(rows)
                 )
@@ -381,18 +408,6 @@ def insert_of(database: Engine | Connection, table: Table) -> Any:
     """Rows that are put in where their ids are not there yet."""
     make = postgresql.insert if database.dialect.name == "postgresql" else sqlite.insert
     return make(table).on_conflict_do_nothing(index_elements=["id"])
-
-
-def expire_some(connection: Connection, days: int) -> int:
-    """Deletes settled rows of requests that came more than `days` days ago, `MOST` of them at most, so that nobody who
-    writes waits long; how many."""
-    some = (
-        select(requests.c.id)
-        .where(requests.c.begun_ms < _milliseconds() - days * DAY, requests.c.settled_ms.is_not(None))
-        .order_by(requests.c.begun_ms)
-        .limit(MOST)
-    )
-    return connection.execute(delete(requests).where(requests.c.id.in_(some))).rowcount
 
 
 def _milliseconds() -> int:

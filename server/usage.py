@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Engine
@@ -24,7 +26,7 @@ from starlette.responses import Response
 from ponder.compute.errors import NotFound, RequestError, Unavailable
 from ponder.compute.price import NANO
 from ponder.metering.ledger import Ledger, storable
-from ponder.metering.report import DAY, HOUR, SUMS, Question, may_group, one, sums
+from ponder.metering.report import DAY, HOUR, SUMS, TIMES, Place, Question, may_group, one, place, sums
 from ponder.server.access import Caller
 from ponder.server.keys import Key
 
@@ -34,8 +36,8 @@ MOST = 1000
 """Lines of a page."""
 AT_ONCE = 4
 """Reports that are read at the same time; the others wait."""
-FURTHEST = 1 << 20
-"""Lines that may be skipped."""
+MOST_RESULTS = 10_000
+"""Results of all buckets of a page; those that are left of a bucket come with the next."""
 INSIDE = ("owner", "epoch", "chains")
 """Columns that are of use to servers alone."""
 WIDTHS = {"1m": (60_000, 60, 1440), "1h": (HOUR, 24, 168), "1d": (DAY, 7, 31)}
@@ -134,19 +136,18 @@ class UsageReports:
         if format not in (None, "json", "csv"):
             raise _wrong("format", "json or csv")
         size = _number("limit", limit, 100, MOST, least=1)
-        skip = _number("page", page, 0, FURTHEST)
         question = Question(instant("start", start), instant("end", end), groups, _own(key))
-        found = await self._sums(question, skip=skip, limit=size + 1)
-        lines, more = [shown(line) for line in found[:size]], len(found) > size
+        found, after = await self._page(question, _place(question, page), size)
+        lines = [shown(line) for line in found]
         if format == "csv" or (format is None and "text/csv" in request.headers.get("accept", "")):
             text = as_csv(lines, [*groups, *SUMS, "cost_usd"])
-            headers = {"x-next-page": str(skip + size)} if more else {}
+            headers = {} if after is None else {"x-next-page": after}
             return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
         return UsagePage(
             group_by=list(groups),
             data=[UsageLine(**line) for line in lines],
-            has_more=more,
-            next_page=str(skip + size) if more else None,
+            has_more=after is not None,
+            next_page=after,
         )
 
     async def usage_of_request(self, id: str, key: Caller) -> BilledRequest:
@@ -246,22 +247,32 @@ class UsageReports:
         last = instant("end_time", end)
         if last is None:
             last = int(datetime.now(UTC).timestamp() * 1000)
-        first = begin - begin % width
-        if page is not None:
-            first = max(first, _number("page", page, 0, 1 << 40) * width)
+        first, behind = begin - begin % width, _place(question, page, bare=True)
+        if behind is not None:
+            at = int(behind[0] or 0)
+            first = max(first, at - at % width)
         times = [first + i * width for i in range(size) if first + i * width < last]
-        after = first + size * width
-        lines: list[dict[str, Any]] = []
+        over, after, lines = first + size * width, None, list[dict[str, Any]]()
         if times:
-            span = {"begin_ms": max(begin, first), "end_ms": min(last, after)}
-            lines = await self._sums(replace(question, **span))
+            span = {"begin_ms": max(begin, first), "end_ms": min(last, over)}
+            whole = behind is None or len(behind) == 1
+            lines, after = await self._page(replace(question, **span), None if whole else behind, MOST_RESULTS)
+        if after is not None:
+            times = [at for at in times if at <= lines[-1]["bucket"]]
+        elif over < last:
+            after = _token((over,))
         found: dict[int, list[dict[str, Any]]] = {}
         for line in lines:
             found.setdefault(line["bucket"], []).append(line)
-        return found, times, str(after // width) if after < last else None
+        return found, times, after
 
-    async def _sums(self, question: Question, **more: int) -> list[dict[str, Any]]:
-        return await self._read(lambda engine: sums(engine, question, **more))
+    async def _page(
+        self, question: Question, behind: Place | None, size: int
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Lines of a report behind a place, and the word for where the next ones begin."""
+        found = await self._read(lambda engine: sums(engine, question, after=behind, limit=size + 1))
+        lines = found[:size]
+        return lines, _token(place(question, lines[-1])) if len(found) > size else None
 
     async def _read(self, work: Callable[[Engine], T]) -> T:
         if self._engine is None:
@@ -279,6 +290,35 @@ def _paged(times: list[int], width: int, results: Mapping[int, list[dict[str, An
         Bucket(start_time=at // 1000, end_time=(at + width) // 1000, results=list(results.get(at, ()))) for at in times
     ]
     return Buckets(data=data, has_more=after is not None, next_page=after)
+
+
+def _token(place: Place) -> str:
+    """The word for a place in a report."""
+    return urlsafe_b64encode(json.dumps(place, ensure_ascii=False, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def _place(question: Question, token: str | None, *, bare: bool = False) -> Place | None:
+    """The place that a word stands for; with `bare` the bucket alone may be one. Raises `RequestError`."""
+    if token is None:
+        return None
+    try:
+        found = json.loads(urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    except (ValueError, RecursionError):
+        found = None
+    times = [*(["bucket"] if question.width is not None else []), *question.group_by]
+    kinds = [int if word == "bucket" or word in TIMES else str for word in times]
+    known: list[Any] = cast("list[Any]", found) if isinstance(found, list) else []
+    fits = len(known) == len(kinds) or (bare and len(known) == 1)
+    if not fits or not known or not all(map(_fits, known, kinds)):
+        raise _wrong("page", "what next_page of the page before said, asked with the same groups")
+    return tuple(known)
+
+
+def _fits(value: Any, kind: type) -> bool:
+    """It is a value that a group of this kind may have."""
+    if kind is int:
+        return type(value) is int and 0 <= value < 1 << 53
+    return value is None or (isinstance(value, str) and storable(value) == value)
 
 
 def _own(key: Key) -> dict[str, Sequence[str]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
 from ponder.compute.account import Intent
 from ponder.metering.database import database
@@ -75,6 +75,16 @@ def processes(address: str) -> Sequence[Mapping[str, Any]]:
         found = [dict(row) for row in connection.execute(select(servers)).mappings()]
     engine.dispose()
     return found
+
+
+def put(address: str, count: int, each: Callable[[int], dict[str, Any]] = lambda _: {}, **more: Any) -> None:
+    """So many settled rows as some server has left them, `req_0` and on; `each` says what is different in one."""
+    values = {"owner": "srv_gone", "epoch": 1, "begun_ms": 1000, "settled_ms": 2000, "key": "alice", "model": "demo"}
+    values |= {"strategy": "direct", "budget": 100, "reserved": 120, "thinking": 10, "outcome": "answered"}
+    engine = database(address).engine(long=True)
+    with engine.begin() as connection:
+        connection.execute(insert(requests), [{"id": f"req_{i}"} | values | more | each(i) for i in range(count)])
+    engine.dispose()
 
 
 def execute(address: str, statement: str, **values: Any) -> None:

@@ -188,6 +188,41 @@ def test_two_servers_share_a_ledger_and_leave_each_other_s_rows_alone(address: s
     asyncio.run(go())
 
 
+NOBODY = 1 << 30
+"""The number of no process."""
+
+
+def test_what_is_uncertain_is_told_by_the_checkpoints_of_the_server_that_died(tmp_path: Path) -> None:
+    """Which may have had other settings."""
+    address = f"sqlite:///{tmp_path}/ledger.db"
+
+    async def go() -> None:
+        async with a_ledger(address, checkpoint=64) as ledger:
+            await ledger.reserve(intent())
+            execute(address, "UPDATE servers SET pid = :nobody", nobody=NOBODY)
+            async with a_ledger(address, checkpoint=1024):
+                row = rows(address)["req_1"]
+                assert (row["outcome"], row["uncertain"]) == ("lost", 64)
+
+    asyncio.run(go())
+
+
+def test_a_copy_of_a_machine_does_not_take_the_servers_of_the_other_for_dead(a_postgresql: PostgreSQL) -> None:
+    """Both were resumed from one snapshot: the id of the boot is the same, and the processes are others."""
+    address = a_postgresql.new()
+
+    async def go() -> None:
+        async with a_ledger(address) as ledger:
+            bill = await ledger.reserve(intent())
+            execute(address, "UPDATE servers SET pid = :nobody", nobody=NOBODY)
+            async with a_ledger(address):
+                assert rows(address)["req_1"]["settled_ms"] is None
+            await bill.settle(USED, "answered")
+        assert rows(address)["req_1"]["outcome"] == "answered"
+
+    asyncio.run(go())
+
+
 def test_a_process_is_dead_when_the_kernel_says_so_and_elsewhere_when_it_is_silent() -> None:
     me = this_process()
     assert me.machine
@@ -379,6 +414,29 @@ def test_a_database_that_is_stopped_admits_nobody_and_is_made_up_for_when_it_is_
         asyncio.run(go(server))
 
 
+def test_a_connection_that_went_stale_costs_no_request_anything(a_postgresql: PostgreSQL) -> None:
+    """The database was started again while nobody asked."""
+    address = a_postgresql.new()
+    ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+
+    async def go() -> None:
+        watched = Watched()
+        async with a_ledger(address, watched) as ledger:
+            await (await ledger.reserve(intent("req_1"))).settle(USED, "answered")
+            execute(address, ends + "AND pid <> pg_backend_pid()")
+            bill = await ledger.reserve(intent("req_2"))
+            execute(address, ends + "AND pid <> pg_backend_pid()")
+            await bill.settle(USED, "answered")
+            assert not ledger.away
+        assert {name: row["outcome"] for name, row in rows(address).items()} == {
+            "req_1": "answered",
+            "req_2": "answered",
+        }
+        assert [row["id"] for row in watched.rows] == ["req_1", "req_2"]
+
+    asyncio.run(go())
+
+
 # -- where it lies ----------------------------------------------------------------------------------------------------
 
 
@@ -414,6 +472,17 @@ def test_a_user_without_a_home_is_told_what_to_do(monkeypatch: pytest.MonkeyPatc
 def test_an_address_is_named_without_its_password() -> None:
     assert str(database("postgresql://me:secret@host:5433/bills")) == "PostgreSQL at host:5433, database bills"
     assert str(database("sqlite:////data/ledger.db")) == "/data/ledger.db"
+
+
+@pytest.mark.parametrize("where", [None, "sqlite:////data/ledger.db"])
+def test_a_sqlite_that_is_too_old_is_refused_before_anything_is_written(
+    where: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 29, 0))
+    monkeypatch.setattr("sqlite3.sqlite_version", "3.29.0")
+    with pytest.raises(WrongAddress, match=r"has SQLite 3\.29\.0, and a ledger wants 3\.30 or newer"):
+        database(where)
+    assert database("postgresql://host/bills").file is None
 
 
 @pytest.mark.parametrize("wrong", ["mysql://host/db", "sqlite://", "sqlite:///:memory:", "ledger.db", "sqlite+x:///a"])

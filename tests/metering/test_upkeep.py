@@ -13,13 +13,13 @@ from ponder.metering import upkeep
 from ponder.metering.database import database
 from ponder.metering.ledger import NoLedger
 from ponder.metering.migrate import OtherVersion, migrate, newest
-from tests.metering.ledgers import a_ledger, execute, files_of_at_most, intent, rows
+from tests.metering.ledgers import a_ledger, execute, files_of_at_most, intent, put, rows
 from tests.metering.test_ledger import USED
 
 
 def filled(address: str, *, users: int = 3, settled: bool = True) -> None:
     async def go() -> None:
-        async with a_ledger(address) as ledger:
+        async with a_ledger(address, checkpoint=64) as ledger:
             for number in range(users):
                 bill = await ledger.reserve(
                     intent(f"req_{number}", user=f"u-{number}", metadata={"secret": f"word-{number}"})
@@ -90,7 +90,8 @@ def test_a_request_that_was_open_when_the_copy_was_made_comes_back_as_lost(addre
     other = f"sqlite:///{tmp_path}/new.db"
     upkeep.restore(database(other), tmp_path / "copy.db")
     assert rows(other)["req_0"]["outcome"] == "lost"
-    assert rows(other)["req_0"]["uncertain"] > 0
+    # By the checkpoints of the server that wrote it.
+    assert rows(other)["req_0"]["uncertain"] == 64
     assert upkeep.state(database(other)).open == 0
 
 
@@ -108,6 +109,43 @@ def test_a_user_s_rows_are_erased_and_nothing_of_them_stays_in_the_file(address:
         assert b"word-0" in raw
         assert b"word-1" not in raw
         assert b"word-2" not in raw
+
+
+def test_what_takes_long_is_done_some_rows_at_a_time(address: str, tmp_path: Path) -> None:
+    """So that servers write in between; and what was done before it broke off is done."""
+    filled(address, users=0)
+    put(address, 2500, lambda number: {"id": f"req_{number:04}", "begun_ms": 1000 + number}, user="u")
+    upkeep.copy(database(address), tmp_path / "copy.db")
+    forbidden(address, "DELETE", "OLD")
+    with pytest.raises(SQLAlchemyError):
+        upkeep.erase(database(address), "u")
+    assert 0 < len(rows(address)) < 2500
+    allowed(address)
+    execute(address, "DELETE FROM requests")
+    forbidden(address, "INSERT", "NEW")
+    with pytest.raises(SQLAlchemyError):
+        upkeep.restore(database(address), tmp_path / "copy.db")
+    found = len(rows(address))
+    assert 0 < found < 2500
+    allowed(address)
+    assert upkeep.restore(database(address), tmp_path / "copy.db") == (2500 - found, found)
+    assert upkeep.erase(database(address), "u", keep_counts=True) == 2500
+    assert {row["user"] for row in rows(address).values()} == {None}
+
+
+def forbidden(address: str, act: str, which: str) -> None:
+    """One row of many cannot be inserted or deleted."""
+    when = f"BEFORE {act} ON requests FOR EACH ROW WHEN ({which}.id = 'req_2222')"
+    if database(address).file is not None:
+        execute(address, f"CREATE TRIGGER forbidden {when} BEGIN SELECT RAISE(ABORT, 'forbidden'); END")
+        return
+    body = "$$ BEGIN RAISE EXCEPTION 'forbidden'; END $$"
+    execute(address, f"CREATE OR REPLACE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS {body}")
+    execute(address, f"CREATE TRIGGER forbidden {when} EXECUTE FUNCTION no()")
+
+
+def allowed(address: str) -> None:
+    execute(address, "DROP TRIGGER forbidden" + ("" if database(address).file is not None else " ON requests"))
 
 
 def test_a_user_is_found_as_the_ledger_keeps_the_name(address: str) -> None:
@@ -132,6 +170,29 @@ def test_old_rows_are_deleted_by_hand_and_by_a_server(address: str) -> None:
 
     asyncio.run(go())
     assert rows(address).keys() == {"req_2"}
+
+
+def test_old_rows_go_faster_than_new_ones_can_come(address: str) -> None:
+    filled(address, users=0)
+    put(address, 12_000)
+
+    async def go() -> None:
+        async with a_ledger(address, days=3) as ledger, asyncio.timeout(30):
+            number = 0
+            while database_has(address, 1000):
+                await (await ledger.reserve(intent(f"req_new_{number}"))).settle(USED, "answered")
+                number += 1
+
+    asyncio.run(go())
+    assert all(name.startswith("req_new") for name in rows(address))
+
+
+def database_has(address: str, begun_ms: int) -> bool:
+    engine = database(address).engine(reads=True)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT 1 FROM requests WHERE begun_ms = :at LIMIT 1"), {"at": begun_ms}).all()
+    engine.dispose()
+    return bool(found)
 
 
 def test_rows_are_read_in_the_order_of_their_requests(address: str) -> None:

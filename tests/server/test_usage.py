@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from io import StringIO
@@ -16,8 +17,9 @@ from sqlalchemy import text
 from ponder.metering.database import database
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
+from ponder.server.usage import MOST_RESULTS
 from tests.metering.databases import postgresql
-from tests.metering.ledgers import execute
+from tests.metering.ledgers import execute, put
 from tests.server.ledgered import Ledgered, ledgered, told
 from tests.server.serving import chat, door, refused, scripted
 
@@ -119,8 +121,9 @@ def test_a_report_comes_in_pages_and_as_a_table(tmp_path: Any) -> None:
     async def go() -> None:
         async with used(f"sqlite:///{tmp_path}/ledger.db") as (on, _):
             first = (await on.get("/v1/usage?group_by=key&limit=1", headers=by("root"))).json()
-            assert (first["has_more"], first["next_page"], first["group_by"]) == (True, "1", ["key"])
-            rest = (await on.get("/v1/usage?group_by=key&limit=1&page=1", headers=by("root"))).json()
+            assert (first["has_more"], first["group_by"]) == (True, ["key"])
+            after = f"/v1/usage?group_by=key&limit=1&page={first['next_page']}"
+            rest = (await on.get(after, headers=by("root"))).json()
             assert (rest["has_more"], rest["next_page"], rest["data"][0]["key"]) == (False, None, "bob")
             for ask in ({"params": {"format": "csv"}}, {"headers": by("root") | {"accept": "text/csv"}}):
                 headers = {"headers": by("root")} | ask
@@ -167,6 +170,53 @@ def test_openai_s_reports_are_what_its_sdk_reads(address: str) -> None:
     asyncio.run(go())
 
 
+def test_no_line_comes_twice_and_none_is_left_out_whatever_is_written_between_two_pages(address: str) -> None:
+    async def go() -> None:
+        async with ledgered(scripted(), address) as on:
+            named = [None, "ä", "b", "b", "C", "d", "e"]
+            put(address, len(named), lambda number: {"user": named[number]})
+            url, seen = "/v1/usage?group_by=user,day&limit=2", list[Any]()
+            page = (await on.get(url)).json()
+            while True:
+                seen += [(line["user"], line["requests"]) for line in page["data"]]
+                if len(seen) == 2:
+                    put(address, 1, id="req_new", user="")
+                if page["next_page"] is None:
+                    break
+                page = (await on.get(f"{url}&page={page['next_page']}")).json()
+            assert sorted(seen, key=str) == sorted(
+                [(None, 1), ("ä", 1), ("b", 2), ("C", 1), ("d", 1), ("e", 1)], key=str
+            )
+
+    asyncio.run(go())
+
+
+def test_a_report_with_more_users_than_a_page_holds_goes_on_in_the_same_bucket(tmp_path: Any) -> None:
+    address = f"sqlite:///{tmp_path}/ledger.db"
+
+    async def go() -> None:
+        async with ledgered(scripted(), address) as on:
+            day = 86_400_000
+            put(address, 20_005, lambda number: {"user": f"u-{number % 20_003}"}, begun_ms=day)
+            execute(address, "UPDATE requests SET begun_ms = :next WHERE id IN ('req_7', 'req_8')", next=2 * day)
+            url = "/v1/organization/usage/completions?start_time=86400&end_time=345600&group_by=user_id"
+            pages = [(await on.get(url)).json()]
+            while pages[-1]["next_page"] is not None:
+                pages.append((await on.get(f"{url}&page={pages[-1]['next_page']}")).json())
+            for page in pages:
+                assert sum(len(bucket["results"]) for bucket in page["data"]) <= MOST_RESULTS
+                assert page["has_more"] == (page is not pages[-1])
+            found = Counter[tuple[int, str]]()
+            for bucket in (bucket for page in pages for bucket in page["data"]):
+                for result in bucket["results"]:
+                    found[bucket["start_time"], result["user_id"]] += 1
+            assert set(found.values()) == {1}
+            assert {user for start, user in found if start == 172_800} == {"u-7", "u-8"}
+            assert len(found) == 20_003
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize(
     ("query", "param"),
     [
@@ -178,6 +228,12 @@ def test_openai_s_reports_are_what_its_sdk_reads(address: str) -> None:
         ("/v1/usage?limit=0", "limit"),
         ("/v1/usage?limit=100000", "limit"),
         ("/v1/usage?page=-1", "page"),
+        ("/v1/usage?page=1", "page"),
+        ("/v1/usage?group_by=key&page=W10", "page"),
+        ("/v1/usage?group_by=key&page=WzFd", "page"),
+        ("/v1/usage?group_by=day&page=WyJhIl0", "page"),
+        ("/v1/usage?group_by=day,key&page=WzFd", "page"),
+        ("/v1/organization/costs?start_time=0&page=7", "page"),
         ("/v1/usage?format=xml", "format"),
         ("/v1/organization/usage/completions", "start_time"),
         ("/v1/organization/usage/completions?start_time=0&bucket_width=1y", "bucket_width"),

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ponder.metering.focus import COLUMNS
-from tests.metering.ledgers import rows
+from ponder.metering.database import database
+from ponder.metering.focus import COLUMNS, charges
+from ponder.metering.report import Question
+from tests.metering.ledgers import put, rows
 from tests.server.test_ledger_command import ponder
 from tests.server.test_usage import used
 
@@ -101,3 +103,17 @@ def test_focus_keeps_the_rules_of_its_version_and_its_sum_is_the_ledger_s(
     found = rows(filled).values()
     cost = sum(row["cost_nano_usd"] for row in found)
     assert abs(sum(Decimal(c["BilledCost"]) for c in charges) * 10**9 - cost) <= Decimal(len(found)) / 2
+
+
+def test_all_kinds_of_tokens_in_focus_are_of_the_same_requests(filled: str) -> None:
+    """Whatever is settled while they are read."""
+    before = rows(filled).values()
+    engine = database(filled).engine(reads=True)
+    reading = charges(engine, Question())
+    found = [next(reading)]
+    put(filled, 1, price_version="v", price_prompt=1, price_thinking=1, thinking=999, prompt=9)
+    found += reading
+    engine.dispose()
+    assert {charge["SkuPriceId"].rpartition("@")[2] for charge in found} == {row["price_version"] for row in before}
+    thinking = sum(charge["ConsumedQuantity"] for charge in found if charge["SkuMeter"] == "thinking tokens")
+    assert thinking == sum(row["thinking"] for row in before)
