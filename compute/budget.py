@@ -155,6 +155,18 @@ class Reservation:
         return self.tokens > self.thinking + self.answer or self.visible > self.most
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One call of a verifier."""
+
+    verifier: str
+    candidates: int
+    started: float
+    seconds: float
+    tokens: int
+    """A reward model has read meanwhile."""
+
+
 class Spending:
     """All that one answer of a request has reserved and spent, in memory; the tree of its calls."""
 
@@ -166,6 +178,7 @@ class Spending:
         self._children: dict[int | None, int] = {}
         """How many calls continue a chain, by its number; None: those that begin one."""
         self.reservations: list[Reservation] = []
+        self.judgements: list[Judgement] = []
         self.verifier = 0
         self.verifier_cached = 0
         self.program_seconds = 0.0

@@ -16,7 +16,9 @@ from typing import Generic, Protocol, TypeVar
 
 from ponder.compute.answers.grouping import group
 from ponder.compute.answers.phrases import asks_for_a_number
+from ponder.compute.budget import Judgement
 from ponder.compute.chains import Chains
+from ponder.compute.clock import now
 from ponder.compute.engine import Reward, RewardModel
 from ponder.compute.errors import EngineError, Exhausted, first
 from ponder.compute.growth import grow
@@ -344,7 +346,12 @@ class Run:
 
     async def _judged(self, judge: Selection[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
         """Its scores. Raises `EngineError` over another number of them, or one that is no number in [0, 1]."""
-        scores = await judge.call(self, candidates)
+        spending, started, read = self._spending, now(), self._spending.verifier
+        try:
+            scores = await judge.call(self, candidates)
+        finally:
+            seconds, tokens = now() - started, spending.verifier - read
+            spending.judgements.append(Judgement(judge.name, len(candidates), started, seconds, tokens))
         if len(scores) != len(candidates):
             raise EngineError(f"verifier {judge.name} gave {len(scores)} scores for {len(candidates)} chains")
         for value in (value for score in scores for value in (score.value, *score.steps)):

@@ -43,6 +43,7 @@ from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.status import Health, Status, release
 from ponder.server.traces import TOLD, Traces
+from ponder.server.tracing import Traced, Tracing
 from ponder.server.usage import UsagePage, UsageReports
 
 __all__ = ["ServedModel", "ServerHandle", "all_dialects", "create_app", "plugged_in"]
@@ -188,12 +189,13 @@ def create_app(
     dialects: Sequence[Dialect] | None = None,
     accounts: Sequence[Account] = (),
     ledger: Ledger | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `dialects`
     are those it speaks; None is `all_dialects()`, which may raise `WrongSettings`. `accounts` are told of every request
     beside the metrics, and may refuse it; so is the `ledger`, from whose rows the metrics of what was billed come then.
-    It is complete: middleware goes around it, as `Middleware(app)`, not into it
-    by `add_middleware`."""
+    `tracing` begins a span for each request. The application is complete: middleware goes around it, as
+    `Middleware(app)`, not into it by `add_middleware`."""
     metrics = metrics or Metrics()
     registry, guard = Registry(), Guard(Keyring(settings.keys), metrics)
     admission = Admission(
@@ -292,6 +294,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, no_route)
     app.add_middleware(ErrorMiddleware, metrics=metrics, dialect_of=dialect_of)
     stack = direct(spoken, app.build_middleware_stack(), metrics, dialect_of)
+    stack = Traced(stack, tracing, spoken) if tracing is not None else stack
     app.middleware_stack = CrossOrigin(stack, settings.cors_origins) if settings.cors_origins else stack
     app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout)
     return app

@@ -30,6 +30,9 @@ UNBOUNDED = "ponder.access"
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; tasks take it along."""
 
+TRACE: ContextVar[tuple[str, str] | None] = ContextVar("trace", default=None)
+"""Ids of the OpenTelemetry trace and span of that request, where there are any."""
+
 LogFormat = Literal["text", "json"]
 
 
@@ -52,8 +55,12 @@ class Lines(logging.Formatter):
         moment = f"{seconds}.{int(record.msecs):03d}Z"
         if self._json:
             told = {"time": moment, "level": record.levelname.lower(), "logger": record.name, "message": message}
+            if (trace := TRACE.get()) is not None:
+                told |= {"trace_id": trace[0], "span_id": trace[1]}
             return json.dumps(told | ({"request_id": request_id} if request_id else {}))
         about = f" {request_id}" if request_id and request_id not in message else ""
+        if (trace := TRACE.get()) is not None:
+            about += f" trace_id={trace[0]}"
         return escaped(f"{moment} {record.levelname} {record.name}:{about} {message}")
 
     def _message(self, record: logging.LogRecord) -> str:

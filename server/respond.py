@@ -34,6 +34,7 @@ from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.outbox import Outbox, SlowReader
 from ponder.server.plan import ResolvedRequest
 from ponder.server.traces import Traces, trace
+from ponder.server.tracing import Span
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class CompletionResponse:
                 await self._settle(ended, request_id)
             finally:
                 if self._phase != "planning":
-                    self._tell(ended, request_id)
+                    self._tell(ended, request_id, scope.get("state", {}).get("span"))
 
     def _begun(self, resolved: ResolvedRequest) -> None:
         self._resolved, self._writer = resolved, self._reading.writer(resolved)
@@ -390,8 +391,10 @@ class CompletionResponse:
             stopped_by=answers.stopped_by(outcomes) if outcomes else None,
         )
 
-    def _tell(self, ended: str, request_id: str) -> None:
+    def _tell(self, ended: str, request_id: str, span: Span | None) -> None:
         resolved, seconds = self._resolved, now() - self._began
+        if span is not None:
+            span.told(resolved, ended, self._spendings, self._outcomes, self._first)
         self._traces.keep(request_id, trace(resolved, ended, seconds, self._spendings, self._outcomes))
         self._metrics.ended(
             owner=resolved.owner,

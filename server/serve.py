@@ -36,6 +36,7 @@ from ponder.server.output import captured
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 from ponder.server.sockets import bind, check_tls, listen, url_of
+from ponder.server.tracing import tracing_if_wanted
 
 QUIET = ("alembic", "httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""
@@ -94,6 +95,7 @@ async def _serve(
     metrics = Metrics()
     models: dict[str, ServedModel] = {}
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(tracing_if_wanted())
         ledger = await stack.enter_async_context(keeping_account(settings.ledger, metrics))
         for name, model in settings.served().items():
             log.info("loading %s (%s)", name, model.path)
@@ -104,7 +106,13 @@ async def _serve(
         gc.collect()
         gc.freeze()
         app = create_app(
-            settings, models, metrics=metrics, engine_metrics=metrics_text, dialects=dialects, ledger=ledger
+            settings,
+            models,
+            metrics=metrics,
+            engine_metrics=metrics_text,
+            dialects=dialects,
+            ledger=ledger,
+            tracing=tracing,
         )
         listen(sock)
         scheme = "http" if settings.tls_cert is None else "https"

@@ -24,6 +24,7 @@ from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, ServerHandle, create_app
 from ponder.server.settings import ModelSettings, Settings
+from ponder.server.tracing import Tracing
 from ponder.testing import MARKER, Chain, ScriptedEngine, always, in_virtual_time
 
 CHAIN = Chain(f"{MARKER}: three and four\nmake seven", "It is 7.")
@@ -51,11 +52,13 @@ def door(
     metrics: Metrics | None = None,
     accounts: Sequence[Account] = (),
     ledger: Ledger | None = None,
+    tracing: Tracing | None = None,
     **model: Any,
 ) -> FastAPI:
     """An application that serves one engine."""
     served = ServedModel(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
-    return create_app(settings or Settings(), {name: served}, metrics=metrics, accounts=accounts, ledger=ledger)
+    told = settings or Settings()
+    return create_app(told, {name: served}, metrics=metrics, accounts=accounts, ledger=ledger, tracing=tracing)
 
 
 def its_door(app: FastAPI) -> ServerHandle:
