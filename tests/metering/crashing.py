@@ -1,7 +1,8 @@
 """Servers that are killed: a process that has imported everything, and forks one server after the other.
 
 Run as a script: `crashing.py ADDRESS SOCKET CHECKPOINT`. For each line on its standard input it forks a server with
-callers of its own, says its process id on standard output, and waits for it to be killed. So a server costs no imports.
+callers of its own, says its process id on standard output, waits for it to be killed, and says that, too. So a server
+costs no imports.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tests.server.ledgered import Ledgered, ledgered
 from tests.server.serving import Line
 
 CALLERS = 6
+CHAINS = 4
+"""Of a request, that are written at the same time at most."""
 ASKED: list[dict[str, object]] = [
     {"strategy": "direct", "thinking_budget": 500},
     {"strategy": "direct", "thinking_budget": 40, "n": 2},
@@ -44,6 +47,11 @@ class Servers:
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
+
+    def ended(self) -> None:
+        """Returns when it is dead."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ended\n"
 
 
 @contextmanager
@@ -96,6 +104,8 @@ def main(address: str, socket: str, checkpoint: str) -> None:
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
         os.waitpid(child, 0)
+        sys.stdout.write("ended\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
