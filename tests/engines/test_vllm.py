@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,9 @@ import pytest
 from vllm.logprobs import FlatLogprobs
 
 from ponder.compute.budget import Budget, Reservation, Spending
-from ponder.compute.engine import Delta, Grammar, Sampling
+from ponder.compute.engine import Checked, Delta, Engine, Grammar, ModelCard, Sampling
 from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.lengths import Lengths
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines import vllm
@@ -26,6 +27,9 @@ from ponder.engines.launch import EngineOptions, metrics_text
 from ponder.engines.logprobs import top
 from ponder.engines.profiles import Profile
 from ponder.engines.vllm import VllmEngine
+from ponder.server.registry import Registry
+from tests.server.ledgered import ledgered
+from tests.server.serving import Line, counted
 
 T = TypeVar("T")
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -154,6 +158,66 @@ def test_counts_equal_the_engines_own_counter(stage: Stage) -> None:
     stage.do(many())
     assert stage.settled()
     assert stage.metered() - before == stage.counter() - counted > 0
+
+
+class Fails:
+    """The engine, but every third call fails when it has written something."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._engine, self._calls = engine, 0
+
+    @property
+    def card(self) -> ModelCard:
+        return self._engine.card
+
+    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+        return self._engine.length(prompt, thinking=thinking)
+
+    async def accept(self, sampling: Sampling) -> None:
+        await self._engine.accept(sampling)
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        self._calls += 1
+        fails = self._calls % 3 == 0
+        async with aclosing(self._engine.generate(prompt, sampling, transcript)) as stream:
+            async for delta in stream:
+                yield delta
+                if fails:
+                    raise EngineError("it fails")
+
+    async def check(self) -> Checked | None:
+        return None
+
+    async def close(self) -> None:
+        """The stage does it."""
+
+
+def test_the_ledger_has_what_the_engine_itself_has_counted(stage: Stage, tmp_path: Path) -> None:
+    """Over all strategies, streamed and not, answered, hung up on, late and failed."""
+    chance = random.Random(11)
+
+    async def load(engine: Engine, address: str) -> tuple[dict[str, Any], float]:
+        async with ledgered(engine, address, lengths=Lengths(*engine.card.typical_chain)) as on:
+            for strategy in sorted(Registry().strategies):
+                wish = {"strategy": strategy, "thinking_budget": 150, "max_completion_tokens": 200}
+                lines = [Line(stream=n % 2 == 0, seed=n, **wish) for n in range(4)]
+                lines.append(Line(timeout=chance.uniform(0.01, 0.1), **wish))
+                for line in lines[2:4]:
+                    asyncio.get_running_loop().call_later(chance.uniform(0, 0.2), line.gone.set)
+                async with asyncio.TaskGroup() as group:
+                    for line in lines:
+                        group.create_task(line.call(on.app))
+            return on.rows, counted(on.app, 'ponder_engine_tokens_total{kind="prompt"}')
+
+    for number, engine in enumerate((stage.engine, Fails(stage.engine))):
+        assert stage.settled()
+        before, read = stage.counter(), stage.prompts()[0]
+        rows, prompts = stage.do(load(engine, f"sqlite:///{tmp_path}/ledger{number}.db"))
+        assert stage.settled()
+        assert sum(row["thinking"] + row["answer"] for row in rows.values()) == stage.counter() - before > 0
+        assert prompts == stage.prompts()[0] - read
+        ended = {"answered", "disconnected"} | ({"failed"} if number else set())
+        assert ended <= {row["outcome"] for row in rows.values()}
 
 
 def test_every_budget_binds_exactly_and_is_answered(stage: Stage) -> None:

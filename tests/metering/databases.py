@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -80,6 +81,20 @@ class PostgreSQL:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def freeze(self) -> None:
+        """Nothing of it runs, and nobody is told."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, sign: signal.Signals) -> None:
+        assert self._process is not None
+        family = psutil.Process(self._process.pid)
+        for process in (family, *family.children(recursive=True)):
+            process.send_signal(sign)
 
     def new(self) -> str:
         """The address of an empty database."""
