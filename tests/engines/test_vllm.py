@@ -207,7 +207,8 @@ def test_the_ledger_has_what_the_engine_itself_has_counted(stage: Stage, tmp_pat
                 async with asyncio.TaskGroup() as group:
                     for line in lines:
                         group.create_task(line.call(on.app))
-            return on.rows, counted(on.app, 'ponder_engine_tokens_total{kind="prompt"}')
+            read = [counted(on.app, f'ponder_engine_tokens_total{{kind="{kind}"}}') for kind in ("prompt", "cached")]
+            return on.rows, sum(read)
 
     for number, engine in enumerate((stage.engine, Fails(stage.engine))):
         assert stage.settled()

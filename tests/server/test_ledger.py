@@ -93,12 +93,16 @@ class HangsUp(ScriptedEngine):
         await super().wait(call)
 
 
+SOME = ("direct", "best_of_n")
+OTHERS = [pytest.param(name, marks=pytest.mark.soak) for name in STRATEGIES if name not in SOME]
+
+
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("strategy", ["direct", "best_of_n"])
+@pytest.mark.parametrize("strategy", [*SOME, *OTHERS])
 def test_a_hang_up_at_every_token_is_billed_for_what_was_made(strategy: str, stream: bool, sqlite: str) -> None:
     async def go() -> None:
-        engine = HangsUp(always(Chain("think twice", "Yes.")), tail=2)
-        async with ledgered(engine, sqlite, lengths=Lengths(12, 16)) as on:
+        engine, rewards = HangsUp(always(Chain("think twice", "Yes.")), tail=2), ScriptedRewards(lambda _: 0.5)
+        async with ledgered(engine, sqlite, lengths=Lengths(12, 16), reward_model=rewards) as on:
             at = 0
             while True:
                 before, known = engine.produced, on.rows.keys()
