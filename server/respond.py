@@ -394,7 +394,7 @@ class CompletionResponse:
     def _tell(self, ended: str, request_id: str, span: Span | None) -> None:
         resolved, seconds = self._resolved, now() - self._began
         if span is not None:
-            span.told(resolved, ended, self._spendings, self._outcomes, self._first)
+            span.told(resolved, ended, self._spendings, self._outcomes, self._parsers, self._first)
         self._traces.keep(request_id, trace(resolved, ended, seconds, self._spendings, self._outcomes))
         self._metrics.ended(
             owner=resolved.owner,

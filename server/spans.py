@@ -33,6 +33,7 @@ from ponder.compute.clock import now
 from ponder.compute.outcome import Outcome
 from ponder.compute.price import NANO
 from ponder.server import answers
+from ponder.server.calls import ToolCallParser
 from ponder.server.plan import ResolvedRequest
 from ponder.server.status import release
 
@@ -104,6 +105,7 @@ class RequestSpan:
         ended: str,
         spendings: Sequence[Spending],
         outcomes: Sequence[Outcome | None],
+        parsers: Sequence[ToolCallParser],
         first: float | None,
     ) -> None:
         """What came of it, and its calls."""
@@ -111,8 +113,7 @@ class RequestSpan:
             return
         self._ended = ended
         self._span.update_name(f"chat {resolved.model}")
-        whole = [outcome for outcome in outcomes if outcome is not None]
-        self._span.set_attributes(_asked(resolved) | _used(resolved, spendings) | _came(ended, whole))
+        self._span.set_attributes(_asked(resolved) | _used(resolved, spendings) | _came(ended, outcomes, parsers))
         if resolved.stream and first is not None:
             self._span.set_attribute("gen_ai.response.time_to_first_chunk", first)
         self._children(resolved, spendings)
@@ -206,16 +207,26 @@ def _used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Attribute
     )
 
 
-def _came(ended: str, outcomes: Sequence[Outcome]) -> Attributes:
+def _came(ended: str, answered: Sequence[Outcome | None], parsers: Sequence[ToolCallParser]) -> Attributes:
+    outcomes = [outcome for outcome in answered if outcome is not None]
     return _given(
         {
             "ponder.outcome": ended,
             "ponder.samples": sum(outcome.samples for outcome in outcomes),
             "ponder.stopped_by": answers.stopped_by(outcomes) if outcomes else None,
             "ponder.agreement": next((one.agreement for one in outcomes if one.agreement is not None), None),
-            "gen_ai.response.finish_reasons": ["stop" if one.complete else "length" for one in outcomes] or None,
+            "gen_ai.response.finish_reasons": [_finish(*one) for one in zip(answered, parsers, strict=True)],
         }
     )
+
+
+def _finish(outcome: Outcome | None, parser: ToolCallParser) -> str:
+    """Why an answer ended, in the conventions' words."""
+    if outcome is None:
+        return "error"
+    if parser.calls and not parser.cut:
+        return "tool_call"
+    return "stop" if outcome.complete else "length"
 
 
 def _of_call(resolved: ResolvedRequest, call: Reservation, chosen: bool) -> Attributes:

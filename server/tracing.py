@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ponder.compute.budget import Spending
 from ponder.compute.outcome import Outcome
+from ponder.server.calls import ToolCallParser
 from ponder.server.logs import TRACE
 from ponder.server.plan import ResolvedRequest
 
@@ -43,6 +44,7 @@ class Span(Protocol):
         ended: str,
         spendings: Sequence[Spending],
         outcomes: Sequence[Outcome | None],
+        parsers: Sequence[ToolCallParser],
         first: float | None,
     ) -> None:
         """What came of it, where it was begun. `first`: seconds to the first visible text."""

@@ -217,8 +217,8 @@ def test_the_ledger_has_what_the_engine_itself_has_counted(stage: Stage, tmp_pat
         assert stage.settled()
         assert sum(row["thinking"] + row["answer"] for row in rows.values()) == stage.counter() - before > 0
         assert prompts == stage.prompts()[0] - read
-        ended = {"answered", "disconnected"} | ({"failed"} if number else set())
-        assert ended <= {row["outcome"] for row in rows.values()}
+        expected = {"answered", "disconnected", *(["failed"] if number else [])}
+        assert expected <= {row["outcome"] for row in rows.values()}
 
 
 def test_every_budget_binds_exactly_and_is_answered(stage: Stage) -> None:

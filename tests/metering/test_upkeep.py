@@ -13,7 +13,7 @@ from ponder.metering import upkeep
 from ponder.metering.database import database
 from ponder.metering.ledger import NoLedger
 from ponder.metering.migrate import OtherVersion, migrate, newest
-from tests.metering.ledgers import a_ledger, execute, files_of_at_most, intent, put, rows
+from tests.metering.ledgers import a_ledger, execute, files_of_at_most, intent, processes, put, rows
 from tests.metering.test_ledger import USED
 
 
@@ -237,6 +237,15 @@ def test_rows_of_the_version_before_are_kept_and_have_no_price(address: str) -> 
     assert (row["thinking"], row["metadata"], row["key"]) == (77, {"a": 1}, "alice")
     assert (row["cost_nano_usd"], row["price_version"], row["price_answer"]) == (0, None, None)
     assert len(rows(address)) == 4
+
+
+def test_a_server_of_the_version_before_had_the_checkpoints_that_were_usual(address: str) -> None:
+    migrate(database(address).engine(long=True), "0002")
+    before = "INSERT INTO servers (id, epoch, machine, pid, started, seen_ms) VALUES ('srv_old', 1, 'm', 1, 1, 1)"
+    execute(address, before)
+    migrate(database(address).engine(long=True))
+    (process,) = processes(address)
+    assert (process["id"], process["checkpoint"]) == ("srv_old", 256)
 
 
 def test_two_servers_that_start_at_once_make_one_ledger(address: str) -> None:

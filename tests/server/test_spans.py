@@ -109,6 +109,25 @@ def test_a_request_is_one_span_with_what_is_billed_and_its_calls_are_children(
     assert collected.resource["service.name"] == "ponder"
 
 
+def test_each_answer_s_end_is_told_in_the_conventions_words(collected: Collector) -> None:
+    called = Chain("look it up", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>')
+    tool: dict[str, Any] = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
+    }
+
+    async def work(app: FastAPI) -> None:
+        assert (await chat(app, tools=[tool], thinking_budget=100)).status_code == 200
+        assert (await chat(app, n=2, max_completion_tokens=30)).status_code == 200
+
+    traced(work, ScriptedEngine(always(called)))
+    calls, cut = collected.roots
+    assert calls.facts["gen_ai.response.finish_reasons"] == ["tool_call"]
+    assert cut.facts["gen_ai.response.finish_reasons"] == ["length", "length"]
+    assert (cut.facts["gen_ai.request.choice.count"], cut.facts["gen_ai.request.max_tokens"]) == (2, 30)
+    assert {child.facts["ponder.answer"] for child in collected.children if child.parent == cut.id} == {0, 1}
+
+
 def test_a_caller_s_trace_is_gone_on_with(collected: Collector) -> None:
     good = f"00-{CALLER[0]}-{CALLER[1]}-01"
 
@@ -185,6 +204,7 @@ def test_what_is_refused_what_fails_and_who_hangs_up_is_told(collected: Collecto
     unknown, failed, gone = collected.roots
     assert (unknown.name, unknown.failed, unknown.facts["http.response.status_code"]) == ("chat", False, 404)
     status = failed.facts["http.response.status_code"]
+    assert failed.facts["gen_ai.response.finish_reasons"] == ["error"]
     assert (failed.failed, failed.facts["error.type"], failed.facts["ponder.outcome"]) == (True, str(status), "failed")
     assert gone.failed is False
     assert "http.response.status_code" not in gone.facts
