@@ -228,7 +228,7 @@ async def served(address: str, engine: Struck) -> AsyncGenerator[Ledgered]:
 
 @pytest.mark.parametrize(
     ("histories", "steps"),
-    [(6, 10), pytest.param(200, 25, marks=[pytest.mark.soak, pytest.mark.timeout(14_400)])],
+    [(6, 10), pytest.param(60, 25, marks=[pytest.mark.soak, pytest.mark.timeout(14_400)])],
 )
 def test_after_any_history_the_ledger_has_what_was_made(
     tmp_path: Path, histories: int, steps: int, record_property: Callable[[str, object], None]
