@@ -92,7 +92,8 @@ async def taken_away(address: str, folder: Path, ways: list[Away], told: Callabl
                     await until(lambda: not on.ledger.away)
                     refused += answers[before:].count(503)
                 over.set()
-            await until(lambda: not on.ledger.unsettled)
+            writer = on.ledger._writer  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: not (on.ledger.unsettled or writer.pending))
             assert on.ledger.reserved == 0
         found = compared(address, made, chains=CHAINS, checkpoint=CHECKPOINT)
     assert set(answers) == {200, 503}

@@ -126,7 +126,10 @@ class World:
                 if asking:
                     await asyncio.wait(asking)
             self.engine.rest()
-            while self.on.ledger.away or self.on.ledger.unsettled:  # noqa: ASYNC110 - another thread does it
+            # A row that was opened too late for its request is closed behind it.
+            ledger = self.on.ledger
+            writer = ledger._writer  # pyright: ignore[reportPrivateUsage]
+            while ledger.away or ledger.unsettled or writer.pending:  # noqa: ASYNC110 - another thread does it
                 await asyncio.sleep(0.005)
 
 
