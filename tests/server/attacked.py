@@ -1,11 +1,13 @@
 """A server in a process of its own, to be attacked and loaded: the real door and log over a scripted model.
 
-python -m tests.server.attacked SETTINGS    # JSON; prints its address
+python -m tests.server.attacked SETTINGS HEAP    # JSON, and a file; prints its address
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import json
 import os
 import signal
@@ -45,7 +47,39 @@ class _Forgetful(ScriptedEngine):
         return super().generate(prompt, sampling, transcript)
 
 
-async def _serve(settings: Settings) -> None:
+class _MallInfo(ctypes.Structure):
+    """What mallinfo2(3) returns."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "rest",
+        )
+    )
+
+
+def _tell_heap(file: Path) -> None:
+    """Writes down what lives: Python's blocks when all garbage is collected, and the bytes that malloc has given out.
+    What is resident is more: both keep what was once wanted at a time."""
+    gc.collect()
+    info = ctypes.CDLL(None).mallinfo2
+    info.restype = _MallInfo
+    told = info()
+    line = json.dumps([sys.getallocatedblocks(), told.uordblks + told.hblkhd])
+    with file.open("a") as heap:
+        heap.write(line + "\n")
+
+
+async def _serve(settings: Settings, heap: Path) -> None:
     engine = _Forgetful(always(Chain("so it is\n" * 3, "It is 7."), Chain("so it is\n", "It is 8.")), delay=0.0005)
     served = ServedModel(engine, Lengths(20, 40), ModelSettings(path="scripted"))
     with bind("127.0.0.1", 0) as sock, captured("info", "json", "places") as output:
@@ -56,6 +90,7 @@ async def _serve(settings: Settings) -> None:
         output.serving()
         output.out.write(url_of(sock) + "\n")
         handle = app.state.handle
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _tell_heap, heap)
         await run(app, settings, sock, handle.drain, handle.metrics.lag, handle.hurry)
 
 
@@ -83,6 +118,15 @@ class Attacked:
         return int(self.process.num_fds())
 
     @property
+    def heap(self) -> Path:
+        """See `tell_heap`."""
+        return self.log.with_name("heap")
+
+    def tell_heap(self) -> None:
+        """Has it add a line to its file `heap`: blocks of Python's that live, and bytes that malloc has given out."""
+        self.process.send_signal(signal.SIGUSR1)
+
+    @property
     def inflight(self) -> float:
         """Requests at work, by its metrics."""
         text = httpx.get(f"{self.url}/metrics", timeout=30).text
@@ -95,7 +139,7 @@ class Attacked:
 def attacked(folder: Path, **settings: object) -> Generator[Attacked]:
     """The server, for as long as the block lasts. It ends at a signal, in order."""
     log = folder / "log"
-    command = [sys.executable, "-m", "tests.server.attacked", json.dumps(settings)]
+    command = [sys.executable, "-m", "tests.server.attacked", json.dumps(settings), str(folder / "heap")]
     with (
         log.open("wb") as err,
         subprocess.Popen(
@@ -115,4 +159,4 @@ def attacked(folder: Path, **settings: object) -> Generator[Attacked]:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(Settings(**json.loads(sys.argv[1]))))
+        runner.run(_serve(Settings(**json.loads(sys.argv[1])), Path(sys.argv[2])))
