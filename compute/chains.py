@@ -218,7 +218,8 @@ class Chains:
             raise
         finally:
             if share is not None and slot is not None:
-                share.give(slot, _steps(reservation) - before, timed=reservation.resumed == resumed)
+                timed = reservation.resumed == resumed and not transcript.waited
+                share.give(slot, _steps(reservation) - before, timed=timed)
         candidate = transcript.candidate()
         if self._keep_text:
             self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
@@ -244,7 +245,7 @@ class Chains:
             transcript.resume(anew=sampling.grammar is not None and not sampling.streamed)
             if sampling.streamed:
                 await self.stream.tell_rest(transcript.candidate())
-            await engine.recovered(transcript)
+            await engine.recovered(prompt, sampling, transcript)
             return False
         return True
 

@@ -26,7 +26,7 @@ class CallSchema:
     """The field of the request that has the schema, for a refusal."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Grammar:
     """A constraint on the visible answer: a JSON document, calls of tools (written as the model writes them), or
     whichever of the two the model chooses."""
@@ -240,7 +240,7 @@ class Recovers(Protocol):
     @property
     def supervision(self) -> Supervision: ...
 
-    async def recovered(self, transcript: Transcript) -> None:
+    async def recovered(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> None:
         """Awaited where a chain was lost: returns when it may be asked for again. Raises `Lost` where the model has not
         gone away or does not come back, and `RequestError` where this request is what ends it."""
         ...

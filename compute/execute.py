@@ -7,7 +7,7 @@ import logging
 
 from ponder.compute.budget import Spending
 from ponder.compute.chains import Chains
-from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted, first
+from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted, Unavailable, first
 from ponder.compute.outcome import Notes, Outcome, StoppedBy
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
@@ -37,9 +37,9 @@ async def execute(
 
     The visible text goes to `on_delta`, all of it exactly once, in order, as early as the strategy allows. Cut short by
     the budget, by time or by the stop signal, the best so far is completed and answered. Raises `DeadlinePassed` when
-    there is nothing to answer with, `EngineError` when the model fails before there is a complete answer (`Lost` where
-    it went away), and `RequestError` for a request the model refuses. Cancelled, it stops the model; when it has
-    returned, the spending is complete.
+    there is nothing to answer with (`Unavailable` where the server goes down), `EngineError` when the model fails
+    before there is a complete answer (`Lost` where it went away), and `RequestError` for a request the model refuses.
+    Cancelled, it stops the model; when it has returned, the spending is complete.
     """
     try:
         return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal(), timeout or plan.timeout)
@@ -88,11 +88,13 @@ async def _execute(
     chosen = chosen or drafts.best()
     try:
         # What is whole and told in one piece needs no time.
-        async with asyncio.timeout_at(None if chosen and chosen.complete and not plan.stream else deadline):
+        async with stop_signal.ending(None if chosen and chosen.complete and not plan.stream else deadline):
             chosen = await _completed(chosen, plan, chains, urgent=stopped_by in ("deadline", "draining"))
     except TimeoutError:
         stopped_by = stop_signal.reason or "deadline"
         chosen = drafts.best()
+        if (chosen is None or not chosen.text) and stopped_by == "draining":
+            raise Unavailable("the server is going down", code="draining", retry_after=5) from None
         if chosen is None or not chosen.text:
             raise DeadlinePassed("time was up before there was anything to answer with") from None
     except EngineError:

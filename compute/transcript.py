@@ -42,6 +42,8 @@ class Transcript:
         """Tokens it had gained, when its model went away, since the time before."""
         self.life = 0
         """Which life of its model it is written in, for an engine that is started again when it goes away."""
+        self.waited = False
+        """It has waited for its model to be started again."""
 
     @property
     def call(self) -> CallIdentity:

@@ -12,6 +12,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ponder.compute.errors import EngineError, Lost
@@ -85,6 +86,14 @@ async def supervised_reward(model: ProcessRewardModel) -> AsyncGenerator[Supervi
         yield SupervisedRewardModel(model, supervisor)
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """What is being read."""
+
+    ids: Sequence[int]
+    read: bool = False
+
+
 class VllmReader:
     """Reads with a model in vLLM, in this process."""
 
@@ -125,13 +134,15 @@ class VllmReader:
         return Reading(rows.reshape(len(rows), -1).tolist(), hits)
 
     async def _answer(self, ids: Sequence[int], params: Any, tenant: str | None, name: str) -> Any:
-        llm = self._llm
+        llm, call = self._llm, _Prompt(ids)
         stream = await self._submit(ids, params, tenant, name)
         done = False
+        self.seen.calls[id(call)] = call
         try:
             out: Any = await stream.get()
             done = True
         finally:
+            del self.seen.calls[id(call)]
             if not done:
                 await llm.abort(stream.request_id, internal=True)
         return out

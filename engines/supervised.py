@@ -63,8 +63,12 @@ class SupervisedEngine:
         await self.engine.accept(sampling)
 
     def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
-        """One chain; see the contract. It waits while the engine is started again."""
+        """One chain; see the contract. It waits while the engine is started again. Raises `RequestError` for what the
+        engine has died over."""
+        if self.quarantine.refused and self.quarantine.knows(prompt, sampling):
+            raise _refused()
         if self.supervision.state != "up":
+            transcript.waited = True
             return self._later(prompt, sampling, transcript)
         transcript.life = len(self.supervision.deaths)
         return self.engine.generate(prompt, sampling, transcript)
@@ -82,19 +86,15 @@ class SupervisedEngine:
         except Unavailable as error:
             raise Lost(error.message) from None
 
-    async def recovered(self, transcript: Transcript) -> None:
+    async def recovered(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> None:
         """See `ponder.compute.engine.Recovers`."""
         death = await self.supervision.death(transcript.life)
         if death is None:
             raise Lost(f"model {self.card.name}: a chain was lost though the engine goes on")
         self.quarantine.lost(transcript, death)
         await self._ready()
-        if not await self.quarantine.admit(transcript, death):
-            raise RequestError(
-                "the model's engine died over this request more than once, so it is not tried again: change the "
-                "request before it is sent again",
-                code="request_quarantined",
-            )
+        if not await self.quarantine.admit(prompt, sampling, transcript, death):
+            raise _refused()
 
     async def check(self) -> Checked | None:
         """See the contract."""
@@ -109,6 +109,14 @@ class SupervisedEngine:
     async def close(self) -> None:
         """Frees the model. Idempotent."""
         await self.engine.close()
+
+
+def _refused() -> RequestError:
+    return RequestError(
+        "the model's engine died over this request more than once, so it is not tried again: change the request "
+        "before it is sent again",
+        code="request_quarantined",
+    )
 
 
 class SupervisedRewardModel:

@@ -31,6 +31,10 @@ SHORTEST_HANG = 600.0
 """but not before so many seconds."""
 GIVEN_UP = 3
 """Failed starts in a row after which nobody waits for the next: requests are refused until one succeeds."""
+PACE = 0.05
+"""Seconds in which a model reads a token, before it was measured: a large one on a few cores."""
+SLOWER = 3.0
+"""A long prompt may take so many times as long for each token as the short one by which the pace was measured."""
 SEEN = 5.0
 """Seconds in which a process that broke off a call is seen to have died, if it has."""
 
@@ -48,6 +52,11 @@ class Process(Protocol):
     @property
     def progress(self) -> object:
         """Something that changes with every token."""
+        ...
+
+    @property
+    def reading(self) -> int:
+        """Tokens of the longest prompt it is reading."""
         ...
 
     @property
@@ -110,6 +119,8 @@ class Supervisor:
         self._pause = 0.0
         self._failed = 0
         self._memory = 0
+        self._pace = PACE
+        """Seconds in which it reads a token."""
         self._group = asyncio.TaskGroup()
         self._probing: asyncio.Task[None] | None = None
 
@@ -207,7 +218,7 @@ class Supervisor:
             seconds, looked = now() - looked, now()
             if dog.stopped(process.pids):
                 return "stopped"
-            if dog.stalled(process.progress, seconds):
+            if dog.stalled(process.progress, seconds, SLOWER * self._pace * process.reading):
                 return "stalled"
             if dog.quiet and (self._probing is None or self._probing.done()):
                 self._probing = self._group.create_task(self._ask())
@@ -219,12 +230,20 @@ class Supervisor:
     async def _ask(self) -> None:
         """Whether it answers shows in its progress."""
         try:
-            if (took := await self._probe()) is not None:
-                self.checked += took
+            await self._probed()
         except (EngineError, NotNow):
             pass
         except Exception as error:  # noqa: BLE001 (an engine's code, which may raise anything when it is going away)
             log.warning("model %s: it was asked for a token, which raised %s", self.process.name, type(error).__name__)
+
+    async def _probed(self) -> None:
+        """Has it make a token. Where it has nothing else to read, that tells how quickly it reads."""
+        began, idle = now(), not self.process.reading
+        took = await self._probe()
+        if took is not None:
+            self.checked += took
+            if idle and took.prompt > took.cached:
+                self._pace = (now() - began) / (took.prompt - took.cached)
 
     async def _start(self) -> None:
         while True:
@@ -271,8 +290,7 @@ class Supervisor:
     async def _try(self) -> EngineError | None:
         try:
             await self.process.start()
-            if (took := await self._probe()) is not None:
-                self.checked += took
+            await self._probed()
         except EngineError as error:
             return error
         except NotNow as error:

@@ -221,6 +221,7 @@ class VllmEngine:
                 llm = self._open()
                 stream = await self._submit(call.ids, self.calls.parameters(sampling, call, grammar), sampling, name)
                 finished = False
+                seen.calls[id(call)] = call
                 try:
                     while not finished:
                         out = stream.get_nowait() or await stream.get()
@@ -234,6 +235,7 @@ class VllmEngine:
                     if finished and not writing.cut and call.reason == "abort":
                         raise Lost(f"model {self.card.name}: the engine gave up on a request")
                 finally:
+                    del seen.calls[id(call)]
                     if not finished:
                         # The state of the request goes at once; what was made by then is in the last output.
                         await llm.abort(stream.request_id, internal=True)

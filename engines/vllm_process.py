@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Protocol
 
 from ponder.compute.errors import EngineError
 from ponder.engines.launch import dead, forget, launch
@@ -26,13 +26,36 @@ _TURN = threading.Lock()
 """Engines start one after the other."""
 
 
-class Seen:
-    """When the model was last seen to make a token, by the monotonic clock: shared by all who ask it."""
+class Prompted(Protocol):
+    """A call to the engine."""
 
-    __slots__ = ("last",)
+    @property
+    def ids(self) -> Sequence[int]:
+        """What it is given to read."""
+        ...
+
+    @property
+    def read(self) -> bool:
+        """It has been read: a token has come."""
+        ...
+
+
+class Seen:
+    """What was seen of the model, shared by all who ask it."""
+
+    __slots__ = ("calls", "last")
 
     def __init__(self) -> None:
         self.last = float("-inf")
+        """When it last made a token, by the monotonic clock."""
+        self.calls: dict[int, Prompted] = {}
+        """Those under way, by `id`."""
+
+    @property
+    def reading(self) -> int:
+        """Tokens of the longest prompt that is being read. Prompts are read in the order they come, so the first token
+        to come next waits for one of them."""
+        return max((len(call.ids) for call in self.calls.values() if not call.read), default=0)
 
 
 class VllmProcess:
@@ -63,6 +86,10 @@ class VllmProcess:
     @property
     def progress(self) -> float:
         return self._seen.last
+
+    @property
+    def reading(self) -> int:
+        return self._seen.reading
 
     @property
     def pids(self) -> Sequence[int]:

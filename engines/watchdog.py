@@ -23,8 +23,8 @@ moment."""
 QUIET = 15.0
 """Seconds without a token after which the model is given one to make."""
 STALL = 60.0
-"""Seconds without a token, though one was asked for, after which it has hung. A CPU may read a long prompt that
-long."""
+"""Seconds without a token, though one was asked for, after which it has hung; beside those in which it may be reading a
+long prompt."""
 
 
 class Watchdog:
@@ -46,13 +46,14 @@ class Watchdog:
         self._stopped = self._stopped + 1 if any(map(is_stopped, pids)) else 0
         return self._stopped >= STOPPED
 
-    def stalled(self, progress: object, seconds: float) -> bool:
-        """A look after `seconds`: no token came for too long. `progress` is something that changes with each."""
+    def stalled(self, progress: object, seconds: float, reading: float = 0.0) -> bool:
+        """A look after `seconds`: no token came for too long. `progress` is something that changes with each;
+        `reading`: seconds that what is being read may take."""
         if progress != self._progress:
             self._progress, self._silent = progress, 0.0
         else:
             self._silent += min(seconds, 2 * TICK)
-        return self._silent >= self._stall
+        return self._silent >= self._stall + reading
 
 
 def is_stopped(pid: int) -> bool:

@@ -41,6 +41,8 @@ class Turn(Member):
         """It has one of the places that are kept."""
         self.began: float | None = None
         """`now()` when the place was taken."""
+        self.timed = True
+        """How long it kept its place says how quick the model is: the model did not go away meanwhile."""
         self._metrics, self._seconds, self._asked = metrics, seconds, now()
 
     @property
@@ -138,7 +140,7 @@ class Admission:
             yield turn
         finally:
             self._stop_signals.difference_update(stop_signals)
-            if turn.began is not None:
+            if turn.began is not None and turn.timed:
                 self._ended += 1
                 part = 1 / min(self._ended, RECENT)
                 self._seconds += (now() - turn.began - self._seconds) * part
@@ -289,7 +291,7 @@ class Admission:
         kept = min(GRACE, seconds / 10)
         await self._empty(seconds - kept, self._hurried)
         for stop_signal in list(self._stop_signals):
-            stop_signal.set("draining")
+            stop_signal.set("draining", kept + ANSWERING / 2)
         await self._empty(kept + ANSWERING, asyncio.Event())
 
     def hurry(self) -> None:

@@ -70,6 +70,7 @@ class MortalProcess:
     lives: int = 1
     status: int | None = None
     progress: int = 0
+    reading: int = 0
     pids: Sequence[int] = ()
     starts: list[float] = field(default_factory=list[float])
     """When each start began, in loop time."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from ponder.compute.budget import Budget, Spending
-from ponder.compute.engine import Delta, Grammar, Sampling, State
+from ponder.compute.engine import Checked, Delta, Grammar, Sampling, State
 from ponder.compute.errors import DeadlinePassed, Lost, RequestError, Unavailable
 from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
@@ -20,6 +20,7 @@ from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.slots import Slots
+from ponder.compute.stop import StopSignal
 from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.quarantine import Quarantine
@@ -33,6 +34,7 @@ from tests.engines.mortal import ABORTED, KILLED, Mortal, MortalProcess, drawn, 
 T = TypeVar("T")
 BUDGET = Budget(700, 60)
 DOCUMENT = Grammar()
+PROMPT = Prompt((Message("user", "?"),))
 
 
 def plan(name: str, *, seed: int | None = 5, question: str = "What is it?", **more: Any) -> Plan:
@@ -303,23 +305,99 @@ def test_one_that_makes_no_token_is_noticed_though_nobody_asks() -> None:
     on(engine, work)
 
 
+def test_a_long_prompt_is_given_the_time_it_takes_to_be_read() -> None:
+    """As the model reads so many tokens a second, by its own pace where that was measured."""
+    engine = Mortal()
+    process = engine.process
+
+    async def probe() -> Checked:
+        await asyncio.sleep(0.32)
+        process.progress += 1
+        return Checked(32, 0, 1)
+
+    async def hung() -> None:
+        await asyncio.Event().wait()
+
+    async def lasts(one: SupervisedEngine) -> float:
+        """Seconds without a token until it is started again."""
+        deaths, began = len(one.supervision.deaths), asyncio.get_running_loop().time()
+        while len(one.supervision.deaths) == deaths:  # noqa: ASYNC110 (of virtual time there is enough)
+            await asyncio.sleep(1)
+        return asyncio.get_running_loop().time() - began
+
+    async def work(one: SupervisedEngine) -> None:
+        supervisor = one.supervision
+        supervisor._probe = hung  # pyright: ignore[reportPrivateUsage]
+        process.reading = 2000
+        assert 300 < await lasts(one) < 400
+        # The start of the next life measures how quickly it reads.
+        supervisor._probe = probe  # pyright: ignore[reportPrivateUsage]
+        process.reading = 0
+        await state(one, "up")
+        supervisor._probe = hung  # pyright: ignore[reportPrivateUsage]
+        process.reading = 2000
+        assert 115 < await lasts(one) < 125
+        process.reading = 0
+        supervisor._probe = probe  # pyright: ignore[reportPrivateUsage]
+        await state(one, "up")
+        supervisor._probe = hung  # pyright: ignore[reportPrivateUsage]
+        assert 55 < await lasts(one) < 65
+
+    on(engine, work)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dies_at", [12, 40])
+def test_a_drain_does_not_wait_for_an_engine_that_is_away(dies_at: int, stream: bool) -> None:
+    """Also where it is away already when the answer is to be completed."""
+    engine = Mortal(dies_at=(dies_at,), process=MortalProcess(takes=1000.0))
+    form = plan("direct", timeout=3000.0, stream=stream)
+
+    async def work(one: SupervisedEngine) -> Outcome | Unavailable:
+        asking, signal = Asked(form), StopSignal()
+        going = asyncio.create_task(
+            execute(form, Resources(one, Lengths(20, 40)), asking.spending, asking.on_delta, signal)
+        )
+        await asyncio.sleep(5)
+        assert one.supervision.state == "restarting"
+        signal.set("draining", 3)
+        await asyncio.wait([going], timeout=10)
+        assert asyncio.get_running_loop().time() < 9
+        error = going.exception()
+        assert error is None or isinstance(error, Unavailable)
+        return error or going.result()
+
+    ended = on(engine, work)
+    if dies_at == 12:
+        assert isinstance(ended, Unavailable)
+        assert ended.code == "draining"
+    else:
+        assert isinstance(ended, Outcome)
+        assert ended.stopped_by == "draining"
+        assert ended.answer.text
+
+
 def test_a_restart_makes_no_model_slower_than_it_is() -> None:
     """Of how quick it is, it is reckoned who is refused because he has too little time."""
     engine, slots = Mortal(process=MortalProcess(takes=100.0)), Slots(4, 10.0)
 
     async def work(one: SupervisedEngine) -> list[float]:
         rates: list[float] = []
-        for at in (-1, engine.produced + 12):
-            engine.dies_at = [engine.produced + at]
+        for at in (-1, engine.produced + 12, None):
+            if at is None:
+                # The next one comes while it is away, and waits.
+                engine.process.die(KILLED)
+                await state(one, "restarting")
+            engine.dies_at = [engine.produced + (at or 0)] if at is not None else []
             resources = Resources(one, Lengths(20, 40), writing=slots.share("ann"))
             asked = Asked(plan("direct"))
             await execute(asked.plan, resources, asked.spending, asked.on_delta)
             rates.append(slots.rate)
         return rates
 
-    undisturbed, disturbed = on(engine, work)
-    assert engine.process.lives == 2
-    assert disturbed == undisturbed > 0
+    undisturbed, disturbed, waited = on(engine, work)
+    assert engine.process.lives == 3
+    assert waited == disturbed == undisturbed > 0
     assert slots.held == 0
 
 
@@ -331,7 +409,7 @@ def test_a_request_that_kills_two_engines_is_refused_and_the_others_are_answered
 
     async def work(one: SupervisedEngine) -> list[Outcome | BaseException]:
         asking = [Asked(plan("direct", seed=n), f"good{n}") for n in range(6)]
-        asking.insert(2, Asked(plan("majority_vote"), "bad"))
+        asking.insert(2, Asked(plan("majority_vote", question="Kill?"), "bad"))
         return await asyncio.gather(*(each.on(one) for each in asking), return_exceptions=True)
 
     outcomes = on(engine, work)
@@ -354,7 +432,7 @@ def test_however_many_suspects_wait_for_their_turn_one_of_them_looks() -> None:
 
     def suspect(number: int) -> Transcript:
         spending = Spending(BUDGET, f"req_{number}")
-        return Watched(spending.reserve("test", thinking=40, answer=20), Prompt((Message("user", "?"),)))
+        return Watched(spending.reserve("test", thinking=40, answer=20), PROMPT)
 
     async def go(waiting: int) -> int:
         nonlocal looks
@@ -363,8 +441,8 @@ def test_however_many_suspects_wait_for_their_turn_one_of_them_looks() -> None:
         for chain in chains:
             quarantine.lost(chain, death)
         async with asyncio.TaskGroup() as group:
-            assert await quarantine.admit(chains[0], death)
-            going = [group.create_task(quarantine.admit(chain, death)) for chain in chains[1:]]
+            assert await quarantine.admit(PROMPT, Sampling(0, 0), chains[0], death)
+            going = [group.create_task(quarantine.admit(PROMPT, Sampling(0, 0), chain, death)) for chain in chains[1:]]
             looks = 0
             await asyncio.sleep(20)
             seen = looks
@@ -387,7 +465,7 @@ def test_requests_that_kill_engines_one_after_the_other_leave_another_in_peace()
         for number in range(5):
             await asyncio.sleep(1)
             with pytest.raises(RequestError):
-                await Asked(plan("direct"), f"bad{number}").on(one)
+                await Asked(plan("direct", question=f"Kill {number}?"), f"bad{number}").on(one)
         assert not going.done()
         return await going
 
@@ -396,6 +474,81 @@ def test_requests_that_kill_engines_one_after_the_other_leave_another_in_peace()
     )
     assert on(engine, work).answer.text == "Done."
     assert engine.process.lives == 11
+
+
+def long_chains(prompt: Prompt, thought: str, seed: int) -> Chain:
+    return Chain("a" * 600, "Done.")
+
+
+@pytest.mark.parametrize("after", [0, 9, 31, 33, 40, 80, 200])
+@pytest.mark.parametrize("order", [("bad", "good"), ("good", "bad")])
+def test_of_two_that_are_always_in_flight_together_the_right_one_is_refused(order: tuple[str, str], after: int) -> None:
+    """The engine dies whenever one of them has so many tokens more, also when it has had its turn by then."""
+    engine = Mortal(poison=lambda transcript: transcript.call.request == "bad" and transcript.gained == after)
+    engine.script = long_chains
+
+    async def work(one: SupervisedEngine) -> list[Outcome | BaseException]:
+        asking = [Asked(plan("direct", budget=Budget(4000, 60), question=name), name) for name in order]
+        return await asyncio.gather(*(each.on(one) for each in asking), return_exceptions=True)
+
+    outcomes = dict(zip(order, on(engine, work), strict=True))
+    assert isinstance(outcomes["good"], Outcome)
+    assert isinstance(outcomes["bad"], RequestError)
+    assert outcomes["bad"].code == "request_quarantined"
+    assert engine.process.lives <= 4
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+def test_among_many_the_one_that_kills_late_is_refused_alone(place: int) -> None:
+    engine = Mortal(poison=lambda transcript: transcript.call.request == "bad" and transcript.gained == 50)
+    engine.script = long_chains
+
+    async def work(one: SupervisedEngine) -> list[Outcome | BaseException]:
+        names = [f"good{n}" for n in range(7)]
+        names.insert(place, "bad")
+        asking = [Asked(plan("direct", budget=Budget(4000, 60), question=name), name) for name in names]
+        return await asyncio.gather(*(each.on(one) for each in asking), return_exceptions=True)
+
+    outcomes = on(engine, work)
+    assert isinstance(outcomes.pop(place), RequestError)
+    assert all(isinstance(outcome, Outcome) for outcome in outcomes)
+    assert engine.process.lives <= 5
+
+
+def test_what_was_refused_is_refused_for_an_hour_when_the_same_key_sends_it_again() -> None:
+    engine = Mortal(poison=lambda transcript: transcript.call.request.startswith("bad") and transcript.gained == 9)
+
+    async def lives(one: SupervisedEngine, name: str, **more: Any) -> int:
+        tenant, before = more.pop("tenant", "ann"), engine.process.lives
+        form = plan("direct", question=more.pop("question", "Kill?"), **more)
+        form = replace(form, sampling=replace(form.sampling, tenant=tenant))
+        with pytest.raises(RequestError) as refused:
+            await Asked(form, name).on(one)
+        assert refused.value.code == "request_quarantined"
+        return engine.process.lives - before
+
+    async def work(one: SupervisedEngine) -> None:
+        assert await lives(one, "bad1") == 2
+        assert await lives(one, "bad2") == 0
+        assert await lives(one, "bad3", seed=7, budget=Budget(300, 20)) == 0
+        assert await lives(one, "bad4", tenant="bob") == 2, "another key's is its own business"
+        assert await lives(one, "bad5", question="Kill!") == 2
+        await Asked(plan("direct", question="Kill?"), "good").on(one)
+        await asyncio.sleep(3600)
+        assert await lives(one, "bad6") == 2
+
+    on(engine, work)
+
+
+def test_what_was_sent_several_times_at_once_kills_no_more_engines_than_one_of_it() -> None:
+    engine = Mortal(poison=lambda transcript: transcript.call.request.startswith("bad") and transcript.gained == 9)
+
+    async def work(one: SupervisedEngine) -> list[Outcome | BaseException]:
+        asking = [Asked(plan("direct", question="Kill?"), f"bad{n}") for n in range(5)]
+        return await asyncio.gather(*(each.on(one) for each in asking), return_exceptions=True)
+
+    assert all(isinstance(one, RequestError) for one in on(engine, work))
+    assert engine.process.lives <= 4
 
 
 def test_who_was_killed_from_outside_twice_is_not_to_blame() -> None:

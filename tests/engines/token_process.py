@@ -57,6 +57,7 @@ class TokenProcess:
     """A line for each token: of which chain, and which of its tokens."""
     name: str = "scripted"
     progress: int = 0
+    reading: int = 0
     process: subprocess.Popen[bytes] | None = None
     _waiting: dict[int, asyncio.Future[None]] = field(default_factory=dict[int, "asyncio.Future[None]"])
     _writer: asyncio.StreamWriter | None = None
