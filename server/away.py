@@ -22,25 +22,41 @@ def refuse_late(engine: Engine, left: float, metrics: Metrics) -> None:
     if supervision is None or supervision.state == "up":
         return
     if supervision.state == "failed" or supervision.wait >= left:
-        metrics.rejected("engine_unavailable")
-        raise _away(supervision)
+        raise _away(supervision, metrics)
 
 
-async def wait(engine: Engine, left: float, stop_signals: Sequence[StopSignal]) -> None:
-    """Returns when the model is up. Raises `Unavailable` after `left` seconds, and when the server goes down."""
+def is_away(engine: Engine) -> bool:
+    """A request would have to wait for it."""
+    supervision = supervision_of(engine)
+    return supervision is not None and supervision.state != "up"
+
+
+def went_away(engine: Engine) -> int:
+    """How often it has gone and was started again."""
+    supervision = supervision_of(engine)
+    return 0 if supervision is None else supervision.restarts
+
+
+async def wait(engine: Engine, left: float, stop_signals: Sequence[StopSignal], metrics: Metrics) -> None:
+    """Returns when the model is up. Raises `Unavailable` after `left` seconds, where it cannot be started, and when the
+    server goes down."""
     supervision = supervision_of(engine)
     if supervision is None:
         return
     end = now() + left
     while supervision.state != "up":
-        if now() >= end or any(signal.reason is not None for signal in stop_signals):
-            raise _away(supervision)
-        with suppress(TimeoutError):
+        if any(signal.reason is not None for signal in stop_signals):
+            metrics.rejected("draining")
+            raise Unavailable("the server is going down", code="draining", retry_after=5)
+        if supervision.state == "failed" or now() >= end:
+            raise _away(supervision, metrics)
+        with suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(min(LOOK, max(0.0, end - now()))):
                 await supervision.ready()
 
 
-def _away(supervision: Supervision) -> Unavailable:
+def _away(supervision: Supervision, metrics: Metrics) -> Unavailable:
+    metrics.rejected("engine_unavailable")
     return Unavailable(
         "the model went away and is being started again, for which this request does not have the time",
         code="engine_unavailable",

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
@@ -37,6 +38,10 @@ from ponder.server.traces import Traces, trace
 from ponder.server.tracing import Span
 
 log = logging.getLogger(__name__)
+
+HELD = 45.0
+"""Seconds in which a stream does not begin while the engine is away, so that a refusal has its status. Load balancers
+and proxies want a first byte within 60."""
 
 
 class HungUp(Exception):
@@ -147,7 +152,7 @@ class CompletionResponse:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
         async with self._admission.place(stop_signals, self._resolved.work, self._left()) as turn:
             await self._begin(turn, request_id, stop_signals)
-            await self._run(stop_signals, lambda _: self._listen)
+            await self._run(turn, stop_signals, lambda _: self._listen)
             if self._resolved.coarse is not None:
                 await self._on_the_beat()
             await self._send_whole(send, request_id)
@@ -155,6 +160,9 @@ class CompletionResponse:
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
         async with self._admission.place(stop_signals, self._resolved.work, self._left()) as turn:
+            begin = partial(self._begin, turn, request_id, stop_signals)
+            if turn.has_come and away.is_away(self._resolved.resources.engine):
+                begin = await self._held_back(begin, group)
             writer = self._writer
             out = self._out = Outbox(
                 send,
@@ -201,14 +209,37 @@ class CompletionResponse:
             last = writer.closing
             try:
                 out.put(writer.opening())
-                await self._begin(turn, request_id, stop_signals)
-                await self._run(stop_signals, on_delta, ended)
+                await begin()
+                await self._run(turn, stop_signals, on_delta, ended)
                 self._phase = "writing"
             except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
                 last = self._event(errors.first(error), request_id)
             await self._settle(self._told or "answered", request_id)
             await out.end(last)
             keeper.cancel()
+
+    async def _held_back(
+        self, begin: Callable[[], Awaitable[None]], group: asyncio.TaskGroup
+    ) -> Callable[[], Awaitable[None]]:
+        """Begins, for `HELD` seconds at most: raises what was in the way, so that the response is a refusal. Returns
+        what is to be awaited yet."""
+
+        async def begun() -> Exception | None:
+            try:
+                await begin()
+            except Exception as error:  # noqa: BLE001 (raised where it is awaited: it may have become an event by then)
+                return error
+            return None
+
+        async def rest() -> None:
+            if (error := await beginning) is not None:
+                raise error
+
+        beginning = group.create_task(begun())
+        await asyncio.wait([beginning], timeout=HELD)
+        if beginning.done():
+            await rest()
+        return rest
 
     def _calls(self, index: int, calls: Sequence[ToolCall]) -> bytes:
         """Calls that are complete now, the last of their answer so far."""
@@ -244,7 +275,9 @@ class CompletionResponse:
 
     async def _begin(self, turn: Turn, request_id: str, stop_signals: Sequence[StopSignal]) -> None:
         await turn.wait(self._left())
-        await away.wait(self._resolved.resources.engine, self._left(), stop_signals)
+        engine = self._resolved.resources.engine
+        turn.timed = not away.is_away(engine)
+        await away.wait(engine, self._left(), stop_signals, self._metrics)
         self._phase = "thinking"
         self._spendings = [Spending(plan.budget, request_id, i) for i, plan in enumerate(self._resolved.plans)]
         if self._bill is not None and (used := self._bill.used) is not None:
@@ -287,12 +320,15 @@ class CompletionResponse:
 
     async def _run(
         self,
+        turn: Turn,
         stop_signals: Sequence[StopSignal],
         on_delta: Callable[[int], OnDelta],
         ended: Callable[[int, Outcome], Awaitable[None]] | None = None,
     ) -> None:
         """Runs all plans at the same time."""
         resolved, left = self._resolved, self._left()
+        engine = resolved.resources.engine
+        before = away.went_away(engine)
 
         async def one(i: int) -> None:
             outcome = await execute(
@@ -302,12 +338,15 @@ class CompletionResponse:
             if ended is not None:
                 await ended(i, outcome)
 
-        if len(resolved.plans) == 1:
-            await one(0)
-            return
-        async with asyncio.TaskGroup() as group:
-            for i in range(len(resolved.plans)):
-                group.create_task(one(i))
+        try:
+            if len(resolved.plans) == 1:
+                await one(0)
+                return
+            async with asyncio.TaskGroup() as group:
+                for i in range(len(resolved.plans)):
+                    group.create_task(one(i))
+        finally:
+            turn.timed = turn.timed and before == away.went_away(engine) and not away.is_away(engine)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import random
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ponder.server.settings import Settings
 from ponder.testing import in_virtual_time
 from tests.engines.mortal import KILLED, Mortal, MortalProcess, supervised
 from tests.engines.token_process import TokenEngine, TokenProcess, TokenRewards
-from tests.server.serving import ASK, PATH, counted, door, events, refused
+from tests.server.serving import ASK, PATH, Line, counted, door, events, its_door, refused
 
 FORMS: tuple[dict[str, Any], ...] = (
     {"strategy": "direct", "thinking_budget": 60},
@@ -245,13 +246,98 @@ def test_requests_wait_for_a_restart_within_their_time_and_are_refused_beyond_it
     assert 14 <= int(refusal.headers["retry-after"]) <= 20
 
 
-def test_a_restart_that_takes_longer_than_ever_refuses_those_who_wait() -> None:
-    class Slower(MortalProcess):
-        async def start(self) -> None:
-            await asyncio.sleep(600)
+class Slower(MortalProcess):
+    """Takes much longer to start than the last time."""
 
-    (refusal,) = asked_while_away(Slower(takes=3), ("POST", PATH["path"], ASK | {"timeout": 30}))
+    async def start(self) -> None:
+        await asyncio.sleep(600)
+
+
+@pytest.mark.parametrize("process", [Slower(takes=3), MortalProcess(broken=9)])
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_waited_in_vain_for_an_engine_is_refused_with_its_status_and_counted(
+    stream: bool, process: MortalProcess
+) -> None:
+    refusal, metrics = asked_while_away(
+        replace(process), ("POST", PATH["path"], ASK | {"timeout": 30, "stream": stream}), ("GET", "/metrics", {})
+    )
     refused(refusal, 503, "engine_unavailable")
+    assert int(refusal.headers["retry-after"]) >= 1
+    assert 'ponder_admission_rejections_total{reason="engine_unavailable"} 1.0' in metrics.text
+
+
+def test_a_stream_begins_when_its_engine_is_back_or_has_been_awaited_for_long() -> None:
+    async def begun(takes: float) -> tuple[float, Line]:
+        """When it began, of an engine that takes so long to start."""
+        loop = asyncio.get_running_loop()
+        process = MortalProcess(takes=takes)
+        async with supervised(Mortal(process=process)) as engine:
+            app = door(engine, Settings(stream_timeout=900))
+            process.die(KILLED)
+            await asyncio.sleep(1)
+            came, line = loop.time(), Line(stream=True, timeout=600)
+            calling = asyncio.create_task(line.call(app))
+            while not line.sent:  # noqa: ASYNC110 (of virtual time there is enough)
+                await asyncio.sleep(0.1)
+            at = loop.time() - came
+            await calling
+            return at, line
+
+    for takes, expected in ((20.0, 19.5), (200.0, 45.0)):
+        at, line = in_virtual_time(begun(takes))
+        assert at == pytest.approx(expected, abs=0.6)
+        assert line.sent[0]["status"] == 200
+        assert line.text.endswith(b"data: [DONE]\n\n")
+        assert (line.text.count(b": keep-alive") > 5) == (takes > 45)
+
+
+def test_a_server_that_goes_down_tells_who_waits_for_an_engine() -> None:
+    async def go() -> Line:
+        process = MortalProcess(takes=200)
+        async with supervised(Mortal(process=process)) as engine:
+            app, line = door(engine), Line(stream=True, timeout=600)
+            process.die(KILLED)
+            await asyncio.sleep(1)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(line.call(app))
+                await asyncio.sleep(5)
+                group.create_task(its_door(app).drain())
+            assert counted(app, 'ponder_admission_rejections_total{reason="draining"}') == 1
+            return line
+
+    line = in_virtual_time(go())
+    assert line.sent[0]["status"] == 503
+    assert b"draining" in line.text
+
+
+def test_a_restart_makes_nobody_wait_for_longer() -> None:
+    """How long a place is kept says when to come again; the time of a restart does not."""
+
+    async def go() -> httpx.Response:
+        process = MortalProcess(takes=300)
+        async with supervised(Mortal(process=process)) as engine:
+            app = door(engine, Settings(max_inflight=1, max_queue=1))
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door") as client:
+                ask = partial(client.post, PATH["path"], json=ASK | {"timeout": 550}, timeout=600)
+                for waits in (False, True):
+                    async with asyncio.TaskGroup() as group:
+                        if waits:
+                            process.die(KILLED)
+                            await asyncio.sleep(1)
+                        asking = group.create_task(ask())
+                        if not waits:
+                            await asyncio.sleep(0.1)
+                            process.die(KILLED)
+                    assert asking.result().status_code == 200
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(2):
+                        group.create_task(ask())
+                    await asyncio.sleep(0.05)
+                    return await ask()
+
+    late = in_virtual_time(go())
+    refused(late, 429, "server_busy")
+    assert int(late.headers["retry-after"]) <= 5
 
 
 def test_a_request_over_which_the_engine_dies_twice_is_refused() -> None:
