@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
+from weakref import ref
 
 from ponder.compute.engine import Grammar
 from ponder.compute.errors import NoVerdict, RequestError, TooBusy
@@ -71,6 +72,9 @@ class HeldGrammars:
         # One place at least is another tenant's, and one core at least is the server's, where it has two.
         self._turns = Turns(max(2, CORES))
         self._known = _Remembered(REMEMBERED)
+        self._in_hand: dict[tuple[int, str | None], tuple[ref[Grammar], Held]] = {}
+        """Those of requests that go on, by the `id` of the request's own object: what others ask for takes nothing from
+        them."""
 
     async def begin(self, *, ready: bool = False) -> None:
         """Writes down the vocabulary, once. `ready`: from now on workers that have read it wait for grammars, at the
@@ -93,8 +97,11 @@ class HeldGrammars:
                     _ready()
 
     async def held(self, grammar: Grammar, tenant: str | None) -> Held:
-        """The grammar as vLLM takes it. Raises `RequestError` for one that cannot be held or takes too much, `TooBusy`
-        where nobody could try it in time."""
+        """The grammar as vLLM takes it; tried once, as long as this very object lives. Raises `RequestError` for one
+        that cannot be held or takes too much, `TooBusy` where nobody could try it in time."""
+        key = id(grammar), tenant
+        if (in_hand := self._in_hand.get(key)) is not None:
+            return in_hand[1]
         found = self._known.get(tenant, grammar)
         if found is None and _characters(grammar) > SIZE:
             raise too_large(grammar.param)
@@ -110,6 +117,7 @@ class HeldGrammars:
             self._known.put(tenant, grammar, found)
         if isinstance(found, Refused):
             raise found.error
+        self._in_hand[key] = ref(grammar, lambda _: self._in_hand.pop(key, None)), found
         return found
 
     async def _tried(self, grammar: Grammar, tenant: str | None, until: float) -> Held | Refused:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -142,13 +143,20 @@ class Prompts:
 
     def spans(self, prompt: Prompt, thinking: bool) -> list[Span]:
         """The rendered prompt in pieces. Where the template refuses the conversation for its earlier thoughts (one may
-        have words in it that the template forbids), it is rendered without them: no caller has written them."""
+        have words in it that the template forbids), it is rendered without them: no caller has written them. Raises
+        `RequestError`, which says what is refused: how much to think, or the conversation."""
         try:
             return self._as_it_is(prompt, thinking)
-        except RequestError:
-            if all(message.thought is None for message in prompt.messages):
-                raise
-        return self._as_it_is(without_thoughts(prompt), thinking)
+        except RequestError as error:
+            refused = error
+        if any(message.thought is not None for message in prompt.messages):
+            with suppress(RequestError):
+                return self._as_it_is(without_thoughts(prompt), thinking)
+        if prompt.effort is not None or prompt.budget is not None:
+            with suppress(RequestError):
+                self._as_it_is(replace(without_thoughts(prompt), effort=None, budget=None), thinking)
+                refused = RequestError(f"thinking is not as this model wants it: {refused.message}", param="thinking")
+        raise refused
 
     def _as_it_is(self, prompt: Prompt, thinking: bool) -> list[Span]:
         return self._template.spans(self.made_of(prompt, thinking), self.variables(thinking, prompt))

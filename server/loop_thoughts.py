@@ -9,6 +9,7 @@ its own: what others ask for takes nothing away from it.
 from __future__ import annotations
 
 import json
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from ponder.server.unseal import bytes_of
 
 OVERHEAD = 512
 """Bytes of memory of an entry beside its thought."""
+DENSE = 16
+"""Bytes of thought for each token, more than any text has on average."""
 SWEEPS = 16
 """How often in the time that a thought is kept for it is looked whose time is over."""
 
@@ -61,11 +64,18 @@ class LoopThoughts:
             self._drop(key)
 
     def given_back(
-        self, key: str, model: str, messages: tuple[Message, ...], *, everywhere: bool = False
+        self,
+        key: str,
+        model: str,
+        messages: tuple[Message, ...],
+        *,
+        everywhere: bool = False,
+        context: int = sys.maxsize,
     ) -> tuple[Message, ...]:
         """The messages with the thoughts of their turns: of those since the last question (the last message of a user),
         or `everywhere`. Each thought is given back once, however often a caller has written its turn. The same object
-        where there are none."""
+        where there are none, and where they are so long that a context of so many tokens cannot hold them: to render
+        them would be in vain."""
         kept = self._of.get(key)
         if not kept:
             return messages
@@ -73,13 +83,13 @@ class LoopThoughts:
         if not everywhere:
             first = next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "user"), 0)
         found = dict(self._found(kept, model, messages, first))
-        if not found:
+        if not found or sum(one.bytes - OVERHEAD for one in found.values()) > DENSE * context:
             return messages
-        return tuple(replace(one, thought=found[n]) if n in found else one for n, one in enumerate(messages))
+        return tuple(replace(one, thought=found[n].thought) if n in found else one for n, one in enumerate(messages))
 
     def _found(
         self, kept: OrderedDict[str, _Kept], model: str, messages: Sequence[Message], first: int
-    ) -> Iterator[tuple[int, Hidden[str]]]:
+    ) -> Iterator[tuple[int, _Kept]]:
         moment = self._clock()
         seen: set[str] = set()
         for n in range(first, len(messages)):
@@ -91,7 +101,7 @@ class LoopThoughts:
             if one.until > moment and one.calls == _identified(model, calls):
                 one.until = moment + self._seconds
                 kept.move_to_end(calls[0].id)
-                yield n, one.thought
+                yield n, one
 
     def _drop(self, key: str) -> None:
         """Forgets what the key has asked for the longest time ago."""

@@ -171,3 +171,17 @@ def test_an_engine_accepts_what_compiles_in_time_and_nothing_else() -> None:
         await model.close()
 
     asyncio.run(main())
+
+
+def test_the_grammar_of_a_request_that_goes_on_is_not_compiled_anew_when_it_was_forgotten(
+    grammars: HeldGrammars,
+) -> None:
+    grammars._known = _Remembered(0)  # pyright: ignore[reportPrivateUsage] - of others there may be any number
+    own = Grammar(SMALL.schema)
+    asyncio.run(grammars.held(own, "a"))
+    with pytest.raises(StopIteration):
+        grammars.held(own, "a").send(None)
+    in_hand = grammars._in_hand  # pyright: ignore[reportPrivateUsage]
+    assert len(in_hand) == 1
+    del own
+    assert not in_hand

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -150,6 +151,24 @@ def test_a_conversation_the_template_refuses_is_the_callers_to_mend() -> None:
         prompts(template).render(user("secret").then(Message("user", "secret")), thinking=True)
     assert caught.value.param == "messages"
     assert "secret" not in caught.value.message
+
+
+def test_a_word_of_effort_that_the_template_refuses_is_named_and_not_the_conversation() -> None:
+    refuses = (
+        "{% if effort is defined and effort not in ('low', 'high') %}{{ raise_exception('low or high') }}{% endif %}"
+    )
+    made = Prompts(tokenizer(refuses + loop() + ASK), replace_profile(effort="effort"))
+    assert made.render(replace(user("secret"), effort="high"), thinking=True).ids
+    assert made.render(replace(user("secret"), effort="medium"), thinking=False).ids
+    with pytest.raises(RequestError, match="low or high") as caught:
+        made.render(replace(user("secret"), effort="medium"), thinking=True)
+    assert caught.value.param == "thinking"
+    assert caught.value.message.startswith("thinking ")
+    assert "secret" not in caught.value.message
+
+
+def replace_profile(**fields: Any) -> Profile:
+    return PROFILES["demo"].model_copy(update=fields)
 
 
 def test_tools_and_their_calls_are_rendered_as_json_with_markers_kept_out() -> None:

@@ -348,3 +348,15 @@ def test_arguments_that_are_no_json_are_compared_as_they_are() -> None:
         assert back.thought is not None
         (other,) = store.given_back("a", "m", (Message("assistant", "", tool_calls=(replace(call, arguments="{}"),)),))
         assert other.thought is None
+
+
+def test_thoughts_that_no_context_can_hold_are_not_put_into_a_prompt() -> None:
+    """To render them would hold others up for as long as they are long, only to leave them out again."""
+    kept = Kept()
+    for number in range(3):
+        kept.keep("a", number, 1000)
+    turns = tuple(Message("assistant", "", tool_calls=(ToolCall(f"call_{n}", "f", "{}"),)) for n in range(3))
+    assert kept.thoughts.given_back("a", "m", turns, context=100) is turns
+    given = kept.thoughts.given_back("a", "m", turns[:1], context=100)
+    assert given[0].thought is not None
+    assert all(turn.thought for turn in kept.thoughts.given_back("a", "m", turns, context=1000))
