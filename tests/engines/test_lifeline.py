@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -151,6 +152,67 @@ def killed(folder: Path) -> float:
             assert time.monotonic() - began < 30, [one for one in family if runs(one)]
             time.sleep(0.01)
     return time.monotonic() - began
+
+
+KINDS = {"the engine": "lifeline", "a worker": "worker.py", "a sandbox": "bwrap"}
+"""What stands in the command line of each process that a server has."""
+ALIKE = "unshare --user --map-root-user --mount --pid --fork --kill-child --mount-proc"
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["none", "users, processes and mounts"])
+def test_whichever_process_the_kernel_kills_for_memory_the_server_has_it_again_and_leaves_nothing(
+    apart: bool, tmp_path: Path
+) -> None:
+    """A kill for want of memory is a SIGKILL that nobody has sent. One process of each kind in turn, then a limit of
+    memory that the engine breaks, then the server; also inside namespaces, as a container has them."""
+    needs.tool("bwrap", "bubblewrap")
+    wrapped = ALIKE.split() if apart else []
+    if apart and subprocess.run([*wrapped, "bwrap", "--dev-bind", "/", "/", "true"], check=False).returncode:
+        pytest.skip("namespaces within namespaces are not to be had here")
+    # The first process of a namespace takes all others along; a shell that goes on does not end with the server.
+    inner = ["sh", "-c", INIT, "sh"] if apart else []
+    command = [*wrapped, *inner, sys.executable, "-m", "tests.server.killed_server", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        top = psutil.Process(process.pid)
+        server = next(
+            one for one in (top, *top.children(recursive=True)) if "tests.server.killed_server" in one.cmdline()
+        )
+
+        def there(kind: str) -> list[psutil.Process]:
+            return [one for one in server.children(recursive=True) if runs(one) and KINDS[kind] in said(one)]
+
+        for kind in KINDS:
+            victims = there(kind)
+            assert victims
+            victims[0].kill()
+            until(lambda kind=kind, victims=victims: any(one not in victims for one in there(kind)))
+        (engine,) = there("the engine")
+        resource.prlimit(engine.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        # What it wants of memory from here on it is refused: it ends of itself when it is given much to read.
+        (tmp_path / "wants").touch()
+        until(lambda: any(one != engine for one in there("the engine")))
+        assert runs(server)
+        family = server.children(recursive=True)
+        server.kill()
+        until(lambda: not any(map(runs, family)))
+        process.kill()
+
+
+def said(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_server_that_is_killed_leaves_nothing(tmp_path: Path) -> None:

@@ -21,13 +21,16 @@ from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
-from ponder.compute.text import Message, Prompt
+from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text
-from ponder.engines.supervised import SupervisedEngine
+from ponder.engines.reward_vllm import start_reward, supervised_reward
+from ponder.engines.supervised import SupervisedEngine, SupervisedRewardModel
 from ponder.strategies import STRATEGIES
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
+PRM = DEMO.with_name("demo-prm")
+QUESTION = Prompt((Message("user", "Tom has 12 apples. Tom gets 7 more. How many apples does Tom have now?"),))
 SCHEMA = '{"type": "object", "properties": {"count": {"type": "integer"}, "why": {"type": "string", "maxLength": 40}}}'
 FORMS: tuple[dict[str, Any], ...] = ({}, {"stream": True}, {"grammar": Grammar(SCHEMA)}, {"likelihood": True})
 
@@ -97,4 +100,66 @@ def test_an_engine_that_is_killed_and_stopped_many_times_changes_no_answer(
     record_property: Callable[[str, object], None],
 ) -> None:
     for name, value in asyncio.run(campaign([signal.SIGKILL, signal.SIGSTOP] * 5)).items():
+        record_property(name, value)
+
+
+# -- a reward model ---------------------------------------------------------------------------------------------------
+
+
+def chain(number: int, steps: int) -> Candidate:
+    """A thought of so many steps, which the number decides."""
+    lines = [f"{number + step} + {step} = {number + 2 * step}" for step in range(1, steps + 1)]
+    thought = "".join(line + "\n" for line in lines)
+    return Candidate(number, QUESTION, Hidden(()), Hidden(thought), "", 0, 0, True, "step")
+
+
+async def judged(model: SupervisedRewardModel, tenant: str) -> list[float]:
+    """Scores of 24 calls at the same time, each of two chains of some steps; of other tenants nothing is remembered."""
+    told: list[int] = []
+
+    async def one(number: int) -> list[float]:
+        chains = [chain(number, 8 + number % 5), chain(number + 100, 6)]
+        rewards = await model.reward(QUESTION, chains, read=lambda tokens, _: told.append(tokens), tenant=tenant)
+        return [score for reward in rewards for score in reward.steps]
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(number)) for number in range(24)]
+    assert sum(told) > 0
+    return [score for task in tasks for score in task.result()]
+
+
+async def judging(signs: list[signal.Signals]) -> dict[str, float]:
+    options = EngineOptions(dtype="float32", kv_cache_memory_bytes=1 << 27)
+    async with AsyncExitStack() as stack:
+        started = await start_reward(str(PRM), name="judge", profile=None, options=options)
+        stack.push_async_callback(started.close)
+        model = await stack.enter_async_context(supervised_reward(started))
+        supervision, ways, struck = model.supervision, list[float](), 0
+        expected = await judged(model, "undisturbed")
+        for number, sign in enumerate(signs):
+            async with asyncio.TaskGroup() as group:
+                loading = group.create_task(judged(model, f"round {number}"))
+                await asyncio.sleep(0.02)
+                struck += not loading.done()
+                began = asyncio.get_running_loop().time()
+                os.kill(supervision.process.pids[0], sign)
+                assert await loading == pytest.approx(expected, abs=1e-3)
+            # The last of them may have been judged before the blow.
+            while supervision.restarts <= number or supervision.state != "up":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            ways.append(asyncio.get_running_loop().time() - began - supervision.took)
+        assert (supervision.state, supervision.restarts) == ("up", len(signs))
+        return {"struck_while_judging": struck, "longest_way_back_beyond_a_start": max(ways)}
+
+
+def test_a_reward_model_that_is_killed_changes_no_verdict() -> None:
+    asyncio.run(judging([signal.SIGKILL]))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_reward_model_that_is_killed_and_stopped_many_times_changes_no_verdict(
+    record_property: Callable[[str, object], None],
+) -> None:
+    for name, value in asyncio.run(judging([signal.SIGKILL, signal.SIGSTOP] * 5)).items():
         record_property(name, value)
