@@ -11,7 +11,7 @@ from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted, Unavai
 from ponder.compute.outcome import Notes, Outcome, StoppedBy
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
-from ponder.compute.run import Run, Task
+from ponder.compute.run import Run, Task, decides
 from ponder.compute.stop import StopSignal
 from ponder.compute.stream import OnDelta
 from ponder.compute.text import Answer, Candidate
@@ -148,5 +148,6 @@ def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chain
         ungrouped=notes.ungrouped,
         alike=notes.alike,
         reduced=notes.reduced,
+        decided=verifier is plan.verifier and decides(verifier),
         thought=chosen.thought,
     )

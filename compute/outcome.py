@@ -9,6 +9,9 @@ from ponder.compute.text import Answer, Candidate, Hidden, Score
 from ponder.compute.usage import Usage
 
 StoppedBy = Literal["finished", "budget", "deadline", "early_agreement", "draining", "engine_error", "repetition"]
+Verdict = Literal["verified", "refuted", "agreed", "disputed", "scored", "unjudged"]
+"""What is known of an answer: a verifier that decides passed it, or did not; more than half the vote is behind it, or
+not; a verifier that estimates gave it a score; nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,18 @@ class Outcome:
     """Many chains were asked for and one was drawn: at temperature 0 all would have been the same."""
     reduced: bool = False
     """The strategy drew fewer chains because so many calls of other requests waited."""
+    decided: bool = False
+    """The verifier decides, as one that runs the tests does, and does not estimate."""
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
+
+    @property
+    def verdict(self) -> Verdict:
+        """A chain alone agrees with nobody."""
+        if self.decided and self.score is not None:
+            return "verified" if self.score == 1 else "refuted"
+        if self.agreement is not None and self.samples > 1:
+            return "agreed" if self.agreement > 0.5 else "disputed"
+        return "unjudged" if self.score is None else "scored"
 
 
 @dataclass(slots=True)

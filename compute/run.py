@@ -65,6 +65,11 @@ class Selection(Generic[T]):
     call: T
 
 
+def decides(verifier: Selection[Verifier] | None) -> bool:
+    """Whether this verifier decides (it runs the program, checks the rule) and does not estimate."""
+    return verifier is not None and bool(getattr(verifier.call, "exact", False))
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What a run is about, as far as its verbs must know."""
@@ -161,8 +166,7 @@ class Run:
     @property
     def exact(self) -> bool:
         """The verifier decides (it runs the program, checks the rule) and does not estimate."""
-        verifier = self._task.verifier
-        return bool(verifier and getattr(verifier.call, "exact", False)) and not self._notes.degraded
+        return decides(self._task.verifier) and not self._notes.degraded
 
     def chains(self, n: int) -> int:
         """How many chains to draw at once, from 1 to `n`: as many as what is free can give a whole share each. 1 where

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ponder.compute.account import Intent
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
+from ponder.compute.price import NANO, TOKENS, Price
 from ponder.compute.text import Answer, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.compute.usage import Usage
-from ponder.metering.metrics import NAMES, OWNERS, Capped, Metrics
+from ponder.metering.metrics import Metrics, cost_by_kind
+from ponder.metering.series import NAMES, OWNERS, Capped
 from tests.needs import tool
 
 BY = {"model": "m", "strategy": "direct"}
@@ -46,7 +55,13 @@ def outcome(spending: Spending) -> Outcome:
     )
 
 
-def end(metrics: Metrics, owner: str = "alice", model: str = "m", spending: Spending | None = None) -> None:
+def end(
+    metrics: Metrics,
+    owner: str = "alice",
+    model: str = "m",
+    spending: Spending | None = None,
+    outcomes: Sequence[Outcome] | None = None,
+) -> None:
     metrics.begun()
     spendings = [spending or spent()]
     metrics.ended(
@@ -58,7 +73,7 @@ def end(metrics: Metrics, owner: str = "alice", model: str = "m", spending: Spen
         first_visible=0.5,
         budget=100,
         spendings=spendings,
-        outcomes=[outcome(spendings[0])],
+        outcomes=[outcome(spendings[0])] if outcomes is None else outcomes,
         verifier="prm",
     )
     intent = Intent("req_1", owner, model, "direct", prompt=12, thinking=100, answer=20, timeout=60.0)
@@ -123,6 +138,70 @@ def test_a_request_leaves_its_marks() -> None:
     assert value(metrics, "verifier_score_sum", verifier="agreement") == 0.75
     assert value(metrics, "verifier_degraded_total", verifier="prm") == 1  # the one that failed
     assert value(metrics, "budget_violations_total") == 0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "facts"),
+    [
+        ("verified", {"score": 1.0, "decided": True, "agreement": 0.2}),
+        ("refuted", {"score": 0.5, "decided": True, "agreement": 1.0}),
+        ("agreed", {"agreement": 0.6, "score": 0.1}),
+        ("disputed", {"agreement": 0.5, "score": 1.0}),
+        ("scored", {"agreement": None, "score": 0.9}),
+        ("scored", {"agreement": 1.0, "score": 0.9, "samples": 1}),
+        ("unjudged", {"agreement": 1.0, "score": None, "samples": 1}),
+        ("unjudged", {"agreement": None, "score": None, "decided": True}),
+    ],
+)
+def test_an_answer_has_one_verdict(verdict: str, facts: dict[str, Any]) -> None:
+    metrics, spending = Metrics(), spent()
+    end(metrics, spending=spending, outcomes=[replace(outcome(spending), **facts)])
+    assert value(metrics, "verified_total", verdict=verdict, **BY) == 1
+    assert metrics.render()[0].decode().count("ponder_verified_total{") == 1
+
+
+ROW = {"key": "alice", "model": "m", "strategy": "direct", "price_version": "1"}
+COUNT = st.integers(0, 10**6)
+PRICE = st.integers(0, 10**11)
+
+
+@given(st.builds(Price, st.just("1"), PRICE, PRICE, PRICE, PRICE, PRICE), *[COUNT] * 6)
+def test_the_costs_of_all_kinds_are_the_cost(
+    price: Price, fresh: int, cached: int, kept: int, lost: int, visible: int, verifier: int
+) -> None:
+    usage = Usage(
+        prompt=fresh + cached,
+        prompt_cached=cached,
+        hidden=kept + lost,
+        visible=visible,
+        discarded=lost,
+        verifier=verifier,
+    )
+    row = ROW | {
+        "prompt": usage.prompt,
+        "cached": usage.prompt_cached,
+        "thinking": usage.hidden,
+        "answer": usage.visible,
+        "verifier_tokens": usage.verifier,
+        "discarded": usage.discarded,
+        "cost_nano_usd": price.cost(usage),
+        "price_prompt": price.prompt,
+        "price_cached": price.cached,
+        "price_thinking": price.thinking,
+        "price_answer": price.answer,
+        "price_verifier": price.verifier,
+    }
+    costs = cost_by_kind(row)
+    assert sum(costs.values()) == price.cost(usage)
+    assert all(nano >= 0 for nano in costs.values())
+    assert abs(costs["reasoning"] - usage.hidden * price.thinking / TOKENS) <= 4
+    metrics = Metrics()
+    metrics.settled(row)
+    by_kind = [value(metrics, "cost_usd_total", key_owner="alice", kind=kind, **BY) or 0.0 for kind in costs]
+    assert sum(by_kind) == pytest.approx(price.cost(usage) / NANO, abs=1e-15)
+    if lost:
+        discarded = value(metrics, "discarded_cost_usd_total", **BY)
+        assert discarded == pytest.approx(lost * price.thinking / TOKENS / NANO, abs=4 / NANO)
 
 
 def test_the_other_events_are_counted() -> None:

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from ponder.metering.metrics import NAMES, Metrics
+from ponder.metering.metrics import Metrics
+from ponder.metering.series import NAMES
 from ponder.server.loop_watch import LoopWatch
 
 
