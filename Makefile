@@ -18,12 +18,12 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
-.PHONY: help serve test soak check style lint docs format bench install lock dist clean
+.PHONY: help serve test soak check style lint docs format bench dashboards install lock dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@echo "Ponder: an OpenAI-compatible server whose thinking_budget binds"
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-9s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
 
 serve: ## serve MODEL= (default: demo, the bundled reasoner; smollm2 talks) on HOST= PORT=; more flags in ARGS=; EXTRA=gpu on a GPU
 	@$(INSTALL) $(EXTRA)
@@ -64,6 +64,10 @@ bench: ## Ponder beside vLLM's own server, then its front end alone (about 12 mi
 	@$(INSTALL) $(EXTRA) dev
 	@$(BIN)/python bench/door.py $(ARGS)
 	@$(BIN)/python bench/overhead.py $(ARGS)
+
+dashboards: ## write deploy/grafana/dashboards anew after a change to deploy/grafana
+	@$(INSTALL) $(EXTRA) dev
+	@$(BIN)/python -m deploy.grafana
 
 install: ## install alone, what serve and test need
 	@$(INSTALL) $(EXTRA) dev
