@@ -22,7 +22,6 @@ from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DataSourceRef,
     DataTransformerConfig,
-    DynamicConfigValue,
     FieldColorModeId,
     Threshold,
     ThresholdsMode,
@@ -46,8 +45,6 @@ class Query:
     """PromQL. Every selector has braces, be they empty."""
     legend: str = ""
     """What a line is called; of a column of a table, its name."""
-    unit: str = ""
-    """Of a column of a table, where it is not that of the panel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +139,7 @@ def _queries(panel: Panel, *, once: bool, as_table: bool = False) -> list[Builde
 
 
 def _steps(panel: Panel) -> dashboard.ThresholdsConfig:
-    steps = [Threshold(value=None, color="green"), *(Threshold(value, color) for value, color in panel.steps)]
+    steps = [Threshold(value=0, color="green"), *(Threshold(value, color) for value, color in panel.steps)]
     return dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
 
 
@@ -202,9 +199,6 @@ def _table(panel: Panel) -> table.Panel:
             options={"excludeByName": {"Time": True}, "indexByName": order, "renameByName": names},
         )
     )
-    for query in panel.queries:
-        if query.unit:
-            made.override_by_name(query.legend, [DynamicConfigValue(id_val="unit", value=query.unit)])
     return _dressed(made, panel)
 
 

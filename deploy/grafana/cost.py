@@ -9,6 +9,7 @@ from deploy.grafana.boards import Board, Panel, Query, Section
 
 GAINED = "sum_over_time(ponder:cost_usd:gained{}[$__range])"
 RIGHT = 'sum by (strategy) (sum_over_time(ponder:verified:gained{verdict=~"verified|agreed"}[$__range]))'
+ANSWERS = "sum by (strategy) (sum_over_time(ponder:verified:gained{}[$__range]))"
 MADE = (
     'sum(ponder_engine_tokens_total{role="generator", kind=~"thinking|visible"})'
     " - (sum(ponder_wasted_tokens_total{}) or vector(0))"
@@ -193,29 +194,24 @@ RIGHT_ANSWERS = Section(
             "currencyUSD",
             "bars",
             [Query(f"sum by (strategy) ({GAINED}) / ({RIGHT} > 0)", "{{strategy}}")],
-            width=10,
+            width=8,
         ),
         Panel(
-            "Right answers against their cost",
-            "For each strategy: what an answer costs, the part of its answers that are verified or agreed, and what "
-            "one of those costs.",
+            "Any answer, by strategy",
+            "What an answer costs, right or not, over the time shown.",
             "currencyUSD",
-            "table",
-            [
-                Query(
-                    f"sum by (strategy) ({GAINED})"
-                    " / (sum by (strategy) (sum_over_time(ponder:verified:gained{}[$__range])) > 0)",
-                    "an answer",
-                ),
-                Query(
-                    f"{RIGHT} / (sum by (strategy) (sum_over_time(ponder:verified:gained{{}}[$__range])) > 0)",
-                    "right",
-                    "percentunit",
-                ),
-                Query(f"sum by (strategy) ({GAINED}) / ({RIGHT} > 0)", "a right answer"),
-            ],
-            width=14,
-            by=["strategy"],
+            "bars",
+            [Query(f"sum by (strategy) ({GAINED}) / ({ANSWERS} > 0)", "{{strategy}}")],
+            width=8,
+        ),
+        Panel(
+            "Right, by strategy",
+            "The part of the answers of each strategy that are verified or agreed, over the time shown.",
+            "percentunit",
+            "bars",
+            [Query(f"{RIGHT} / ({ANSWERS} > 0)", "{{strategy}}")],
+            width=8,
+            most=1,
         ),
     ],
 )
