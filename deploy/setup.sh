@@ -7,6 +7,7 @@ set -eu
 folder=$1
 if [ -e "$folder/ponder.toml" ]; then exit 0; fi
 umask 077
+rm -f "$folder"/*.new "$folder"/*.key "$folder"/*.password
 
 # Everybody may enter the folder; each file is for one of those who do.
 chmod 755 "$folder"

@@ -27,8 +27,10 @@ from tests.test_architecture import ROOT
 
 LOOK = 0.5
 """Seconds between two looks of Prometheus."""
-SECONDS = 6.0
-"""Of load."""
+SECONDS = 5.0
+"""Of load, at least."""
+EACH = 8
+"""Requests of a caller, at least: some of each form."""
 FORMS: tuple[dict[str, Any], ...] = (
     {"strategy": "direct", "thinking_budget": 60},
     {"strategy": {"name": "majority_vote", "n": 5}, "thinking_budget": 400},
@@ -81,7 +83,7 @@ class Watched:
 
 
 class Load:
-    """Callers with two keys, all at once, until the time is over."""
+    """Callers with two keys, all at once."""
 
     def __init__(self, url: str, presented: Mapping[str, str]) -> None:
         self._url, self._keys = url, presented
@@ -96,9 +98,9 @@ class Load:
             group.create_task(self._others(client, end))
 
     async def _caller(self, client: httpx.AsyncClient, number: int, end: float) -> None:
-        names = list(self._keys)
-        while time.monotonic() < end:
-            number += 7
+        names, asked = list(self._keys), 0
+        while time.monotonic() < end or asked < EACH:
+            number, asked = number + 7, asked + 1
             name = names[number % len(names)]
             response = await client.post(
                 PATH["path"], json=ASK | FORMS[number % len(FORMS)], headers=self._headers(name)

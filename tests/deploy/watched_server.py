@@ -22,8 +22,8 @@ from ponder.server.sockets import bind, listen
 from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always
 from tests.engines.mortal import Mortal, MortalProcess, supervised
 
-CIRCLES_AT = 500
-DIES_AT = 3000
+CIRCLES_AT = 200
+DIES_AT = 600
 """Tokens."""
 
 

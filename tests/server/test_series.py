@@ -68,7 +68,8 @@ async def anything(app: FastAPI, rng: random.Random, presented: Sequence[str]) -
 async def series_after(requests: int) -> tuple[int, int, dict[int, int]]:
     """How many series there are when each key has used each strategy and all kinds of refusals were seen, and how many
     after so many requests more; and how many requests had which status."""
-    presented, tables = [], []
+    presented: list[str] = []
+    tables: list[KeySettings] = []
     for name in ("alice", "bob"):
         key, digest = keys.make()
         presented.append(key)
