@@ -108,5 +108,6 @@ def test_5k_requests_of_all_kinds_make_no_series() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_100k_requests_of_all_kinds_make_no_series() -> None:
     check(100_000)
