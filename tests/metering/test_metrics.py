@@ -198,10 +198,10 @@ def test_the_costs_of_all_kinds_are_the_cost(
     metrics = Metrics()
     metrics.settled(row)
     by_kind = [value(metrics, "cost_usd_total", key_owner="alice", kind=kind, **BY) or 0.0 for kind in costs]
-    assert sum(by_kind) == pytest.approx(price.cost(usage) / NANO, abs=1e-15)
+    assert sum(by_kind) == pytest.approx(price.cost(usage) / NANO, rel=1e-12, abs=1e-12)
     if lost:
         discarded = value(metrics, "discarded_cost_usd_total", **BY)
-        assert discarded == pytest.approx(lost * price.thinking / TOKENS / NANO, abs=4 / NANO)
+        assert discarded == pytest.approx(lost * price.thinking / TOKENS / NANO, rel=1e-12, abs=5 / NANO)
 
 
 def test_the_other_events_are_counted() -> None:
