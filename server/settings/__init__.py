@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ponder.server.settings.engine import EngineSettings, RewardEngineSettings
+from ponder.server.settings.key_limits import KeyLimits
 from ponder.server.settings.keys import KeySettings, Scope
 from ponder.server.settings.ledger import LedgerSettings
 from ponder.server.settings.limits import Limits
@@ -19,6 +20,7 @@ __all__ = [
     "PREFIX",
     "Chosen",
     "EngineSettings",
+    "KeyLimits",
     "KeySettings",
     "LedgerSettings",
     "Limits",

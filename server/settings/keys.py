@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ponder.server.settings.table import Table
+from ponder.server.settings.key_limits import KeyLimits
 
 Scope = Literal["infer", "usage", "admin", "reveal", "trace"]
 
 
-class KeySettings(Table):
-    """One API key. `ponder keys new NAME` makes one and prints this table."""
+class KeySettings(KeyLimits):
+    """One API key, with its limits. `ponder keys new NAME` makes one and prints this table."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9_.@-]{1,64}$", description="Who it belongs to; shown in metrics, never secret."
@@ -24,7 +24,6 @@ class KeySettings(Table):
         "admin: read what all keys used, and health details. "
         "reveal: see thoughts. trace: see the tree of calls.",
     )
-    max_thinking_budget: int | None = Field(default=None, ge=0, description="Highest thinking_budget of one request.")
     coarse_tokens: int = Field(
         default=1,
         ge=1,
@@ -35,7 +34,6 @@ class KeySettings(Table):
     coarse_seconds: float = Field(
         default=0, ge=0, le=60, description="The same for times: text is first seen at a multiple of so many seconds."
     )
-    models: frozenset[str] | None = Field(default=None, description="Names of the models it may ask; left out: all.")
     weight: float = Field(
         default=1,
         ge=0.01,
