@@ -51,6 +51,8 @@ class Intent:
     user: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the caller wrote down to find the request again by, as it was sent."""
+    key_id: str = ""
+    """Which API key that is, whatever it is called now or later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,14 +201,19 @@ def _heard(future: asyncio.Future[None]) -> None:
 
 
 async def open_ledger(
-    place: Database, watch: Watch, *, checkpoint: int = CHECKPOINT, days: int | None = None
+    place: Database,
+    watch: Watch,
+    *,
+    checkpoint: int = CHECKPOINT,
+    days: int | None = None,
+    owners: Mapping[str, str] | None = None,
 ) -> Ledger:
     """A ledger that is ready: its tables made or brought to this version, what dead servers left settled. The numbers
-    are as for `Ledger`. Raises `NoLedger`."""
+    are as for `Ledger`, `owners` as for `migrate`. Raises `NoLedger`."""
 
     def prepared() -> Engine:
         engine = place.engine(long=True)
-        prepare(place, engine)
+        prepare(place, engine, owners)
         engine.dispose()
         return place.engine()
 
@@ -257,6 +262,7 @@ def _opened(intent: Intent) -> dict[str, Any]:
         "id": intent.request,
         "begun_ms": _milliseconds(),
         "key": intent.owner,
+        "key_id": intent.key_id,
         "model": intent.model,
         "strategy": intent.strategy,
         "verifier": intent.verifier,

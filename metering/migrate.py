@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, text, update
 
 from ponder.metering.database import Database
+from ponder.metering.tables import requests
 
 LOCK = 0x706F6E646572
 """Of PostgreSQL, held while the tables are changed."""
@@ -57,21 +59,30 @@ def check(place: Database, connection: Connection) -> None:
         )
 
 
-def migrate(engine: Engine, to: str = "head") -> tuple[str | None, str | None]:
-    """Brings the tables to a version, left out the newest; the version before and behind. Raises `OtherVersion`."""
+NAMES_ALONE = ("0001", "0002")
+"""Versions whose rows know a key by its name only."""
+
+
+def migrate(engine: Engine, to: str = "head", owners: Mapping[str, str] | None = None) -> tuple[str | None, str | None]:
+    """Brings the tables to a version, left out the newest; the version before and behind. `owners`: ids of the API keys
+    there are now, by name: rows that know a key by its name only become theirs, in the same transaction, so that a key
+    which has the name later does not see them. Raises `OtherVersion`."""
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         before = version_of(connection)
         if to != "head" or before != newest():
             command.upgrade(_config(connection), to)
+        if before in NAMES_ALONE and to == "head":
+            for name, id in (owners or {}).items():
+                connection.execute(update(requests).where(requests.c.key == name).values(key_id=id))
         return before, version_of(connection)
 
 
-def prepare(place: Database, engine: Engine) -> None:
+def prepare(place: Database, engine: Engine, owners: Mapping[str, str] | None = None) -> None:
     """What a server does before it writes: makes the tables of an empty ledger, and brings those of a SQLite file to
-    the newest version. An older PostgreSQL is left alone, for other servers may be writing to it: raises
-    `OtherVersion`."""
+    the newest version; `owners` are as for `migrate`. An older PostgreSQL is left alone, for other servers may be
+    writing to it: raises `OtherVersion`."""
     if place.file is None:
         with engine.connect() as connection:
             found = version_of(connection)
@@ -80,4 +91,4 @@ def prepare(place: Database, engine: Engine) -> None:
                 f"the ledger ({place}) has version {found}, and this server wants {newest()}: "
                 "run `ponder ledger migrate` when no older server writes to it"
             )
-    migrate(engine)
+    migrate(engine, owners=owners)

@@ -128,10 +128,10 @@ def _line(row: Mapping[Any, Any], question: Question) -> dict[str, Any]:
 
 
 def one(engine: Engine, request: str, key: str | None = None) -> dict[str, Any] | None:
-    """The row of one request, settled or open; with `key`, only where it is that key's."""
+    """The row of one request, settled or open; with `key`, the id of an API key, only where it is that key's."""
     wanted = select(requests).where(requests.c.id == request)
     if key is not None:
-        wanted = wanted.where(requests.c.key == key)
+        wanted = wanted.where(requests.c.key_id == key)
     with engine.connect() as connection:
         found = connection.execute(wanted).mappings().one_or_none()
     return None if found is None else dict(found)

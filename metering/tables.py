@@ -1,4 +1,5 @@
-"""The tables of the ledger, the same in SQLite and PostgreSQL: a row for each request, a row for each server process.
+"""The tables of the ledger, the same in SQLite and PostgreSQL: a row for each request, each server process, each API
+key that is not in the configuration, each act of an administrator.
 
 Tokens are whole numbers, times milliseconds since 1970 (UTC), money nano-USD. There is no text of a request or an
 answer in them: `user` and `metadata` are what a caller wants to find in its bill. What stands here is the newest
@@ -28,8 +29,10 @@ requests = Table(
     Column("begun_ms", BigInteger, nullable=False),
     # Empty while the request is open.
     Column("settled_ms", BigInteger),
-    # The name of the API key.
+    # The name of the API key, and which key it is: a name may come to mean another key, an id never does. Empty: the
+    # row is older than ids, and no key had the name when they came.
     Column("key", Text, nullable=False),
+    Column("key_id", Text, nullable=False, server_default=""),
     Column("model", Text, nullable=False),
     Column("strategy", Text, nullable=False),
     Column("verifier", Text),
@@ -69,6 +72,7 @@ requests = Table(
     Column("price_verifier", BigInteger),
     Index("requests_by_time", "begun_ms"),
     Index("requests_by_key", "key", "begun_ms"),
+    Index("requests_by_key_id", "key_id", "begun_ms"),
     Index("requests_by_user", "user"),
     Index("requests_by_owner", "owner", "settled_ms"),
 )
@@ -88,6 +92,53 @@ servers = Table(
     # Changed at least every few seconds by a process that lives. Empty `ended_ms`: nobody has seen it end.
     Column("seen_ms", BigInteger, nullable=False),
     Column("ended_ms", BigInteger),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # No row is ever deleted: a name is given once.
+    Column("name", Text, nullable=False, unique=True),
+    # Who answers for it: a person, a team.
+    Column("owner", Text),
+    # Words, and what else the configuration can say of a key.
+    Column("scopes", JSON, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),
+    Column("revoked_ms", BigInteger),
+)
+
+key_hashes = Table(
+    "key_hashes",
+    metadata,
+    # Of a secret of the key; empty `until_ms`: it is the newest.
+    Column("hash", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("until_ms", BigInteger),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    # What servers remember of the database, and how often that was changed.
+    Column("id", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    # Who did what to what; the details have no secrets.
+    Column("who", Text, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("details", JSON, nullable=False),
+    Index("audit_by_time", "at_ms"),
 )
 
 COUNTS = (

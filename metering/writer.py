@@ -405,9 +405,9 @@ class Writer:
 
 
 def insert_of(database: Engine | Connection, table: Table) -> Any:
-    """Rows that are put in where their ids are not there yet."""
+    """Rows that are put in where none with their id, or whatever else is unique in them, is there yet."""
     make = postgresql.insert if database.dialect.name == "postgresql" else sqlite.insert
-    return make(table).on_conflict_do_nothing(index_elements=["id"])
+    return make(table).on_conflict_do_nothing()
 
 
 def _milliseconds() -> int:

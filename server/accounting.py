@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 from ponder.metering.database import WrongAddress
@@ -15,9 +15,11 @@ log = logging.getLogger("ponder.server")
 
 
 @asynccontextmanager
-async def keeping_account(settings: LedgerSettings, metrics: Metrics) -> AsyncGenerator[Ledger | None]:
-    """The ledger that the settings name, for as long as the block lasts; None where there is to be none. Raises
-    `NoLedger`."""
+async def keeping_account(
+    settings: LedgerSettings, metrics: Metrics, owners: Mapping[str, str] | None = None
+) -> AsyncGenerator[Ledger | None]:
+    """The ledger that the settings name, for as long as the block lasts; None where there is to be none. `owners` are
+    as for `migrate`. Raises `NoLedger`."""
     try:
         place = settings.database
     except WrongAddress as error:
@@ -29,7 +31,9 @@ async def keeping_account(settings: LedgerSettings, metrics: Metrics) -> AsyncGe
         )
         yield None
         return
-    ledger = await open_ledger(place, metrics, checkpoint=settings.checkpoint, days=settings.retention_days)
+    ledger = await open_ledger(
+        place, metrics, checkpoint=settings.checkpoint, days=settings.retention_days, owners=owners
+    )
     metrics.follow(ledger)
     log.info("ledger: %s", place)
     try:

@@ -77,7 +77,7 @@ def status(options: argparse.Namespace, out: TextIO) -> None:
 def bring(options: argparse.Namespace, out: TextIO) -> None:
     """`ponder ledger migrate`"""
     engine = the_ledger(options.config).engine(long=True)
-    before, _ = migrate(engine)
+    before, _ = migrate(engine, owners=load(options.config).owners)
     engine.dispose()
     if before == newest():
         out.write(f"the ledger has version {newest()} already\n")

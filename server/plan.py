@@ -81,6 +81,8 @@ class ResolvedRequest:
     work: Work
     coarse: Coarse | None = None
     """How coarse the numbers are that the caller sees; None: exact."""
+    key_id: str = ""
+    """Which API key it came with, whatever that is called."""
     earlier: int = 0
     """Tokens of the prompt that are thoughts given back to the model; worked out where numbers are coarse."""
 
@@ -127,7 +129,7 @@ async def make(
     )
     if thoughts is not None and card.shows_thoughts:
         told = thoughts.given_back(
-            key.name, base, request.messages, everywhere=card.keeps_thoughts, context=card.context
+            key.id, base, request.messages, everywhere=card.keeps_thoughts, context=card.context
         )
         if told is not request.messages:
             prompt = replace(prompt, messages=told)
@@ -184,6 +186,7 @@ async def make(
         model=request.model,
         base=base,
         owner=key.name,
+        key_id=key.id,
         prompt_tokens=length,
         earlier=earlier,
         budget=thinking,
@@ -353,7 +356,7 @@ def _sampling(request: Request, card: ModelCard, key: Key, grammar: Grammar | No
         logit_bias=request.logit_bias,
         logprobs=request.logprobs,
         grammar=grammar,
-        tenant=key.name,
+        tenant=key.id,
     )
 
 

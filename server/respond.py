@@ -264,7 +264,7 @@ class CompletionResponse:
         """Keeps the thought behind the calls of an answer, for models that go on with it."""
         resolved = self._resolved
         if parser.calls and resolved.reads_thoughts:
-            self._thoughts.keep(resolved.owner, resolved.base, parser.calls, outcome.thought)
+            self._thoughts.keep(resolved.key_id, resolved.base, parser.calls, outcome.thought)
 
     def _event(self, error: BaseException, request_id: str) -> bytes:
         """The event for an error in a stream; logged, too, where the fault is ours."""
@@ -465,6 +465,7 @@ def _intent(resolved: ResolvedRequest, request_id: str) -> Intent:
         price=resolved.price,
         user=resolved.user,
         metadata=resolved.metadata,
+        key_id=resolved.key_id,
     )
 
 

@@ -96,7 +96,7 @@ async def _serve(
     models: dict[str, ServedModel] = {}
     async with AsyncExitStack() as stack:
         tracing = await stack.enter_async_context(tracing_if_wanted())
-        ledger = await stack.enter_async_context(keeping_account(settings.ledger, metrics))
+        ledger = await stack.enter_async_context(keeping_account(settings.ledger, metrics, settings.owners))
         for name, model in settings.served().items():
             log.info("loading %s (%s)", name, model.path)
             models |= await start_served(name, model, stack)

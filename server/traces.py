@@ -113,7 +113,7 @@ class Told:
 class Trace:
     """One request that is over."""
 
-    owner: str
+    key_id: str
     model: str
     strategy: str
     budget: int
@@ -140,7 +140,7 @@ def trace(
 ) -> Trace:
     """What of a request is worth keeping. `spendings` is empty where it never began."""
     choices = tuple(told(spending, outcome) for spending, outcome in zip(spendings, outcomes, strict=False))
-    return Trace(resolved.owner, resolved.base, resolved.strategy, resolved.budget, ended, seconds, choices)
+    return Trace(resolved.key_id, resolved.base, resolved.strategy, resolved.budget, ended, seconds, choices)
 
 
 def told(spending: Spending, outcome: Outcome | None) -> Told:
@@ -185,7 +185,7 @@ class Traces:
         """Tells what became of a request, by its `x-request-id`. A key sees its own requests, with the scope `admin`
         all."""
         trace, _ = self._kept.get(id, (None, 0))
-        if trace is None or not (key.may("admin") or trace.owner == key.name):
+        if trace is None or not (key.may("admin") or trace.key_id == key.id):
             raise NotFound("there is no such trace; the latest ones are kept", param="id", code="trace_not_found")
         return StreamingResponse(_in_turns(_pieces(id, trace, key.may("reveal"))), media_type="application/json")
 

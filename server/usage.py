@@ -152,7 +152,7 @@ class UsageReports:
 
     async def usage_of_request(self, id: str, key: Caller) -> BilledRequest:
         """Finds one request by its id, the `x-request-id` of its answer."""
-        row = await self._read(lambda engine: one(engine, storable(id), None if key.may("admin") else key.name))
+        row = await self._read(lambda engine: one(engine, storable(id), None if key.may("admin") else key.id))
         if row is None:
             raise NotFound("no request of this key has that id", param="id", code="request_not_found")
         told = {name: value for name, value in row.items() if name not in INSIDE}
@@ -323,7 +323,7 @@ def _fits(value: Any, kind: type) -> bool:
 
 def _own(key: Key) -> dict[str, Sequence[str]]:
     """Whose rows a key may see."""
-    return {} if key.may("admin") else {"key": [key.name]}
+    return {} if key.may("admin") else {"key_id": [key.id]}
 
 
 def _both(own: Mapping[str, Sequence[str]], asked: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from ponder.server.settings.key_limits import KeyLimits
 
-Scope = Literal["infer", "usage", "admin", "reveal", "trace"]
+Scope = Literal["infer", "usage", "metrics", "admin", "reveal", "trace"]
+NAME = r"^[A-Za-z0-9_.@-]{1,64}$"
 
 
 class KeySettings(KeyLimits):
     """One API key, with its limits. `ponder keys new NAME` makes one and prints this table."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9_.@-]{1,64}$", description="Who it belongs to; shown in metrics, never secret."
+    name: str = Field(pattern=NAME, description="What it is called in metrics and reports; never secret.")
+    id: str = Field(
+        default="",
+        pattern=r"^(key_[A-Za-z0-9]{16,64})?$",
+        description="Which key it is in the ledger, for ever: it sees what was used under its id. A new secret with "
+        "the id of the old one is the same key. Left out: it follows from the hash.",
     )
     hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="SHA-256 of the key; the key itself is not kept.")
     scopes: frozenset[Scope] = Field(
         default=frozenset({"infer", "usage"}),
-        description="infer: ask models. usage: read what this key used, and metrics, which name all keys. "
-        "admin: read what all keys used, and health details. "
+        description="infer: ask models. usage: read what this key used. metrics: read /metrics, which names all keys. "
+        "admin: read what all keys used, metrics and health details, make and revoke keys, have the configuration read "
+        "again. "
         "reveal: see thoughts. trace: see the tree of calls.",
     )
     coarse_tokens: int = Field(
@@ -40,6 +47,11 @@ class KeySettings(KeyLimits):
         le=100,
         description="Its share of the models and of the queue beside the other keys, in relation to theirs.",
     )
+
+    @property
+    def identity(self) -> str:
+        """Its id, given or not. Nothing can be told from it about the hash."""
+        return self.id or "key_" + hashlib.sha256(f"id of {self.hash}".encode()).hexdigest()[:24]
 
     @model_validator(mode="after")
     def _hides_what_it_hides(self) -> KeySettings:

@@ -62,6 +62,11 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     )
     models: dict[str, ModelSettings] = Field(default_factory=dict, description="Models to serve, by name.")
     keys: list[KeySettings] = Field(default_factory=list[KeySettings], description="Who may ask.")
+    require_key: bool | None = Field(
+        default=None,
+        description="Ask for an API key though none stands here: there are those of `ponder keys create`. false: not "
+        "even where there are such keys. Left out: as soon as there is a key, here or there.",
+    )
     effort: dict[str, int] = Field(
         default=EFFORT,
         description="What reasoning_effort means in tokens; new words may be added.",
@@ -197,27 +202,43 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
             raise ValueError(f"adapters: two models are called {twice[0]}; a name belongs to one model or adapter")
         if wrong := [name for name in served if not name or ":" in name or name != name.strip()]:
             raise ValueError(f'adapters: "{wrong[0]}" cannot be a name; ":" separates a model from a strategy')
+        ids = [key.identity for key in self.keys]
+        if twice := [key.name for key in self.keys if ids.count(key.identity) > 1]:
+            raise ValueError(f"keys: {twice[0]} and {twice[1]} have the same id; an id belongs to one key")
         for key in self.keys:
             for model in sorted(key.models or ()):
                 if model not in served:
                     raise ValueError(f"keys: {key.name} may ask {model}, which is not served{nearest(model, served)}")
+        if self.keys and self.require_key is False:
+            raise ValueError("require_key: it is false, and keys are configured; take the one or the other out")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key: set both, or neither")
-        if not self.keys and "*" in self.cors_origins:
+        if not self.locked and "*" in self.cors_origins:
             raise ValueError(
                 'cors_origins: "*" without an API key lets every web page use this server; name the origins'
             )
-        if not self.keys and not loopback(self.host):
+        if not self.locked and not loopback(self.host):
             raise ValueError(
                 f"host: without an API key the server listens on loopback only, not on {self.host}. "
-                "Make a key with `ponder keys new NAME`, put what it prints into ponder.toml, and start again"
+                "Make a key with `ponder keys new NAME`, put what it prints into ponder.toml, and start again; or make "
+                "it with `ponder keys create NAME`, and set require_key = true"
             )
         return self
 
     @property
     def has_docs(self) -> bool:
         """The page at /docs is there."""
-        return not self.keys if self.docs is None else self.docs
+        return not self.locked if self.docs is None else self.docs
+
+    @property
+    def locked(self) -> bool:
+        """A key is asked for, whatever the database has."""
+        return bool(self.keys) or self.require_key is True
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """The ids of those who may ask, by their names."""
+        return {key.name: key.identity for key in self.keys} or {"anyone": "anyone"}
 
     def price_of(self, model: str) -> Price | None:
         """What tokens of a model cost; None where it has no price."""
