@@ -76,12 +76,14 @@ def every(connection: Connection) -> Sequence[StoredKey]:
 
 
 def _key(row: RowMapping, hashes: Mapping[str, int | None]) -> StoredKey:
-    return StoredKey(**{**row, "scopes": tuple(row["scopes"]), "hashes": hashes})
+    columns: dict[str, Any] = {**row, "scopes": tuple(row["scopes"])}
+    return StoredKey(**columns, hashes=hashes)
 
 
 def find(connection: Connection, wanted: str) -> StoredKey:
     """The key with this id, or this name. Raises `NoSuchKey`."""
-    row = connection.execute(select(keys).where(or_(keys.c.id == wanted, keys.c.name == wanted))).mappings().first()
+    asked = select(keys).where(or_(keys.c.id == wanted, keys.c.name == wanted)).order_by(keys.c.id != wanted)
+    row = connection.execute(asked).mappings().first()
     if row is None:
         raise NoSuchKey("the ledger has no key with that id or name")
     theirs = connection.execute(select(key_hashes).where(key_hashes.c.key_id == row["id"])).mappings()

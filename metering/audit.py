@@ -26,7 +26,6 @@ Act = Literal[
     "ledger.erased",
     "ledger.expired",
     "ledger.restored",
-    "ledger.migrated",
 ]
 COLUMNS = ("at_ms", "who", "act", "subject", "details")
 ROWS = 1000

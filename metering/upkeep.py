@@ -17,11 +17,13 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Table, delete, func, select, update
 
+from ponder.metering import api_keys
+from ponder.metering.audit import record
 from ponder.metering.database import Database
 from ponder.metering.ledger import as_last_seen, storable
 from ponder.metering.migrate import check, migrate, prepare, version_of
 from ponder.metering.retention import expire_some
-from ponder.metering.tables import metadata, requests, servers
+from ponder.metering.tables import audit, key_hashes, keys, metadata, requests, servers
 from ponder.metering.writer import MOST, insert_of
 
 ROWS = 500
@@ -111,8 +113,7 @@ def copy(place: Database, file: Path) -> int:
     migrate(target)
     with source.connect() as reading, target.begin() as writing:
         for table in metadata.sorted_tables:
-            for some in reading.execution_options(yield_per=ROWS).execute(select(table)).mappings().partitions(ROWS):
-                writing.execute(insert_of(writing, table), [dict(row) for row in some])
+            _all_put(reading, writing, table)
         count = writing.execute(select(func.count()).select_from(requests)).scalar_one()
     # What was written ahead goes into the file itself, so that the one file is all there is.
     _pragma(target, "journal_mode=DELETE")
@@ -121,10 +122,12 @@ def copy(place: Database, file: Path) -> int:
     return count
 
 
-def restore(place: Database, file: Path) -> tuple[int, int]:
-    """Puts the requests of a copy into a ledger, some at a time, so that no server waits long; how many, and how many
-    were there already and stay as they are. Those that were open when the copy was made are settled as they were last
-    seen. Cut off in the middle it can be done again. Raises `NoSuchLedger` and `OtherVersion`."""
+def restore(place: Database, file: Path, who: str = "an administrator") -> tuple[int, int]:
+    """Puts the requests of a copy into a ledger, some at a time, so that no server waits long, and its API keys and what
+    administrators did; how many requests, and how many were there already and stay as they are. Those that were open
+    when the copy was made are settled as they were last seen. A key that is there stays as it is: one that was revoked
+    since is not revived. `who` stands in the audit. Cut off in the middle it can be done again. Raises `NoSuchLedger`
+    and `OtherVersion`."""
     if not file.is_file():
         raise NoSuchLedger(f"there is no file {file}")
     with TemporaryDirectory() as folder:
@@ -137,6 +140,12 @@ def restore(place: Database, file: Path) -> tuple[int, int]:
         reading, target = readable(copied), place.engine(long=True)
         prepare(place, target)
         offered = new = 0
+        with _in_turn(target) as writing:
+            record(writing, who, "ledger.restored", file.name)
+            with reading.connect() as found:
+                for table in (keys, key_hashes, audit):
+                    _all_put(found, writing, table)
+            api_keys.changed(writing)
         for some in _kept(reading):
             with _in_turn(target) as writing:
                 new += _put(writing, requests, some)
@@ -156,6 +165,12 @@ def _kept(engine: Engine) -> Iterator[Sequence[dict[str, Any]]]:
                 {**row} if row["settled_ms"] is not None else {**row, **as_last_seen(row, intervals.get(row["owner"]))}
                 for row in some
             ]
+
+
+def _all_put(reading: Connection, writing: Connection, table: Table) -> None:
+    """Puts all rows of a table in where they are not there yet, in the one transaction."""
+    for some in reading.execution_options(yield_per=ROWS).execute(select(table)).mappings().partitions(ROWS):
+        writing.execute(insert_of(writing, table), [dict(row) for row in some])
 
 
 def _put(writing: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -193,27 +208,41 @@ def rows(place: Database, begin_ms: int | None = None, end_ms: int | None = None
 # -- rows that go -----------------------------------------------------------------------------------------------------
 
 
-def erase(place: Database, user: str, *, keep_counts: bool = False) -> int:
+def erase(place: Database, user: str, who: str = "an administrator", *, keep_counts: bool = False) -> int:
     """Deletes the settled rows of a user; how many. `keep_counts`: the rows stay, without the user and the metadata, so
-    that sums stay what they were. Raises as `readable` does."""
-    theirs = select(requests.c.id).where(requests.c.user == storable(user), requests.c.settled_ms.is_not(None))
-    some = requests.c.id.in_(theirs.limit(MOST))
+    that sums stay what they were. `who` stands in the audit, and the user does not. Raises as `readable` does."""
+    of_user = (requests.c.user == storable(user), requests.c.settled_ms.is_not(None))
+    some = requests.c.id.in_(select(requests.c.id).where(*of_user).limit(MOST))
     work = update(requests).values(user=None, metadata=None) if keep_counts else delete(requests)
-    return _some_at_a_time(place, lambda connection: connection.execute(work.where(some)).rowcount)
+
+    def told(connection: Connection) -> None:
+        count = connection.execute(select(func.count()).where(*of_user)).scalar_one()
+        record(connection, who, "ledger.erased", "a user", {"requests": count, "keep_counts": keep_counts})
+
+    return _some_at_a_time(place, lambda connection: connection.execute(work.where(some)).rowcount, told)
 
 
-def expire(place: Database, days: int) -> int:
-    """Deletes settled rows of requests that came more than `days` days ago; how many. Raises as `readable` does."""
-    return _some_at_a_time(place, lambda connection: expire_some(connection, days, MOST))
+def expire(place: Database, days: int, who: str = "an administrator") -> int:
+    """Deletes settled rows of requests that came more than `days` days ago; how many. `who` stands in the audit. Raises
+    as `readable` does."""
+
+    def told(connection: Connection) -> None:
+        record(connection, who, "ledger.expired", f"older than {days} days")
+
+    return _some_at_a_time(place, lambda connection: expire_some(connection, days, MOST), told)
 
 
-def _some_at_a_time(place: Database, work: Callable[[Connection], int]) -> int:
-    """Does some work until it finds fewer than `MOST` rows, so that no server waits long; how many it found. Cut off in
-    the middle it can be done again."""
+def _some_at_a_time(place: Database, work: Callable[[Connection], int], told: Callable[[Connection], None]) -> int:
+    """Does some work until it finds fewer than `MOST` rows, so that no server waits long; how many it found. `told`
+    writes down, with the first of it, that it is done. Cut off in the middle it can be done again."""
+    begun = False
     readable(place).dispose()
     engine, done = place.engine(long=True), 0
     while True:
         with _in_turn(engine) as connection:
+            if not begun:
+                told(connection)
+                begun = True
             found = work(connection)
         done += found
         if found < MOST:

@@ -16,7 +16,7 @@ from ponder.server import born
 born.tie()
 
 DISTRIBUTION = "ponder-server"
-OF_THE_SERVER = ("serve", "keys", "doctor", "ledger", "usage", "answers")
+OF_THE_SERVER = ("serve", "keys", "reload", "doctor", "ledger", "usage", "answers")
 """Subcommands that want the extra `server`."""
 
 

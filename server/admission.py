@@ -118,6 +118,10 @@ class Admission:
         """What a request takes, running mean."""
         self._ended = 0
 
+    def expect(self, keys: int) -> None:
+        """There are so many keys from now on."""
+        self._keys = max(1, keys)
+
     def check(self, owner: str, weight: float = 1.0) -> None:
         """Raises `Unavailable` while draining and `TooBusy` where nobody, or nobody more of this key, may come in.
         Called before a body is read."""

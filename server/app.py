@@ -36,12 +36,15 @@ from ponder.server.cors import CrossOrigin
 from ponder.server.dialect import Dialect
 from ponder.server.dialects import DEFAULT, installed, plugins
 from ponder.server.keys import Keyring
+from ponder.server.keys_page import KeyChange, KeysPage, KeyWish, Rotation, body_of
 from ponder.server.logs import REQUEST_ID
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel
+from ponder.server.reload import LiveSettings, Reload
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.status import Health, Status, release
+from ponder.server.stored_keys import StoredKeys
 from ponder.server.traces import TOLD, Traces
 from ponder.server.tracing import Traced, Tracing
 from ponder.server.usage import UsagePage, UsageReports
@@ -60,6 +63,8 @@ class ServerHandle:
     metrics: Metrics
     traces: Traces
     drain_timeout: float
+    keyring: Keyring
+    reload: Reload
 
     async def drain(self) -> None:
         """Going down: not ready and nobody new at once; those inside finish within the drain timeout, or answer with
@@ -157,6 +162,10 @@ PAGES = (
     "/v1/usage/{id}",
     "/v1/organization/usage/completions",
     "/v1/organization/costs",
+    "/v1/keys",
+    "/v1/keys/{id}",
+    "/v1/keys/{id}/rotate",
+    "/v1/reload",
     "/livez",
     "/readyz",
     "/health",
@@ -190,20 +199,25 @@ def create_app(
     accounts: Sequence[Account] = (),
     ledger: Ledger | None = None,
     tracing: Tracing | None = None,
+    keyring: Keyring | None = None,
+    stored: StoredKeys | None = None,
+    source: Callable[[], Settings] | None = None,
 ) -> FastAPI:
     """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `dialects`
     are those it speaks; None is `all_dialects()`, which may raise `WrongSettings`. `accounts` are told of every request
     beside the metrics, and may refuse it; so is the `ledger`, from whose rows the metrics of what was billed come then.
-    `tracing` begins a span for each request. The application is complete: middleware goes around it, as
-    `Middleware(app)`, not into it by `add_middleware`."""
+    `keyring` has the keys of the settings and, where they are `stored`, those of the ledger's database. `source` reads
+    the configuration again. `tracing` begins a span for each request. The application is complete: middleware goes
+    around it, as `Middleware(app)`, not into it by `add_middleware`."""
     metrics = metrics or Metrics()
-    registry, guard = Registry(), Guard(Keyring(settings.keys), metrics)
+    keyring = keyring or Keyring(settings.keys, required=settings.require_key)
+    registry, guard, live = Registry(), Guard(keyring, metrics), LiveSettings(settings)
     admission = Admission(
         settings.max_inflight,
         settings.max_queue,
         metrics,
         chains=settings.max_chains,
-        keys=max(1, len(settings.keys)),
+        keys=max(1, keyring.count),
     )
     told: set[Slots] = set()
     for name, served in models.items():
@@ -216,8 +230,16 @@ def create_app(
     usage = UsageReports(ledger)
     traces = Traces(settings.traces, settings.trace_bytes)
     thoughts = LoopThoughts(
-        settings.loop_thoughts, settings.loop_thought_bytes, settings.loop_thought_timeout, len(settings.keys)
+        settings.loop_thoughts, settings.loop_thought_bytes, settings.loop_thought_timeout, keyring.count
     )
+
+    def counted(keys: int) -> None:
+        admission.expect(keys)
+        thoughts.expect(keys)
+
+    keyring.told = counted
+    keys_page = KeysPage(keyring, stored, list(models), lambda: live.now.limits)
+    reload = Reload(live, keyring, stored, registry, source)
     account = Accounts([*accounts, metrics if ledger is None else ledger])
     dialects = all_dialects() if dialects is None else dialects
     by_path = {dialect.path: dialect for dialect in dialects}
@@ -226,11 +248,14 @@ def create_app(
     )
     pages: list[APIRoute] = []
 
-    def page(path: str, scope: KeyScope | None, endpoint: Callable[..., Any], **more: Any) -> None:
+    def page(
+        path: str, scope: KeyScope | None, endpoint: Callable[..., Any], *, method: str = "GET", **more: Any
+    ) -> None:
         """A page; `more` is as for FastAPI's routes."""
         needs = [] if scope is None else [Depends(Needs(scope, guard, DEFAULT, DEFAULT.key_scheme))]
         more = {"responses": DEFAULT.refusals, "operation_id": endpoint.__name__} | more
-        pages.append(APIRoute(path, endpoint, methods=["GET", "HEAD"], dependencies=needs, **more))
+        methods = ["GET", "HEAD"] if method == "GET" else [method]
+        pages.append(APIRoute(path, endpoint, methods=methods, dependencies=needs, **more))
 
     described: list[bytes] = []
 
@@ -253,6 +278,20 @@ def create_app(
     page("/v1/usage/{id}", "usage", usage.usage_of_request)
     page("/v1/organization/usage/completions", "usage", usage.organization_usage)
     page("/v1/organization/costs", "usage", usage.organization_costs)
+    page("/v1/keys", "admin", keys_page.api_keys)
+    page(
+        "/v1/keys",
+        "admin",
+        keys_page.create_api_key,
+        method="POST",
+        status_code=201,
+        openapi_extra=body_of(KeyWish),
+    )
+    page("/v1/keys/{id}", "admin", keys_page.api_key)
+    page("/v1/keys/{id}", "admin", keys_page.change_api_key, method="POST", openapi_extra=body_of(KeyChange))
+    page("/v1/keys/{id}", "admin", keys_page.revoke_api_key, method="DELETE")
+    page("/v1/keys/{id}/rotate", "admin", keys_page.rotate_api_key, method="POST", openapi_extra=body_of(Rotation))
+    page("/v1/reload", "admin", reload.reload_configuration, method="POST")
     page("/livez", None, status.live)
     page("/readyz", None, status.ready)
     page("/health", None, status.ready, operation_id="ready_too")
@@ -264,15 +303,15 @@ def create_app(
         responses=unavailable,
         response_model_exclude_unset=True,
     )
-    page("/metrics", "usage", status.metrics, **text)
-    page("/metrics/engine", "usage", status.metrics_of_engine, **text, include_in_schema=False)
+    page("/metrics", "metrics", status.metrics, **text)
+    page("/metrics/engine", "metrics", status.metrics_of_engine, **text, include_in_schema=False)
     page("/openapi.json", "infer", schema, include_in_schema=False)
     if settings.has_docs:
         page("/docs", None, docs_page.page, include_in_schema=False)
         page("/docs/{name}", None, docs_page.asset, include_in_schema=False)
     spoken = {
         dialect.path: AuthenticatedRoute(
-            Completions(settings, models, registry, admission, account, metrics, traces, thoughts, dialect),
+            Completions(live, models, registry, admission, account, metrics, traces, thoughts, dialect),
             "infer",
             dialect,
             guard,
@@ -296,5 +335,5 @@ def create_app(
     stack = direct(spoken, app.build_middleware_stack(), metrics, dialect_of)
     stack = Traced(stack, tracing, spoken) if tracing is not None else stack
     app.middleware_stack = CrossOrigin(stack, settings.cors_origins) if settings.cors_origins else stack
-    app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout)
+    app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout, keyring, reload)
     return app

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import cast, get_args
 
 from pydantic import ValidationError
 
@@ -39,6 +39,9 @@ FLAGS = (
 """Settings that are flags of `serve` too."""
 PLACES = ("host", "port", "prm", "prm_model")
 """Those that `doctor` takes."""
+SCOPES = f"of {', '.join(get_args(Scope))} (%(default)s)"
+LONGEST_GRACE = 30 * 86_400
+"""Seconds."""
 MISUSED = 2
 """Exit status for a command line or configuration that cannot be meant."""
 
@@ -52,13 +55,16 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     )
     serve_.set_defaults(command=partial(_told, serve))
 
-    keys_ = add_parser("keys", help="make API keys").add_subparsers(required=True, metavar="COMMAND")
+    keys_ = add_parser("keys", help="make API keys, list and revoke them").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     new = keys_.add_parser("new", help="make a key, show it once, and print its table for ponder.toml")
-    new.add_argument("name", help="who it belongs to")
-    new.add_argument("--scopes", default="infer,usage", help="of infer, usage, admin, reveal, trace (%(default)s)")
+    new.add_argument("name", help="what it is called")
+    new.add_argument("--scopes", default="infer,usage", help=SCOPES)
     words = KeySettings.model_fields["max_thinking_budget"].description
     new.add_argument("--max-thinking-budget", type=int, metavar="TOKENS", help=f"{words} (left out: the server's)")
     new.set_defaults(command=partial(_told, new_key))
+    _keys(keys_.add_parser)
 
     doctor_ = add_parser("doctor", help="tell what is missing to serve, and the line that mends it")
     _settings_of(doctor_, PLACES)
@@ -66,6 +72,12 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     doctor_.set_defaults(command=partial(_told, examine))
 
     _ledger(add_parser("ledger", help="the durable account of all requests: status, copies, rows that go"))
+
+    reload_ = add_parser("reload", help="have a running server read its keys, prices and limits again")
+    words = "the server (default: $PONDER_URL, else as configured); $PONDER_API_KEY is a key with the scope admin"
+    reload_.add_argument("--url", help=words)
+    _config_of(reload_)
+    reload_.set_defaults(command=partial(_told, read_again))
 
     usage_ = add_parser("usage", help="what was used and what it cost, from the ledger")
     _config_of(usage_)
@@ -97,6 +109,38 @@ def _told(subcommand: Callable[[argparse.Namespace], int], options: argparse.Nam
         return 1
 
 
+def _keys(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """The subcommands of `ponder keys` about keys of the ledger's database."""
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        one = add_parser(name, help=words)
+        _config_of(one)
+        one.set_defaults(command=partial(_told, partial(keep_keys, name)))
+        return one
+
+    create = add("create", "make a key in the ledger's database and show it once; servers know it within a second")
+    create.add_argument("name", help="what it is called; no other key of the ledger ever is")
+    create.add_argument("--scopes", default="infer,usage", help=SCOPES)
+    create.add_argument("--owner", help="who answers for it: a person, a team")
+    words = "when it ends: a span (30d, 12h), a day (2030-01-31) or a moment (left out: never)"
+    create.add_argument("--expires", metavar="TIME", help=words)
+    words = "a JSON object of what [[keys]] takes beside these: max_thinking_budget, models, weight, ..."
+    create.add_argument("--limits", metavar="JSON", help=words)
+    words = "one JSON object for each key"
+    add("list", "all keys, those of the configuration too").add_argument("--json", action="store_true", help=words)
+    add("revoke", "end a key for ever, within a second").add_argument("key", help="its name or id")
+    rotate = add("rotate", "give a key another secret, and show it once")
+    rotate.add_argument("key", help="its name or id")
+    words = "how long the secret before is good yet (%(default)s)"
+    rotate.add_argument("--grace", type=_grace, default=0.0, metavar="SECONDS", help=words)
+
+
+def _grace(given: str) -> float:
+    if not (given.isascii() and given.isdecimal() and len(given) < 8 and int(given) <= LONGEST_GRACE):
+        raise argparse.ArgumentTypeError(f"a number of seconds from 0 to {LONGEST_GRACE}")
+    return float(given)
+
+
 def _ledger(parser: argparse.ArgumentParser) -> None:
     """The subcommands of `ponder ledger`."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -115,6 +159,10 @@ def _ledger(parser: argparse.ArgumentParser) -> None:
     words = "csv, or lines of json (%(default)s)"
     export.add_argument("--format", type=_one_of("csv", "json"), default="csv", metavar="FORMAT", help=words)
     _span_of(export)
+    audit = add("audit", "what administrators did: keys, limits, prices, rows that went")
+    words = "lines of json instead of a table"
+    audit.add_argument("--json", action="store_true", help=words)
+    _span_of(audit)
     erase = add("erase", "delete the rows of a user")
     erase.add_argument("user", metavar="USER", help="the value of `user` in the requests")
     words = "keep the rows, without user and metadata, so that no sum changes"
@@ -173,7 +221,7 @@ def serve(options: argparse.Namespace) -> int:
 
     if options.with_parent:
         end_with_parent()
-    serve_models(_load(options, FLAGS))
+    serve_models(_load(options, FLAGS), partial(_load, options, FLAGS))
     return 0
 
 
@@ -182,10 +230,12 @@ def new_key(options: argparse.Namespace) -> int:
     from ponder.server import keys
 
     key, digest = keys.make()
+    id = keys.new_id()
     scopes = [word.strip() for word in cast("str", options.scopes).split(",") if word.strip()]
     try:
         KeySettings(
             name=options.name,
+            id=id,
             hash=digest,
             scopes=frozenset(cast("list[Scope]", scopes)),
             max_thinking_budget=options.max_thinking_budget,
@@ -198,11 +248,25 @@ def new_key(options: argparse.Namespace) -> int:
     listed = ", ".join(f'"{scope}"' for scope in scopes)
     sys.stdout.write(
         f"{key}\n\n# This key is shown once and kept nowhere. Put this into ponder.toml:\n"
-        f'[[keys]]\nname = "{options.name}"\nhash = "{digest}"\nscopes = [{listed}]\n'
+        f'[[keys]]\nname = "{options.name}"\nid = "{id}"\nhash = "{digest}"\nscopes = [{listed}]\n'
     )
     if options.max_thinking_budget is not None:
         sys.stdout.write(f"max_thinking_budget = {options.max_thinking_budget}\n")
     return 0
+
+
+def keep_keys(name: str, options: argparse.Namespace) -> int:
+    """`ponder keys create`, `list`, `revoke` and `rotate`"""
+    from ponder.server import keys_command
+
+    return keys_command.run(name, options, sys.stdout)
+
+
+def read_again(options: argparse.Namespace) -> int:
+    """`ponder reload`"""
+    from ponder.server import reload_command
+
+    return reload_command.run(options.url, options.config, sys.stdout)
 
 
 def look_after(name: str, options: argparse.Namespace) -> int:

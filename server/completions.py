@@ -21,8 +21,9 @@ from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest, make
 from ponder.server.registry import Registry, ServedModel
+from ponder.server.reload import LiveSettings
 from ponder.server.respond import CompletionResponse
-from ponder.server.settings import Settings
+from ponder.server.settings import Limits
 from ponder.server.traces import Traces
 
 
@@ -31,7 +32,7 @@ class Completions:
 
     def __init__(
         self,
-        settings: Settings,
+        live: LiveSettings,
         models: Mapping[str, ServedModel],
         registry: Registry,
         admission: Admission,
@@ -41,18 +42,19 @@ class Completions:
         thoughts: LoopThoughts,
         dialect: Dialect,
     ) -> None:
-        self._settings, self._models, self._registry = settings, models, registry
+        self._live, self._models, self._registry = live, models, registry
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
         self._dialect = dialect
 
     async def __call__(self, request: Request, key: Key) -> CompletionResponse:
         began = now()
-        settings = self._settings
+        settings = self._live.now
         self._admission.check(key.name, key.weight)
         raw = await read(request, settings.limits)
         large = len(raw) >= LONG
-        reading = await beside(key.name, lambda: self._read(raw)) if large else self._read(raw)
+        limits = settings.limits
+        reading = await beside(key.name, lambda: self._read(raw, limits)) if large else self._read(raw, limits)
         timeout = header_timeout(request)
 
         async def plan() -> ResolvedRequest:
@@ -74,11 +76,11 @@ class Completions:
             send_timeout=settings.limits.send_timeout,
         )
 
-    def _read(self, raw: bytes) -> Reading:
+    def _read(self, raw: bytes, limits: Limits) -> Reading:
         """A body within its bounds. Raises `RequestError` in the dialect's words."""
-        reading = self._dialect.read(raw, self._settings.limits)
+        reading = self._dialect.read(raw, limits)
         try:
-            bounds.check(reading.request, self._settings.limits)
+            bounds.check(reading.request, limits)
         except RequestError as error:
             raise reading.renamed(error) from None
         return reading

@@ -38,8 +38,9 @@ CROSS_SITE = (
 class Hosts:
     """Checks `Host` and `Origin`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._open = not settings.keys
+    def __init__(self, settings: Settings, is_open: Callable[[], bool] | None = None) -> None:
+        """`is_open`: whether a request needs no key, which may change; left out, as the settings say."""
+        self._open: Callable[[], bool] = is_open or (lambda: not settings.locked)
         names = frozenset(name.lower() for name in settings.hosts)
         origins = frozenset(settings.cors_origins)
 
@@ -63,7 +64,7 @@ class Hosts:
         """Why the request is refused. `hosts`: how many `Host` it has; `host` is the last."""
         if (hosts != 1 and (hosts or version == "1.1")) or not HOST.fullmatch(host):
             return ONE_HOST
-        if not self._open:
+        if not self._open():
             return None
         if hosts and not self._ours(host):
             return FOREIGN

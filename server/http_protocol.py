@@ -92,10 +92,10 @@ class _Unframed:
         await self._app(scope, receive, sending)
 
 
-def protocol(settings: Settings) -> type[HttpToolsProtocol]:
+def protocol(settings: Settings, is_open: Callable[[], bool] | None = None) -> type[HttpToolsProtocol]:
     """uvicorn's HTTP protocol within bounds: all that is read has a size and a time, connections may be so many, and an
-    offer to go on in another protocol is passed over."""
-    limits, hosts, places = settings.limits, Hosts(settings), Places(settings.limits)
+    offer to go on in another protocol is passed over. `is_open`: as for `Hosts`."""
+    limits, hosts, places = settings.limits, Hosts(settings, is_open), Places(settings.limits)
     too_long = f"the request's headers are above this server's limit of {limits.header_bytes} bytes"
     too_much = (
         "what the request carries beside its body (trailers, extensions of chunks) is above this server's limit of "

@@ -91,13 +91,14 @@ async def run(
     drain: Drain,
     lag: Callable[[float], None],
     hurry: Callable[[], None] = lambda: None,
+    is_open: Callable[[], bool] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains: `drain` returns when nothing runs any more. At a second signal
     `hurry` makes it return soon; a third cuts what still runs. `lag` is told how late the event loop comes, twice a
-    second."""
+    second. `is_open`: whether a request needs no key now; left out, as the settings say."""
     config = uvicorn.Config(
         app,
-        http=protocol(settings),
+        http=protocol(settings, is_open),
         ws="none",
         log_config=None,
         access_log=False,

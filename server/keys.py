@@ -18,6 +18,8 @@ from ponder.compute.errors import NotAuthenticated
 from ponder.server.coarse import Coarse
 from ponder.server.settings import KeySettings, Scope
 
+METRICS: frozenset[Scope] = frozenset({"metrics"})
+"""What `admin` includes."""
 LONGEST = 512
 """Characters of a presented key that are looked at; ours have 46."""
 
@@ -69,7 +71,7 @@ def new_id() -> str:
 def caller(key: KeySettings) -> Key:
     """Who a key stands for."""
     coarse = Coarse(key.coarse_tokens, key.coarse_seconds) if key.coarse_tokens > 1 or key.coarse_seconds else None
-    scopes = key.scopes | {"metrics"} if "admin" in key.scopes else key.scopes
+    scopes = key.scopes | METRICS if "admin" in key.scopes else key.scopes
     return Key(key.name, scopes, key.max_thinking_budget, key.models, coarse, key.weight, key.identity)
 
 
@@ -116,6 +118,9 @@ class Keyring:
         """Those of the database are these from now on, the ones that have ended among them."""
         with self._lock:
             self._stored = tuple(secrets)
+            if secrets and self._required is None:
+                # Whatever becomes of the database: this server does not open again.
+                self._required = True
             self._join()
 
     def _join(self) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import getpass
 import json
+import os
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ponder.compute.errors import PonderError
 from ponder.metering import upkeep
+from ponder.metering.audit import COLUMNS, acts
 from ponder.metering.database import Database, WrongAddress
 from ponder.metering.migrate import OtherVersion, migrate, newest
 from ponder.metering.tables import requests
@@ -94,7 +98,7 @@ def backup(options: argparse.Namespace, out: TextIO) -> None:
 def restore(options: argparse.Namespace, out: TextIO) -> None:
     """`ponder ledger restore`"""
     place = the_ledger(options.config)
-    new, known = upkeep.restore(place, Path(options.file))
+    new, known = upkeep.restore(place, Path(options.file), administrator())
     out.write(f"{new} requests are put into {place}; {known} were there\n")
 
 
@@ -107,14 +111,28 @@ def export(options: argparse.Namespace, out: TextIO) -> None:
 def erase(options: argparse.Namespace, out: TextIO) -> None:
     """`ponder ledger erase`"""
     place = the_ledger(options.config)
-    count = upkeep.erase(place, options.user, keep_counts=options.keep_counts)
+    count = upkeep.erase(place, options.user, administrator(), keep_counts=options.keep_counts)
     out.write(f"{count} requests {'no longer name the user' if options.keep_counts else 'are erased'}\n")
 
 
 def expire(options: argparse.Namespace, out: TextIO) -> None:
     """`ponder ledger expire`"""
-    count = upkeep.expire(the_ledger(options.config), options.days)
+    count = upkeep.expire(the_ledger(options.config), options.days, administrator())
     out.write(f"{count} requests older than {options.days} days are deleted\n")
+
+
+def show_audit(options: argparse.Namespace, out: TextIO) -> None:
+    """`ponder ledger audit`"""
+    engine = upkeep.readable(the_ledger(options.config))
+    span = (options.start and instant(options.start), options.end and instant(options.end))
+    for row in acts(engine, *span):
+        told = {"time": moment(row["at_ms"])} | {name: row[name] for name in COLUMNS if name != "at_ms"}
+        if options.json:
+            out.write(json.dumps(told) + "\n")
+        else:
+            details = json.dumps(row["details"]) if row["details"] else ""
+            out.write(f"{told['time']}  {row['who']}  {row['act']}  {row['subject']}  {details}".rstrip() + "\n")
+    engine.dispose()
 
 
 WORKS: Mapping[str, Callable[[argparse.Namespace, TextIO], None]] = {
@@ -125,6 +143,7 @@ WORKS: Mapping[str, Callable[[argparse.Namespace, TextIO], None]] = {
     "export": export,
     "erase": erase,
     "expire": expire,
+    "audit": show_audit,
 }
 
 
@@ -134,6 +153,15 @@ WORKS: Mapping[str, Callable[[argparse.Namespace, TextIO], None]] = {
 def moment(ms: int) -> str:
     """Milliseconds since 1970 as people write a moment (ISO 8601, UTC)."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def administrator() -> str:
+    """Who types, for the audit."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # A user without a name, such as one that a container makes up.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def instant(text: str) -> int:

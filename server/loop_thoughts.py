@@ -45,11 +45,16 @@ class LoopThoughts:
     def __init__(self, turns: int, size: int, seconds: float, keys: int, clock: Callable[[], float] = now) -> None:
         """`turns` and `seconds` are those of each key, 0 turns: nothing is kept; `size` is that of all `keys`, in
         bytes."""
-        self._turns, self._share, self._seconds = turns, size // max(1, keys), seconds
+        self._turns, self._size, self._seconds = turns, size, seconds
+        self.expect(keys)
         self._clock = clock
         self._of: dict[str, OrderedDict[str, _Kept]] = {}
         self._bytes: dict[str, int] = {}
         self._sweep = 0.0
+
+    def expect(self, keys: int) -> None:
+        """There are so many keys from now on."""
+        self._share = self._size // max(1, keys)
 
     def keep(self, key: str, model: str, calls: Sequence[ToolCall], thought: Hidden[str]) -> None:
         """A model has ended its turn with these calls, under ids that nobody else was given."""

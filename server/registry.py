@@ -79,6 +79,10 @@ class Entry:
             self._plain = named
         return named
 
+    def forget(self) -> None:
+        """Makes it anew also without parameters."""
+        self._plain = None
+
     def _call(self, parameters: Mapping[str, Any]) -> Any:
         return self._adapter.validate_json(json.dumps(parameters), strict=True)
 
@@ -129,6 +133,11 @@ class Registry:
     def __init__(self) -> None:
         self.strategies = {name: Entry(name, kind) for name, kind in strategies().items()}
         self.verifiers = {name: Entry(name, kind) for name, kind in verifiers().items()}
+
+    def forget(self) -> None:
+        """What was made without parameters is made anew: the bounds on it may be others."""
+        for entry in (*self.strategies.values(), *self.verifiers.values()):
+            entry.forget()
 
     def pick(self, models: Mapping[str, ServedModel], asked: str) -> tuple[str, ServedModel, str | None]:
         """The model and, where it is `MODEL:STRATEGY`, the strategy that an id asks for. Raises `NotFound`."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -30,12 +31,15 @@ from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_ap
 from ponder.server.dialect import Dialect
 from ponder.server.ending import LastResort
 from ponder.server.http_server import run
+from ponder.server.keys import Keyring
 from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
 from ponder.server.output import captured
 from ponder.server.registry import Registry
+from ponder.server.reload import Reload, Terminal, at_signal
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 from ponder.server.sockets import bind, check_tls, listen, url_of
+from ponder.server.stored_keys import following
 from ponder.server.tracing import tracing_if_wanted
 
 QUIET = ("alembic", "httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
@@ -47,9 +51,9 @@ TOGETHER = 0.92
 """Share of a GPU for a model and its reward model."""
 
 
-def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises `PonderError` where it cannot begin: before an engine is started, where
-    that can be known."""
+def serve(settings: Settings, source: Callable[[], Settings] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT; at SIGHUP, and when it is asked to, it reads the configuration again from
+    `source`. Raises `PonderError` where it cannot begin: before an engine is started, where that can be known."""
     Registry().check(settings.served(), settings.limits.samples)
     dialects = all_dialects()
     check_tls(settings.tls_cert, settings.tls_key)
@@ -70,7 +74,8 @@ def serve(settings: Settings) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             starting = Starting()
             signal.signal(signal.SIGTERM, starting)
-            runner.run(_serve(settings, dialects, sock, starting, announce))
+            signal.signal(signal.SIGHUP, starting.hung_up)
+            runner.run(_serve(settings, dialects, sock, starting, announce, source))
 
 
 class Starting:
@@ -79,10 +84,19 @@ class Starting:
 
     def __init__(self) -> None:
         self.ended = False
+        self.terminal = Terminal()
+        self.outdated = False
+        """SIGHUP came: the configuration is to be read again as soon as there is a server."""
 
     def __call__(self, *_: object) -> NoReturn:
         self.ended = True
         sys.exit(128 + signal.SIGTERM)
+
+    def hung_up(self, *_: object) -> None:
+        """SIGHUP meanwhile."""
+        if self.terminal.gone:
+            self()
+        self.outdated = True
 
 
 async def _serve(
@@ -91,12 +105,15 @@ async def _serve(
     sock: socket.socket,
     starting: Starting,
     announce: Callable[[str], None],
+    source: Callable[[], Settings] | None,
 ) -> None:
     metrics = Metrics()
     models: dict[str, ServedModel] = {}
     async with AsyncExitStack() as stack:
         tracing = await stack.enter_async_context(tracing_if_wanted())
         ledger = await stack.enter_async_context(keeping_account(settings.ledger, metrics, settings.owners))
+        keyring = Keyring(settings.keys, required=settings.require_key)
+        stored = await stack.enter_async_context(following(ledger, keyring))
         for name, model in settings.served().items():
             log.info("loading %s (%s)", name, model.path)
             models |= await start_served(name, model, stack)
@@ -113,11 +130,15 @@ async def _serve(
             dialects=dialects,
             ledger=ledger,
             tracing=tracing,
+            keyring=keyring,
+            stored=stored,
+            source=source,
         )
         listen(sock)
         scheme = "http" if settings.tls_cert is None else "https"
         announce(f"serving {', '.join(models)} at {url_of(sock, scheme)}")
-        await until_asked(app, settings, sock, metrics)
+        with rereading(app.state.handle.reload, starting):
+            await until_asked(app, settings, sock, metrics)
 
 
 async def until_asked(app: FastAPI, settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
@@ -130,8 +151,30 @@ async def until_asked(app: FastAPI, settings: Settings, sock: socket.socket, met
         await handle.drain()
 
     with LoopWatch(metrics.lag, metrics.held):
-        await run(app, settings, sock, drain, metrics.lag, handle.hurry)
+        await run(app, settings, sock, drain, metrics.lag, handle.hurry, lambda: handle.keyring.open)
     resort.served = True
+
+
+@contextmanager
+def rereading(reload: Reload, starting: Starting) -> Generator[None]:
+    """At SIGHUP the configuration is read again, or, where the server's terminal is gone, the server ends."""
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    def on_signal() -> None:
+        if starting.terminal.gone:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        task = loop.create_task(at_signal(reload))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_signal)
+    if starting.outdated:
+        on_signal()
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> dict[str, ServedModel]:

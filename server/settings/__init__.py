@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ponder.server.settings.engine import EngineSettings, RewardEngineSettings
 from ponder.server.settings.key_limits import KeyLimits
-from ponder.server.settings.keys import KeySettings, Scope
+from ponder.server.settings.keys import KeySettings, KeyTerms, Scope
 from ponder.server.settings.ledger import LedgerSettings
 from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Chosen, ModelSettings
@@ -22,6 +22,7 @@ __all__ = [
     "EngineSettings",
     "KeyLimits",
     "KeySettings",
+    "KeyTerms",
     "LedgerSettings",
     "Limits",
     "ModelSettings",

@@ -13,7 +13,28 @@ Scope = Literal["infer", "usage", "metrics", "admin", "reveal", "trace"]
 NAME = r"^[A-Za-z0-9_.@-]{1,64}$"
 
 
-class KeySettings(KeyLimits):
+class KeyTerms(KeyLimits):
+    """What the configuration and the database say of a key alike, beside who it is and its scopes."""
+
+    coarse_tokens: int = Field(
+        default=1,
+        ge=1,
+        le=1 << 20,
+        description="Budgets in multiples of so many tokens, and counts of hidden tokens rounded up to one, so that "
+        "neither tells how long thoughts are. For keys with the scope infer alone; docs/security.md.",
+    )
+    coarse_seconds: float = Field(
+        default=0, ge=0, le=60, description="The same for times: text is first seen at a multiple of so many seconds."
+    )
+    weight: float = Field(
+        default=1,
+        ge=0.01,
+        le=100,
+        description="Its share of the models and of the queue beside the other keys, in relation to theirs.",
+    )
+
+
+class KeySettings(KeyTerms):
     """One API key, with its limits. `ponder keys new NAME` makes one and prints this table."""
 
     name: str = Field(pattern=NAME, description="What it is called in metrics and reports; never secret.")
@@ -30,22 +51,6 @@ class KeySettings(KeyLimits):
         "admin: read what all keys used, metrics and health details, make and revoke keys, have the configuration read "
         "again. "
         "reveal: see thoughts. trace: see the tree of calls.",
-    )
-    coarse_tokens: int = Field(
-        default=1,
-        ge=1,
-        le=1 << 20,
-        description="Budgets in multiples of so many tokens, and counts of hidden tokens rounded up to one, so that "
-        "neither tells how long thoughts are. For keys with the scope infer alone; docs/security.md.",
-    )
-    coarse_seconds: float = Field(
-        default=0, ge=0, le=60, description="The same for times: text is first seen at a multiple of so many seconds."
-    )
-    weight: float = Field(
-        default=1,
-        ge=0.01,
-        le=100,
-        description="Its share of the models and of the queue beside the other keys, in relation to theirs.",
     )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
@@ -180,7 +180,11 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         return given
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Settings:
+    def _checked_together(self) -> Settings:
+        return self.fits_together()
+
+    def fits_together(self) -> Settings:
+        """Itself. Raises `ValueError` where one setting rules another out."""
         for name in self.models:
             if not name or ":" in name or name != name.strip():
                 raise ValueError(f'models: "{name}" cannot be a name; ":" separates a model from a strategy')
@@ -224,6 +228,11 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
                 "it with `ponder keys create NAME`, and set require_key = true"
             )
         return self
+
+    def with_changes(self, **changes: Any) -> Settings:
+        """This configuration with other values of some settings, which were checked for themselves. Raises `ValueError`
+        where they do not fit together."""
+        return self.model_copy(update=changes).fits_together()
 
     @property
     def has_docs(self) -> bool:
