@@ -35,8 +35,10 @@ ROWS = 1000
 def record(connection: Connection, who: str, act: Act, subject: str, details: Mapping[str, Any] | None = None) -> None:
     """Writes down that `who` did `act` to `subject`, in the transaction that is open."""
     row = {"who": who, "act": act, "subject": subject, "details": dict(details or {})}
-    at = time.time_ns() // 1_000_000
-    connection.execute(insert(audit).values(id="act_" + secrets.token_hex(12), at_ms=at, **row))
+    at = time.time_ns()
+    # Those of one millisecond are told apart by their ids.
+    id = f"act_{at:016x}{secrets.token_hex(4)}"
+    connection.execute(insert(audit).values(id=id, at_ms=at // 1_000_000, **row))
 
 
 def acts(engine: Engine, begin_ms: int | None = None, end_ms: int | None = None) -> Iterator[dict[str, Any]]:

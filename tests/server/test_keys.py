@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ponder.compute.errors import NotAuthenticated
 from ponder.server import keys
 from ponder.server.dialects import DEFAULT as OPENAI
-from ponder.server.keys import Keyring
-from ponder.server.settings import KeySettings
+from ponder.server.keys import Key, Keyring, Secret
+from ponder.server.settings import KeySettings, Scope, Settings
+
+HASH = keys.digest("pk-a")
 
 
 def ring(*names: str) -> tuple[Keyring, dict[str, str]]:
@@ -76,3 +80,53 @@ def test_without_keys_anyone_may_ask_and_nobody_sees_thoughts() -> None:
     assert anyone.may("admin")
     assert anyone.may_ask("any")
     assert not anyone.may("reveal")
+
+
+def test_keys_of_both_places_change_as_a_whole_and_a_revoked_one_is_told_so() -> None:
+    (one, hash_one), (two, hash_two) = keys.make(), keys.make()
+    counts: list[int] = []
+    keyring = Keyring([KeySettings(name="one", hash=hash_one)])
+    keyring.told = counts.append
+    stored = Secret(hash_two, Key("two", frozenset({"infer"}), id="key_two"))
+    keyring.store([stored])
+    assert keyring.who(two, "x").name == "two"
+    keyring.configure([])
+    with pytest.raises(NotAuthenticated):
+        keyring.who(one, "x")
+    keyring.store([replace(stored, revoked=True)])
+    with pytest.raises(NotAuthenticated) as caught:
+        keyring.who(two, "x")
+    assert caught.value.code == "revoked_api_key"
+    keyring.store([])
+    assert not keyring.open
+    assert counts == [2, 1, 0, 0]
+
+
+def test_a_key_expires_by_the_clock_at_the_moment_it_is_used() -> None:
+    now = 1000.0
+    secret, hash = keys.make()
+    keyring = Keyring([], required=True, clock=lambda: now)
+    keyring.store([Secret(hash, Key("a", frozenset({"infer"})), until_ms=1_001_000)])
+    assert keyring.who(secret, "x").name == "a"
+    now = 1001.0
+    with pytest.raises(NotAuthenticated) as caught:
+        keyring.who(secret, "x")
+    assert caught.value.code == "expired_api_key"
+
+
+def test_admin_may_read_metrics_and_usage_alone_may_not() -> None:
+    scopes: list[frozenset[Scope]] = [frozenset({"admin"}), frozenset({"metrics"}), frozenset({"infer", "usage"})]
+    may = [keys.caller(KeySettings(name="a", hash=HASH, scopes=one)).may("metrics") for one in scopes]
+    assert may == [True, True, False]
+    assert keys.ANYONE.may("metrics")
+
+
+def test_an_id_is_given_or_follows_from_the_hash_and_does_not_tell_it() -> None:
+    plain = KeySettings(name="a", hash=HASH)
+    assert plain.identity == KeySettings(name="b", hash=HASH).identity
+    assert plain.identity != KeySettings(name="a", hash=keys.digest("other")).identity
+    assert plain.identity.removeprefix("key_") not in HASH
+    given = KeySettings(name="a", hash=HASH, id=keys.new_id())
+    assert given.identity == given.id
+    with pytest.raises(ValueError, match="have the same id"):
+        Settings(keys=[plain, KeySettings(name="b", hash=HASH)])
