@@ -20,7 +20,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ponder.compute.account import Account, Accounts
@@ -323,7 +323,13 @@ def create_app(
         return by_path.get(path, DEFAULT)
 
     async def no_route(request: Request, error: Exception) -> Response:
-        return _no_route(request, error, dialect_of(request.url.path), [*spoken, *PAGES])
+        response = _no_route(request, error, dialect_of(request.url.path), [*spoken, *PAGES])
+        if response.status_code == 405:
+            # The router asks the first route of the path alone, and several may have it.
+            routes = [one for one in app.router.routes if isinstance(one, Route)]
+            here = [one for one in routes if one.matches(request.scope)[0] is not Match.NONE]
+            response.headers["allow"] = ", ".join(sorted({method for one in here for method in one.methods or ()}))
+        return response
 
     app.router.routes[:] = [
         *pages,

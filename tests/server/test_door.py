@@ -213,6 +213,12 @@ def test_wrong_routes_and_methods_have_the_one_shape(method: str, url: str, stat
         assert response.headers["allow"]
 
 
+def test_all_methods_of_a_path_are_told_to_who_takes_another() -> None:
+    app = door(scripted())
+    assert ask(app, "PUT", "/v1/keys").headers["allow"] == "GET, HEAD, POST"
+    assert ask(app, "PUT", "/v1/keys/x").headers["allow"] == "DELETE, GET, HEAD, POST"
+
+
 def test_head_is_answered_like_get() -> None:
     assert ask(door(scripted()), "HEAD", "/livez").status_code == 200
     assert ask(door(scripted()), "HEAD", "/v1/models").status_code == 200

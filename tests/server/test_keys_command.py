@@ -13,7 +13,6 @@ import pytest
 from ponder.server.keys import digest
 from ponder.server.keys_command import LATEST, when
 from ponder.server.ledger_command import CannotDo
-from ponder.server.settings import Settings
 from tests.server.keyed import audited, keyed
 from tests.server.serving import refused
 from tests.server.test_ledger_command import ponder
@@ -123,8 +122,6 @@ def test_an_id_goes_before_a_name_that_looks_like_it(address: str, capsys: pytes
 
 
 def test_a_span_is_from_now_on() -> None:
-    assert when("2d") - when("1d") == pytest.approx(86_400_000, abs=5_000)
-    assert when("1h") < LATEST
+    assert when("23h") < when("1d") < when("25h") < when("2d") < LATEST
     with pytest.raises(CannotDo):
-        when("999999d")
-    assert not Settings().locked
+        when("0s")

@@ -116,6 +116,16 @@ def test_the_demo_is_served_from_the_ready_line_to_an_orderly_end(tmp_path: Path
         assert "vllm:" not in own
         assert 'ponder_calls_waiting{model="demo",role="generator"} 0.0' in own
 
+        prices = '[prices]\nversion = "later"\ndefault = {input = 0, thinking = 0, answer = 1000}\n'
+        (tmp_path / "ponder.toml").write_text(prices)
+        process.send_signal(signal.SIGHUP)
+        while "changed: prices" not in (tmp_path / "stderr").read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        dear = ask(thinking_budget=0)
+        assert dear.usage is not None
+        assert (dear.model_extra or {})["thinking"]["cost_usd"] == pytest.approx(dear.usage.completion_tokens / 1000)
+
         late: list[ChatCompletion] = []
         wishes = {"n": 16, "strategy": {"name": "majority_vote", "n": 16}, "thinking_budget": 40_000}
         asking = threading.Thread(target=lambda: late.append(ask(**wishes)))

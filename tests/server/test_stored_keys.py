@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from ponder.metering import api_keys, upkeep
 from ponder.metering.api_keys import KeyEnded, NameTaken, NoSuchKey
@@ -177,12 +179,13 @@ def test_a_name_is_given_once(address: str) -> None:
     asyncio.run(go())
     secret, hash = make()
     assert secret
-    for work, fault in (
+    works: list[tuple[Callable[[Engine], Any], type[Exception]]] = [
         (lambda engine: api_keys.create(engine, "x", id="key_1", hash=hash, name="carol", scopes=[]), NameTaken),
         (lambda engine: api_keys.rotate(engine, "x", "carol", hash, 0), KeyEnded),
         (lambda engine: api_keys.change(engine, "x", "carol", {"owner": "y"}), KeyEnded),
         (lambda engine: api_keys.revoke(engine, "x", "nobody"), NoSuchKey),
-    ):
+    ]
+    for work, fault in works:
         with pytest.raises(fault):
             elsewhere(address, work)
 
