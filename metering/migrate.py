@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text, update
+from sqlalchemy import Connection, Engine, inspect, text, update
 
 from ponder.metering.database import Database
 from ponder.metering.tables import requests
@@ -59,10 +59,6 @@ def check(place: Database, connection: Connection) -> None:
         )
 
 
-NAMES_ALONE = ("0001", "0002")
-"""Versions whose rows know a key by its name only."""
-
-
 def migrate(engine: Engine, to: str = "head", owners: Mapping[str, str] | None = None) -> tuple[str | None, str | None]:
     """Brings the tables to a version, left out the newest; the version before and behind. `owners`: ids of the API keys
     there are now, by name: rows that know a key by its name only become theirs, in the same transaction, so that a key
@@ -72,11 +68,16 @@ def migrate(engine: Engine, to: str = "head", owners: Mapping[str, str] | None =
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         before = version_of(connection)
         if to != "head" or before != newest():
+            names_alone = before is not None and not _has_ids(connection)
             command.upgrade(_config(connection), to)
-        if before in NAMES_ALONE and to == "head":
-            for name, id in (owners or {}).items():
+            for name, id in (owners or {}).items() if names_alone and _has_ids(connection) else ():
                 connection.execute(update(requests).where(requests.c.key == name).values(key_id=id))
         return before, version_of(connection)
+
+
+def _has_ids(connection: Connection) -> bool:
+    """Rows say which key they are of, beside its name."""
+    return any(column["name"] == "key_id" for column in inspect(connection).get_columns("requests"))
 
 
 def prepare(place: Database, engine: Engine, owners: Mapping[str, str] | None = None) -> None:
