@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -208,10 +209,11 @@ def _both(before: Limits, after: Limits, names: Sequence[str]) -> dict[str, Any]
 
 class Terminal:
     """The terminal that a server was started on, if it was: SIGHUP means that it is gone, else that the configuration
-    is to be read again."""
+    is to be read again. Made before SIGHUP has a handler: where it was ignored (`nohup`), the server is to outlive its
+    terminal."""
 
     def __init__(self) -> None:
-        self._had = _has_terminal()
+        self._had = _has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
     @property
     def gone(self) -> bool:

@@ -269,14 +269,15 @@ signal.pause()
 """
 
 
-def test_a_terminal_that_goes_away_ends_a_server_and_a_signal_beside_it_does_not() -> None:
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_goes_away_ends_a_server_and_a_signal_beside_it_does_not(nohup: bool) -> None:
     controller, terminal = os.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", ON_A_TERMINAL],
         stdin=terminal,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: _controlled_by(terminal),
+        preexec_fn=lambda: _controlled_by(terminal, nohup),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         text=True,
     ) as process:
@@ -286,8 +287,9 @@ def test_a_terminal_that_goes_away_ends_a_server_and_a_signal_beside_it_does_not
         process.send_signal(signal.SIGHUP)
         assert process.stderr.readline() == "False\n"
         os.close(controller)
-        assert process.stderr.readline() == "True\n"
+        assert process.stderr.readline() == f"{not nohup}\n"
 
 
-def _controlled_by(terminal: int) -> None:
+def _controlled_by(terminal: int, nohup: bool) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
