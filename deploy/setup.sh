@@ -24,7 +24,7 @@ key() { # NAME SCOPES: its table, on standard output; the key, into a file
     printf '# Made once by setup.sh. What may stand here: ponder.example.toml.\n'
     printf 'host = "0.0.0.0"\n\n'
     printf '[ledger]\nurl = "postgresql://ponder:%s@postgres/ponder"\n\n' "$password"
-    key scrape usage
+    key scrape metrics
     printf '\n'
     key me infer,usage,admin
 } >"$folder/ponder.toml.new"

@@ -128,9 +128,7 @@ async def make(
         budget=_of_one_chain(wish, request, own, key) if one else None,
     )
     if thoughts is not None and card.shows_thoughts:
-        told = thoughts.given_back(
-            key.id, base, request.messages, everywhere=card.keeps_thoughts, context=card.context
-        )
+        told = thoughts.given_back(key.id, base, request.messages, everywhere=card.keeps_thoughts, context=card.context)
         if told is not request.messages:
             prompt = replace(prompt, messages=told)
     prompt, length, most, budget = await _measured(request, wish, served, prompt, key, one=one)

@@ -21,7 +21,7 @@ from ponder.server.settings import KeySettings, Scope, Settings
 from tests.server.keyed import ROOT, Keyed, keyed
 from tests.server.serving import ASK, refused
 
-OPEN = {"/livez", "/readyz"}
+OPEN = {"/livez", "/readyz", "/health"}
 """Routes for everybody."""
 NEEDED: dict[str, Scope] = {
     "/v1/chat/completions": "infer",

@@ -398,7 +398,7 @@ def test_a_copy_has_the_keys_and_revives_none_that_was_revoked(address: str, tmp
 
 def test_rows_of_the_version_before_belong_to_the_keys_there_are_then(address: str) -> None:
     place = database(address)
-    migrate(place.engine(long=True), "0002")
+    migrate(place.engine(long=True), "0003")
     for request, key in (("req_1", "alice"), ("req_2", "zoe")):
         execute(
             address,
