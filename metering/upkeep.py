@@ -124,10 +124,10 @@ def copy(place: Database, file: Path) -> int:
 
 def restore(place: Database, file: Path, who: str = "an administrator") -> tuple[int, int]:
     """Puts the requests of a copy into a ledger, some at a time, so that no server waits long, and its API keys and
-    what administrators did; how many requests, and how many were there already and stay as they are. Those that were open
-    when the copy was made are settled as they were last seen. A key that is there stays as it is: one that was revoked
-    since is not revived. `who` stands in the audit. Cut off in the middle it can be done again. Raises `NoSuchLedger`
-    and `OtherVersion`."""
+    what administrators did; how many requests, and how many were there already and stay as they are. Those that
+    were open when the copy was made are settled as they were last seen. A key that is there stays as it is: one
+    that was revoked since is not revived. `who` stands in the audit. Cut off in the middle it can be done again.
+    Raises `NoSuchLedger` and `OtherVersion`."""
     if not file.is_file():
         raise NoSuchLedger(f"there is no file {file}")
     with TemporaryDirectory() as folder:
