@@ -72,6 +72,8 @@ class Thinking(Part):
     verifier_tokens: int = 0
     discarded_tokens: int = 0
     program_seconds: float = 0.0
+    cost_usd: float | None = None
+    max_cost_usd: float | None = None
 
 
 class _CompletionDetails(Part):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, TextIO, cast
 
+from ponder.clients.answers import Thinking
 from ponder.clients.client import AskError, Client, Refused, Reply
 
 URL = "http://127.0.0.1:8000"
@@ -24,6 +25,7 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     flags = add_parser("ask", help="ask a running server, streamed")
     flags.add_argument("question", help="the question")
     flags.add_argument("--budget", metavar="TOKENS", help='hidden tokens at most, 0 for none; "auto": its own choice')
+    flags.add_argument("--max-cost", type=float, metavar="USD", help="what all of it may cost at most")
     flags.add_argument("--model", help="a model the server lists (default: its first)")
     flags.add_argument("--strategy", help="what spends the budget, such as majority_vote")
     flags.add_argument("--url", help=f"the server (default: $PONDER_URL, else {URL}); $PONDER_API_KEY is the key")
@@ -46,6 +48,7 @@ def command(options: argparse.Namespace) -> int:
         api_key=os.environ.get("PONDER_API_KEY"),
         model=options.model,
         budget=budget,
+        max_cost=options.max_cost,
         strategy=options.strategy,
     )
 
@@ -59,6 +62,7 @@ def ask(
     api_key: str | None = None,
     model: str | None = None,
     budget: int | str | None = None,
+    max_cost: float | None = None,
     strategy: str | Mapping[str, Any] | None = None,
 ) -> int:
     """Asks, prints, and returns the exit status: 0, 1 with the server's words on `err`, or 130 after Ctrl-C, which
@@ -67,7 +71,9 @@ def ask(
     try:
         with (
             Client(url, api_key) as client,
-            closing(client.stream(question, model=model, thinking_budget=budget, strategy=strategy)) as stream,
+            closing(
+                client.stream(question, model=model, thinking_budget=budget, max_cost_usd=max_cost, strategy=strategy)
+            ) as stream,
         ):
             for part in stream:
                 if isinstance(part, Reply):
@@ -94,15 +100,28 @@ def _failed(words: str, status: int, begun: bool, err: TextIO) -> int:
 
 
 def _summary(reply: Reply) -> str:
-    """`thought 57 of 256 tokens, answered 4; direct, finished`"""
+    """`thought 57 of 256 tokens, answered 4; direct, finished; 0.0000244 of 0.001 USD`"""
     usage, thinking = reply.usage, reply.thinking
     of = "" if thinking.budget is None else f" of {thinking.budget}"
     clamped = "" if thinking.budget_clamped_from is None else f" (asked {thinking.budget_clamped_from})"
     samples = f" x{thinking.samples}" if thinking.samples > 1 else ""
     return (
         f"thought {usage.reasoning_tokens}{of} tokens{clamped}, answered {usage.visible_tokens}; "
-        f"{thinking.strategy}{samples}, {thinking.stopped_by}"
+        f"{thinking.strategy}{samples}, {thinking.stopped_by}{_cost(thinking)}"
     )
+
+
+def _cost(thinking: Thinking) -> str:
+    """Where the model has a price."""
+    if thinking.cost_usd is None:
+        return ""
+    most = "" if thinking.max_cost_usd is None else f" of {_digits(thinking.max_cost_usd)}"
+    return f"; {_digits(thinking.cost_usd)}{most} USD"
+
+
+def _digits(usd: float) -> str:
+    """Without an exponent, to the nano-USD."""
+    return f"{usd:.9f}".rstrip("0").rstrip(".")
 
 
 def _dim(text: str, to: TextIO) -> str:

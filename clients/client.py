@@ -129,12 +129,14 @@ class Client:
         *,
         model: str | None = None,
         thinking_budget: int | str | None = None,
+        max_cost_usd: float | None = None,
         strategy: str | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Reply:
         """A whole answer. Without `model`, the first the server lists is asked. `thinking_budget` is in hidden tokens;
-        -1 or "auto" leaves it to the server. `fields` are any others of the API's."""
-        question = Question(messages, model, thinking_budget, strategy, fields)
+        -1 or "auto" leaves it to the server. `max_cost_usd` bounds what all of it costs. `fields` are any others of the
+        API's."""
+        question = Question(messages, model, thinking_budget, max_cost_usd, strategy, fields)
         with in_our_words(self.address):
             return self._result(exchange.chat(question))
 
@@ -144,12 +146,13 @@ class Client:
         *,
         model: str | None = None,
         thinking_budget: int | str | None = None,
+        max_cost_usd: float | None = None,
         strategy: str | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Generator[Piece | Reply]:
         """The answer's pieces as they are written, then the whole reply; parameters are those of `chat`. Closing it
         hangs up: the server stops."""
-        question = Question(messages, model, thinking_budget, strategy, fields)
+        question = Question(messages, model, thinking_budget, max_cost_usd, strategy, fields)
         with in_our_words(self.address):
             request = self._result(exchange.asked(question, streamed=True))
             with self._http.stream(**_sent(request)) as response:
@@ -210,12 +213,14 @@ class AsyncClient:
         *,
         model: str | None = None,
         thinking_budget: int | str | None = None,
+        max_cost_usd: float | None = None,
         strategy: str | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Reply:
         """A whole answer. Without `model`, the first the server lists is asked. `thinking_budget` is in hidden tokens;
-        -1 or "auto" leaves it to the server. `fields` are any others of the API's."""
-        question = Question(messages, model, thinking_budget, strategy, fields)
+        -1 or "auto" leaves it to the server. `max_cost_usd` bounds what all of it costs. `fields` are any others of the
+        API's."""
+        question = Question(messages, model, thinking_budget, max_cost_usd, strategy, fields)
         with in_our_words(self.address):
             return await self._result(exchange.chat(question))
 
@@ -225,12 +230,13 @@ class AsyncClient:
         *,
         model: str | None = None,
         thinking_budget: int | str | None = None,
+        max_cost_usd: float | None = None,
         strategy: str | Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> AsyncGenerator[Piece | Reply]:
         """The answer's pieces as they are written, then the whole reply; parameters are those of `chat`. Closing it
         hangs up: the server stops."""
-        question = Question(messages, model, thinking_budget, strategy, fields)
+        question = Question(messages, model, thinking_budget, max_cost_usd, strategy, fields)
         with in_our_words(self.address):
             request = await self._result(exchange.asked(question, streamed=True))
             async with self._http.stream(**_sent(request)) as response:

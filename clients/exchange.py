@@ -70,6 +70,7 @@ class Question:
     messages: Messages
     model: str | None
     thinking_budget: int | str | None
+    max_cost_usd: float | None
     strategy: str | Mapping[str, Any] | None
     fields: Mapping[str, Any]
 
@@ -98,7 +99,11 @@ def asked(question: Question, *, streamed: bool) -> Exchange[Request]:
     messages = question.messages
     talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
     body: dict[str, Any] = {"model": question.model, "messages": talk}
-    wishes = {"thinking_budget": question.thinking_budget, "strategy": question.strategy}
+    wishes = {
+        "thinking_budget": question.thinking_budget,
+        "max_cost_usd": question.max_cost_usd,
+        "strategy": question.strategy,
+    }
     body |= {k: v for k, v in wishes.items() if v is not None} | dict(question.fields)
     if streamed:
         body |= {"stream": True, "stream_options": {"include_usage": True}}

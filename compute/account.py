@@ -48,6 +48,8 @@ class Intent:
     """What is to judge its candidates."""
     price: Price | None = None
     """What its tokens cost; None: nothing that is known."""
+    max_cost: int | None = None
+    """Nano-USD that all of it costs at most, where its limits are that low; None: the limits in tokens say."""
     user: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the caller wrote down to find the request again by, as it was sent."""

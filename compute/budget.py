@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
 from ponder.compute.clock import now
-from ponder.compute.errors import Exhausted
+from ponder.compute.cost import CostLimit, payable
+from ponder.compute.errors import Exhausted, Unaffordable
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Ending, Hidden
 from ponder.compute.usage import Usage
@@ -32,18 +34,20 @@ class Budget:
     """Limits of one answer of a request, in tokens of the language model.
 
     `thinking` bounds all that is hidden, `answer` the visible answer; `total`, where given, both together
-    (`max_completion_tokens`; the plan keeps part of it back for the answer, so that there always is one).
+    (`max_completion_tokens`; the plan keeps part of it back for the answer, so that there always is one). `cost`, where
+    given, bounds what all of it costs.
     """
 
     thinking: int
     answer: int
     total: int | None = None
+    cost: CostLimit | None = None
 
     def split(self, n: int) -> list[Budget]:
         """The budgets of `n` answers. The thinking is divided, as evenly as whole tokens allow; each answer has the
-        limits `answer` and `total` for itself."""
+        limits `answer`, `total` and `cost` for itself."""
         whole, rest = divmod(self.thinking, n)
-        return [Budget(whole + (i < rest), self.answer, self.total) for i in range(n)]
+        return [Budget(whole + (i < rest), self.answer, self.total, self.cost) for i in range(n)]
 
 
 class Reservation:
@@ -150,6 +154,13 @@ class Reservation:
         return 0 if self.seconds is not None else max(0, self.thinking + self.answer - self.tokens)
 
     @property
+    def may_hide(self) -> int:
+        """Of these, what the thinking budget pays for: all, where its answer may lose."""
+        if self.seconds is None and self.bound:
+            return max(0, self.thinking - self.hidden)
+        return self.outstanding
+
+    @property
     def overdrawn(self) -> bool:
         """More was made than was reserved: a defect of an engine."""
         return self.tokens > self.thinking + self.answer or self.visible > self.most
@@ -192,8 +203,14 @@ class Spending:
         self._final: tuple[tuple[int, ...], Usage] | None = None
         self._open: list[Reservation] = []
         self._bound: list[Reservation] = []
-        self._settled = 0
+        self._settled = self._settled_visible = 0
         self._forfeited = 0
+        self._to_read = 0
+        """Tokens set aside for calls to a reward model."""
+        self.unread = False
+        """The cost limit did not pay for one of them."""
+        self._dear = False
+        """The cost limit allowed a call fewer tokens than the thinking budget."""
         self.on_close: Callable[[], None] | None = None
         """Called whenever a reservation was closed."""
         self.on_usage: Callable[[Usage], None] | None = None
@@ -221,18 +238,86 @@ class Spending:
 
     @property
     def free(self) -> int:
-        """Tokens of the thinking budget neither spent nor reserved. What is reserved for the visible part of a
-        chain that is not bound to be the answer counts too: it may lose."""
+        """Tokens of the thinking budget neither spent nor reserved, as far as the cost limit pays for them. What is
+        reserved for the visible part of a chain that is not bound to be the answer counts too: it may lose."""
+        return min(self._free, self._payable(surely_hidden=False))
+
+    @property
+    def free_thought(self) -> int:
+        """The same of tokens that are hidden for certain, which may be cheaper than those of an answer."""
+        return min(self._free, self._payable(surely_hidden=True))
+
+    @property
+    def _free(self) -> int:
         used = self.generated + self._forfeited - sum(h.visible for h in self._bound)
-        for reservation in self._open:
-            used += max(0, reservation.thinking - reservation.hidden) if reservation.bound else reservation.outstanding
-        return max(0, self.budget.thinking - used)
+        return max(0, self.budget.thinking - used - sum(h.may_hide for h in self._open))
 
     @property
     def contested(self) -> int:
         """What would be free if one more chain entered the race, so that no answer were certain any more; negative
         where the budget cannot pay for the answers so far."""
-        return self.budget.thinking - self.generated - self._forfeited - self.held
+        outstanding = sum(h.outstanding for h in self._open)
+        left = self.budget.thinking - self.generated - self._forfeited - outstanding
+        if (cost := self.budget.cost) is not None:
+            left = min(left, payable(self._money(contested=True), cost.dearest))
+        return left
+
+    # -- money --------------------------------------------------------------------------------------------------------
+
+    def _payable(self, *, surely_hidden: bool) -> int:
+        """Tokens that the cost limit still pays for."""
+        cost = self.budget.cost
+        if cost is None:
+            return sys.maxsize
+        return max(0, payable(self._money(), cost.hidden if surely_hidden else cost.dearest))
+
+    def _money(self, *, contested: bool = False, reading: bool = False) -> int:
+        """What is left of the cost limit when all that is reserved is spent; with `contested` if no answer were certain
+        any more. For chains, or with `reading` for a reward model."""
+        cost = self.budget.cost
+        if cost is None:
+            return 0
+        visible = self._settled_visible + sum(h.visible for h in self._open)
+        used = (self.generated - visible) * cost.hidden + self._forfeited * cost.dearest
+        used += (visible if contested else visible - sum(h.visible for h in self._bound)) * cost.dearest
+        for reservation in self._open:
+            certain = reservation.bound and not contested
+            tokens = reservation.may_hide if certain else reservation.outstanding
+            used += tokens * (cost.hidden if certain else cost.dearest)
+        read = (self.verifier + self._to_read) * cost.verifier
+        left = cost.amount - used - (read if reading else max(read, cost.judging))
+        return min(0, left) if self.unread else left
+
+    @property
+    def cost(self) -> int:
+        """What all of it costs so far, the prompt left out, in the unit of `CostLimit`; 0 where there is no limit."""
+        cost, spent = self.budget.cost, self.spent
+        if cost is None:
+            return 0
+        return spent.hidden * cost.hidden + spent.visible * cost.visible + spent.verifier * cost.verifier
+
+    @property
+    def dear(self) -> bool:
+        """The cost limit, and not the thinking budget, has kept calls short or from being made."""
+        cost = self.budget.cost
+        return cost is not None and (cost.thought_short or self._dear or self.unread or self.free < self._free)
+
+    @contextmanager
+    def reading(self, tokens: int) -> Generator[None]:
+        """Sets tokens aside for one call to a reward model, which is made within the block. Raises `Unaffordable`
+        where the cost limit does not pay for them. Nothing more is begun then: what is left is less than such a call
+        costs, and how many were made before it depends on which was quicker."""
+        cost = self.budget.cost
+        if cost is not None:
+            left = payable(self._money(reading=True), cost.verifier)
+            if tokens > left:
+                self.unread = True
+                raise Unaffordable(f"a judgement takes {tokens} tokens and the cost limit pays for {max(0, left)}")
+        self._to_read += tokens
+        try:
+            yield
+        finally:
+            self._to_read -= tokens
 
     @property
     def allowance(self) -> int:
@@ -263,11 +348,13 @@ class Spending:
         part is the answer for certain, and the allowance pays for it; else the thinking budget does. Raises `Exhausted`
         when there is not that much.
         """
-        taken = thinking if bound else thinking + answer
-        if taken > self.free:
-            raise Exhausted(f"{purpose} asks for {taken} tokens and {self.free} of {self.budget.thinking} are left")
+        taken, free = (thinking, self.free_thought) if bound else (thinking + answer, self.free)
+        if taken > free:
+            raise Exhausted(f"{purpose} asks for {taken} tokens and {free} of {self.budget.thinking} are left")
         if bound and answer > self.allowance:
             raise Exhausted(f"{purpose} asks for {answer} visible tokens and {self.allowance} are left")
+        if self.budget.cost is not None:
+            self._dear = self._dear or free < self._free
         if not self._open:
             self.idle_seconds += perf_counter() - self._since
         child = self._children.get(parent, 0)
@@ -288,6 +375,7 @@ class Spending:
         """Called by a reservation when it is closed."""
         self._open.remove(reservation)
         self._settled += reservation.tokens
+        self._settled_visible += reservation.visible
         self._forfeited += reservation.forfeited
         self._since = perf_counter()
         if self._every:
@@ -335,7 +423,11 @@ class Spending:
 
     def affords(self, number: int) -> bool:
         """With chain `number` as the answer, what is hidden is within the budget."""
-        return self.generated - sum(self.reservations[i].visible for i in self.line(number)) <= self.budget.thinking
+        hidden = self.generated - sum(self.reservations[i].visible for i in self.line(number))
+        cost = self.budget.cost
+        if cost is not None and hidden * cost.hidden + self.verifier * cost.verifier > cost.amount:
+            return False
+        return hidden <= self.budget.thinking
 
     def read_for_verifier(self, tokens: int, cached: int) -> None:
         """A reward model has read this much."""
@@ -375,12 +467,15 @@ class Spending:
 
     @property
     def held(self) -> int:
-        """Tokens reserved by calls still open and not made yet. 0 when a request is over."""
-        return sum(h.outstanding for h in self._open)
+        """Tokens reserved by calls still open and not made or read yet. 0 when a request is over."""
+        return sum(h.outstanding for h in self._open) + self._to_read
 
     @property
     def overdrawn(self) -> bool:
         """A call made more than was reserved for it, or all together more than the budget. True is a defect."""
+        cost = self.budget.cost
+        if cost is not None and self.cost > cost.amount + self.budget.answer * cost.visible:
+            return True
         return any(h.overdrawn for h in self.reservations) or self.spent.hidden > self.budget.thinking
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -251,6 +252,18 @@ def supervision_of(model: Engine | RewardModel | None) -> Supervision | None:
     return getattr(model, "supervision", None)
 
 
+Read = Callable[[int, int], None]
+"""Told the tokens of one call to a reward model, and those of them that were in its cache."""
+
+Hold = Callable[[int], AbstractContextManager[None]]
+"""Sets tokens aside for one call to a reward model, within which that is made and `Read` told of it."""
+
+
+def unheld(tokens: int) -> AbstractContextManager[None]:
+    """Where nothing bounds what is read."""
+    return nullcontext()
+
+
 class RewardModel(Protocol):
     """A process reward model: judges each step of a chain (Lightman et al. 2023, "Let's Verify Step by Step")."""
 
@@ -263,14 +276,17 @@ class RewardModel(Protocol):
         candidates: Sequence[Candidate],
         *,
         read: Read,
+        hold: Hold = unheld,
         tenant: str | None = None,
         calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
         """For each candidate, in order, the scores of its steps.
 
-        All candidates answer `prompt`. `read` is told the tokens of every call to the model, however it ends. What is
-        cached is shared only between calls of equal tenants. `calls` has an identity for each candidate, with the place
-        of its chain, for the model's own logs; it may be empty. Cancelling it stops the model. Raises `EngineError`.
+        All candidates answer `prompt`. `read` is told the tokens of every call to the model, however it ends. Each call
+        is made within `hold` of all the tokens it will read, which raises where they are not paid for. What is cached
+        is shared only between calls of equal tenants. `calls` has an identity for each candidate, with the place of its
+        chain, for the model's own logs; it may be empty. Cancelling it stops the model. Raises `EngineError`, and what
+        `hold` does.
         """
         ...
 
@@ -294,10 +310,6 @@ class Reward:
 
     steps: tuple[float, ...]
     truncated: bool = False
-
-
-Read = Callable[[int, int], None]
-"""Told the tokens of one call to a reward model, and those of them that were in its cache."""
 
 
 def tokens(engine: Engine, prompt: Prompt, *, thinking: bool) -> int:

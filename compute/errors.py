@@ -14,6 +14,7 @@
     ├── EngineError             the model failed in the middle of a call
     │   └── Lost                the end of one chain was not seen; the same request may succeed
     ├── Exhausted               the budget has no tokens for what a strategy asks (ends a run, never a request)
+    │   └── Unaffordable        the cost limit does not pay for a judgement; the fallback judges
     └── NoVerdict               untrusted work had no result; the caller continues without one
 
 The table from these classes to HTTP statuses is `server/errors.py`. Messages name the thing and the numbers and never
@@ -86,6 +87,10 @@ class Lost(EngineError):
 
 class Exhausted(PonderError):
     """The budget cannot pay for what a strategy asks: the run ends here and answers with its best so far."""
+
+
+class Unaffordable(Exhausted):
+    """The cost limit does not pay for what a reward model would read."""
 
 
 class NoVerdict(PonderError):

@@ -136,7 +136,7 @@ def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chain
     return Outcome(
         answer=Answer(chosen.text, logprobs=chosen.logprobs),
         complete=chosen.complete,
-        stopped_by=notes.stopped_by(stopped_by, chosen, lost=chains.lost > 0),
+        stopped_by=_by_cost(notes.stopped_by(stopped_by, chosen, lost=chains.lost > 0), chosen, spending),
         spent=spending.spent,
         samples=max(1, finished),
         samples_requested=max(1, notes.requested, notes.wanted, finished),
@@ -151,3 +151,12 @@ def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chain
         decided=verifier is plan.verifier and decides(verifier),
         thought=chosen.thought,
     )
+
+
+def _by_cost(stopped_by: StoppedBy, chosen: Candidate, spending: Spending) -> StoppedBy:
+    """The same, but where a limit has ended it that is as low as it is because of what the request may cost."""
+    cost = spending.budget.cost
+    if cost is None or stopped_by not in ("finished", "budget"):
+        return stopped_by
+    cut = cost.answer_short and not chosen.complete
+    return "cost" if cut or spending.unread or (stopped_by == "budget" and spending.dear) else stopped_by

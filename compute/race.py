@@ -121,7 +121,7 @@ class Race:
         if wanted < 1:
             return
         if not spending.reservations and lengths.at_first(left, free) <= 1:
-            self._start(free, spending.allowance, bound=True)
+            self._start(spending.free_thought, spending.allowance, bound=True)
             return
         free = spending.contested
         if free >= lengths.p50:

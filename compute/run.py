@@ -19,8 +19,8 @@ from ponder.compute.answers.phrases import asks_for_a_number
 from ponder.compute.budget import Judgement
 from ponder.compute.chains import Chains
 from ponder.compute.clock import now
-from ponder.compute.engine import Reward, RewardModel
-from ponder.compute.errors import EngineError, Exhausted, first
+from ponder.compute.engine import Reward, RewardModel, unheld
+from ponder.compute.errors import EngineError, Exhausted, Unaffordable, first
 from ponder.compute.growth import grow
 from ponder.compute.identity import CallIdentity
 from ponder.compute.outcome import Notes
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def free(self) -> int:
-        """Tokens of the thinking budget neither spent nor reserved."""
+        """Tokens of the thinking budget neither spent nor reserved, as far as the request's money pays for them."""
         return self._spending.free
 
     @property
@@ -294,7 +294,8 @@ class Run:
         self._notes.requested += 1
         self._spending.unbind()
         chains, allowance = self._chains, self._spending.allowance
-        with chains.reserve("stream", thinking=self.free, answer=allowance, bound=True) as reservation:
+        thinking = self._spending.free_thought
+        with chains.reserve("stream", thinking=thinking, answer=allowance, bound=True) as reservation:
             chains.drafts.streamed = reservation.number
             candidate = await chains.write(reservation, prompt or self.prompt, streamed=True)
         chains.learn(candidate)
@@ -306,9 +307,9 @@ class Run:
         """One score in [0, 1] for each candidate, in order, by the plan's verifier.
 
         The fallback judges, and the answer says so, where the verifier fails: it raises, gives another number of scores
-        or one outside [0, 1], or takes more than half of the time that is left. A verifier that has failed is not asked
-        again. Raises `EngineError` where there is no verifier, `Exhausted`, `RuntimeError` after `stream`, and what the
-        fallback raises.
+        or one outside [0, 1], takes more than half of the time that is left, or reads more than the request's money
+        pays for. A verifier that has failed is not asked again. Raises `EngineError` where there is no verifier,
+        `Exhausted`, `RuntimeError` after `stream`, and what the fallback raises.
         """
         self._may()
         verifier, fallback = self._task.verifier, self._task.fallback
@@ -320,9 +321,11 @@ class Run:
                 scores = await self._apart(judge, candidates)
         except Exception as failed:  # noqa: BLE001 (a verifier may be anybody's, and fail in any way)
             error = first(failed)
-            if isinstance(error, Exhausted) or fallback is None or judge is fallback:
+            ends = isinstance(error, Exhausted) and not isinstance(error, Unaffordable)
+            if ends or fallback is None or judge is fallback:
                 raise error from None
-            log.warning("verifier %s failed (%s); %s judges", judge.name, type(error).__name__, fallback.name)
+            level = logging.INFO if isinstance(error, Unaffordable) else logging.WARNING
+            log.log(level, "verifier %s failed (%s); %s judges", judge.name, type(error).__name__, fallback.name)
             self._notes.degraded = True
             scores = await self._judged(fallback, candidates)
         for candidate, score in zip(candidates, scores, strict=True):
@@ -370,7 +373,8 @@ class Run:
 
     async def reward(self, candidates: Sequence[Candidate]) -> Sequence[Reward]:
         """For each candidate, in order, scores in [0, 1] of its steps by the process reward model (Lightman et al.
-        2023). Raises `EngineError` where the model fails or none is configured."""
+        2023). Raises `EngineError` where the model fails or none is configured, `Exhausted` where the request's money
+        does not pay for what the model would read."""
         model = self._resources.reward_model
         if model is None:
             raise EngineError("no process reward model is configured for this model")
@@ -389,8 +393,14 @@ class Run:
     ) -> Sequence[Reward]:
         """Scores of candidates of one prompt: as many at a time as the request is given slots of the reward model."""
         prompt, share, read = siblings[0].prompt, self._resources.judging, self._spending.read_for_verifier
+        tenant, hold = self.tenant, unheld
+        if self._spending.budget.cost is not None:
+            hold = self._spending.reading
+            if self.seed is not None:
+                # What is left must not depend on what the model has read for other requests.
+                tenant = f"{tenant} {self._spending.identity(None, 'reward')}"
         if share is None:
-            return await model.reward(prompt, siblings, read=read, tenant=self.tenant, calls=calls)
+            return await model.reward(prompt, siblings, read=read, hold=hold, tenant=tenant, calls=calls)
         cost = 0.0
 
         def reading(tokens: int, cached: int) -> None:
@@ -406,7 +416,7 @@ class Run:
             cost, at_once = 0.0, slice(len(rewards), len(rewards) + len(slots))
             try:
                 judged = await model.reward(
-                    prompt, siblings[at_once], read=reading, tenant=self.tenant, calls=calls[at_once]
+                    prompt, siblings[at_once], read=reading, hold=hold, tenant=tenant, calls=calls[at_once]
                 )
             finally:
                 for slot in slots:

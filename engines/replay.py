@@ -16,7 +16,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
+from ponder.compute.engine import Checked, Delta, Hold, ModelCard, Read, Reward, Sampling, unheld
 from ponder.compute.errors import EngineError
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt
@@ -240,6 +240,7 @@ class RecordedRewards:
         candidates: Sequence[Candidate],
         *,
         read: Read,
+        hold: Hold = unheld,
         tenant: str | None = None,
         calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
@@ -248,7 +249,8 @@ class RecordedRewards:
             sample, thought = self._engine.sample(candidate)
             if not sample.steps:
                 raise EngineError("the scores of steps were not recorded in this pool")
-            read(candidate.length, 0)
+            with hold(candidate.length):
+                read(candidate.length, 0)
             thinks = candidate.ids.unseal().count(THINKS)
             rewards.append(Reward(sample.steps[: len(sample.steps) * thinks // max(1, thought)]))
         return rewards

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from ponder.compute.engine import LONG, Checked, HasSlots, Read, Reward
+from ponder.compute.engine import LONG, Checked, HasSlots, Hold, Read, Reward, unheld
 from ponder.compute.errors import EngineError, Lost
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Message, Prompt
@@ -37,6 +37,7 @@ class _Asked:
 
     read: Read
     tenant: str | None
+    hold: Hold = unheld
     name: str = "reward"
     """Of its calls, in the logs of whoever serves the model."""
     gone: list[Lost] = field(default_factory=list[Lost])
@@ -75,13 +76,14 @@ class ProcessRewardModel:
         candidates: Sequence[Candidate],
         *,
         read: Read,
+        hold: Hold = unheld,
         tenant: str | None = None,
         calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
         """The scores of each candidate's steps; a step still half-written counts as one."""
         gone: list[Lost] = []
-        asked = [_Asked(read, tenant, str(call), gone) for call in calls]
-        asked = asked or [_Asked(read, tenant, gone=gone)] * len(candidates)
+        asked = [_Asked(read, tenant, hold, str(call), gone) for call in calls]
+        asked = asked or [_Asked(read, tenant, hold, gone=gone)] * len(candidates)
         try:
             async with asyncio.TaskGroup() as judging:
                 tasks = [
@@ -113,7 +115,7 @@ class ProcessRewardModel:
             return None
         ids = self.prefixes(Prompt((Message("user", "What is 1 + 1?"),)), ["1 + 1 = 2"])
         told: list[tuple[int, int]] = []
-        await self._verdicts(ids, 0, _Asked(lambda tokens, cached: told.append((tokens, cached)), None, "check"))
+        await self._verdicts(ids, 0, _Asked(lambda tokens, cached: told.append((tokens, cached)), None, name="check"))
         ((tokens, cached),) = told
         return Checked(tokens, cached)
 
@@ -168,18 +170,19 @@ class ProcessRewardModel:
     async def _verdicts(self, prefixes: Sequence[list[int]], last: int, asked: _Asked) -> dict[int, float]:
         """One call: the verdict on step `last`, and on those before it whose tokens had to be read anyway."""
         ids = prefixes[last]
-        written = 1 if self._labels else 0
-        try:
-            reading = await self.reader.read(ids, self._labels, asked.tenant, asked.name)
-        except Lost as lost:
-            asked.gone.append(lost)
-            raise
-        except asyncio.CancelledError:
-            # Under way, and perhaps done: nobody tells any more.
-            if not asked.gone:
-                asked.read(len(ids) + written, 0)
-            raise
-        asked.read(len(ids) + written, reading.cached)
+        tokens = len(ids) + (1 if self._labels else 0)
+        with asked.hold(tokens):
+            try:
+                reading = await self.reader.read(ids, self._labels, asked.tenant, asked.name)
+            except Lost as lost:
+                asked.gone.append(lost)
+                raise
+            except asyncio.CancelledError:
+                # Under way, and perhaps done: nobody tells any more.
+                if not asked.gone:
+                    asked.read(tokens, 0)
+                raise
+            asked.read(tokens, reading.cached)
         self._judged = time.monotonic()
         first = len(ids) - len(reading.rows)
         verdicts: dict[int, float] = {}

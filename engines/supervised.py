@@ -14,12 +14,14 @@ from ponder.compute.engine import (
     Delta,
     Engine,
     HasSlots,
+    Hold,
     ModelCard,
     Read,
     ReadsWishes,
     Reward,
     RewardModel,
     Sampling,
+    unheld,
 )
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.identity import CallIdentity
@@ -141,6 +143,7 @@ class SupervisedRewardModel:
         candidates: Sequence[Candidate],
         *,
         read: Read,
+        hold: Hold = unheld,
         tenant: str | None = None,
         calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
@@ -151,7 +154,7 @@ class SupervisedRewardModel:
             await self._ready()
             life = len(self.supervision.deaths)
             try:
-                return await self.model.reward(prompt, candidates, read=read, tenant=tenant, calls=calls)
+                return await self.model.reward(prompt, candidates, read=read, hold=hold, tenant=tenant, calls=calls)
             except Lost:
                 death = await self.supervision.death(life)
                 if death is None:

@@ -67,6 +67,8 @@ class Summary:
     """Processor time of the programs that a verifier ran."""
     cost_nano_usd: int | None = None
     """What all of it costs; None where the model has no price."""
+    max_cost_nano_usd: int | None = None
+    """What it may cost at most; None where nothing but its tokens' limits bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ def summary(resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: S
         cached_ = usage.cached
         told = tokens.Usage(usage.prompt, usage.hidden, usage.generated - usage.hidden, prompt_cached=cached_)
         cost = resolved.price.cost(told + tokens.Usage(verifier=sum(one.spent.verifier for one in outcomes)))
-    return Summary(*decided, usage, tuple(outcomes), seconds, cost)
+        if coarse is not None and resolved.max_cost is not None:
+            cost = min(cost, resolved.max_cost)
+    return Summary(*decided, usage, tuple(outcomes), seconds, cost, resolved.max_cost)
 
 
 def spent(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> tokens.Usage:

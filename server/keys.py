@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from ponder.compute.errors import NotAuthenticated
 from ponder.server.coarse import Coarse
@@ -39,6 +40,8 @@ class Key:
     """Their share beside other callers, in relation to the others'."""
     id: str = ""
     """Who they are, whatever they are called: what belongs to a caller is kept under it."""
+    max_cost_usd: Decimal | None = None
+    """Highest cost of one request; None: no limit of their own."""
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
@@ -72,7 +75,9 @@ def caller(key: KeySettings) -> Key:
     """Who a key stands for."""
     coarse = Coarse(key.coarse_tokens, key.coarse_seconds) if key.coarse_tokens > 1 or key.coarse_seconds else None
     scopes = key.scopes | METRICS if "admin" in key.scopes else key.scopes
-    return Key(key.name, scopes, key.max_thinking_budget, key.models, coarse, key.weight, key.identity)
+    return Key(
+        key.name, scopes, key.max_thinking_budget, key.models, coarse, key.weight, key.identity, key.max_cost_usd
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from ponder.compute.text import Prompt
 from ponder.server.beside import beside
 from ponder.server.calls import Offered
 from ponder.server.coarse import Coarse
+from ponder.server.cost import MaxCost
+from ponder.server.cost import most as most_cost
 from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel, chains, configured
@@ -83,6 +85,8 @@ class ResolvedRequest:
     """How coarse the numbers are that the caller sees; None: exact."""
     key_id: str = ""
     """Which API key it came with, whatever that is called."""
+    max_cost: int | None = None
+    """Nano-USD that all of it may cost at most; None: only the limits in tokens bound it."""
     earlier: int = 0
     """Tokens of the prompt that are thoughts given back to the model; worked out where numbers are coarse."""
 
@@ -117,6 +121,8 @@ async def make(
     if not key.may_ask(base):
         raise NotPermitted("this API key may not ask this model", param="model", code="model_not_permitted")
     card, own = served.engine.card, served.settings
+    price = settings.price_of(base)
+    cost = most_cost(request, base, own, key, price)
     offered, grammar = _tools(request, card.tools)
     wish = wished(request.thinking, settings)
     strategy = await chosen(lambda: _strategy(request, registry, own, settings, by_name, wish))
@@ -131,11 +137,11 @@ async def make(
         told = thoughts.given_back(key.id, base, request.messages, everywhere=card.keeps_thoughts, context=card.context)
         if told is not request.messages:
             prompt = replace(prompt, messages=told)
-    prompt, length, most, budget = await _measured(request, wish, served, prompt, key, one=one)
+    prompt, length, most, budget = await _measured(request, wish, served, prompt, key, cost, one=one)
     earlier = 0
     if key.coarse is not None and prompt.messages is not request.messages:
         plain = replace(prompt, messages=request.messages)
-        earlier = max(0, length - (await ceiling(request, wish, served, plain, key, one=one))[0])
+        earlier = max(0, length - (await ceiling(request, wish, served, plain, key, cost, one=one))[0])
     thinking, clamped = most if budget is None else budget, None
     if thinking > most:
         if wish is not None and request.thinking.exact:
@@ -145,6 +151,13 @@ async def make(
                 code="thinking_budget_too_large",
             )
         thinking, clamped = most, thinking
+    # What a caller sees of it must tell no more of earlier thoughts than the number of tokens of the prompt does.
+    told = length if key.coarse is None else key.coarse.prompt(length, earlier)
+    short = False
+    if cost is not None:
+        cost.check(told)
+        if short := (paid := cost.thinking(told)) < thinking:
+            thinking, clamped = paid, thinking if clamped is None and budget is not None else clamped
     if key.coarse is not None and (lowered := key.coarse.lowered(thinking, request.n)) < thinking:
         if wish is not None and request.thinking.exact:
             raise RequestError(
@@ -155,7 +168,17 @@ async def make(
         clamped = thinking if clamped is None and budget is not None else clamped
         thinking = lowered
     answer, total = allowance(request, own, card.context - length - CLOSING, thinking)
+    limits = Budget(thinking, answer, total)
     verifier, fallback = await chosen(lambda: _verifier(request, registry, served, settings, strategy))
+    if cost is not None:
+        limits = cost.bound(
+            limits,
+            told,
+            chains=1 if one else chains(strategy.call) or 2,
+            read=_judged(strategy) and getattr(verifier and verifier.call, "reads", False),
+            short=short,
+            coarse=key.coarse,
+        )
     limit = settings.stream_timeout if request.stream else settings.timeout
     timeout = min(t for t in (request.timeout, header_timeout, limit) if t is not None)
     sampling = _sampling(request, card, key, grammar)
@@ -175,7 +198,7 @@ async def make(
             stream=request.stream,
             yields=settings.reduce_under_load and sampling.seed is None,
         )
-        for i, share in enumerate(Budget(thinking, answer, total).split(request.n))
+        for i, share in enumerate(limits.split(request.n))
     )
     writing, judging = _shares(served, key)
     return ResolvedRequest(
@@ -195,13 +218,14 @@ async def make(
         shows_thought=permitted(key, request.show_thought),
         reads_thoughts=card.shows_thoughts,
         asked=wish if wish is not None and wish >= 0 else None,
-        price=settings.price_of(base),
+        price=price,
+        max_cost=None if cost is None else cost.nano_usd,
         user=request.user,
         metadata=request.metadata,
         ignored=_ignored(request, strategy, key),
         tools=offered,
         coarse=key.coarse,
-        work=_work(request, served, strategy, key, length, thinking, answer, writing),
+        work=_work(request, served, strategy, key, length, thinking, limits.answer, writing),
     )
 
 
@@ -247,14 +271,21 @@ def _effort(request: Request, settings: Settings) -> str | None:
 
 
 async def _measured(
-    request: Request, wish: int | None, served: ServedModel, prompt: Prompt, key: Key, *, one: bool
+    request: Request,
+    wish: int | None,
+    served: ServedModel,
+    prompt: Prompt,
+    key: Key,
+    cost: MaxCost | None,
+    *,
+    one: bool,
 ) -> tuple[Prompt, int, int, int | None]:
     """(the prompt, and what `ceiling` says of it). Thoughts that were given back are left out again where they do not
     fit, leave less room than an answer of this model has, or less to think than the caller insists on: what the caller
     does not know of must cost neither the answer nor the request."""
     if prompt.messages is not request.messages:
         try:
-            length, most, budget = await ceiling(request, wish, served, prompt, key, one=one)
+            length, most, budget = await ceiling(request, wish, served, prompt, key, cost, one=one)
         except RequestError as error:
             if error.code != "context_length_exceeded":
                 raise
@@ -265,7 +296,7 @@ async def _measured(
             if room >= min(request.answer_tokens or own, own) and not insists:
                 return prompt, length, most, budget
         prompt = replace(prompt, messages=request.messages)
-    return prompt, *await ceiling(request, wish, served, prompt, key, one=one)
+    return prompt, *await ceiling(request, wish, served, prompt, key, cost, one=one)
 
 
 def _strategy(

@@ -92,6 +92,8 @@ class Request:
     """Visible tokens at most."""
     total_tokens: int | None = None
     """Hidden and visible tokens of one answer at most."""
+    max_cost: int | None = None
+    """Nano-USD that all of it may cost at most."""
     timeout: float | None = None
     """Seconds until the best so far is the answer."""
     n: int = 1

@@ -463,6 +463,7 @@ def _intent(resolved: ResolvedRequest, request_id: str) -> Intent:
         asked=resolved.asked,
         verifier=judge.name if (judge := resolved.plans[0].verifier) else None,
         price=resolved.price,
+        max_cost=resolved.max_cost,
         user=resolved.user,
         metadata=resolved.metadata,
         key_id=resolved.key_id,

@@ -7,6 +7,7 @@ from ponder.compute.engine import LONG, Engine, ReadsWishes, read_beside, tokens
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Prompt
 from ponder.server.beside import turn
+from ponder.server.cost import MaxCost
 from ponder.server.keys import Key
 from ponder.server.registry import ServedModel
 from ponder.server.request import AUTO, Request, ThinkingWish
@@ -32,11 +33,19 @@ def known_effort(effort: str, settings: Settings) -> str:
 
 
 async def ceiling(
-    request: Request, wished: int | None, served: ServedModel, prompt: Prompt, key: Key, *, one: bool
+    request: Request,
+    wished: int | None,
+    served: ServedModel,
+    prompt: Prompt,
+    key: Key,
+    cost: MaxCost | None = None,
+    *,
+    one: bool,
 ) -> tuple[int, int, int | None]:
     """(tokens of the prompt, ceiling of hidden tokens, what is asked for before the ceiling; None is all of it).
 
-    The context bounds a chain. So it bounds the total where `one` chain spends all of it, and not that of many.
+    The context bounds a chain. So it bounds the total where `one` chain spends all of it, and not that of many. What
+    `cost` pays for may be less: here it matters where it is nothing, because then the model is asked in another way.
     """
     own, card = served.settings, served.engine.card
     default = own.thinking_budget
@@ -58,7 +67,7 @@ async def ceiling(
     if one:
         caps.append(room - _kept(request, own, room if most is None else min(room, most)))
     most_thinking = max(0, min(c for c in caps if c is not None))
-    if most_thinking == 0 and asked != 0:
+    if asked != 0 and (most_thinking == 0 or (cost is not None and cost.thinking(length) == 0)):
         length = max(length, await _length(served.engine, prompt, key, False))
     return length, most_thinking, None if asked == AUTO else asked
 

@@ -103,6 +103,8 @@ class Case:
         """Promises 1 to 4, whatever has happened; None for a run that ended in an error. Raises `AssertionError`."""
         spent, budget, kept = self.spending.spent, self.plan.budget, self.spending.reservations
         at_most("hidden tokens", spent.hidden, budget.thinking)
+        if (cost := budget.cost) is not None:
+            at_most("units of money", self.spending.cost, cost.amount + budget.answer * cost.visible)
         equal("tokens still reserved", self.spending.held, 0)
         require(not self.spending.overdrawn, "a call has used more than was reserved for it")
         equal("tokens counted", self.spending.generated, self.engine.produced, "as many as the engine produced")

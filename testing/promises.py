@@ -7,6 +7,7 @@
 5. Cut short by budget, deadline or drain, a run still answers.
 6. The same seed gives the same outcome.
 7. A chain whose end was not seen, because its model went away, is no answer and has no vote; the others go on.
+8. Where the request says what it may cost, it costs no more, whatever the prices are and however it ends.
 
 A run keeps most of these for any strategy. A strategy can break the rest: it must answer, depend on nothing but its
 seed, and let cancellation and the errors of the engine pass. The same is checked of a verifier, as strategies use it.
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ponder.compute.budget import Budget
+from ponder.compute.cost import CostLimit
 from ponder.compute.errors import EngineError, Lost
 from ponder.compute.outcome import Outcome
 from ponder.compute.run import Run, Strategy, Verifier
@@ -36,6 +38,12 @@ BUDGETS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 5000)
 
 CHAIN_PURPOSES = ("sample", "stream", "extend", "answer")
 """Of calls that answer the caller; the others are a verifier's."""
+
+PRICES = ((4, 1, 3), (1, 5, 1), (0, 2, 7))
+"""Of a hidden token, a visible one and one that a reward model reads."""
+
+AMOUNTS = (3, 90, 600)
+"""What a request may cost beside its answer, in the price of its dearest token."""
 
 ENOUGH = 700
 """A thinking budget, in tokens, that feeds about a dozen of the chains."""
@@ -81,6 +89,8 @@ def promises(setting: Setting) -> list[Promise]:
         Promise("an engine that fails at any call ends in an answer or one error", setting, _engine_fails),
         Promise("a chain that is lost is no answer and has no vote, and the others go on", setting, _lost),
         Promise("a reward model that fails is replaced, and that is said", setting, _rewards_fail),
+        Promise("it costs no more than it may", setting, _cost),
+        Promise("it costs no more than it may, where a model fails or goes away", setting, _cost_of_failures),
         Promise("the same seed gives the same outcome", setting, _same_seed),
     ]
     return found
@@ -251,14 +261,52 @@ def _rewards_fail(setting: Setting) -> None:
         require(outcome.degraded == asked, f"degraded is {outcome.degraded}, where the reward model was asked: {asked}")
 
 
+def _cost(setting: Setting) -> None:
+    for cost in _costs():
+        case = Case(setting, Budget(ENOUGH, 50, cost=cost), JudgingEngine(always(*CHAINS)))
+        case.check(asyncio.run(case.run()))
+        engine = JudgingEngine(always(Chain(MARKER * 1000, "seven" * 1000), Chain("", "7" * 5000)))
+        case = Case(setting, Budget(ENOUGH, 50, cost=cost), engine)
+        outcome = asyncio.run(case.run())
+        case.check(outcome)
+        require(not outcome.complete, "an answer that was cut is said to be complete")
+
+
+def _cost_of_failures(setting: Setting) -> None:
+    for cost in _costs()[1::3]:
+        budget = Budget(ENOUGH, 50, cost=cost)
+        whole = Case(setting, budget, JudgingEngine(always(*CHAINS)))
+        asyncio.run(whole.run())
+        for call in {0, 1, whole.engine.calls - 1}:
+            for failing in (
+                JudgingEngine(always(*CHAINS), fail_at=call, tail=1),
+                JudgingEngine(always(*CHAINS), vanish_at={call: 10 * (call % 3)}, tail=2),
+            ):
+                case = Case(setting, budget, failing)
+                try:
+                    outcome = asyncio.run(case.run())
+                except EngineError:
+                    outcome = None
+                case.check(outcome)
+
+
+def _costs() -> list[CostLimit]:
+    return [
+        CostLimit(hidden, visible, verifier, amount * max(hidden, visible), judging=amount * bool(verifier) // 3)
+        for hidden, visible, verifier in PRICES
+        for amount in AMOUNTS
+    ]
+
+
 def _same_seed(setting: Setting) -> None:
-    def once() -> tuple[object, ...]:
-        case = Case(setting, Budget(ENOUGH, 50), JudgingEngine(always(*CHAINS), seeded=True))
+    def once(cost: CostLimit | None) -> tuple[object, ...]:
+        case = Case(setting, Budget(ENOUGH, 50, cost=cost), JudgingEngine(always(*CHAINS), seeded=True))
         out = asyncio.run(case.run())
         return out.answer, out.spent, out.complete, out.stopped_by
 
-    first, again = once(), once()
-    require(first == again, f"with seed 1 it came to {first}, and then to {again}")
+    for cost in (None, CostLimit(4, 5, 1, 1500), CostLimit(4, 5, 3, 2500, judging=800)):
+        first, again = once(cost), once(cost)
+        require(first == again, f"with seed 1 it came to {first}, and then to {again}")
 
 
 def _judges(setting: Setting) -> None:

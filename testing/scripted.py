@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from ponder.compute.engine import Checked, Delta, ModelCard, Read, Reward, Sampling
+from ponder.compute.engine import Checked, Delta, Hold, ModelCard, Read, Reward, Sampling, unheld
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.identity import CallIdentity
 from ponder.compute.slots import Slots
@@ -325,6 +325,7 @@ class ScriptedRewards:
         candidates: Sequence[Candidate],
         *,
         read: Read,
+        hold: Hold = unheld,
         tenant: str | None = None,
         calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
@@ -336,8 +337,9 @@ class ScriptedRewards:
         for candidate in candidates:
             lines = [line for line in candidate.thought.unseal().split("\n") if line]
             tokens = len(candidate.ids.unseal())
-            self.read += tokens
-            read(tokens, 0)
+            with hold(tokens):
+                self.read += tokens
+                read(tokens, 0)
             rewards.append(Reward(tuple(self.judge(line) for line in lines), self.truncates))
             await asyncio.sleep(self.delay)
         return rewards

@@ -26,6 +26,7 @@ class Prm:
     """The step scores of the process reward model, made one."""
 
     needs_likelihood: ClassVar[bool] = False
+    reads: ClassVar[bool] = True
 
     aggregation: Annotated[
         Literal["last", "min", "product", "mean"] | None,

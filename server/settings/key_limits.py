@@ -7,6 +7,7 @@ from decimal import Decimal
 from pydantic import Field, field_validator
 
 from ponder.compute.price import NANO
+from ponder.server.settings.prices import MOST_COST
 from ponder.server.settings.table import Table
 
 MOST_TOKENS = 1 << 50
@@ -18,6 +19,9 @@ class KeyLimits(Table):
     database keeps of a key's limits, as JSON without the fields that are left out."""
 
     max_thinking_budget: int | None = Field(default=None, ge=0, description="Highest thinking_budget of one request.")
+    max_cost_usd: Decimal | None = Field(
+        default=None, gt=0, le=MOST_COST, description="Highest cost of one request in USD, where its model has a price."
+    )
     models: frozenset[str] | None = Field(default=None, description="Names of the models it may ask; left out: all.")
     strategies: frozenset[str] | None = Field(
         default=None, description="Names of the strategies it may ask for; left out: all."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from pydantic import (
 from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.reward_profiles import REWARD_PROFILES, RewardProfile
 from ponder.server.settings.engine import EngineSettings, RewardEngineSettings
+from ponder.server.settings.prices import MOST_COST
 from ponder.server.settings.table import Table, nearest
 
 
@@ -118,6 +120,13 @@ class Defaults(Table):
         ge=0,
         le=1 << 24,
         description="Highest thinking_budget of one request, over all its chains; what is above is clamped.",
+    )
+    max_cost_usd: Decimal | None = Field(
+        default=None,
+        gt=0,
+        le=MOST_COST,
+        description="Highest cost of one request in USD, where the model has a price (docs/metering.md); "
+        "left out: only the limits in tokens bound it.",
     )
     answer_tokens: int = Field(
         default=1024,

@@ -12,6 +12,8 @@ from ponder.server.settings.table import Table
 
 MOST = 1_000_000
 """USD for a million tokens: a dollar a token is a slip."""
+MOST_COST = 1_000_000
+"""USD for a request at most, where something bounds its cost."""
 
 
 class PriceSettings(Table):

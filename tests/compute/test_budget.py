@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ponder.compute.budget import Budget, Spending
-from ponder.compute.errors import Exhausted
+from ponder.compute.cost import CostLimit
+from ponder.compute.errors import Exhausted, Unaffordable
 
 
 def test_a_hold_gives_back_what_it_leaves() -> None:
@@ -87,4 +88,86 @@ def test_whatever_is_held_and_spent_and_chosen_the_bound_holds(
         spending.choose(pick % len(spending.reservations))
         assert spending.spent.hidden <= thinking
         assert not spending.overdrawn
+    assert spending.held == 0
+
+
+# -- money ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_may_be_hidden_or_visible_is_held_at_the_dearer_price_until_it_is_known() -> None:
+    spending = Spending(Budget(1000, 50, cost=CostLimit(hidden=2, visible=5, verifier=1, amount=500)))
+    assert (spending.free, spending.free_thought) == (100, 250)
+    with spending.reserve("sample", thinking=60, answer=20) as reservation:
+        assert spending.free == 20
+        reservation.spend(hidden=40, visible=10)
+    # 40 thoughts at 2, and 10 of an answer that may lose or be given.
+    assert spending.free == (500 - 80 - 50) // 5
+    with pytest.raises(Exhausted, match="asks for 75 tokens and 74 of 1000"):
+        spending.reserve("sample", thinking=75, answer=0)
+    spending.choose(0)
+    # Chosen, its answer is paid out of its own money.
+    assert spending.free == (500 - 80) // 5
+    assert spending.cost == 40 * 2 + 10 * 5
+
+
+def test_an_answer_that_is_certain_takes_nothing_from_the_thoughts() -> None:
+    spending = Spending(Budget(1000, 50, cost=CostLimit(hidden=2, visible=5, verifier=1, amount=500)))
+    with spending.reserve("stream", thinking=250, answer=50, bound=True) as reservation:
+        assert spending.free_thought == 0
+        reservation.spend(hidden=100, visible=50)
+    assert spending.free_thought == 150
+    assert spending.contested == (500 - 200 - 250) // 5
+    assert not spending.overdrawn
+
+
+def test_what_a_reward_model_reads_is_held_before_it_is_read() -> None:
+    limit = CostLimit(hidden=2, visible=2, verifier=1, amount=500, judging=100)
+    spending = Spending(Budget(1000, 50, cost=limit))
+    assert spending.free == 200
+    with spending.reading(300):
+        assert (spending.free, spending.held) == (100, 300)
+        spending.read_for_verifier(300, 0)
+    assert (spending.free, spending.held) == (100, 0)
+    spending.reserve("sample", thinking=90, answer=10)
+    with pytest.raises(Unaffordable, match="takes 1 tokens and the cost limit pays for 0"), spending.reading(1):
+        pass
+    # How much was read before that may depend on which was quicker: no chain is to live on it.
+    assert spending.free == 0
+    assert spending.dear
+
+
+@given(
+    st.builds(CostLimit, *[st.integers(0, 9)] * 3, st.integers(0, 2000), judging=st.just(0)),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.sampled_from("rbv"), st.integers(0, 3)), max_size=30),
+    st.integers(0, 1000),
+)
+def test_whatever_is_held_and_spent_and_chosen_the_cost_is_within_its_limit(
+    cost: CostLimit, steps: list[tuple[int, int, str, int]], pick: int
+) -> None:
+    spending = Spending(Budget(500, 40, cost=cost))
+    for hidden, visible, kind, leave in steps:
+        try:
+            if kind == "v":
+                with spending.reading(hidden):
+                    spending.read_for_verifier(hidden, 0)
+                continue
+            bound = kind == "b" and not spending.reservations
+            if not bound:
+                spending.unbind()
+            reservation = spending.reserve("sample", thinking=hidden, answer=visible, bound=bound)
+        except Exhausted:
+            continue
+        # One that may lose may write all of it as its answer.
+        if bound or pick % 2:
+            reservation.spend(hidden=max(0, hidden - leave), visible=max(0, visible - leave))
+        else:
+            reservation.spend(visible=min(40, hidden + visible))
+        if leave:
+            reservation.close(forfeit=leave == 2)
+    for reservation in spending.reservations:
+        reservation.close()
+    if spending.reservations:
+        spending.choose(pick % len(spending.reservations))
+    assert spending.cost <= cost.amount + 40 * cost.visible
+    assert not spending.overdrawn
     assert spending.held == 0

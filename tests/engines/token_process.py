@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ponder.compute.engine import Checked, Read, Reward
+from ponder.compute.engine import Checked, Hold, Read, Reward, unheld
 from ponder.compute.errors import EngineError, Lost
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Prompt
@@ -151,12 +151,13 @@ class TokenRewards(ScriptedRewards):
         candidates: Sequence[Candidate],
         *,
         read: Read,
+        hold: Hold = unheld,
         tenant: str | None = None,
         calls: Sequence[CallIdentity] = (),
     ) -> Sequence[Reward]:
         for call in calls:
             await self.process.make(str(call))
-        return await super().reward(prompt, candidates, read=read, tenant=tenant, calls=calls)
+        return await super().reward(prompt, candidates, read=read, hold=hold, tenant=tenant, calls=calls)
 
     async def check(self) -> Checked | None:
         await self.process.make("check 0")

@@ -70,7 +70,9 @@ class Judged(_Part):
     )
 
 
-StoppedBy = Literal["finished", "early_agreement", "budget", "deadline", "draining", "engine_error", "repetition"]
+StoppedBy = Literal[
+    "finished", "early_agreement", "budget", "cost", "deadline", "draining", "engine_error", "repetition"
+]
 
 
 class ChoiceThinking(Judged):
@@ -97,6 +99,9 @@ class ThinkingReport(Judged):
     discarded_tokens: int = Field(description="Generated, and not part of the answer or its own chain")
     program_seconds: float = Field(default=0, description="Processor time of programs that the verifier ran")
     cost_usd: float = Field(default=0, description="What the request costs, where its model has a price")
+    max_cost_usd: float = Field(
+        default=0, description="What it may cost at most: max_cost_usd of the request, or the operator's"
+    )
     choices: list[ChoiceThinking] = Field(default=[], description="With n above 1: the same for each choice")
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool, ToolCall
 from ponder.server.bounds import too_many
+from ponder.server.cost import nano
 from ponder.server.dialects.openai_chat import customs, slips
 from ponder.server.dialects.openai_chat import schema as wire
 from ponder.server.dialects.openai_chat.schema import ChatRequest, WireMessage
@@ -30,6 +32,7 @@ NAMES: Mapping[str, str] = {
     "tool_choice.name": "tool_choice.function.name",
     "answer_tokens": "max_answer_tokens",
     "total_tokens": "max_completion_tokens",
+    "max_cost": "max_cost_usd",
     "logprobs": "top_logprobs",
     "show_thought": "include_reasoning",
 }
@@ -104,6 +107,7 @@ def ours(request: ChatRequest) -> Request:
         document=_document(request.response_format),
         answer_tokens=request.max_answer_tokens,
         total_tokens=request.max_completion_tokens or request.max_tokens,
+        max_cost=None if request.max_cost_usd is None else nano(Decimal(repr(request.max_cost_usd))),
         timeout=request.timeout,
         n=request.n or 1,
         stream=bool(request.stream),

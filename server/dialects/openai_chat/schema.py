@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ponder.server.settings.prices import MOST_COST
+
 
 class _Wire(BaseModel):
     """Strict types (no "5" for 5, no true for 1); unknown keys are let through, and `slips.ignored` reports them."""
@@ -130,6 +132,9 @@ class ChatRequest(_Wire):
     strategy: str | Choice | None = Field(default=None, description="How the budget is spent; see /v1/strategies")
     verifier: str | Choice | None = Field(default=None, description="Who judges candidates")
     max_answer_tokens: SomeTokens | None = Field(default=None, description="Visible tokens at most")
+    max_cost_usd: Annotated[float, Field(gt=0, le=MOST_COST, allow_inf_nan=False)] | None = Field(
+        default=None, description="USD that all of it costs at most: prompt, thoughts, answer and verifier"
+    )
     on_overflow: Literal["clamp", "error"] | None = Field(
         default=None, description="What happens to a budget above the ceiling; clamp unless said"
     )

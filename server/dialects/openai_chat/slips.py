@@ -27,6 +27,7 @@ OURS = (
     "thinking_token_budget",
     "thinking_budget_tokens",
     "max_answer_tokens",
+    "max_cost_usd",
     "include_reasoning",
     "enable_thinking",
     "reasoning_effort",
@@ -39,13 +40,15 @@ OURS = (
     "thinking_config",
 )
 """Names that matter for the budget: what nearly is one of them is a slip, not somebody else's field."""
-UNMISTAKABLE = OURS[:7]
+UNMISTAKABLE = OURS[:8]
 """Those that in another place (`metadata`, say) can only have been meant for the top level."""
 OTHER_WORDS = frozenset(
     {"budget_tokens", "thinking_tokens", "max_thinking_tokens"}
     | {"reasoning_budget", "reasoning_tokens", "max_reasoning_tokens"}
 )
 """Names nobody sends for anything but a budget."""
+OTHER_COSTS = frozenset({"max_cost", "max_usd", "cost_limit", "cost_limit_usd", "budget_usd", "max_budget_usd"})
+"""Names nobody sends for anything but a bound on the cost."""
 OWN_WORDS: dict[type[BaseModel], tuple[str, ...]] = {
     Reasoning: ("max_tokens", "effort", "enabled"),
     Thinking: ("budget_tokens", "type"),
@@ -121,12 +124,19 @@ def misspelt(body: dict[str, Any]) -> None:
         if (key in NOT_SUPPORTED or key in OFF) and value not in (None, [], {}, *OFF.get(key, ())):
             words = NOT_SUPPORTED.get(key, "leave it out")
             raise RequestError(f"{key} is not supported: {words}", param=key, code="unsupported_parameter")
-        if key not in NO_SLIP and (meant := "thinking_budget" if key in OTHER_WORDS else nearest(key, OURS)):
+        if key not in NO_SLIP and (meant := _ours(key, OURS)):
             raise RequestError(
                 f"there is no such field; did you mean {meant}?",
                 param=key if SAFE.fullmatch(key) else None,
                 code="unknown_parameter",
             )
+
+
+def _ours(key: str, words: Iterable[str]) -> str | None:
+    """The field of ours that a key was meant to be."""
+    if key in OTHER_WORDS:
+        return "thinking_budget"
+    return "max_cost_usd" if key in OTHER_COSTS else nearest(key, words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +189,8 @@ def strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[Stray]:
 def misplaced(request: ChatRequest, found: Sequence[Stray]) -> None:
     """Raises `RequestError` for a key inside an object of the body that can only have been meant for a budget. `found`
     are its `strays`."""
-    lost = [Stray(("metadata",), key, ChatRequest) for key in request.metadata or () if key not in OTHER_WORDS]
+    theirs = OTHER_WORDS | OTHER_COSTS
+    lost = [Stray(("metadata",), key, ChatRequest) for key in request.metadata or () if key not in theirs]
     inner = {(stray.holder, stray.key): stray for stray in found if stray.place}
     for stray in [*lost[:UNKNOWN], *list(inner.values())[:UNKNOWN]]:
         if stray.key not in NO_SLIP and (words := _meant(stray)):
@@ -193,7 +204,7 @@ def _meant(stray: Stray) -> str | None:
         near = own[0] if stray.key in OTHER_WORDS or stray.key in ("budget", "max_tokens") else nearest(stray.key, own)
     if near:
         return f"there is no such field; did you mean {place}.{near}?"
-    top = "thinking_budget" if stray.key in OTHER_WORDS else nearest(stray.key, UNMISTAKABLE)
+    top = _ours(stray.key, UNMISTAKABLE)
     return top and f"this has no effect inside {place}; {top} belongs at the top level of the body"
 
 

@@ -168,6 +168,8 @@ def thinking(summary: Summary) -> dict[str, Any]:
         told["program_seconds"] = round(summary.program_seconds, 3)
     if summary.cost_nano_usd is not None:
         told["cost_usd"] = summary.cost_nano_usd / NANO
+    if summary.max_cost_nano_usd is not None:
+        told["max_cost_usd"] = summary.max_cost_nano_usd / NANO
     if len(outcomes) == 1:
         return told | _judged(outcomes[0])
     told["choices"] = [
