@@ -31,6 +31,7 @@ FLAGS = (
     "verifier",
     "thinking_budget",
     "max_thinking_budget",
+    "max_cost_usd",
     "answer_tokens",
     "timeout",
     "drain_timeout",

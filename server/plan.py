@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ponder.compute.budget import Budget
 from ponder.compute.chains import CLOSING
+from ponder.compute.cost import payable
 from ponder.compute.engine import CallSchema, Grammar, ModelCard, Sampling
 from ponder.compute.errors import NotPermitted, RequestError
 from ponder.compute.plan import Plan
@@ -281,8 +282,8 @@ async def _measured(
     one: bool,
 ) -> tuple[Prompt, int, int, int | None]:
     """(the prompt, and what `ceiling` says of it). Thoughts that were given back are left out again where they do not
-    fit, leave less room than an answer of this model has, or less to think than the caller insists on: what the caller
-    does not know of must cost neither the answer nor the request."""
+    fit, leave less room or money than an answer of this model takes, or less to think than the caller insists on: what
+    the caller does not know of must cost neither the answer nor the request."""
     if prompt.messages is not request.messages:
         try:
             length, most, budget = await ceiling(request, wish, served, prompt, key, cost, one=one)
@@ -291,9 +292,13 @@ async def _measured(
                 raise
         else:
             own = served.settings.answer_tokens
+            usual = min(request.answer_tokens or own, own)
             room = served.engine.card.context - length - CLOSING
+            if cost is not None:
+                told = length + (0 if key.coarse is None else key.coarse.tokens)
+                room = min(room, payable(cost.each(told), cost.price.answer))
             insists = wish is not None and request.thinking.exact and (budget or 0) > most
-            if room >= min(request.answer_tokens or own, own) and not insists:
+            if room >= usual and not insists:
                 return prompt, length, most, budget
         prompt = replace(prompt, messages=request.messages)
     return prompt, *await ceiling(request, wish, served, prompt, key, cost, one=one)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ponder.compute.engine import LONG, Checked
-from ponder.compute.errors import EngineError, Lost
+from ponder.compute.errors import EngineError, Lost, Unaffordable
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.engines.reward import ProcessRewardModel
@@ -89,6 +90,36 @@ def test_what_several_want_to_know_at_once_is_read_once_for_each_tenant() -> Non
         assert [reward.steps for rewards in found for reward in rewards] == [(0.8,)] * 6
         assert len(reader.read_ids) == 2
         assert told.tokens == sum(map(len, reader.read_ids))
+
+    in_virtual_time(go())
+
+
+def test_each_call_is_made_within_a_hold_of_all_that_it_reads() -> None:
+    async def go() -> None:
+        reader, model = judging()
+        told, held, most = Told(), 0, 0
+
+        @contextmanager
+        def hold(tokens: int) -> Generator[None]:
+            nonlocal held, most
+            if held + told.tokens + tokens > most:
+                raise Unaffordable("no")
+            held += tokens
+            yield
+            held -= tokens
+
+        longer = replace(SAME, thought=Hidden("1 + 1 = 2\nso 2\n"))
+        with pytest.raises(Unaffordable):
+            await model.reward(PROMPT, [SAME], read=told, hold=hold)
+        assert not reader.read_ids
+        most = 1000
+        await model.reward(PROMPT, [SAME], read=told, hold=hold)
+        most = told.tokens + 1
+        with pytest.raises(Unaffordable):
+            await model.reward(PROMPT, [longer], read=told, hold=hold)
+        assert await model.reward(PROMPT, [SAME], read=told, hold=hold)
+        assert (held, len(reader.read_ids)) == (0, 1)
+        assert told.tokens == len(reader.read_ids[0])
 
     in_virtual_time(go())
 

@@ -64,6 +64,7 @@ CALLS: dict[str, Any] = {
         {"include_reasoning": True, "thinking_budget": 50},
         {"thinking_budget": 10_000_000},
         {"max_answer_tokens": 3},
+        {"max_cost_usd": 0.001},
         CALLS,
     ],
 )
@@ -126,6 +127,7 @@ def test_every_field_of_ours_is_explained_and_every_reference_leads_somewhere() 
     fields = schemas["ChatRequest"]["properties"]
     for name in ("thinking_budget", "strategy", "verifier", "max_answer_tokens", "on_overflow", "include_reasoning"):
         assert fields[name]["description"], name
+    assert fields["max_cost_usd"]["description"]
     for name in ("thinking_token_budget", "thinking_budget_tokens", "reasoning", "thinking", "enable_thinking"):
         assert fields[name]["description"], name
     report = schemas["ThinkingReport"]["properties"]

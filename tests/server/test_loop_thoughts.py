@@ -233,6 +233,20 @@ def test_a_thought_that_fits_takes_neither_the_answer_nor_what_the_caller_insist
     assert thoughts(engine.prompts[-1]) == [thought]
 
 
+@pytest.mark.parametrize(("usd", "back"), [(0.002, True), (0.0005, False), (0.00005, False)])
+def test_a_thought_comes_back_only_where_the_caller_s_money_pays_for_the_answer_behind_it(
+    usd: float, back: bool
+) -> None:
+    thought = MARKER * 100
+    engine = Long(lambda p, t, c: Chain(thought, CALL) if len(p.messages) < 2 else Chain("", "21."), READS)
+    app = door(engine)
+    message = called(app)
+    told = answered(app, **after(message), max_cost_usd=usd, max_answer_tokens=1200)
+    assert thoughts(engine.prompts[-1]) == [thought if back else None]
+    assert told["choices"][0]["message"]["content"] == "21."
+    assert told["thinking"]["cost_usd"] <= usd
+
+
 def test_coarse_numbers_do_not_tell_how_long_a_thought_is_that_comes_back() -> None:
     told: list[dict[str, Any]] = []
     headers = {"authorization": "Bearer pk-ann"}
