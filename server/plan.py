@@ -132,7 +132,7 @@ async def make(
         request.messages,
         request.tools,
         effort=_effort(request, settings),
-        budget=_of_one_chain(wish, request, own, key) if one else None,
+        budget=_of_one_chain(wish, request, own, key, cost) if one else None,
     )
     if thoughts is not None and card.shows_thoughts:
         told = thoughts.given_back(key.id, base, request.messages, everywhere=card.keeps_thoughts, context=card.context)
@@ -327,11 +327,14 @@ def _strategy(
     return chosen
 
 
-def _of_one_chain(wish: int | None, request: Request, own: ModelSettings, key: Key) -> int | None:
+def _of_one_chain(
+    wish: int | None, request: Request, own: ModelSettings, key: Key, cost: MaxCost | None
+) -> int | None:
     """Tokens that the one chain of each answer may think, as far as they are known before the prompt is rendered."""
     if wish is None or wish <= 0:
         return None
-    caps = (wish, own.max_thinking_budget, key.max_thinking_budget, request.total_tokens)
+    paid = None if cost is None else cost.thinking(0)
+    caps = (wish, own.max_thinking_budget, key.max_thinking_budget, request.total_tokens, paid)
     return max(1, min(cap for cap in caps if cap is not None) // request.n)
 
 

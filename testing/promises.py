@@ -157,7 +157,8 @@ def _endless(setting: Setting, thinking: int) -> None:
 
 def _cancelled(setting: Setting) -> None:
     async def cancelled_after(turns: int) -> bool:
-        case = Case(setting, Budget(ENOUGH, 50), JudgingEngine(always(*CHAINS), tail=3))
+        budget = Budget(ENOUGH, 50, cost=CostLimit(1, 1, 1, ENOUGH))
+        case = Case(setting, budget, JudgingEngine(always(*CHAINS), tail=3))
         async with asyncio.TaskGroup() as group:
             task = group.create_task(case.run())
             for _ in range(turns):
