@@ -262,6 +262,24 @@ class Spending:
             left = min(left, payable(self._money(contested=True), cost.dearest))
         return left
 
+    @property
+    def allowance(self) -> int:
+        """Visible tokens the answer may still have, if nothing more is thought."""
+        left = self.budget.answer - sum(h.visible for h in self._bound)
+        if self.budget.total is not None:
+            left = min(left, self.budget.total - self.generated)
+        return max(0, left)
+
+    @property
+    def total_left(self) -> int | None:
+        """Tokens left under `max_completion_tokens`; None where there is no such limit."""
+        return None if self.budget.total is None else max(0, self.budget.total - self.generated)
+
+    @property
+    def generated(self) -> int:
+        """Tokens the language model made so far."""
+        return self._settled + sum(h.tokens for h in self._open)
+
     # -- money --------------------------------------------------------------------------------------------------------
 
     def _payable(self, *, surely_hidden: bool) -> int:
@@ -318,24 +336,6 @@ class Spending:
             yield
         finally:
             self._to_read -= tokens
-
-    @property
-    def allowance(self) -> int:
-        """Visible tokens the answer may still have, if nothing more is thought."""
-        left = self.budget.answer - sum(h.visible for h in self._bound)
-        if self.budget.total is not None:
-            left = min(left, self.budget.total - self.generated)
-        return max(0, left)
-
-    @property
-    def total_left(self) -> int | None:
-        """Tokens left under `max_completion_tokens`; None where there is no such limit."""
-        return None if self.budget.total is None else max(0, self.budget.total - self.generated)
-
-    @property
-    def generated(self) -> int:
-        """Tokens the language model made so far."""
-        return self._settled + sum(h.tokens for h in self._open)
 
     # -- reserving ----------------------------------------------------------------------------------------------------
 
