@@ -327,9 +327,7 @@ def _strategy(
     return chosen
 
 
-def _of_one_chain(
-    wish: int | None, request: Request, own: ModelSettings, key: Key, cost: MaxCost | None
-) -> int | None:
+def _of_one_chain(wish: int | None, request: Request, own: ModelSettings, key: Key, cost: MaxCost | None) -> int | None:
     """Tokens that the one chain of each answer may think, as far as they are known before the prompt is rendered."""
     if wish is None or wish <= 0:
         return None
