@@ -11,15 +11,18 @@ import uvicorn
 
 from ponder.compute.lengths import Lengths
 from ponder.server.app import ServedModel, create_app
-from ponder.server.settings import KeySettings, ModelSettings, Settings
+from ponder.server.settings import KeySettings, ModelSettings, PriceBook, Settings
 from ponder.server.sockets import bind, listen, url_of
 from ponder.testing import ScriptedEngine
 
 
 @contextmanager
-def serving(engine: ScriptedEngine, keys: Sequence[KeySettings] = ()) -> Generator[str]:
-    """The address of a server of the model `scripted`."""
-    settings = Settings(keys=list(keys))
+def serving(
+    engine: ScriptedEngine, keys: Sequence[KeySettings] = (), price: dict[str, float] | None = None
+) -> Generator[str]:
+    """The address of a server of the model `scripted`; `price` is in USD for a million tokens."""
+    book = PriceBook.model_validate({"version": "1", "default": price}) if price else PriceBook()
+    settings = Settings(keys=list(keys), prices=book)
     lengths = Lengths(*engine.card.typical_chain)
     app = create_app(settings, {"scripted": ServedModel(engine, lengths, ModelSettings(path="scripted"))})
     with bind("127.0.0.1", 0) as sock:

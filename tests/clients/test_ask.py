@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ponder.clients.client import Client
 from ponder.testing import MARKER, Chain, ScriptedEngine, always
 from tests.clients.serving import comes_true, serving
 
@@ -49,6 +50,21 @@ def test_a_budget_that_binds_and_a_strategy_are_told() -> None:
         out, err = asked.communicate(timeout=120)
     assert (asked.returncode, out) == (0, f"{ANSWER}\n")
     assert err == f"thought 5 of 5 tokens, answered {len(ANSWER)}; direct, budget\n"
+
+
+def test_what_it_costs_is_told_beside_what_it_may() -> None:
+    engine = ScriptedEngine(always(Chain(THOUGHT * 20, ANSWER)))
+    with (
+        serving(engine, price={"input": 1, "thinking": 2}) as url,
+        start(url, "12 + 7?", "--max-cost", "0.0002", "--strategy", "direct") as asked,
+        Client(url) as client,
+    ):
+        out, err = asked.communicate(timeout=120)
+        thinking = client.chat("12 + 7?", max_cost_usd=0.0002, strategy="direct").thinking
+    assert (asked.returncode, out) == (0, f"{ANSWER}\n")
+    assert thinking.cost_usd is not None
+    assert thinking.cost_usd <= 0.0002 == thinking.max_cost_usd
+    assert err.endswith(f"; direct, cost; {thinking.cost_usd:f} of 0.0002 USD\n")
 
 
 def test_an_error_is_told_in_the_servers_words_with_a_status() -> None:
