@@ -1,12 +1,13 @@
-"""Rows that are older than the operator wants to keep them: deleted some at a time, faster than new ones come."""
+"""Rows that are older than the operator wants to keep them, and answers that were to be kept for a while: deleted some
+at a time, faster than new ones come."""
 
 from __future__ import annotations
 
 import time
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 
-from ponder.metering.tables import requests
+from ponder.metering.tables import idempotency, requests
 
 DAY = 86_400_000
 """Milliseconds."""
@@ -40,3 +41,13 @@ def expire_some(connection: Connection, days: int, most: int) -> int:
         .limit(most)
     )
     return connection.execute(delete(requests).where(requests.c.id.in_(some))).rowcount
+
+
+def expire_answers(connection: Connection, most: int) -> int:
+    """Forgets answers, and keys, whose time is over, `most` of each at most; the more of the two."""
+    now = time.time_ns() // 1_000_000
+    old = select(idempotency.c.id).where(idempotency.c.answer_until_ms <= now).limit(most)
+    answers = update(idempotency).where(idempotency.c.id.in_(old)).values(answer=None, answer_until_ms=None)
+    old = select(idempotency.c.id).where(idempotency.c.until_ms <= now).limit(most)
+    keys = delete(idempotency).where(idempotency.c.id.in_(old))
+    return max(connection.execute(answers).rowcount, connection.execute(keys).rowcount)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, Table, Text
+from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
 metadata = MetaData()
 
@@ -139,6 +139,34 @@ audit = Table(
     Column("subject", Text, nullable=False),
     Column("details", JSON, nullable=False),
     Index("audit_by_time", "at_ms"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    # A hash of the API key's name and what the caller sent as `Idempotency-Key`.
+    Column("id", Text, primary_key=True),
+    # Its run: the id of the request, and the server process.
+    Column("request", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    # The name of the API key.
+    Column("key", Text, nullable=False),
+    # Which secret the two below are made with.
+    Column("secret", Text, nullable=False),
+    # Of the body, keyed.
+    Column("fingerprint", LargeBinary, nullable=False),
+    # Grows while somebody waits for it on another server.
+    _count("wanted"),
+    # Empty while it runs; then answered, or lost: billed, and without an answer.
+    Column("outcome", Text),
+    # Encrypted; empty where none is kept.
+    Column("answer", LargeBinary),
+    Column("answer_until_ms", BigInteger),
+    # When the key is forgotten.
+    Column("until_ms", BigInteger, nullable=False),
+    Index("idempotency_by_end", "until_ms"),
+    Index("idempotency_by_answer", "answer_until_ms"),
+    Index("idempotency_by_request", "request"),
 )
 
 COUNTS = (

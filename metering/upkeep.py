@@ -20,10 +20,11 @@ from sqlalchemy import URL, Connection, Engine, Table, delete, func, select, upd
 from ponder.metering import api_keys
 from ponder.metering.audit import record
 from ponder.metering.database import Database
+from ponder.metering.idempotency import forget_answers
 from ponder.metering.ledger import as_last_seen, storable
 from ponder.metering.migrate import check, migrate, prepare, version_of
-from ponder.metering.retention import expire_some
-from ponder.metering.tables import audit, key_hashes, keys, metadata, requests, servers
+from ponder.metering.retention import expire_answers, expire_some
+from ponder.metering.tables import audit, idempotency, key_hashes, keys, metadata, requests, servers
 from ponder.metering.writer import MOST, insert_of
 
 ROWS = 500
@@ -100,8 +101,8 @@ def state(place: Database) -> State:
 
 
 def copy(place: Database, file: Path) -> int:
-    """Copies all rows as they are at one moment into a new SQLite file; how many requests. Raises `NoSuchLedger` where
-    there is no ledger, or a file already."""
+    """Copies all rows as they are at one moment into a new SQLite file, answers kept for an `Idempotency-Key` left out,
+    which are not to last; how many requests. Raises `NoSuchLedger` where there is no ledger, or a file already."""
     if file.exists():
         raise NoSuchLedger(f"{file} is there already: name a new file")
     # Under another name until it is whole: half a copy would look like one.
@@ -113,7 +114,8 @@ def copy(place: Database, file: Path) -> int:
     migrate(target)
     with source.connect() as reading, target.begin() as writing:
         for table in metadata.sorted_tables:
-            _all_put(reading, writing, table)
+            if table is not idempotency:
+                _all_put(reading, writing, table)
         count = writing.execute(select(func.count()).select_from(requests)).scalar_one()
     # What was written ahead goes into the file itself, so that the one file is all there is.
     _pragma(target, "journal_mode=DELETE")
@@ -209,26 +211,33 @@ def rows(place: Database, begin_ms: int | None = None, end_ms: int | None = None
 
 
 def erase(place: Database, user: str, who: str = "an administrator", *, keep_counts: bool = False) -> int:
-    """Deletes the settled rows of a user; how many. `keep_counts`: the rows stay, without the user and the metadata, so
-    that sums stay what they were. `who` stands in the audit, and the user does not. Raises as `readable` does."""
+    """Deletes the settled rows of a user, and the answers kept for their keys; how many rows. `keep_counts`: the rows
+    stay, without the user and the metadata, so that sums stay what they were. `who` stands in the audit, and the user
+    does not. Raises as `readable` does."""
     of_user = (requests.c.user == storable(user), requests.c.settled_ms.is_not(None))
-    some = requests.c.id.in_(select(requests.c.id).where(*of_user).limit(MOST))
+    theirs = select(requests.c.id).where(*of_user)
+    some = requests.c.id.in_(theirs.limit(MOST))
     work = update(requests).values(user=None, metadata=None) if keep_counts else delete(requests)
+
+    def erased(connection: Connection) -> int:
+        forget_answers(connection, theirs)
+        return connection.execute(work.where(some)).rowcount
 
     def told(connection: Connection) -> None:
         count = connection.execute(select(func.count()).where(*of_user)).scalar_one()
         record(connection, who, "ledger.erased", "a user", {"requests": count, "keep_counts": keep_counts})
 
-    return _some_at_a_time(place, lambda connection: connection.execute(work.where(some)).rowcount, told)
+    return _some_at_a_time(place, erased, told)
 
 
 def expire(place: Database, days: int, who: str = "an administrator") -> int:
-    """Deletes settled rows of requests that came more than `days` days ago; how many. `who` stands in the audit. Raises
-    as `readable` does."""
+    """Deletes settled rows of requests that came more than `days` days ago; how many. Answers and keys whose time is
+    over go, too. `who` stands in the audit. Raises as `readable` does."""
 
     def told(connection: Connection) -> None:
         record(connection, who, "ledger.expired", f"older than {days} days")
 
+    _some_at_a_time(place, lambda connection: expire_answers(connection, MOST), lambda _: None)
     return _some_at_a_time(place, lambda connection: expire_some(connection, days, MOST), told)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from ponder.metering.processes import Process, Watcher, name_sessions, sessions
-from ponder.metering.retention import DAY, Retention
+from ponder.metering.retention import DAY, Retention, expire_answers
 from ponder.metering.tables import requests, servers
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ STUCK = 2.0
 """Seconds a transaction may take until the database counts as away."""
 MOST = 1000
 """Changes in one transaction, at most."""
+ANSWERS = 2000
+"""Answers, and keys, that are forgotten at a time, each `HEARTBEAT`."""
 FORGOTTEN = 30 * DAY
 """Milliseconds after which the row of a process that has ended goes."""
 LAST = 5.0
@@ -325,7 +327,7 @@ class Writer:
             log.warning("the ledger could not look for dead servers (%s)", _word(error))
 
     def _sweep(self) -> None:
-        """Settles the open rows of dead processes, and deletes rows that are old."""
+        """Settles the open rows of dead processes, and deletes rows, answers and keys that are old."""
         with self._engine.begin() as connection:
             others = connection.execute(
                 select(servers).where(servers.c.ended_ms.is_(None), servers.c.id != self._me.id)
@@ -344,6 +346,7 @@ class Writer:
                 dead = [one for one in dead if one[0].id not in alive]
             connection.execute(delete(servers).where(servers.c.ended_ms < _milliseconds() - FORGOTTEN))
             self._retention.expire(connection, 0)
+            expire_answers(connection, ANSWERS)
         for process, epoch, checkpoint in dead:
             with self._engine.begin() as connection:
                 fenced = connection.execute(

@@ -35,6 +35,7 @@ from ponder.server.completions import Completions
 from ponder.server.cors import CrossOrigin
 from ponder.server.dialect import Dialect
 from ponder.server.dialects import DEFAULT, installed, plugins
+from ponder.server.idempotency import Idempotency
 from ponder.server.keys import Keyring
 from ponder.server.keys_page import KeyChange, KeysPage, KeyWish, Rotation, body_of
 from ponder.server.logs import REQUEST_ID
@@ -89,13 +90,14 @@ class ErrorMiddleware:
         request_id = "req_" + secrets.token_hex(12)
         scope.setdefault("state", {})["request_id"] = request_id
         REQUEST_ID.set(request_id)
-        header = (b"x-request-id", request_id.encode())
-        started = False
+        state, started = scope["state"], False
 
         async def sending(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                # What was run for another request has that one's id.
+                header = (b"x-request-id", state["request_id"].encode())
                 message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
@@ -241,6 +243,7 @@ def create_app(
     keys_page = KeysPage(keyring, stored, list(models), lambda: live.now.limits)
     reload = Reload(live, keyring, stored, registry, source)
     account = Accounts([*accounts, metrics if ledger is None else ledger])
+    idempotency = Idempotency(settings.idempotency, ledger, metrics, lambda: admission.draining)
     dialects = all_dialects() if dialects is None else dialects
     by_path = {dialect.path: dialect for dialect in dialects}
     app = FastAPI(
@@ -311,7 +314,7 @@ def create_app(
         page("/docs/{name}", None, docs_page.asset, include_in_schema=False)
     spoken = {
         dialect.path: AuthenticatedRoute(
-            Completions(live, models, registry, admission, account, metrics, traces, thoughts, dialect),
+            Completions(live, models, registry, admission, account, metrics, traces, thoughts, dialect, idempotency),
             "infer",
             dialect,
             guard,

@@ -17,6 +17,8 @@ from ponder.server.admission import Admission
 from ponder.server.beside import beside
 from ponder.server.body import read
 from ponder.server.dialect import Dialect, Reading
+from ponder.server.idempotency import Idempotency, asked
+from ponder.server.idempotency_response import IdempotentResponse
 from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest, make
@@ -41,13 +43,14 @@ class Completions:
         traces: Traces,
         thoughts: LoopThoughts,
         dialect: Dialect,
+        idempotency: Idempotency,
     ) -> None:
         self._live, self._models, self._registry = live, models, registry
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
-        self._dialect = dialect
+        self._dialect, self._idempotency = dialect, idempotency
 
-    async def __call__(self, request: Request, key: Key) -> CompletionResponse:
+    async def __call__(self, request: Request, key: Key) -> CompletionResponse | IdempotentResponse:
         began = now()
         settings = self._live.now
         self._admission.check(key.name, key.weight)
@@ -62,18 +65,32 @@ class Completions:
                 reading.request, self._models, self._registry, settings, key, timeout, self._thoughts, large=large
             )
 
-        return CompletionResponse(
-            reading,
-            plan,
-            self._dialect,
-            self._admission,
+        def response(account: Account) -> CompletionResponse:
+            return CompletionResponse(
+                reading,
+                plan,
+                self._dialect,
+                self._admission,
+                account,
+                self._metrics,
+                self._traces,
+                self._thoughts,
+                began=began,
+                keepalive=settings.keepalive,
+                send_timeout=settings.limits.send_timeout,
+            )
+
+        name = asked(request)
+        if name is None:
+            return response(self._account)
+        most = settings.stream_timeout if reading.request.stream else settings.timeout
+        return IdempotentResponse(
+            self._idempotency,
+            await self._idempotency.claim(name, request, raw, key.name),
+            response,
             self._account,
-            self._metrics,
-            self._traces,
-            self._thoughts,
-            began=began,
-            keepalive=settings.keepalive,
-            send_timeout=settings.limits.send_timeout,
+            until=began + min(limit for limit in (reading.request.timeout, timeout, most) if limit is not None),
+            patience=settings.limits.send_timeout,
         )
 
     def _read(self, raw: bytes, limits: Limits) -> Reading:

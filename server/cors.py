@@ -11,7 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-TOLD = ("x-request-id", "retry-after", "x-should-retry", "x-ignored-parameters", "x-thinking-budget-clamped")
+TOLD = (
+    "x-request-id",
+    "retry-after",
+    "x-should-retry",
+    "x-ignored-parameters",
+    "x-thinking-budget-clamped",
+    "idempotent-replayed",
+)
 """Headers of ours that a page may read."""
 
 

@@ -52,6 +52,19 @@ class WrongMedia(RequestError):
     """The body is not sent as JSON."""
 
 
+class KeyReused(RequestError):
+    """An `Idempotency-Key` came before, with another body."""
+
+
+class AlreadyRun(RequestError):
+    """The request of this `Idempotency-Key` is over and billed, and there is no answer to give. Asking again tells the
+    same."""
+
+
+class StillRuns(NotNow):
+    """The request of this `Idempotency-Key` runs yet."""
+
+
 STATUS: dict[type[BaseException], int] = {
     NotAuthenticated: 401,
     NotPermitted: 403,
@@ -59,7 +72,10 @@ STATUS: dict[type[BaseException], int] = {
     WrongMethod: 405,
     TooSlow: 408,
     TooLarge: 413,
+    AlreadyRun: 409,
+    StillRuns: 409,
     WrongMedia: 415,
+    KeyReused: 422,
     RequestError: 400,
     TooBusy: 429,
     Unavailable: 503,
@@ -77,8 +93,8 @@ def status(error: BaseException) -> int:
 
 
 def failure(error: BaseException, request_id: str, usage: Usage | None = None) -> Failure:
-    """What a caller may know of an error. `usage`: what was made for the request already. Trying again would only cost
-    that again; but where the model went away, it is worth it."""
+    """What a caller may know of an error. `usage`: what the request has used already; trying again would cost that
+    again, so no client should do it by itself."""
     message, field, code = f"the server failed; its log knows this as {request_id}", None, "internal_error"
     match error:
         case RequestError():
@@ -88,13 +104,13 @@ def failure(error: BaseException, request_id: str, usage: Usage | None = None) -
         case DeadlinePassed():
             message, code = error.message, "deadline_passed"
         case Lost():
-            message, code = "the model went away before it had answered: send the request again", "engine_lost"
+            billed = "" if usage is None else ", and what was made until then is billed"
+            message, code = f"the model went away before it had answered{billed}: send the request again", "engine_lost"
         case EngineError():
             message, code = f"the model failed; the server's log knows this as {request_id}", "engine_error"
         case _:
             pass
-    billed = usage is not None and usage.generated > 0
-    again = isinstance(error, Lost) or not (billed or isinstance(error, TooSlow))
+    again = usage is None and not isinstance(error, TooSlow | AlreadyRun)
     return Failure(status(error), code, message, field, isinstance(error, NotAuthenticated), again, usage)
 
 
@@ -104,8 +120,9 @@ def response(
     """The answer to a request that failed, as a dialect writes it; logged, too, where the fault is ours."""
     error = first(error)
     told(error, request_id)
-    answer = write(failure(error, request_id, usage))
-    if isinstance(error, NotNow | Lost):
+    told_of = failure(error, request_id, usage)
+    answer = write(told_of)
+    if told_of.again and isinstance(error, NotNow | Lost):
         seconds = error.retry_after if isinstance(error, NotNow) else 1.0
         answer.headers["retry-after"] = str(min(LONGEST_RETRY, max(1, math.ceil(seconds))))
     if isinstance(error, TooLarge | TooSlow):

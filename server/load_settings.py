@@ -110,7 +110,7 @@ def _words(
         return f"{source}: {place} is missing"
     simple = (
         isinstance(value, str | int | float)
-        and path[-1] not in ("hash", "keys", "prm", "prm_key", "url")
+        and path[-1] not in ("hash", "keys", "prm", "prm_key", "url", "secret")
         and "hash" not in path
     )
     shown = f" {cast('Any', value)!r}" if simple else ""

@@ -136,6 +136,14 @@ class CompletionResponse:
                 if self._phase != "planning":
                     self._tell(ended, request_id, scope.get("state", {}).get("span"))
 
+    @property
+    def billed(self) -> bool:
+        """Something was used that is to be paid for."""
+        if self._phase == "planning":
+            return False
+        usage = self._usage()
+        return usage.prompt + usage.generated + usage.verifier > 0
+
     def _begun(self, resolved: ResolvedRequest) -> None:
         self._resolved, self._writer = resolved, self._reading.writer(resolved)
         self._headers = [

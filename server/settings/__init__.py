@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ponder.server.settings.engine import EngineSettings, RewardEngineSettings
+from ponder.server.settings.idempotency import IdempotencySettings
 from ponder.server.settings.key_limits import KeyLimits
 from ponder.server.settings.keys import KeySettings, KeyTerms, Scope
 from ponder.server.settings.ledger import LedgerSettings
@@ -20,6 +21,7 @@ __all__ = [
     "PREFIX",
     "Chosen",
     "EngineSettings",
+    "IdempotencySettings",
     "KeyLimits",
     "KeySettings",
     "KeyTerms",

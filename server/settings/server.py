@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from ponder.compute.price import Price
+from ponder.server.settings.idempotency import IdempotencySettings
 from ponder.server.settings.keys import KeySettings
 from ponder.server.settings.ledger import LedgerSettings
 from ponder.server.settings.limits import Limits
@@ -145,6 +146,9 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     limits: Limits = Field(default=Limits(), description="Bounds on one request.")
     prices: PriceBook = Field(default=PriceBook(), description="What tokens cost, in USD for a million of them.")
     ledger: LedgerSettings = Field(default=LedgerSettings(), description="The durable account of all requests.")
+    idempotency: IdempotencySettings = Field(
+        default=IdempotencySettings(), description="Requests that carry an Idempotency-Key."
+    )
 
     @classmethod
     def settings_customise_sources(

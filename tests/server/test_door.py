@@ -343,12 +343,14 @@ def test_a_failed_engine_is_500_and_not_to_be_tried_again_where_tokens_were_made
     assert response.headers["x-should-retry"] == "false"
 
 
-def test_a_model_that_goes_away_is_503_and_worth_another_try_though_tokens_were_made() -> None:
+def test_a_model_that_goes_away_is_503_and_no_client_tries_again_by_itself_where_tokens_were_made() -> None:
     app = door(engine := scripted(vanish_at={0: 20}))
     response = chat(app)
-    refused(response, 503, "engine_lost")
-    assert response.headers["retry-after"] == "1"
-    assert "x-should-retry" not in response.headers
+    assert "billed" in json.loads(response.text)["error"]["message"]
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "engine_lost"
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers
     (trace,) = ask(app, "GET", f"/v1/traces/{response.headers['x-request-id']}").json()["choices"]
     assert [(call["ending"], call["tokens"]["hidden"]) for call in trace["calls"]] == [("lost", 20)]
     assert written(app) == engine.produced == 20

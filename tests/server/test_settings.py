@@ -16,6 +16,7 @@ from ponder.server.load_settings import load
 from ponder.server.settings import (
     EFFORT,
     EngineSettings,
+    IdempotencySettings,
     KeySettings,
     Limits,
     ModelSettings,
@@ -270,6 +271,7 @@ def test_the_example_loads_with_every_option_switched_on() -> None:
         (Limits, ("limits",)),
         (EngineSettings, ("engine",)),
         (RewardEngineSettings, ("prm_engine",)),
+        (IdempotencySettings, ("idempotency",)),
         (ModelSettings, ("models", "qwen3-8b")),
         (KeySettings, ("keys",)),
     ],

@@ -15,12 +15,19 @@ HEADERS: dict[str, Any] = {
     "x-request-id": "The name of this request, in the log and on /v1/traces",
     "x-ignored-parameters": "Fields that had no effect, where there are some",
     "x-thinking-budget-clamped": "The budget, where it was lowered to the ceiling",
+    "idempotent-replayed": "true, where it is the answer to an earlier request with the same Idempotency-Key",
 }
 TIMEOUT = {
     "name": "X-Request-Timeout",
     "in": "header",
     "description": "Seconds until the best so far is the answer; as timeout in the body",
     "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key and body runs once and is billed once, and is given the same answer when sent again",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 
 
@@ -42,7 +49,7 @@ def described(key_scheme: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "description": "OpenAI's chat completions with a thinking budget that binds. What is not known is named in the "
         "header x-ignored-parameters.",
         "security": [{key_scheme: []}],
-        "parameters": [TIMEOUT],
+        "parameters": [TIMEOUT, IDEMPOTENCY],
         "requestBody": {"required": True, "content": {"application/json": _schema(ChatRequest)}},
         "responses": {
             "200": {
