@@ -31,6 +31,7 @@ from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_ap
 from ponder.server.dialect import Dialect
 from ponder.server.ending import LastResort
 from ponder.server.http_server import run
+from ponder.server.idempotency_seal import configured
 from ponder.server.keys import Keyring
 from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
@@ -57,6 +58,7 @@ def serve(settings: Settings, source: Callable[[], Settings] | None = None) -> N
     Registry().check(settings.served(), settings.limits.samples)
     dialects = all_dialects()
     check_tls(settings.tls_cert, settings.tls_key)
+    configured(settings.idempotency)
     with (
         bind(settings.host, settings.port) as sock,
         captured(settings.log_level, settings.log_format, settings.library_output) as output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import uvicorn
 from openai.types.chat import ChatCompletion
 
 from ponder.compute.clock import now
@@ -259,6 +261,38 @@ def test_openais_client_asks_again_where_nothing_was_spent() -> None:
             asks(client)
         assert "x-should-retry" not in raised.value.response.headers
     assert (account.asked, engine.calls) == (2, 0)
+
+
+def test_openais_client_that_loses_patience_finds_its_run_when_it_asks_again(tmp_path: Path) -> None:
+    async def go() -> None:
+        engine, tries = Held(), 0
+        async with ledgered(engine, f"sqlite:///{tmp_path}/ledger.db", SETTINGS) as on:
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                nonlocal tries
+                tries += scope["type"] == "http"
+                if tries == 2:
+                    engine.on.set()
+                await on.app(scope, receive, send)
+
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+                url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+                async with (
+                    asyncio.TaskGroup() as group,
+                    openai.AsyncOpenAI(base_url=url, api_key="none", timeout=1, max_retries=5) as client,
+                ):
+                    group.create_task(server.serve([listening]))
+                    await soon(lambda: server.started)
+                    create: Any = client.chat.completions.with_raw_response.create
+                    response = await create(**ASK, extra_headers=KEY)
+                    server.should_exit = True
+            (row,) = on.rows.values()
+        assert (response.request_id, row["outcome"]) == (row["id"], "answered")
+        assert response.headers["idempotent-replayed"] == "true"
+        assert tries > engine.calls == 1
+
+    asyncio.run(go())
 
 
 @pytest.mark.parametrize("retention", [86400, 0])
