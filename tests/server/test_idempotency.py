@@ -323,6 +323,50 @@ def test_a_run_that_nobody_waits_for_is_ended_and_its_key_is_used_up(stream: boo
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_that_drains_finishes_what_its_caller_has_left_for_who_comes_back(stream: bool, sqlite: str) -> None:
+    async def go() -> None:
+        engine = Held()
+        async with ledgered(engine, sqlite) as on, asyncio.TaskGroup() as group:
+            first = Keyed(stream=stream)
+            group.create_task(first.call(on.app))
+            await engine.held.wait()
+            first.gone.set()
+            drain = group.create_task(its_door(on.app).drain())
+            await turns()
+            assert not drain.done()
+            engine.on.set()
+        async with ledgered(engine, sqlite) as on:
+            again = await on.chat(KEY, stream=stream)
+            assert (again.status_code, again.headers["x-request-id"]) == (200, one(on)["id"])
+        assert engine.calls == 1
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_server_that_ends_at_once_has_told_stands(stream: bool, sqlite: str) -> None:
+    async def go() -> None:
+        engine = Held()
+        async with ledgered(engine, sqlite) as on:
+            first, second = Keyed(stream=stream), Keyed(stream=stream)
+            running = asyncio.create_task(first.call(on.app))
+            await engine.held.wait()
+            waiting = asyncio.create_task(second.call(on.app))
+            await turns()
+            running.cancel()
+            await asyncio.wait([running, waiting])
+            assert b"draining" in first.text
+            assert engine.running == 0
+        async with ledgered(engine, sqlite) as on:
+            again = await on.chat(KEY, stream=stream)
+            assert again.headers["x-request-id"] == one(on)["id"]
+            assert (again.status_code, again.content) == (first.status, first.text)
+        assert engine.calls == 1
+
+    asyncio.run(go())
+
+
 def test_a_slow_reader_holds_up_nobody_else(sqlite: str) -> None:
     async def go() -> None:
         engine = scripted()

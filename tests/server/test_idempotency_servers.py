@@ -17,8 +17,11 @@ import uvicorn
 from openai.types.chat import ChatCompletion
 
 from ponder.compute.clock import now
-from ponder.compute.errors import TooBusy, Unavailable
+from ponder.compute.errors import Lost, NotNow, TooBusy, Unavailable
 from ponder.metering.idempotency import Claim
+from ponder.server import errors
+from ponder.server.answers import Usage
+from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.idempotency_run import Live
 from ponder.server.outbox import SlowReader
 from ponder.server.settings import IdempotencySettings, Settings
@@ -240,6 +243,19 @@ def test_openais_client_does_not_ask_again_where_tokens_were_spent(
         assert raised.value.response.headers["x-should-retry"] == "false"
         assert raised.value.response.request.headers["x-stainless-retry-count"] == "0"
     assert len({identity.request for identity in made.identities}) == 1
+
+
+@pytest.mark.parametrize("kind", errors.STATUS)
+def test_no_error_that_cost_anything_is_worth_another_try_of_a_client(kind: type[Any]) -> None:
+    error = kind("no", code="no") if issubclass(kind, NotNow) else kind("no")
+    spent = Usage(prompt=1, cached=0, generated=0, hidden=0)
+    assert not errors.failure(error, "req_1", spent).again
+    again = errors.failure(error, "req_1").again
+    assert again == (kind not in (errors.TooSlow, errors.AlreadyRun))
+    for usage in (None, spent):
+        response = errors.response(error, "req_1", OpenAIChat().error, usage)
+        assert response.headers.get("x-should-retry") == (None if again and usage is None else "false")
+        assert ("retry-after" in response.headers) == (usage is None and isinstance(error, NotNow | Lost))
 
 
 class Refuses:
