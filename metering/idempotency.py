@@ -47,7 +47,7 @@ class Claim:
     request: str
     """The request's own id, that of its row in the ledger."""
     key: str
-    """The name of the API key."""
+    """The id of the API key."""
     secret: str
     """Which secret the fingerprint is made with."""
     fingerprint: bytes

@@ -144,12 +144,12 @@ audit = Table(
 idempotency = Table(
     "idempotency",
     metadata,
-    # A hash of the API key's name and what the caller sent as `Idempotency-Key`.
+    # A hash of the API key's id and what the caller sent as `Idempotency-Key`.
     Column("id", Text, primary_key=True),
     # Its run: the id of the request, and the server process.
     Column("request", Text, nullable=False),
     Column("owner", Text, nullable=False),
-    # The name of the API key.
+    # The id of the API key.
     Column("key", Text, nullable=False),
     # Which secret the two below are made with.
     Column("secret", Text, nullable=False),

@@ -64,7 +64,7 @@ class Idempotency:
             del self.live[live.claim.id]
 
     async def claim(self, key: str, request: Request, raw: bytes, owner: str) -> tuple[Claim, IdempotencyStore, Seal]:
-        """What a request with a key asks of the table. `owner`: the name of its API key. Raises `RequestError` and
+        """What a request with a key asks of the table. `owner`: the id of its API key. Raises `RequestError` and
         `Unavailable` where no key can be taken."""
         if self.store is None:
             raise RequestError(

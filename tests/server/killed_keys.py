@@ -11,8 +11,8 @@ from typing import Any
 
 from ponder.compute.account import Intent
 from ponder.server.settings import IdempotencySettings, Settings
-from tests.server.resent import Held, Keyed, soon
 from tests.server.ledgered import ledgered
+from tests.server.resent import Held, Keyed, soon
 
 
 class Waits:

@@ -24,8 +24,8 @@ from ponder.server.registry import ServedModel
 from ponder.server.settings import IdempotencySettings, KeySettings, ModelSettings, Settings, WrongSettings
 from ponder.testing import MARKER, Chain, ScriptedEngine, always
 from tests.metering.ledgers import execute
-from tests.server.resent import KEY, Held, Keyed, kept, soon, turns
 from tests.server.ledgered import Ledgered, ledgered
+from tests.server.resent import KEY, Held, Keyed, kept, soon, turns
 from tests.server.serving import CHAIN, PATH, Line, asked, chat, door, its_door, refused, scripted
 from tests.server.toy_dialect import Toy
 

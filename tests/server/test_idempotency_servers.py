@@ -26,8 +26,8 @@ from ponder.server.idempotency_run import Live
 from ponder.server.outbox import SlowReader
 from ponder.server.settings import IdempotencySettings, Settings
 from ponder.testing import Chain, ScriptedEngine, in_virtual_time
-from tests.server.resent import KEY, Held, Keyed, kept, soon
 from tests.server.ledgered import ledgered
+from tests.server.resent import KEY, Held, Keyed, kept, soon
 from tests.server.serving import ASK, door, refused, scripted, serving
 
 SECRET = "s" * 32
