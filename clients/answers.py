@@ -74,6 +74,7 @@ class Thinking(Part):
     program_seconds: float = 0.0
     cost_usd: float | None = None
     max_cost_usd: float | None = None
+    receipt: str | None = None
 
 
 class _CompletionDetails(Part):

@@ -69,6 +69,9 @@ class Progress:
     """Finished candidates of the answers that have ended."""
     stopped_by: str | None
     """Why an answer ended, of those that have ended the first with a reason of its own."""
+    receipt: Callable[[], str | None] = lambda: None
+    """Signs what was used. Called when nothing is made any more, it always gives the same; None where there is to be no
+    receipt."""
 
 
 class Bill(Protocol):

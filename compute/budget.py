@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -26,6 +26,7 @@ from ponder.compute.cost import CostLimit, payable
 from ponder.compute.errors import Exhausted, Unaffordable
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Ending, Hidden
+from ponder.compute.token_chain import TokenHash
 from ponder.compute.usage import Usage
 
 
@@ -101,6 +102,8 @@ class Reservation:
         """How often it went on after its model had gone away."""
         self.wasted = 0
         """Tokens the model made that went with it: nobody is billed for them."""
+        self.made: TokenHash | None = None
+        """The ids of all that the model made, those in vain included; None where nobody wants a receipt."""
 
     def __enter__(self) -> Reservation:
         return self
@@ -114,6 +117,8 @@ class Reservation:
             if forfeit:
                 self.forfeited = self.outstanding
             self.seconds = now() - self.started
+            if self.made is not None:
+                self.made.flush()
             self._spending.closed(self)
 
     def read(self, prompt: int, cached: int) -> None:
@@ -178,6 +183,22 @@ class Judgement:
     """A reward model has read meanwhile."""
 
 
+class RewardRead:
+    """Chains that a reward model was asked about together, and what it has read for that."""
+
+    def __init__(self, spending: Spending, chains: Sequence[int]) -> None:
+        self._spending = spending
+        self.chains = tuple(chains)
+        """Their numbers."""
+        self.tokens = self.cached = 0
+
+    def read(self, tokens: int, cached: int) -> None:
+        """The reward model has read this much."""
+        self.tokens += tokens
+        self.cached += cached
+        self._spending.read_for_verifier(tokens, cached)
+
+
 class Spending:
     """All that one answer of a request has reserved and spent, in memory; the tree of its calls."""
 
@@ -190,8 +211,12 @@ class Spending:
         """How many calls continue a chain, by its number; None: those that begin one."""
         self.reservations: list[Reservation] = []
         self.judgements: list[Judgement] = []
+        self.reward_reads: list[RewardRead] = []
+        """In the order they were asked for."""
         self.verifier = 0
         self.verifier_cached = 0
+        self._salt: bytes | None = None
+        self._keeps_ids = False
         self.program_seconds = 0.0
         """Processor time of the programs that a verifier ran."""
         self.chosen: int | None = None
@@ -227,6 +252,10 @@ class Spending:
         """`look` is called whenever `every` tokens were made for each chain that is being written, and when more chains
         are than ever before (the first does not count). It must be quick."""
         self._every, self.most_unseen, self._on_look = every, every, look
+
+    def hash_ids(self, salt: bytes, *, keep: bool = False) -> None:
+        """From now on the token ids of each call are hashed with this salt; with `keep` they are kept, too."""
+        self._salt, self._keeps_ids = salt, keep
 
     def look(self) -> None:
         """Whoever follows the spending looks now."""
@@ -360,6 +389,8 @@ class Spending:
         child = self._children.get(parent, 0)
         self._children[parent] = child + 1
         reservation = Reservation(self, len(self.reservations), purpose, thinking, answer, parent, bound, child)
+        if self._salt is not None:
+            reservation.made = TokenHash(self._salt, keep=self._keeps_ids)
         self.reservations.append(reservation)
         self._open.append(reservation)
         if bound:
@@ -428,6 +459,11 @@ class Spending:
         if cost is not None and hidden * cost.hidden + self.verifier * cost.verifier > cost.amount:
             return False
         return hidden <= self.budget.thinking
+
+    def reads(self, chains: Sequence[int]) -> RewardRead:
+        """A reward model is asked about these chains; what it reads is told to what is returned."""
+        self.reward_reads.append(one := RewardRead(self, chains))
+        return one
 
     def read_for_verifier(self, tokens: int, cached: int) -> None:
         """A reward model has read this much."""

@@ -392,7 +392,8 @@ class Run:
         self, model: RewardModel, siblings: Sequence[Candidate], calls: Sequence[CallIdentity]
     ) -> Sequence[Reward]:
         """Scores of candidates of one prompt: as many at a time as the request is given slots of the reward model."""
-        prompt, share, read = siblings[0].prompt, self._resources.judging, self._spending.read_for_verifier
+        prompt, share = siblings[0].prompt, self._resources.judging
+        read = self._spending.reads([candidate.number for candidate in siblings]).read
         tenant, hold = self.tenant, unheld
         if self._spending.budget.cost is not None:
             hold = self._spending.reading

@@ -22,6 +22,8 @@ class Transcript:
     ) -> None:
         """`own`: what is begun was written within this very reservation."""
         self._reservation = reservation
+        self._made = None if reservation.made is None else reservation.made.add
+        """Told every id the model makes, for the receipt."""
         self._prompt = prompt
         self.begun = begun
         """The half-written chain that is continued, of the same prompt; None for a new one."""
@@ -72,13 +74,17 @@ class Transcript:
     def think(self, ids: Sequence[int], logprobs: Sequence[float] = ()) -> None:
         """The model made these hidden tokens: of a thought, or its markers."""
         self._reservation.spend(hidden=len(ids))
+        if (made := self._made) is not None:
+            made(ids)
         self._ids.extend(ids)
         self._likelihood.extend(logprobs)
 
-    def discard(self, tokens: int) -> None:
+    def discard(self, tokens: int, ids: Sequence[int] = ()) -> None:
         """The model made tokens nobody will use (behind a stop string, or past the answer's limit): hidden, paid, not
-        kept."""
+        kept. `ids` are theirs, for the receipt, as far as the engine knows them."""
         self._reservation.spend(hidden=tokens)
+        if (made := self._made) is not None:
+            made(ids)
 
     def say(
         self,
@@ -90,6 +96,8 @@ class Transcript:
         """The model made these visible tokens. `text` is what they add to the answer; it may lag behind the ids where a
         character or a stop string is not complete yet. `tokens` carries the log-probabilities the caller asked for."""
         self._reservation.spend(visible=len(ids))
+        if (made := self._made) is not None:
+            made(ids)
         self._ids.extend(ids)
         self._likelihood.extend(logprobs)
         self._logprobs.extend(tokens)

@@ -327,7 +327,7 @@ class Writing:
     def _surplus(self, ids: Sequence[int], call: Call) -> None:
         """Tokens made behind a stop string or past the answer's limit. Behind a thought they are within its limit."""
         if call.phase == "thought":
-            self.transcript.discard(len(ids))
+            self.transcript.discard(len(ids), ids)
         else:
             self.transcript.say(ids, "", (0.0,) * len(ids) if self.sampling.likelihood else ())
 
@@ -340,7 +340,7 @@ class Writing:
             self._surplus((token,), call)
         elif call.phase == "thought" and self.transcript.visible >= self.sampling.answer:
             self._rest("length")
-            self.transcript.discard(1)
+            self.transcript.discard(1, (token,))
         else:
             self.chain.append(token)
             text = self.splitter.end(token)

@@ -309,6 +309,7 @@ def _ending(opened: Mapping[str, Any], progress: Progress | None, ending: str, s
         # A clock that was set back meanwhile makes no request end before it began.
         "settled_ms": max(_milliseconds(), opened["begun_ms"]),
         "stopped_by": None if progress is None else progress.stopped_by,
+        "receipt": None if progress is None else progress.receipt(),
         "outcome": ending,
         "seconds": round(seconds, 6),
     }

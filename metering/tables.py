@@ -1,5 +1,5 @@
 """The tables of the ledger, the same in SQLite and PostgreSQL: a row for each request, each server process, each API
-key that is not in the configuration, each act of an administrator.
+key that is not in the configuration, each act of an administrator, each key that has signed receipts.
 
 Tokens are whole numbers, times milliseconds since 1970 (UTC), money nano-USD. There is no text of a request or an
 answer in them: `user` and `metadata` are what a caller wants to find in its bill. What stands here is the newest
@@ -70,6 +70,8 @@ requests = Table(
     Column("price_thinking", BigInteger),
     Column("price_answer", BigInteger),
     Column("price_verifier", BigInteger),
+    # Signed when it was settled by the server that ran it; empty where it made none.
+    Column("receipt", Text),
     Index("requests_by_time", "begun_ms"),
     Index("requests_by_key", "key", "begun_ms"),
     Index("requests_by_key_id", "key_id", "begun_ms"),
@@ -167,6 +169,16 @@ idempotency = Table(
     Index("idempotency_by_end", "until_ms"),
     Index("idempotency_by_answer", "answer_until_ms"),
     Index("idempotency_by_request", "request"),
+)
+
+receipt_keys = Table(
+    "receipt_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # The public key, in base64url.
+    Column("x", Text, nullable=False),
+    # When a server signed with it first.
+    Column("seen_ms", BigInteger, nullable=False),
 )
 
 COUNTS = (

@@ -24,7 +24,7 @@ from ponder.metering.idempotency import forget_answers
 from ponder.metering.ledger import as_last_seen, storable
 from ponder.metering.migrate import check, migrate, prepare, version_of
 from ponder.metering.retention import expire_answers, expire_some
-from ponder.metering.tables import audit, idempotency, key_hashes, keys, metadata, requests, servers
+from ponder.metering.tables import audit, idempotency, key_hashes, keys, metadata, receipt_keys, requests, servers
 from ponder.metering.writer import MOST, insert_of
 
 ROWS = 500
@@ -145,7 +145,7 @@ def restore(place: Database, file: Path, who: str = "an administrator") -> tuple
         with _in_turn(target) as writing:
             record(writing, who, "ledger.restored", file.name)
             with reading.connect() as found:
-                for table in (keys, key_hashes, audit):
+                for table in (keys, key_hashes, audit, receipt_keys):
                     _all_put(found, writing, table)
             api_keys.changed(writing)
         for some in _kept(reading):

@@ -69,6 +69,8 @@ class Summary:
     """What all of it costs; None where the model has no price."""
     max_cost_nano_usd: int | None = None
     """What it may cost at most; None where nothing but its tokens' limits bounds it."""
+    receipt: str | None = None
+    """Signed over what was used; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,9 @@ def whole(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -
     return Whole(text, tuple(parser.calls), tuple(outcome.answer.logprobs), ended(resolved, outcome, parser))
 
 
-def summary(resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: Sequence[Spending]) -> Summary:
+def summary(
+    resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: Sequence[Spending], receipt: str | None = None
+) -> Summary:
     """`outcomes` are those of all answers that have ended."""
     seconds = sum(spending.program_seconds for spending in spendings)
     if (coarse := resolved.coarse) is not None:
@@ -131,7 +135,7 @@ def summary(resolved: ResolvedRequest, outcomes: Sequence[Outcome], spendings: S
         cost = resolved.price.cost(told + tokens.Usage(verifier=sum(one.spent.verifier for one in outcomes)))
         if coarse is not None and resolved.max_cost is not None:
             cost = min(cost, resolved.max_cost)
-    return Summary(*decided, usage, tuple(outcomes), seconds, cost, resolved.max_cost)
+    return Summary(*decided, usage, tuple(outcomes), seconds, cost, resolved.max_cost, receipt)
 
 
 def spent(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> tokens.Usage:

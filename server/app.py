@@ -28,6 +28,7 @@ from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, Pond
 from ponder.compute.slots import Slots
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
+from ponder.metering.receipts import Signer
 from ponder.server import docs_page, errors, openapi, paths
 from ponder.server.access import AuthenticatedRoute, Guard, Needs
 from ponder.server.admission import Admission
@@ -40,6 +41,7 @@ from ponder.server.keys import Keyring
 from ponder.server.keys_page import KeyChange, KeysPage, KeyWish, Rotation, body_of
 from ponder.server.logs import REQUEST_ID
 from ponder.server.loop_thoughts import LoopThoughts
+from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings, Reload
 from ponder.server.settings import Scope as KeyScope
@@ -162,6 +164,8 @@ PAGES = (
     "/v1/traces/{id}",
     "/v1/usage",
     "/v1/usage/{id}",
+    "/v1/receipts/key",
+    "/v1/receipts/{id}",
     "/v1/organization/usage/completions",
     "/v1/organization/costs",
     "/v1/keys",
@@ -204,13 +208,14 @@ def create_app(
     keyring: Keyring | None = None,
     stored: StoredKeys | None = None,
     source: Callable[[], Settings] | None = None,
+    signer: Signer | None = None,
 ) -> FastAPI:
     """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `dialects`
     are those it speaks; None is `all_dialects()`, which may raise `WrongSettings`. `accounts` are told of every request
     beside the metrics, and may refuse it; so is the `ledger`, from whose rows the metrics of what was billed come then.
     `keyring` has the keys of the settings and, where they are `stored`, those of the ledger's database. `source` reads
-    the configuration again. `tracing` begins a span for each request. The application is complete: middleware goes
-    around it, as `Middleware(app)`, not into it by `add_middleware`."""
+    the configuration again. `signer` signs receipts; None makes none. `tracing` begins a span for each request. The
+    application is complete: middleware goes around it, as `Middleware(app)`, not into it by `add_middleware`."""
     metrics = metrics or Metrics()
     keyring = keyring or Keyring(settings.keys, required=settings.require_key)
     registry, guard, live = Registry(), Guard(keyring, metrics), LiveSettings(settings)
@@ -230,6 +235,7 @@ def create_app(
                 told.add(slots)
     status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body, ledger)
     usage = UsageReports(ledger)
+    receipts = Receipts(signer, usage)
     traces = Traces(settings.traces, settings.trace_bytes)
     thoughts = LoopThoughts(
         settings.loop_thoughts, settings.loop_thought_bytes, settings.loop_thought_timeout, keyring.count
@@ -279,6 +285,8 @@ def create_app(
     page("/v1/traces/{id}", "trace", traces.one, operation_id="trace", responses=DEFAULT.refusals | TOLD)
     page("/v1/usage", "usage", usage.usage, response_model=UsagePage)
     page("/v1/usage/{id}", "usage", usage.usage_of_request)
+    page("/v1/receipts/key", "infer", receipts.receipt_keys)
+    page("/v1/receipts/{id}", "usage", receipts.receipt, response_model_exclude_none=True)
     page("/v1/organization/usage/completions", "usage", usage.organization_usage)
     page("/v1/organization/costs", "usage", usage.organization_costs)
     page("/v1/keys", "admin", keys_page.api_keys)
@@ -314,7 +322,9 @@ def create_app(
         page("/docs/{name}", None, docs_page.asset, include_in_schema=False)
     spoken = {
         dialect.path: AuthenticatedRoute(
-            Completions(live, models, registry, admission, account, metrics, traces, thoughts, dialect, idempotency),
+            Completions(
+                live, models, registry, admission, account, metrics, traces, thoughts, receipts, dialect, idempotency
+            ),
             "infer",
             dialect,
             guard,

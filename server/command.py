@@ -1,5 +1,5 @@
 """The subcommands of `ponder` that want the server: serve a model, make keys, find out what a machine lacks,
-look after the ledger, see how answers are compared.
+look after the ledger, check receipts, see how answers are compared.
 
 Each imports what it needs when it runs, so that a key does not wait for a server's libraries.
 """
@@ -89,6 +89,16 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     kinds = _one_of("table", "csv", "json", "focus")
     usage_.add_argument("--format", type=kinds, default="table", metavar="FORMAT", help=formats)
     usage_.set_defaults(command=partial(_told, show_usage))
+
+    receipt_ = add_parser("receipt", help="check signed receipts").add_subparsers(required=True, metavar="COMMAND")
+    verify = receipt_.add_parser("verify", help="check a receipt, and tell what it covers")
+    words = "the receipt, or an answer, a stream or a row of usage with one in it; - is standard input"
+    verify.add_argument("file", metavar="FILE", help=words)
+    words = "file of public keys (PEM or JWK), or address of a server (default: $PONDER_URL, else this machine's)"
+    verify.add_argument("--key", metavar="KEY", help=words)
+    words = "compare the tokens, too: of a trace with text, as a key with the scope reveal is given it"
+    verify.add_argument("--trace", metavar="FILE", help=words)
+    verify.set_defaults(command=partial(_told, check_receipt))
 
     answers_ = add_parser("answers", help="tell what texts answer, and which of them answer the same")
     answers_.add_argument(
@@ -282,6 +292,13 @@ def show_usage(options: argparse.Namespace) -> int:
     from ponder.server import usage_command
 
     return usage_command.run(options, sys.stdout)
+
+
+def check_receipt(options: argparse.Namespace) -> int:
+    """`ponder receipt verify`"""
+    from ponder.server import receipt_command
+
+    return receipt_command.run(options, sys.stdout, sys.stderr)
 
 
 def compare(options: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from ponder.server.idempotency_response import IdempotentResponse
 from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest, make
+from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings
 from ponder.server.respond import CompletionResponse
@@ -42,13 +43,14 @@ class Completions:
         metrics: Metrics,
         traces: Traces,
         thoughts: LoopThoughts,
+        receipts: Receipts,
         dialect: Dialect,
         idempotency: Idempotency,
     ) -> None:
         self._live, self._models, self._registry = live, models, registry
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
-        self._dialect, self._idempotency = dialect, idempotency
+        self._receipts, self._dialect, self._idempotency = receipts, dialect, idempotency
 
     async def __call__(self, request: Request, key: Key) -> CompletionResponse | IdempotentResponse:
         began = now()
@@ -75,6 +77,7 @@ class Completions:
                 self._metrics,
                 self._traces,
                 self._thoughts,
+                self._receipts,
                 began=began,
                 keepalive=settings.keepalive,
                 send_timeout=settings.limits.send_timeout,

@@ -34,6 +34,7 @@ from ponder.server.dialect import Dialect, Reading, Writer
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.outbox import Outbox, SlowReader
 from ponder.server.plan import ResolvedRequest
+from ponder.server.receipts import Receipt, Receipts
 from ponder.server.traces import Traces, trace
 from ponder.server.tracing import Span
 
@@ -71,6 +72,7 @@ class CompletionResponse:
         metrics: Metrics,
         traces: Traces,
         thoughts: LoopThoughts,
+        receipts: Receipts,
         *,
         began: float,
         keepalive: float,
@@ -79,6 +81,7 @@ class CompletionResponse:
         self._reading, self._plan, self._dialect = reading, plan, dialect
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
+        self._receipts = receipts
         self._keepalive, self._send_timeout = keepalive, send_timeout
         self._began = began
         """`now()` when the request came."""
@@ -92,6 +95,7 @@ class CompletionResponse:
         self._out: Outbox | None = None
         self._bill: Bill | None = None
         """Open until it is settled."""
+        self._receipt: Receipt | None = None
         self._told: str | None = None
         """How the request ended, where its stream has said so already."""
 
@@ -265,7 +269,7 @@ class CompletionResponse:
         outcomes = [one for one in self._outcomes if one is not None]
         summary = None
         if len(outcomes) == len(self._outcomes):
-            summary = answers.summary(self._resolved, outcomes, self._spendings)
+            summary = answers.summary(self._resolved, outcomes, self._spendings, self._signed())
         return events + self._writer.end(index, answers.ended(self._resolved, outcome, parser), summary)
 
     def _remember(self, outcome: Outcome, parser: ToolCallParser) -> None:
@@ -288,6 +292,7 @@ class CompletionResponse:
         await away.wait(engine, self._left(), stop_signals, self._metrics)
         self._phase = "thinking"
         self._spendings = [Spending(plan.budget, request_id, i) for i, plan in enumerate(self._resolved.plans)]
+        self._receipt = self._receipts.begin(request_id, self._resolved, self._spendings)
         if self._bill is not None and (used := self._bill.used) is not None:
             for spending in self._spendings:
                 spending.on_usage = used
@@ -364,7 +369,7 @@ class CompletionResponse:
         resolved, each = self._resolved, zip(outcomes, self._parsers, strict=True)
         content = self._writer.whole(
             [answers.whole(resolved, outcome, parser) for outcome, parser in each],
-            answers.summary(resolved, outcomes, self._spendings),
+            answers.summary(resolved, outcomes, self._spendings, self._signed()),
         )
         for outcome, parser in zip(outcomes, self._parsers, strict=True):
             self._remember(outcome, parser)
@@ -436,13 +441,19 @@ class CompletionResponse:
             open=sum(spending.open for spending in self._spendings),
             samples=sum(outcome.samples for outcome in outcomes),
             stopped_by=answers.stopped_by(outcomes) if outcomes else None,
+            receipt=self._signed,
         )
+
+    def _signed(self) -> str | None:
+        """The receipt, when nothing is made any more; None where there is to be none."""
+        return None if self._receipt is None else self._receipt.signed(self._usage)
 
     def _tell(self, ended: str, request_id: str, span: Span | None) -> None:
         resolved, seconds = self._resolved, now() - self._began
         if span is not None:
             span.told(resolved, ended, self._spendings, self._outcomes, self._parsers, self._first)
-        self._traces.keep(request_id, trace(resolved, ended, seconds, self._spendings, self._outcomes))
+        salt = None if self._receipt is None else self._receipt.salt
+        self._traces.keep(request_id, trace(resolved, ended, seconds, self._spendings, self._outcomes, salt))
         self._metrics.ended(
             owner=resolved.owner,
             model=resolved.base,

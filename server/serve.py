@@ -36,6 +36,7 @@ from ponder.server.keys import Keyring
 from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
 from ponder.server.output import captured
+from ponder.server.receipts import signing
 from ponder.server.registry import Registry
 from ponder.server.reload import Reload, Terminal, at_signal
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
@@ -116,6 +117,7 @@ async def _serve(
         ledger = await stack.enter_async_context(keeping_account(settings.ledger, metrics, settings.owners))
         keyring = Keyring(settings.keys, required=settings.require_key)
         stored = await stack.enter_async_context(following(ledger, keyring))
+        signer = await signing(settings.receipts, ledger)
         for name, model in settings.served().items():
             log.info("loading %s (%s)", name, model.path)
             models |= await start_served(name, model, stack)
@@ -135,6 +137,7 @@ async def _serve(
             keyring=keyring,
             stored=stored,
             source=source,
+            signer=signer,
         )
         listen(sock)
         scheme = "http" if settings.tls_cert is None else "https"

@@ -22,12 +22,15 @@ from starlette.responses import Response, StreamingResponse
 from ponder.compute.budget import Reservation, Spending
 from ponder.compute.errors import NotFound
 from ponder.compute.outcome import Outcome
+from ponder.compute.text import Hidden
 from ponder.server import unseal
 from ponder.server.access import Caller
 from ponder.server.plan import ResolvedRequest
 
 OVERHEAD = 2048
 """Bytes of a trace beside its calls."""
+EACH = 256
+"""Bytes of a judgement beside the chains it is about."""
 ROWS = 256
 """Calls that are written in one piece: other requests have their turn between two."""
 NONE = math.nan
@@ -36,7 +39,7 @@ NONE = math.nan
 class Calls:
     """The calls of one answer, in the order they were made, as rows of numbers."""
 
-    WIDTH = 15
+    WIDTH = 16
 
     def __init__(self, spending: Spending) -> None:
         self._words: list[str] = []
@@ -63,6 +66,7 @@ class Calls:
             NONE if reservation.score is None else reservation.score,
             NONE if reservation.answer_group is None else reservation.answer_group,
             chosen,
+            reservation.wasted,
         )
 
     def _word(self, word: str) -> int:
@@ -82,12 +86,13 @@ class Calls:
         row = self._rows[number * self.WIDTH : (number + 1) * self.WIDTH]
         whole = [None if math.isnan(value) else int(value) for value in row]
         parent, purpose, thinking, answer, hidden, visible, prompt, cached, calls = whole[:9]
+        tokens = {"hidden": hidden, "visible": visible, "prompt": prompt, "cached": cached, "wasted": whole[15]}
         return {
             "number": number,
             "parent": parent,
             "purpose": self._words[purpose or 0],
             "held": {"thinking": thinking, "answer": answer},
-            "tokens": {"hidden": hidden, "visible": visible, "prompt": prompt, "cached": cached},
+            "tokens": tokens,
             "calls": calls,
             "started": round(row[9], 6),
             "seconds": None if math.isnan(row[10]) else round(row[10], 6),
@@ -107,6 +112,16 @@ class Told:
     facts: Mapping[str, str | float]
     calls: Calls
     texts: unseal.Texts
+    ids: unseal.Ids
+    """What each call has made, where texts are kept and receipts made; the judgements are, too."""
+    judgements: Sequence[tuple[Sequence[int], int, int]]
+    """Of each question to a reward model the numbers of its chains, and the tokens read, of which cached."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        asked = sum(EACH + 8 * len(chains) for chains, _, _ in self.judgements)
+        return OVERHEAD + self.calls.bytes + unseal.size(self.texts, self.ids) + asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +135,18 @@ class Trace:
     ended: str
     seconds: float
     choices: tuple[Told, ...]
+    salt: Hidden[bytes] | None = None
+    """Of its receipt, where ids are kept."""
 
     @property
     def bytes(self) -> int:
         """Memory it takes."""
-        return OVERHEAD + sum(OVERHEAD + one.calls.bytes + unseal.size(one.texts) for one in self.choices)
+        return OVERHEAD + sum(one.bytes for one in self.choices)
 
     def silent(self) -> Trace:
         """The same without texts."""
-        return replace(self, choices=tuple(replace(one, texts={}) for one in self.choices))
+        choices = tuple(replace(one, texts={}, ids={}, judgements=()) for one in self.choices)
+        return replace(self, choices=choices, salt=None)
 
 
 def trace(
@@ -137,10 +155,12 @@ def trace(
     seconds: float,
     spendings: Sequence[Spending],
     outcomes: Sequence[Outcome | None],
+    salt: bytes | None = None,
 ) -> Trace:
-    """What of a request is worth keeping. `spendings` is empty where it never began."""
+    """What of a request is worth keeping. `spendings` is empty where it never began; `salt` is that of its receipt."""
     choices = tuple(told(spending, outcome) for spending, outcome in zip(spendings, outcomes, strict=False))
-    return Trace(resolved.key_id, resolved.base, resolved.strategy, resolved.budget, ended, seconds, choices)
+    kept = Hidden(salt) if salt is not None and any(one.ids for one in choices) else None
+    return Trace(resolved.key_id, resolved.base, resolved.strategy, resolved.budget, ended, seconds, choices, kept)
 
 
 def told(spending: Spending, outcome: Outcome | None) -> Told:
@@ -148,7 +168,10 @@ def told(spending: Spending, outcome: Outcome | None) -> Told:
     spent = spending.spent
     tokens = {"hidden": spent.hidden, "visible": spent.visible, "verifier": spent.verifier}
     facts = {} if outcome is None else _facts(outcome)
-    return Told(tokens, spending.idle_seconds, facts, Calls(spending), dict(spending.texts))
+    made = {one.number: one.made.ids for one in spending.reservations if one.made is not None}
+    ids = {number: kept for number, kept in made.items() if kept is not None}
+    judgements = [(one.chains, one.tokens, one.cached) for one in spending.reward_reads] if ids else ()
+    return Told(tokens, spending.idle_seconds, facts, Calls(spending), dict(spending.texts), ids, judgements)
 
 
 def _facts(outcome: Outcome) -> dict[str, str | float]:
@@ -208,20 +231,28 @@ def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
         "ended": trace.ended,
         "seconds": round(trace.seconds, 6),
     }
+    if reveals and trace.salt is not None:
+        head["salt"] = unseal.salt(trace.salt)
     piece = json.dumps(head)[:-1] + ', "choices": ['
     for index, choice in enumerate(trace.choices):
-        facts = {
+        facts: dict[str, Any] = {
             "index": index,
             "tokens": choice.tokens,
             "orchestration_seconds": round(choice.idle_seconds, 6),
             **choice.facts,
         }
+        if reveals and choice.ids:
+            names = ("chains", "tokens", "cached")
+            facts["reads"] = [dict(zip(names, read, strict=True)) for read in choice.judgements]
         piece += (", " if index else "") + json.dumps(facts)[:-1] + ', "calls": ['
         for number in range(len(choice.calls)):
             call = choice.calls.told(number)
             shown = reveals and number in choice.texts
             if shown:
                 call["text"] = unseal.shown(choice.texts[number])
+            if reveals and number in choice.ids:
+                shown = True
+                call["ids"] = unseal.ids(choice.ids[number])
             piece += (", " if number else "") + json.dumps(call)
             if shown or number % ROWS == ROWS - 1:
                 yield piece
@@ -241,12 +272,13 @@ class HeldTokens(BaseModel):
 
 
 class CallTokens(BaseModel):
-    """Tokens of a call; `cached` are those of the prompt that were in the prefix cache."""
+    """Tokens of a call; `cached` are those of the prompt that were in the prefix cache, `wasted` those made in vain."""
 
     hidden: int
     visible: int
     prompt: int
     cached: int
+    wasted: int
 
 
 class CallTexts(BaseModel):
@@ -274,6 +306,15 @@ class TracedCall(BaseModel):
     text: CallTexts | None = Field(
         default=None, description="With retain_text, for keys with the scope reveal; else left out"
     )
+    ids: list[int] | None = Field(default=None, description="The tokens it made, where text is; for receipts")
+
+
+class ModelRead(BaseModel):
+    """What a reward model read when it was asked about chains, by their numbers."""
+
+    chains: list[int]
+    tokens: int
+    cached: int
 
 
 class AnswerTokens(BaseModel):
@@ -292,6 +333,7 @@ class TracedAnswer(BaseModel):
     orchestration_seconds: float = Field(description="Without a call to the engine")
     stopped_by: str | None = None
     agreement: float | None = None
+    reads: list[ModelRead] | None = Field(default=None, description="Where ids are")
     calls: list[TracedCall]
 
 
@@ -305,6 +347,7 @@ class RequestTrace(BaseModel):
     budget: int
     ended: str
     seconds: float
+    salt: str | None = Field(default=None, description="Of the receipt, where ids are")
     choices: list[TracedAnswer]
 
 

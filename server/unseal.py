@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Mapping
 
 from ponder.compute.outcome import Outcome
@@ -11,6 +12,8 @@ from ponder.server.keys import Key
 
 Texts = Mapping[int, tuple[Hidden[str], Hidden[str]]]
 """Thought and answer of calls, by their number."""
+Ids = Mapping[int, "Hidden[array[int]]"]
+"""Token ids that calls have made, by their number."""
 PAIR = 300
 """Bytes of memory of the objects around two texts."""
 
@@ -26,9 +29,20 @@ def shown(texts: tuple[Hidden[str], Hidden[str]]) -> dict[str, str]:
     return {"thought": thought.unseal(), "answer": answer.unseal()}
 
 
-def size(texts: Texts) -> int:
+def ids(made: Hidden[array[int]]) -> list[int]:
+    """What a call has made, token by token; kept and shown as texts are."""
+    return made.unseal().tolist()
+
+
+def salt(hidden: Hidden[bytes]) -> str:
+    """The salt of a receipt, in hexadecimal digits; shown as texts are."""
+    return hidden.unseal().hex()
+
+
+def size(texts: Texts, ids: Ids) -> int:
     """Bytes of memory they take."""
-    return sum(PAIR + sum(sys.getsizeof(text.unseal()) for text in pair) for pair in texts.values())
+    words = sum(PAIR + sum(sys.getsizeof(text.unseal()) for text in pair) for pair in texts.values())
+    return words + sum(PAIR + sys.getsizeof(made.unseal()) for made in ids.values())
 
 
 def bytes_of(thought: Hidden[str]) -> int:

@@ -116,6 +116,11 @@ class UsageReports:
         self._threads = ThreadPoolExecutor(AT_ONCE, "usage")
         """Of their own: a report may take long, and requests are read in the others."""
 
+    @property
+    def keeps(self) -> bool:
+        """There is a ledger."""
+        return self._engine is not None
+
     async def usage(
         self,
         request: Request,
@@ -152,11 +157,16 @@ class UsageReports:
 
     async def usage_of_request(self, id: str, key: Caller) -> BilledRequest:
         """Finds one request by its id, the `x-request-id` of its answer."""
-        row = await self._read(lambda engine: one(engine, storable(id), None if key.may("admin") else key.id))
-        if row is None:
-            raise NotFound("no request of this key has that id", param="id", code="request_not_found")
+        row = await self.row(id, key)
         told = {name: value for name, value in row.items() if name not in INSIDE}
         return BilledRequest(**told, cost_usd=row["cost_nano_usd"] / NANO)
+
+    async def row(self, id: str, key: Key) -> dict[str, Any]:
+        """The row of a request that a key may see. Raises `NotFound`."""
+        row = await self.read(lambda engine: one(engine, storable(id), None if key.may("admin") else key.id))
+        if row is None:
+            raise NotFound("no request of this key has that id", param="id", code="request_not_found")
+        return row
 
     async def organization_usage(
         self,
@@ -270,11 +280,13 @@ class UsageReports:
         self, question: Question, behind: Place | None, size: int
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Lines of a report behind a place, and the word for where the next ones begin."""
-        found = await self._read(lambda engine: sums(engine, question, after=behind, limit=size + 1))
+        found = await self.read(lambda engine: sums(engine, question, after=behind, limit=size + 1))
         lines = found[:size]
         return lines, _token(place(question, lines[-1])) if len(found) > size else None
 
-    async def _read(self, work: Callable[[Engine], T]) -> T:
+    async def read(self, work: Callable[[Engine], T]) -> T:
+        """What a question to the ledger comes to, in a thread. Raises `NotFound` where there is none, and
+        `Unavailable`."""
         if self._engine is None:
             raise NotFound("this server keeps no ledger ([ledger] url is none)", code="no_ledger")
         try:

@@ -13,6 +13,7 @@ from ponder.server.settings.ledger import LedgerSettings
 from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Chosen, ModelSettings
 from ponder.server.settings.prices import PriceBook
+from ponder.server.settings.receipts import ReceiptSettings
 from ponder.server.settings.server import EFFORT, PREFIX, Settings, loopback
 from ponder.server.settings.table import WrongSettings, nearest
 
@@ -29,6 +30,7 @@ __all__ = [
     "Limits",
     "ModelSettings",
     "PriceBook",
+    "ReceiptSettings",
     "RewardEngineSettings",
     "Scope",
     "Settings",

@@ -22,6 +22,7 @@ from ponder.server.settings.ledger import LedgerSettings
 from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Defaults, ModelSettings
 from ponder.server.settings.prices import DEMO, PriceBook
+from ponder.server.settings.receipts import ReceiptSettings
 from ponder.server.settings.table import nearest
 
 PREFIX = "PONDER_"
@@ -149,6 +150,7 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     idempotency: IdempotencySettings = Field(
         default=IdempotencySettings(), description="Requests that carry an Idempotency-Key."
     )
+    receipts: ReceiptSettings = Field(default=ReceiptSettings(), description="Signed receipts of what requests used.")
 
     @classmethod
     def settings_customise_sources(

@@ -36,13 +36,19 @@ def written(family: str, portion: int, letters: bool, **wishes: Any) -> tuple[Ca
     llm = Recording(FAMILIES[family], Nature(letters=letters), portions=(portion,))
 
     async def go() -> Candidate:
-        reservation = Spending(Budget(1000, 1000)).reserve("test", thinking=300, answer=200, bound=True)
+        spending = Spending(Budget(1000, 1000))
+        spending.hash_ids(b"salt", keep=True)
+        reservation = spending.reserve("test", thinking=300, answer=200, bound=True)
         prompt = Prompt((Message("user", "How many?"),))
         transcript = Transcript(reservation, prompt)
         sampling = Sampling(thinking=300, answer=200, **wishes)
         async with aclosing(engine(llm).generate(prompt, sampling, transcript)) as stream:
             async for _ in stream:
                 pass
+        made = reservation.made and reservation.made.ids
+        assert made is not None
+        # A receipt has the ids of all that was made, also of what nobody uses.
+        assert len(made.unseal()) == reservation.tokens
         return transcript.candidate()
 
     return (chain := asyncio.run(go())), llm.prompts, chain.visible

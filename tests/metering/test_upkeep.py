@@ -219,7 +219,7 @@ def test_a_ledger_of_the_future_is_left_alone(address: str) -> None:
         migrate(database(address).engine(long=True))
 
 
-def test_rows_of_the_version_before_are_kept_and_have_no_price(address: str) -> None:
+def test_rows_of_the_version_before_are_kept_and_have_neither_price_nor_receipt(address: str) -> None:
     place = database(address)
     assert migrate(place.engine(long=True), "0001") == (None, "0001")
     execute(
@@ -236,6 +236,7 @@ def test_rows_of_the_version_before_are_kept_and_have_no_price(address: str) -> 
     row = rows(address)["req_old"]
     assert (row["thinking"], row["metadata"], row["key"]) == (77, {"a": 1}, "alice")
     assert (row["cost_nano_usd"], row["price_version"], row["price_answer"]) == (0, None, None)
+    assert row["receipt"] is None
     assert len(rows(address)) == 4
 
 

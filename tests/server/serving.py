@@ -22,6 +22,7 @@ from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.lengths import Lengths
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
+from ponder.metering.receipts import Signer
 from ponder.server.app import ServedModel, ServerHandle, create_app
 from ponder.server.settings import ModelSettings, Settings
 from ponder.server.tracing import Tracing
@@ -53,12 +54,13 @@ def door(
     accounts: Sequence[Account] = (),
     ledger: Ledger | None = None,
     tracing: Tracing | None = None,
+    signer: Signer | None = None,
     **model: Any,
 ) -> FastAPI:
     """An application that serves one engine."""
     served = ServedModel(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
-    told = settings or Settings()
-    return create_app(told, {name: served}, metrics=metrics, accounts=accounts, ledger=ledger, tracing=tracing)
+    more: dict[str, Any] = {"accounts": accounts, "ledger": ledger, "tracing": tracing, "signer": signer}
+    return create_app(settings or Settings(), {name: served}, metrics=metrics, **more)
 
 
 def its_door(app: FastAPI) -> ServerHandle:

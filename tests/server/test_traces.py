@@ -207,5 +207,5 @@ def test_a_large_trace_is_told_in_pieces_between_which_others_have_their_turn() 
     assert [call["number"] for call in calls] == list(range(5000))
     assert [call["chosen"] for call in calls].count(True) == 1
     assert calls[2500]["score"] == 0.5
-    assert calls[2500]["tokens"] == {"hidden": 1, "visible": 0, "prompt": 0, "cached": 0}
+    assert calls[2500]["tokens"] == {"hidden": 1, "visible": 0, "prompt": 0, "cached": 0, "wasted": 0}
     assert calls[2500]["ending"] is None

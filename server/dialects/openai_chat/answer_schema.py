@@ -102,6 +102,7 @@ class ThinkingReport(Judged):
     max_cost_usd: float = Field(
         default=0, description="What it may cost at most: max_cost_usd of the request, or the operator's"
     )
+    receipt: str = Field(default="", description="Signed over what was used, where the server makes receipts")
     choices: list[ChoiceThinking] = Field(default=[], description="With n above 1: the same for each choice")
 
 

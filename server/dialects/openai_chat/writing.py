@@ -170,6 +170,8 @@ def thinking(summary: Summary) -> dict[str, Any]:
         told["cost_usd"] = summary.cost_nano_usd / NANO
     if summary.max_cost_nano_usd is not None:
         told["max_cost_usd"] = summary.max_cost_nano_usd / NANO
+    if summary.receipt is not None:
+        told["receipt"] = summary.receipt
     if len(outcomes) == 1:
         return told | _judged(outcomes[0])
     told["choices"] = [
