@@ -31,6 +31,8 @@ NEEDED: dict[str, Scope] = {
     "/v1/traces/{id}": "trace",
     "/v1/usage": "usage",
     "/v1/usage/{id}": "usage",
+    "/v1/receipts/{id}": "usage",
+    "/v1/receipts/key": "infer",
     "/v1/organization/usage/completions": "usage",
     "/v1/organization/costs": "usage",
     "/v1/keys": "admin",
