@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from ponder.compute.errors import Unavailable
 from ponder.compute.price import Price
+from ponder.compute.quota import Drawing, Quota
 from ponder.compute.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ class Intent:
     """What its tokens cost; None: nothing that is known."""
     max_cost: int | None = None
     """Nano-USD that all of it costs at most, where its limits are that low; None: the limits in tokens say."""
+    quota: Quota | None = None
+    """The limits of its API key, beyond which it is not begun; None: there are none."""
+    whole: bool = False
+    """All it may spend is reserved before it begins, for nothing that others do may show in its answer."""
     user: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the caller wrote down to find the request again by, as it was sent."""
@@ -116,6 +121,20 @@ class Following(Protocol):
         ...
 
 
+@runtime_checkable
+class Limited(Protocol):
+    """A bill that may be of a key with limits."""
+
+    @property
+    def drawing(self) -> Drawing | None:
+        """What the calls of the request draw from; None where nothing bounds them but its budget."""
+        ...
+
+    def headers(self) -> Mapping[str, str]:
+        """How the limits stand, for the caller to see."""
+        ...
+
+
 class Account(Protocol):
     """Keeps account of requests."""
 
@@ -167,6 +186,16 @@ class _Bills:
         self.used: Callable[[Usage], None] | None = self._use if self._told else None
         self._following = [bill for bill in bills if isinstance(bill, Following)]
         self.every = min((bill.every for bill in self._following), default=sys.maxsize)
+
+    @property
+    def drawing(self) -> Drawing | None:
+        limited = (bill.drawing for bill in self._open if isinstance(bill, Limited))
+        return next((drawing for drawing in limited if drawing is not None), None)
+
+    def headers(self) -> Mapping[str, str]:
+        return {
+            name: value for bill in self._open if isinstance(bill, Limited) for name, value in bill.headers().items()
+        }
 
     def _use(self, usage: Usage) -> None:
         for told in self._told:

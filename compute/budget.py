@@ -25,6 +25,7 @@ from ponder.compute.clock import now
 from ponder.compute.cost import CostLimit, payable
 from ponder.compute.errors import Exhausted, Unaffordable
 from ponder.compute.identity import CallIdentity
+from ponder.compute.quota import Drawing
 from ponder.compute.text import Ending, Hidden
 from ponder.compute.token_chain import TokenHash
 from ponder.compute.usage import Usage
@@ -240,6 +241,10 @@ class Spending:
         """Called whenever a reservation was closed."""
         self.on_usage: Callable[[Usage], None] | None = None
         """Told what each call has used when it ends; all that it made counts as hidden."""
+        self.quota: Drawing | None = None
+        """What calls draw from beside the budget; None: the budget alone bounds them."""
+        self.out_of_quota = False
+        """There was not enough left for a call: nothing more is begun."""
         self.unseen = 0
         """Tokens made since somebody who follows the spending has looked, and the number at which it looks again."""
         self.most_unseen = sys.maxsize
@@ -278,6 +283,8 @@ class Spending:
 
     @property
     def _free(self) -> int:
+        if self.out_of_quota:
+            return 0
         used = self.generated + self._forfeited - sum(h.visible for h in self._bound)
         return max(0, self.budget.thinking - used - sum(h.may_hide for h in self._open))
 
@@ -285,6 +292,8 @@ class Spending:
     def contested(self) -> int:
         """What would be free if one more chain entered the race, so that no answer were certain any more; negative
         where the budget cannot pay for the answers so far."""
+        if self.out_of_quota:
+            return 0
         outstanding = sum(h.outstanding for h in self._open)
         left = self.budget.thinking - self.generated - self._forfeited - outstanding
         if (cost := self.budget.cost) is not None:
@@ -432,6 +441,14 @@ class Spending:
         Raises `Exhausted` where the budget cannot pay for them."""
         if self._bound and self.contested < 0:
             raise Exhausted(f"the answer so far does not fit into a budget of {self.budget.thinking} tokens")
+        if self.quota is not None and self._bound:
+            # An answer that is being written counts with all that it may still get.
+            tokens = sum(
+                h.visible + (0 if h.seconds is not None else max(0, h.answer - h.visible)) for h in self._bound
+            )
+            if tokens and not self.quota.take(tokens):
+                self.out_of_quota = True
+                raise Exhausted(f"the quota has no {tokens} tokens for the answer so far")
         self._release()
 
     def _release(self) -> None:
@@ -469,6 +486,8 @@ class Spending:
         """A reward model has read this much."""
         self.verifier += tokens
         self.verifier_cached += cached
+        if self.quota is not None:
+            self.quota.read(tokens)
         if self.on_usage is not None:
             self.on_usage(Usage(verifier=tokens, verifier_cached=cached))
 

@@ -10,14 +10,15 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ponder.compute.budget import Reservation, Spending
 from ponder.compute.drafts import Drafts
 from ponder.compute.engine import ModelCard, Recovers, Sampling, read_beside, tokens
-from ponder.compute.errors import EngineError, Exhausted, Lost
+from ponder.compute.errors import EngineError, Exhausted, Lost, OutOfQuota
 from ponder.compute.estimates import Estimates
+from ponder.compute.quota import Drawing
 from ponder.compute.resources import Resources
 from ponder.compute.seeds import Seeds
 from ponder.compute.slots import READING
@@ -45,6 +46,18 @@ class Turns(Protocol):
     async def next(self) -> None:
         """Returns when it may try again."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What a call may make before more is drawn from the quota of its key."""
+
+    sampling: Sampling
+    tokens: int
+    before: int
+    """Tokens that counted before it."""
+    partly: bool
+    """It may be gone on with."""
 
 
 class Chains:
@@ -163,8 +176,9 @@ class Chains:
         """One chain, within its reservation and the model's context; `begun` may be the chain of this very reservation.
         `streamed`: its text is sent as it comes, where the request is streamed. `aside`: a question of our own, to
         which the caller's wishes about the answer do not apply. `urgent`: the time of the request is nearly up, so it
-        goes before other calls of the same key. Raises `Exhausted` where the context is full, `Lost`
-        where nobody saw the chain end, and what the engine raises."""
+        goes before other calls of the same key. Where the quota of the key is not drawn at once, it takes several calls
+        to the engine. Raises `Exhausted` where the context is full, `OutOfQuota` where the key has no tokens for it,
+        `Lost` where nobody saw the chain end, and what the engine raises."""
         engine, budget = self._engine, self.spending.budget
         streamed = streamed and self._streams
         await self.read(prompt)
@@ -200,17 +214,21 @@ class Chains:
             until=until,
             streamed=streamed,
         )
+        quota, drawn = self.spending.quota, None
+        if quota is not None:
+            drawn = await self._draw(quota, reservation, sampling)
+            sampling = drawn.sampling
         transcript = Transcript(
             reservation, prompt, begun, own=begun is not None and begun.number == reservation.number
         )
         if not aside:
             self.drafts.add(reservation.number, transcript)
         share, slot, before, resumed = self._share, None, _steps(reservation), reservation.resumed
-        if share is not None:
-            most = thinking + answer
-            slot = share.take(most) or await share.turn(most, urgent=urgent)
         try:
-            while not await self._drawn(prompt, sampling, transcript):
+            if share is not None:
+                most = thinking + answer
+                slot = share.take(most) or await share.turn(most, urgent=urgent)
+            while not await self._whole(prompt, sampling, transcript):
                 pass
         except EngineError:
             transcript.lose()
@@ -220,14 +238,48 @@ class Chains:
             if share is not None and slot is not None:
                 timed = reservation.resumed == resumed and not transcript.waited
                 share.give(slot, _steps(reservation) - before, timed=timed)
+            if quota is not None and drawn is not None:
+                quota.give(drawn.tokens, _drawn(reservation) - drawn.before)
         candidate = transcript.candidate()
+        if drawn is not None and drawn.partly and candidate.ending == "length":
+            made = _drawn(reservation) - drawn.before
+            if made >= drawn.tokens or (candidate.thinking and reservation.hidden >= sampling.thinking):
+                return await self.write(
+                    reservation,
+                    prompt,
+                    candidate,
+                    until=until,
+                    streamed=streamed,
+                    aside=aside,
+                    logprobs=logprobs,
+                    urgent=urgent,
+                )
         if self._keep_text:
             self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
         if candidate.ending == "length" and self._said(reservation) >= budget.answer:
             candidate = replace(candidate, ending="full")
         return candidate
 
-    async def _drawn(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> bool:
+    async def _draw(self, quota: Drawing, reservation: Reservation, sampling: Sampling) -> _Drawn:
+        """What a call may make, as far as the quota goes. A chain that is bound to be the answer closes its thought
+        where there is nothing left; for any other, raises `OutOfQuota`."""
+        before, most = _drawn(reservation), sampling.thinking
+        if not reservation.bound:
+            most = sampling.thinking + sampling.answer if sampling.total is None else sampling.total
+        wanted = max(0, most - before)
+        tokens = await quota.draw(wanted) if wanted else 0
+        if tokens >= wanted:
+            return _Drawn(sampling, tokens, before, partly=False)
+        if not tokens:
+            self.spending.out_of_quota = True
+            if not reservation.bound:
+                raise OutOfQuota(f"{reservation.purpose}: the quota has no tokens for it")
+        thinking = min(sampling.thinking, reservation.hidden + tokens)
+        total = sampling.total if reservation.bound else before + tokens
+        unclosed = tokens > 0 and thinking < sampling.thinking
+        return _Drawn(replace(sampling, thinking=thinking, total=total, unclosed=unclosed), tokens, before, tokens > 0)
+
+    async def _whole(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> bool:
         """A chain to its end; False where its model went away in the middle and is back, so that it is to be gone on
         with. Within its limits: those count what was made before, too."""
         engine = self._engine
@@ -257,6 +309,8 @@ class Chains:
             return await self.write(reservation, prompt, begun, until=until)
         except Lost as lost:
             return lost
+        except OutOfQuota as out:
+            return Lost(out.message)
 
     async def go_on(self, reservation: Reservation, candidate: Candidate, turns: Turns | None = None) -> Candidate:
         """The chain, its answer continued where that was cut at its share and the budget can pay for more.
@@ -272,7 +326,10 @@ class Chains:
             more = min(max(reservation.visible, self.estimates.current.answer), left, spending.free)
             if more > 0:
                 spending.grow(reservation, more)
-                candidate = await self.write(reservation, candidate.prompt, candidate)
+                try:
+                    candidate = await self.write(reservation, candidate.prompt, candidate)
+                except OutOfQuota:
+                    break
             elif turns is not None and not turns.last:
                 await turns.next()
             elif turns is None and not self.ordered and spending.open > len(self._starved) + 1:
@@ -323,3 +380,8 @@ class Chains:
 def _steps(reservation: Reservation) -> float:
     """What a call has cost the model so far, in tokens written."""
     return reservation.tokens + READING * (reservation.prompt - reservation.cached)
+
+
+def _drawn(reservation: Reservation) -> int:
+    """Tokens of a call that count against a quota: the answer of a chain that may lose is hidden then."""
+    return reservation.hidden if reservation.bound else reservation.tokens

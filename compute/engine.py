@@ -78,6 +78,8 @@ class Sampling:
     until: str | None = None
     """Stop behind the first occurrence of this text (a step delimiter), in the thought or, for a model that does not
     think, in the answer. A thought that reaches its limit before that ends the stream ("length"), unclosed."""
+    unclosed: bool = False
+    """A thought that reaches its limit ends the stream ("length") also without that: it is gone on with later."""
     streamed: bool = False
     """The text is sent on as it is written: yield deltas as they come. Else one delta at the end is enough."""
     tenant: str | None = None

@@ -9,12 +9,14 @@
     │   └── NotFound            no such model, route or object
     ├── NotNow                  try again after `retry_after` seconds
     │   ├── TooBusy             the server or the key has too much in hand
+    │   │   └── UsedUp          a limit of the key is; the same request may not succeed for long
     │   └── Unavailable         the engine is away, or the server is going down
     ├── DeadlinePassed          time was up and there was no candidate at all
     ├── EngineError             the model failed in the middle of a call
     │   └── Lost                the end of one chain was not seen; the same request may succeed
     ├── Exhausted               the budget has no tokens for what a strategy asks (ends a run, never a request)
-    │   └── Unaffordable        the cost limit does not pay for a judgement; the fallback judges
+    │   ├── Unaffordable        the cost limit does not pay for a judgement; the fallback judges
+    │   └── OutOfQuota          the quota of the key has none for one chain
     └── NoVerdict               untrusted work had no result; the caller continues without one
 
 The table from these classes to HTTP statuses is `server/errors.py`. Messages name the thing and the numbers and never
@@ -23,6 +25,7 @@ quote what a request contained.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, cast
 
 
@@ -58,14 +61,23 @@ class NotFound(RequestError):
 class NotNow(PonderError):
     """Right, but not at this moment: the same request may succeed after `retry_after` seconds."""
 
-    def __init__(self, message: str, *, code: str, retry_after: float = 1.0) -> None:
+    def __init__(
+        self, message: str, *, code: str, retry_after: float = 1.0, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """`headers`: what the answer says besides, in HTTP's words."""
         super().__init__(message)
         self.code = code
         self.retry_after = retry_after
+        self.headers = headers or {}
 
 
 class TooBusy(NotNow):
     """The server, or this key, has too much in hand."""
+
+
+class UsedUp(TooBusy):
+    """A limit of this key is used up: it takes hours or days until the same request may succeed, so it is not to be
+    sent again by itself."""
 
 
 class Unavailable(NotNow):
@@ -91,6 +103,10 @@ class Exhausted(PonderError):
 
 class Unaffordable(Exhausted):
     """The cost limit does not pay for what a reward model would read."""
+
+
+class OutOfQuota(Exhausted):
+    """The quota of the API key has no tokens for one chain: the others go on with what they have."""
 
 
 class NoVerdict(PonderError):

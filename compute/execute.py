@@ -136,7 +136,9 @@ def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chain
     return Outcome(
         answer=Answer(chosen.text, logprobs=chosen.logprobs),
         complete=chosen.complete,
-        stopped_by=_by_cost(notes.stopped_by(stopped_by, chosen, lost=chains.lost > 0), chosen, spending),
+        stopped_by=_by_quota(
+            _by_cost(notes.stopped_by(stopped_by, chosen, lost=chains.lost > 0), chosen, spending), spending
+        ),
         spent=spending.spent,
         samples=max(1, finished),
         samples_requested=max(1, notes.requested, notes.wanted, finished),
@@ -160,3 +162,8 @@ def _by_cost(stopped_by: StoppedBy, chosen: Candidate, spending: Spending) -> St
         return stopped_by
     cut = cost.answer_short and not chosen.complete
     return "cost" if cut or spending.unread or (stopped_by == "budget" and spending.dear) else stopped_by
+
+
+def _by_quota(stopped_by: StoppedBy, spending: Spending) -> StoppedBy:
+    """The same, but where tokens have ended it that the quota had not."""
+    return "quota" if spending.out_of_quota and stopped_by in ("finished", "budget", "engine_error") else stopped_by

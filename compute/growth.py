@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ponder.compute.budget import Reservation
 from ponder.compute.chains import Chains
-from ponder.compute.errors import Exhausted, Lost
+from ponder.compute.errors import Exhausted, Lost, OutOfQuota
 from ponder.compute.outcome import Notes
 from ponder.compute.text import Candidate
 
@@ -76,6 +76,8 @@ async def grow(chains: Chains, notes: Notes, beams: Sequence[Candidate], n: int,
     settled = [c.result() if isinstance(c, asyncio.Task) else c for c in written]
     grown = [c for c in settled if isinstance(c, Candidate)]
     lost = next((c for c in settled if isinstance(c, Lost)), None)
+    if lost is not None and not grown and spending.out_of_quota:
+        raise OutOfQuota("the quota has no tokens for a continuation")
     if lost is not None and not grown and not spending.busy and chains.drafts.all_lost:
         raise lost
     return grown

@@ -9,9 +9,9 @@ from ponder.compute.text import Answer, Candidate, Hidden, Score
 from ponder.compute.usage import Usage
 
 StoppedBy = Literal[
-    "finished", "budget", "cost", "deadline", "early_agreement", "draining", "engine_error", "repetition"
+    "finished", "budget", "cost", "quota", "deadline", "early_agreement", "draining", "engine_error", "repetition"
 ]
-"""`budget`: tokens ended it; `cost`: money did."""
+"""`budget`: the request's own tokens ended it; `cost`: its money did; `quota`: a limit of its API key did."""
 Verdict = Literal["verified", "refuted", "agreed", "disputed", "scored", "unjudged"]
 """What is known of an answer: a verifier that decides passed it, or did not; more than half the vote is behind it, or
 not; a verifier that estimates gave it a score; nothing."""

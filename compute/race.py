@@ -12,7 +12,7 @@ from typing import cast
 
 from ponder.compute.budget import Reservation
 from ponder.compute.chains import Chains
-from ponder.compute.errors import Exhausted, Lost
+from ponder.compute.errors import Exhausted, Lost, OutOfQuota
 from ponder.compute.text import Candidate, Prompt
 
 
@@ -111,7 +111,7 @@ class Race:
             yield settled
         self.short = len(self.begun) < self._n
         if lost is not None and not given:
-            raise lost
+            raise OutOfQuota("the quota has no tokens for a chain") if self._chains.spending.out_of_quota else lost
 
     def _fill(self) -> None:
         """Starts what is wanted now and the budget can feed."""

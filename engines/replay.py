@@ -173,8 +173,8 @@ class _Writing:
         if self.thought + tokens == whole:
             self.transcript.close_thought()
             self.thinking = False
-        elif self.sampling.until:
-            self.ending = "step" if self.thought + tokens == end else "length"
+        elif self.sampling.until or self.sampling.unclosed:
+            self.ending = "step" if self.sampling.until and self.thought + tokens == end else "length"
         else:
             self.transcript.force((CLOSES,))
             self.thinking, self.forced = False, True

@@ -173,7 +173,7 @@ class Writing:
             limit = min(room, self.sampling.thinking - self.transcript.hidden, spare - min(kept, spare // 2))
             if limit > 0:
                 return self._call("thought", limit)
-            if self.sampling.until is not None:
+            if self._stays_open:
                 self.ending = "length"
                 return None
             self.boundary.close()
@@ -184,6 +184,11 @@ class Writing:
             return self._call("answer", limit)
         self.ending = "length"
         return None
+
+    @property
+    def _stays_open(self) -> bool:
+        """A thought that reaches its limit is not closed."""
+        return self.sampling.until is not None or self.sampling.unclosed
 
     def _call(self, phase: Phase, limit: int) -> Call:
         sampling, model = self.sampling, self.model
@@ -371,7 +376,7 @@ class Writing:
             if call.phase == "answer":
                 self.over = "length"
             elif self.splitter.inside:
-                if self.sampling.until is not None:
+                if self._stays_open:
                     self.over = "length"
                 else:
                     self.boundary.close()

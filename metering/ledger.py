@@ -20,12 +20,16 @@ from ponder.compute.account import Intent, Progress
 from ponder.compute.clock import now
 from ponder.compute.errors import PonderError, Unavailable
 from ponder.compute.price import Price
+from ponder.compute.quota import Drawing
 from ponder.compute.usage import Usage
+from ponder.metering import leases
 from ponder.metering.database import Database
+from ponder.metering.leases import Ask, Kind, Lease, Window
+from ponder.metering.limits import Holding, Limits
 from ponder.metering.migrate import OtherVersion, prepare
 from ponder.metering.processes import Process, this_process
 from ponder.metering.tables import requests
-from ponder.metering.writer import Away, Change, Entry, Settled, Writer
+from ponder.metering.writer import Away, Change, Entry, Leasing, Settled, Writer
 
 CHECKPOINT = 256
 """Tokens of a live chain that may be uncertain after a crash."""
@@ -37,6 +41,11 @@ RETRY = 5
 """Seconds after which a refused request may be sent again."""
 LONGEST = 512
 """Characters of a caller's own words that a row takes."""
+
+
+def milliseconds() -> int:
+    """Since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 class NoLedger(PonderError):
@@ -58,23 +67,35 @@ class Watch(Protocol):
         """A commit took so long. In the ledger's thread."""
         ...
 
+    def limited(self, key: str, kind: Kind, limit: int, left: int) -> None:
+        """So much is left of a limit of a key, in tokens, nano-USD or requests, as far as this server knows."""
+        ...
+
 
 class Ledger:
     """An `Account` that is durable. Made by `open_ledger`."""
 
     def __init__(
-        self, place: Database, engine: Engine, watch: Watch, *, checkpoint: int = CHECKPOINT, days: int | None = None
+        self,
+        place: Database,
+        engine: Engine,
+        watch: Watch,
+        *,
+        checkpoint: int = CHECKPOINT,
+        days: int | None = None,
+        clock: Callable[[], int] = milliseconds,
     ) -> None:
         """`checkpoint`: tokens of each live chain that may be uncertain after a crash. `days`: how long settled rows
-        are kept; None is for ever."""
+        are kept; None is for ever. `clock` gives milliseconds since 1970."""
         self.place = place
         self.process: Process = this_process()
         self.reserved = 0
         """Tokens that requests with an open row may make at most."""
-        self._checkpoint, self._watch = checkpoint, watch
+        self._checkpoint, self._watch, self._clock = checkpoint, watch, clock
         self._writer = Writer(
-            engine, self.process, checkpoint, self._settled, watch.drifted, watch.committed, _recover, days
+            engine, self.process, checkpoint, self._settled, watch.drifted, watch.committed, _recover, days, clock
         )
+        self._limits = Limits(_Leases(self._writer), clock, watch.limited)
 
     async def start(self) -> None:
         """Signs this server in, and settles what dead ones have left open. Raises `NoLedger`."""
@@ -85,6 +106,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Writes what is owed and signs this server out."""
+        self._limits.close()
         await self._writer.close()
 
     @property
@@ -98,11 +120,29 @@ class Ledger:
         return self._writer.unsettled
 
     async def reserve(self, intent: Intent) -> LedgerBill:
-        """Opens a row, durably. Raises `Unavailable` where that cannot be in the time the request has."""
+        """Opens a row, durably, and reserves from the limits of its key. Raises `Unavailable` where that cannot be in
+        the time the request has, `UsedUp` and `TooBusy` where a limit does not allow it."""
         if self.away:
             raise _unavailable()
-        values = _opened(intent)
-        entry = Entry(values, _counts(Usage(), 0, None) | _ending(values, None, "turned_away", 0.0))
+        values = _opened(intent, self._clock())
+        if intent.quota is None:
+            return await self._open(intent, values, None)
+        try:
+            async with asyncio.timeout(min(OPENING, intent.timeout)):
+                holding = await self._limits.begin(intent, values["begun_ms"])
+        except TimeoutError:
+            raise _unavailable() from None
+        try:
+            return await self._open(intent, values, holding)
+        except BaseException:
+            if holding is not None:
+                holding.drop()
+            raise
+
+    async def _open(self, intent: Intent, values: dict[str, Any], holding: Holding | None) -> LedgerBill:
+        entry = Entry(values, _counts(Usage(), 0, None) | _ending(values, None, "turned_away", 0.0, self._clock()))
+        if holding is not None:
+            entry.windows = holding.windows
         opened = asyncio.get_running_loop().create_future()
         self._writer.put(Change("open", entry, done=opened))
         try:
@@ -116,9 +156,15 @@ class Ledger:
         except asyncio.CancelledError:
             self._undo(entry)
             raise
+        if holding is not None and not holding.of(entry.epoch):
+            # What was reserved has gone to others, who took this process for dead.
+            self._limits.fenced(entry.epoch)
+            self._undo(entry)
+            raise _unavailable()
         self._writer.unsettled += 1
         self.reserved += entry.values["reserved"]
-        return LedgerBill(self._writer, entry, intent.price, self._checkpoint, self._closed)
+        holds = None if holding is None else (holding, not intent.whole)
+        return LedgerBill(self._writer, entry, intent.price, self._checkpoint, self._closed, self._clock, holds)
 
     def _undo(self, entry: Entry) -> None:
         """Closes a row that was opened for nothing, or may be yet."""
@@ -139,15 +185,31 @@ class LedgerBill:
     used: Callable[[Usage], None] | None = None
 
     def __init__(
-        self, writer: Writer, entry: Entry, price: Price | None, checkpoint: int, closed: Callable[[Entry], None]
+        self,
+        writer: Writer,
+        entry: Entry,
+        price: Price | None,
+        checkpoint: int,
+        closed: Callable[[Entry], None],
+        clock: Callable[[], int],
+        holds: tuple[Holding, bool] | None,
     ) -> None:
+        """`holds`: what is reserved from the limits of its key, and whether its calls draw from them."""
         self._writer, self._entry, self._price, self._closed = writer, entry, price, closed
+        self._clock, self._holds = clock, holds
         self.every = max(1, checkpoint // 2)
         """The other half is for what is made until the row is durable."""
         self._began = now()
         self._progress: Callable[[], Progress] | None = None
         self._looking = self._again = False
         self._settling: asyncio.Future[None] | None = None
+
+    @property
+    def drawing(self) -> Drawing | None:
+        return self._holds[0] if self._holds is not None and self._holds[1] else None
+
+    def headers(self) -> Mapping[str, str]:
+        return {} if self._holds is None else self._holds[0].headers()
 
     def follow(self, progress: Callable[[], Progress]) -> None:
         self._progress = progress
@@ -180,11 +242,14 @@ class LedgerBill:
         """Returns when the row is durable; where that takes long it is written later, and the answer need not wait."""
         if self._settling is None:
             progress = None if self._progress is None else self._progress()
-            values = _counts(usage, 0, self._price) | _ending(self._entry.values, progress, ending, now() - self._began)
+            ended = _ending(self._entry.values, progress, ending, now() - self._began, self._clock())
+            values = _counts(usage, 0, self._price) | ended
             self._settling = asyncio.get_running_loop().create_future()
             self._settling.add_done_callback(_heard)
             self._writer.put(Change("settle", self._entry, values, self._settling))
             self._closed(self._entry)
+            if self._holds is not None:
+                self._holds[0].settle(values)
         if self._writer.away:
             return
         try:
@@ -200,6 +265,23 @@ def _heard(future: asyncio.Future[None]) -> None:
         future.exception()
 
 
+class _Leases:
+    """Leases by way of the writer."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def lease(self, ask: Ask, heard: Callable[[Lease | None, int], None]) -> None:
+        self._writer.lease(Leasing(ask, heard))
+
+    def give_back(self, window: Window, amount: int, epoch: int) -> None:
+        self._writer.lease(Leasing(Ask(window, 0, 0, first=False), _nobody, amount, epoch))
+
+
+def _nobody(lease: Lease | None, epoch: int) -> None:
+    """Whoever gives back does not wait."""
+
+
 async def open_ledger(
     place: Database,
     watch: Watch,
@@ -207,6 +289,7 @@ async def open_ledger(
     checkpoint: int = CHECKPOINT,
     days: int | None = None,
     owners: Mapping[str, str] | None = None,
+    clock: Callable[[], int] | None = None,
 ) -> Ledger:
     """A ledger that is ready: its tables made or brought to this version, what dead servers left settled. The numbers
     are as for `Ledger`, `owners` as for `migrate`. Raises `NoLedger`."""
@@ -227,7 +310,7 @@ async def open_ledger(
         ) from None
     except SQLAlchemyError as error:
         raise NoLedger(f"the ledger ({place}) cannot be opened: {_kind(error)}") from None
-    ledger = Ledger(place, engine, watch, checkpoint=checkpoint, days=days)
+    ledger = Ledger(place, engine, watch, checkpoint=checkpoint, days=days, clock=clock or milliseconds)
     await ledger.start()
     return ledger
 
@@ -249,18 +332,14 @@ def _unavailable() -> Unavailable:
     )
 
 
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000
-
-
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _opened(intent: Intent) -> dict[str, Any]:
+def _opened(intent: Intent, now_ms: int) -> dict[str, Any]:
     price = intent.price
     return {
         "id": intent.request,
-        "begun_ms": _milliseconds(),
+        "begun_ms": now_ms,
         "key": intent.owner,
         "key_id": intent.key_id,
         "model": intent.model,
@@ -303,11 +382,13 @@ def _counts(usage: Usage, chains: int, price: Price | None) -> dict[str, int]:
     }
 
 
-def _ending(opened: Mapping[str, Any], progress: Progress | None, ending: str, seconds: float) -> dict[str, Any]:
+def _ending(
+    opened: Mapping[str, Any], progress: Progress | None, ending: str, seconds: float, now_ms: int
+) -> dict[str, Any]:
     return {
         "samples": 0 if progress is None else progress.samples,
         # A clock that was set back meanwhile makes no request end before it began.
-        "settled_ms": max(_milliseconds(), opened["begun_ms"]),
+        "settled_ms": max(now_ms, opened["begun_ms"]),
         "stopped_by": None if progress is None else progress.stopped_by,
         "receipt": None if progress is None else progress.receipt(),
         "outcome": ending,
@@ -332,6 +413,7 @@ def _recover(connection: Connection, process: Process, epoch: int, checkpoint: i
             _RECOVERED,
             [{"_id": row["id"], **{name: row[name] for name in changed}} for row in settled],
         )
+    leases.leave(connection, process.id, settled)
     return settled
 
 
@@ -340,7 +422,7 @@ def as_last_seen(row: Mapping[Any, Any], checkpoint: int | None) -> dict[str, An
     that server's; where it is not known, all that is left of what was reserved is uncertain."""
     unseen = max(0, row["reserved"] - row["thinking"] - row["answer"])
     return {
-        "settled_ms": max(_milliseconds(), row["begun_ms"]),
+        "settled_ms": max(milliseconds(), row["begun_ms"]),
         "outcome": "lost",
         "uncertain": unseen if checkpoint is None else min(unseen, row["chains"] * checkpoint),
         "chains": 0,

@@ -17,7 +17,7 @@ from ponder.compute.outcome import Outcome
 from ponder.compute.price import NANO
 from ponder.compute.slots import Slots
 from ponder.compute.usage import Usage
-from ponder.metering.series import Series
+from ponder.metering.series import OTHER, Series
 
 Role = Literal["generator", "verifier"]
 CHECKS: dict[Role, str] = {"generator": "check", "verifier": "verifier_check"}
@@ -132,6 +132,18 @@ class Metrics(Series):
     def drifted(self, tokens: int) -> None:
         """So many tokens were made that no row of the ledger has."""
         self._drift.inc(abs(tokens))
+
+    def limited(self, key: str, kind: str, limit: int, left: int) -> None:
+        """So much is left of a limit of a key. Keys beyond `OWNERS` have no series: a sum of limits says nothing."""
+        owner = self._owner(key)
+        if owner == OTHER or kind == "inflight":
+            return
+        if kind == "usd":
+            self._of(self._limit_usd, owner).set(limit / NANO)
+            self._of(self._left_usd, owner).set(left / NANO)
+        else:
+            self._of(self._limit, owner, kind).set(limit)
+            self._of(self._left, owner, kind).set(left)
 
     def committed(self, seconds: float) -> None:
         """The ledger has committed."""

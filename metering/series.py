@@ -191,6 +191,15 @@ class Series:
         self._commit = histogram("ledger_commit_seconds", "How long the ledger's commits took.", COMMIT)
         self._unsettled = gauge("ledger_unsettled_requests", "Requests whose row in the ledger is open.")
         self._reserved = gauge("reserved_tokens", "Tokens that requests with an open row may make at most.")
+        self._left = gauge(
+            "quota_remaining_tokens",
+            "Hidden tokens that are left of a limit of an API key, what runs reserved, as far as this server knows.",
+            "key_owner",
+            "window",
+        )
+        self._limit = gauge("quota_limit_tokens", "The limit itself.", "key_owner", "window")
+        self._left_usd = gauge("quota_remaining_usd", "The same of its USD for a month.", "key_owner")
+        self._limit_usd = gauge("quota_limit_usd", "The limit itself.", "key_owner")
         self._drift = counter("meter_drift_tokens", "Tokens that were made and are in no row of the ledger; 0.")
 
     def _of(self, metric: Labelled, *labels: str) -> Labelled:

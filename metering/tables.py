@@ -1,5 +1,6 @@
 """The tables of the ledger, the same in SQLite and PostgreSQL: a row for each request, each server process, each API
-key that is not in the configuration, each act of an administrator, each key that has signed receipts.
+key that is not in the configuration, each act of an administrator, each key that has signed receipts, and
+rows for what API keys have taken of their limits.
 
 Tokens are whole numbers, times milliseconds since 1970 (UTC), money nano-USD. There is no text of a request or an
 answer in them: `user` and `metadata` are what a caller wants to find in its bill. What stands here is the newest
@@ -179,6 +180,33 @@ receipt_keys = Table(
     Column("x", Text, nullable=False),
     # When a server signed with it first.
     Column("seen_ms", BigInteger, nullable=False),
+)
+
+limit_windows = Table(
+    "limit_windows",
+    metadata,
+    # A limit of an API key, and the window of it that begins then; 0 for a limit without windows. Locked by whoever
+    # takes a lease.
+    Column("key", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("begun_ms", BigInteger, primary_key=True),
+    # Spent by requests that no lease was for: they came before there was a limit.
+    _count("before"),
+)
+
+limit_leases = Table(
+    "limit_leases",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("begun_ms", BigInteger, primary_key=True),
+    # A server process: nobody else changes the row while it lives.
+    Column("owner", Text, primary_key=True),
+    # What it may spend, in all, and what its settled requests have spent. Over all owners, `leased` and the `before` of
+    # the window are never above the limit.
+    _count("leased"),
+    _count("spent"),
+    Index("limit_leases_by_owner", "owner"),
 )
 
 COUNTS = (

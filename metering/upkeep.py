@@ -24,7 +24,18 @@ from ponder.metering.idempotency import forget_answers
 from ponder.metering.ledger import as_last_seen, storable
 from ponder.metering.migrate import check, migrate, prepare, version_of
 from ponder.metering.retention import expire_answers, expire_some
-from ponder.metering.tables import audit, idempotency, key_hashes, keys, metadata, receipt_keys, requests, servers
+from ponder.metering.tables import (
+    audit,
+    idempotency,
+    key_hashes,
+    keys,
+    limit_leases,
+    limit_windows,
+    metadata,
+    receipt_keys,
+    requests,
+    servers,
+)
 from ponder.metering.writer import MOST, insert_of
 
 ROWS = 500
@@ -101,8 +112,9 @@ def state(place: Database) -> State:
 
 
 def copy(place: Database, file: Path) -> int:
-    """Copies all rows as they are at one moment into a new SQLite file, answers kept for an `Idempotency-Key` left out,
-    which are not to last; how many requests. Raises `NoSuchLedger` where there is no ledger, or a file already."""
+    """Copies all rows as they are at one moment into a new SQLite file; how many requests. Left out are answers kept for
+    an `Idempotency-Key`, which are not to last, and what keys have taken of their limits, which follows from the rows.
+    Raises `NoSuchLedger` where there is no ledger, or a file already."""
     if file.exists():
         raise NoSuchLedger(f"{file} is there already: name a new file")
     # Under another name until it is whole: half a copy would look like one.
@@ -114,7 +126,7 @@ def copy(place: Database, file: Path) -> int:
     migrate(target)
     with source.connect() as reading, target.begin() as writing:
         for table in metadata.sorted_tables:
-            if table is not idempotency:
+            if table not in (idempotency, limit_windows, limit_leases):
                 _all_put(reading, writing, table)
         count = writing.execute(select(func.count()).select_from(requests)).scalar_one()
     # What was written ahead goes into the file itself, so that the one file is all there is.

@@ -22,6 +22,8 @@ from sqlalchemy import Connection, Engine, Table, bindparam, delete, insert, sel
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
+from ponder.metering import leases
+from ponder.metering.leases import Ask, Lease, Window
 from ponder.metering.processes import Process, Watcher, name_sessions, sessions
 from ponder.metering.retention import DAY, Retention, expire_answers
 from ponder.metering.tables import requests, servers
@@ -73,6 +75,8 @@ class Entry:
     """Its opening failed, or nobody waits for it any more: it is settled without counts, should it be there."""
     taken: bool = False
     """Another process has settled it."""
+    windows: tuple[Window, ...] = ()
+    """The limits of its key, which it spends of."""
 
 
 @dataclass(eq=False, slots=True)
@@ -87,6 +91,18 @@ class Change:
     """Told when it is durable, or `Away`."""
     fresh: bool = True
     """It has not been tried before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leasing:
+    """A lease that is asked for, or one of which so much is needed no more."""
+
+    ask: Ask
+    heard: Callable[[Lease | None, int], None]
+    """Told on the event loop what an ask has come to, None where the database is away, and the epoch it holds for."""
+    give_back: int = 0
+    epoch: int = 0
+    """Under which what is given back was leased."""
 
 
 _UPDATE = update(requests).where(
@@ -108,18 +124,20 @@ class Writer:
         committed: Callable[[float], None],
         recover: Callable[[Connection, Process, int, int], Sequence[Settled]],
         days: int | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         """`checkpoint` is written beside the process, for whoever settles its rows when it is dead: tokens of each live
         chain that may be in none. `told` is called on the event loop with rows that were settled just now, `drifted`
         with the tokens that were made for a request and are not in its row, because another process had settled it;
         `committed` in the thread with the seconds a commit took. `recover` settles the rows of a dead process, by its
-        epoch and its checkpoint. Settled rows older than `days` are deleted; None keeps them."""
+        epoch and its checkpoint. Settled rows older than `days` are deleted; None keeps them. `clock`: by
+        which windows of limits are over."""
         self._engine, self._me, self._checkpoint = engine, me, checkpoint
         self._told, self._committed = told, committed
         self._drifted, self._recover, self._watcher = drifted, recover, Watcher(me)
-        self._retention = Retention(days)
+        self._retention, self._clock = Retention(days), clock or _milliseconds
         self._loop = asyncio.get_running_loop()
-        self._changes: queue.SimpleQueue[Change | None] = queue.SimpleQueue()
+        self._changes: queue.SimpleQueue[Change | Leasing | None] = queue.SimpleQueue()
         self._owed: list[Change] = []
         """Settlements that could not be written so far, in their order."""
         self._epoch = 0
@@ -156,6 +174,10 @@ class Writer:
         self.pending += 1
         self._changes.put(change)
 
+    def lease(self, leasing: Leasing) -> None:
+        """Has a lease taken or given back, behind the changes before it."""
+        self._changes.put(leasing)
+
     async def close(self) -> None:
         """Writes what is owed and signs this process out. Where the database is away longer than `LAST` seconds, open
         rows are left to the next process."""
@@ -167,8 +189,10 @@ class Writer:
     def _run(self) -> None:
         pause, swept = AGAIN[0], time.monotonic()
         while True:
-            batch, ends = self._take()
+            batch, leasing, ends = self._take()
             self._write(batch)
+            if leasing:
+                self._lease(leasing)
             if not self._failing and time.monotonic() - swept > HEARTBEAT:
                 swept = time.monotonic()
                 self._swept()
@@ -181,21 +205,25 @@ class Writer:
             else:
                 pause = AGAIN[0]
 
-    def _take(self) -> tuple[list[Change], bool]:
+    def _take(self) -> tuple[list[Change], list[Leasing], bool]:
         """All that has come, and whether that is the end. Waits for the first unless something is owed, and not for
         long where old rows are to go."""
         batch: list[Change] = []
+        leasing: list[Leasing] = []
         try:
             wait = BETWEEN if self._retention.due else HEARTBEAT
             change = self._changes.get(block=not self._failing, timeout=wait)
             while change is not None:
-                batch.append(change)
-                if len(batch) >= MOST:
-                    return batch, False
+                if isinstance(change, Leasing):
+                    leasing.append(change)
+                else:
+                    batch.append(change)
+                if len(batch) + len(leasing) >= MOST:
+                    return batch, leasing, False
                 change = self._changes.get_nowait()
         except queue.Empty:
-            return batch, False
-        return batch, True
+            return batch, leasing, False
+        return batch, leasing, True
 
     def _write(self, batch: Sequence[Change]) -> None:
         """Writes what is owed and a batch; or refuses the openings and owes the settlements."""
@@ -241,6 +269,25 @@ class Writer:
             if self._retention.due:
                 self._retention.expire(connection, len(batch))
         return drift
+
+    def _lease(self, leasing: Sequence[Leasing]) -> None:
+        """Leases, in a transaction of their own: what they wait for, the requests of other keys need not."""
+        asking = [one for one in leasing if not one.give_back]
+        taken: list[Lease] = []
+        self._since = time.monotonic()
+        try:
+            if not self._failing:
+                with self._engine.begin() as connection:
+                    self._renew(connection)
+                    given = [(o.ask.window, o.give_back) for o in leasing if o.give_back and o.epoch == self._epoch]
+                    leases.give_back(connection, self._me.id, given)
+                    taken = leases.take(connection, self._me.id, [one.ask for one in asking])
+        except SQLAlchemyError as error:
+            log.warning("the ledger could not lease from the limits of keys (%s)", _word(error))
+        finally:
+            self._since = None
+        for i, one in enumerate(asking):
+            self._call(one.heard, taken[i] if taken else None, self._epoch)
 
     def _renew(self, connection: Connection) -> None:
         """Gives a sign of life under the epoch of this process, or begins a new epoch."""
@@ -291,8 +338,29 @@ class Writer:
         if looked:
             connection.execute(_UPDATE, looked)
         if settled:
+            if spent := self._spent(connection, batch):
+                leases.spend(connection, self._me.id, spent)
             connection.execute(_UPDATE, settled)
         return drift
+
+    def _spent(self, connection: Connection, batch: Sequence[Change]) -> Mapping[Window, int]:
+        """What the requests that a batch settles take of the limits of their keys. One that is settled already does not
+        a second time: it may be tried again where the database went away behind a commit."""
+        limited = {
+            change.entry.values["id"]: change
+            for change in batch
+            if change.kind == "settle" and change.entry.windows and change.entry.epoch == self._epoch
+        }
+        if not limited:
+            return {}
+        open_ = select(requests.c.id).where(
+            requests.c.id.in_(limited), requests.c.epoch == self._epoch, requests.c.settled_ms.is_(None)
+        )
+        spent: dict[Window, int] = {}
+        for id in connection.execute(open_).scalars():
+            for window in limited[id].entry.windows:
+                spent[window] = spent.get(window, 0) + leases.amount(window.kind, limited[id].values)
+        return spent
 
     def _too_late(self, connection: Connection, change: Change) -> int:
         """Another process has settled the request, as it was last seen: the tokens that were made beyond that."""
@@ -345,6 +413,7 @@ class Writer:
                 alive = sessions(connection)
                 dead = [one for one in dead if one[0].id not in alive]
             connection.execute(delete(servers).where(servers.c.ended_ms < _milliseconds() - FORGOTTEN))
+            leases.forget(connection, self._clock())
             self._retention.expire(connection, 0)
             expire_answers(connection, ANSWERS)
         for process, epoch, checkpoint in dead:

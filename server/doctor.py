@@ -269,7 +269,9 @@ def _version(name: str) -> str | None:
 def defaults(settings: Settings) -> Finding:
     """The strategies and verifiers that are configured can be had."""
     try:
-        Registry().check(settings.served(), settings.limits.samples)
+        registry = Registry()
+        registry.check(settings.served(), settings.limits.samples)
+        registry.check_keys(settings.keys)
     except WrongSettings as error:
         return Finding(False, str(error), "ponder serve --help")
     except BrokenPlugin as error:

@@ -26,6 +26,7 @@ from ponder.compute.errors import (
     RequestError,
     TooBusy,
     Unavailable,
+    UsedUp,
     first,
 )
 from ponder.server.answers import Failure, Usage
@@ -110,7 +111,7 @@ def failure(error: BaseException, request_id: str, usage: Usage | None = None) -
             message, code = f"the model failed; the server's log knows this as {request_id}", "engine_error"
         case _:
             pass
-    again = usage is None and not isinstance(error, TooSlow | AlreadyRun)
+    again = usage is None and not isinstance(error, TooSlow | AlreadyRun | UsedUp)
     return Failure(status(error), code, message, field, isinstance(error, NotAuthenticated), again, usage)
 
 
@@ -125,6 +126,8 @@ def response(
     if told_of.again and isinstance(error, NotNow | Lost):
         seconds = error.retry_after if isinstance(error, NotNow) else 1.0
         answer.headers["retry-after"] = str(min(LONGEST_RETRY, max(1, math.ceil(seconds))))
+    if isinstance(error, NotNow):
+        answer.headers.update(error.headers)
     if isinstance(error, TooLarge | TooSlow):
         answer.headers["connection"] = "close"
     return answer

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from ponder.compute.errors import NotAuthenticated
+from ponder.compute.quota import Quota
 from ponder.server.coarse import Coarse
-from ponder.server.settings import KeySettings, Scope
+from ponder.server.settings import KeyLimits, KeySettings, Scope
 
 METRICS: frozenset[Scope] = frozenset({"metrics"})
 """What `admin` includes."""
@@ -42,12 +43,25 @@ class Key:
     """Who they are, whatever they are called: what belongs to a caller is kept under it."""
     max_cost_usd: Decimal | None = None
     """Highest cost of one request; None: no limit of their own."""
+    strategies: frozenset[str] | None = None
+    """Names of the strategies they may ask for; None is all."""
+    quota: Quota | None = None
+    """The limits of all their requests together; None: there are none."""
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
 
     def may_ask(self, model: str) -> bool:
         return self.models is None or model in self.models
+
+    @property
+    def highest_budget(self) -> int | None:
+        """Hidden tokens of one request at most: no more than all of them may have in a minute, a day, a month."""
+        caps = (self.max_thinking_budget, None if self.quota is None else self.quota.thinking)
+        return min((cap for cap in caps if cap is not None), default=None)
+
+    def may_use(self, strategy: str) -> bool:
+        return self.strategies is None or strategy in self.strategies
 
 
 ANYONE = Key("anyone", frozenset({"infer", "usage", "metrics", "admin", "trace"}), id="anyone")
@@ -76,7 +90,16 @@ def caller(key: KeySettings) -> Key:
     coarse = Coarse(key.coarse_tokens, key.coarse_seconds) if key.coarse_tokens > 1 or key.coarse_seconds else None
     scopes = key.scopes | METRICS if "admin" in key.scopes else key.scopes
     return Key(
-        key.name, scopes, key.max_thinking_budget, key.models, coarse, key.weight, key.identity, key.max_cost_usd
+        key.name,
+        scopes,
+        key.max_thinking_budget,
+        key.models,
+        coarse,
+        key.weight,
+        key.identity,
+        key.max_cost_usd,
+        key.strategies,
+        quota(key, told=coarse is None),
     )
 
 
@@ -93,6 +116,19 @@ class Secret:
 
 NOBODY = Secret("sha256:" + "0" * 64, ANYONE, revoked=True)
 """What a secret is compared with that nobody has."""
+
+
+def quota(limits: KeyLimits, *, told: bool = True) -> Quota | None:
+    """What all requests of a key may take together; None where it has no such limit. `told`: its callers see how much
+    is left."""
+    amounts = (
+        limits.thinking_tokens_per_minute,
+        limits.thinking_tokens_per_day,
+        limits.thinking_tokens_per_month,
+        limits.nano_usd_per_month,
+        limits.max_inflight,
+    )
+    return None if all(amount is None for amount in amounts) else Quota(*amounts, told=told)
 
 
 class Keyring:

@@ -14,6 +14,7 @@ from ponder.compute.engine import CallSchema, Grammar, ModelCard, Sampling
 from ponder.compute.errors import NotPermitted, RequestError
 from ponder.compute.plan import Plan
 from ponder.compute.price import Price
+from ponder.compute.quota import Quota
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.slots import READING, Share
@@ -88,6 +89,8 @@ class ResolvedRequest:
     """Which API key it came with, whatever that is called."""
     max_cost: int | None = None
     """Nano-USD that all of it may cost at most; None: only the limits in tokens bound it."""
+    quota: Quota | None = None
+    """The limits of its API key; None: there are none."""
     earlier: int = 0
     """Tokens of the prompt that are thoughts given back to the model; worked out where numbers are coarse."""
 
@@ -126,7 +129,7 @@ async def make(
     cost = most_cost(request, base, own, key, price)
     offered, grammar = _tools(request, card.tools)
     wish = wished(request.thinking, settings)
-    strategy = await chosen(lambda: _strategy(request, registry, own, settings, by_name, wish))
+    strategy = await chosen(lambda: _strategy(request, registry, own, settings, key, by_name, wish))
     one = _one_chain(strategy)
     prompt = Prompt(
         request.messages,
@@ -226,6 +229,7 @@ async def make(
         ignored=_ignored(request, strategy, key),
         tools=offered,
         coarse=key.coarse,
+        quota=key.quota,
         work=_work(request, served, strategy, key, length, thinking, limits.answer, writing),
     )
 
@@ -305,9 +309,16 @@ async def _measured(
 
 
 def _strategy(
-    request: Request, registry: Registry, own: ModelSettings, settings: Settings, by_name: str | None, wish: int | None
+    request: Request,
+    registry: Registry,
+    own: ModelSettings,
+    settings: Settings,
+    key: Key,
+    by_name: str | None,
+    wish: int | None,
 ) -> Selection[Any]:
-    """What the request names, else what suits it: who sends a verifier wants many chains and the best of them."""
+    """What the request names, else what suits it: who sends a verifier wants many chains and the best of them. Where
+    the key may not ask for what would suit, it is one that it may, `direct` before others."""
     asked = request.strategy
     if by_name is not None:
         if asked is not None and asked.name != by_name:
@@ -321,8 +332,16 @@ def _strategy(
     if asked is None:
         asked = configured(own.strategy or "direct")
     silent, most = request.strategy is None and by_name is None, settings.limits.samples
+    if not key.may_use(asked.name):
+        if not silent:
+            raise NotPermitted(
+                f"this API key may not ask for this strategy; it may ask for {', '.join(sorted(key.strategies or ()))}",
+                param="strategy",
+                code="strategy_not_permitted",
+            )
+        asked = Asked(next((name for name in ("direct", *registry.strategies) if key.may_use(name)), asked.name))
     chosen = registry.choose(registry.strategies, asked, "strategy", most)
-    if silent and request.verifier is not None and not _judged(chosen):
+    if silent and request.verifier is not None and not _judged(chosen) and key.may_use("best_of_n"):
         return registry.choose(registry.strategies, Asked("best_of_n"), "strategy", most)
     return chosen
 
@@ -332,7 +351,7 @@ def _of_one_chain(wish: int | None, request: Request, own: ModelSettings, key: K
     if wish is None or wish <= 0:
         return None
     paid = None if cost is None else cost.thinking(0)
-    caps = (wish, own.max_thinking_budget, key.max_thinking_budget, request.total_tokens, paid)
+    caps = (wish, own.max_thinking_budget, key.highest_budget, request.total_tokens, paid)
     return max(1, min(cap for cap in caps if cap is not None) // request.n)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from ponder.compute.run import Selection
 from ponder.compute.slots import Slots
 from ponder.metering.metrics import Role
 from ponder.server.request import Asked
-from ponder.server.settings import Chosen, ModelSettings, WrongSettings, nearest
+from ponder.server.settings import Chosen, KeySettings, ModelSettings, WrongSettings, nearest
 from ponder.server.validation import wrong
 from ponder.strategies import strategies
 from ponder.verifiers import verifiers
@@ -159,6 +159,14 @@ class Registry:
             known = ", ".join(table) or "none"
             raise RequestError(f"there is no such {param}; there are: {known}", param=param, code=f"{param}_not_found")
         return table[name].made(wish.parameters, param, most)
+
+    def check_keys(self, keys: Sequence[KeySettings]) -> None:
+        """The strategies that keys may ask for exist. Raises `WrongSettings`."""
+        for key in keys:
+            for name in sorted(key.strategies or ()):
+                if name not in self.strategies:
+                    hint = nearest(name, self.strategies) or f"; there are {', '.join(self.strategies)}"
+                    raise WrongSettings(f"keys: {key.name} may ask for {name}, which is no strategy{hint}")
 
     def check(self, models: Mapping[str, ModelSettings], most: int) -> None:
         """Strategies and verifiers that are configured exist, take their parameters, ask for no more than `most` chains

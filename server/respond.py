@@ -15,11 +15,11 @@ from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
-from ponder.compute.account import Account, Bill, Following, Intent, Progress
+from ponder.compute.account import Account, Bill, Following, Intent, Limited, Progress
 from ponder.compute.budget import Spending
 from ponder.compute.clock import now
 from ponder.compute.engine import Delta
-from ponder.compute.errors import DeadlinePassed, NotNow, RequestError, Unavailable
+from ponder.compute.errors import DeadlinePassed, NotNow, RequestError, TooBusy, Unavailable
 from ponder.compute.execute import execute
 from ponder.compute.outcome import Outcome
 from ponder.compute.stop import StopSignal
@@ -96,6 +96,8 @@ class CompletionResponse:
         self._bill: Bill | None = None
         """Open until it is settled."""
         self._receipt: Receipt | None = None
+        self._limited: Limited | None = None
+        """The same where its key has limits."""
         self._told: str | None = None
         """How the request ended, where its stream has said so already."""
 
@@ -109,7 +111,7 @@ class CompletionResponse:
                 resolved = await self._plan()
                 left = self._began + resolved.timeout - now()
                 away.refuse_late(resolved.resources.engine, left, self._metrics)
-                self._bill = await self._account.reserve(_intent(resolved, request_id))
+                self._bill = await self._reserved(resolved, request_id)
                 self._begun(resolved)
                 if self._resolved.stream:
                     await self._stream(send, request_id, group)
@@ -148,11 +150,26 @@ class CompletionResponse:
         usage = self._usage()
         return usage.prompt + usage.generated + usage.verifier > 0
 
+    async def _reserved(self, resolved: ResolvedRequest, request_id: str) -> Bill:
+        """The account of the request, opened. Raises what that does."""
+        try:
+            return await self._account.reserve(_intent(resolved, request_id))
+        except TooBusy:
+            self._metrics.rejected("quota")
+            raise
+
     def _begun(self, resolved: ResolvedRequest) -> None:
         self._resolved, self._writer = resolved, self._reading.writer(resolved)
         self._headers = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in self._writer.headers.items()
         ]
+        if resolved.quota is not None:
+            if not isinstance(self._bill, Limited):
+                raise Unavailable(
+                    "this API key has limits, which are kept in the ledger, and this server has none",
+                    code="ledger_unavailable",
+                )
+            self._limited = self._bill
         self._parsers = [ToolCallParser(resolved.tools) for _ in resolved.plans]
         self._outcomes = [None] * len(resolved.plans)
         self._phase = "queued"
@@ -178,7 +195,7 @@ class CompletionResponse:
             writer = self._writer
             out = self._out = Outbox(
                 send,
-                [*writer.stream_headers, *self._headers],
+                [*writer.stream_headers, *self._headers, *self._limits()],
                 keepalive=self._keepalive,
                 keep_alive=writer.keep_alive,
                 send_timeout=self._send_timeout,
@@ -296,10 +313,19 @@ class CompletionResponse:
         if self._bill is not None and (used := self._bill.used) is not None:
             for spending in self._spendings:
                 spending.on_usage = used
+        if self._limited is not None and (drawing := self._limited.drawing) is not None:
+            for spending in self._spendings:
+                spending.quota = drawing
         if isinstance(self._bill, Following) and self._bill.every < sys.maxsize:
             self._bill.follow(self._progress)
             for spending in self._spendings:
                 spending.follow(self._bill.every, self._bill.look)
+
+    def _limits(self) -> list[tuple[bytes, bytes]]:
+        """How the limits of its key stand."""
+        if self._limited is None:
+            return []
+        return [(name.encode(), value.encode()) for name, value in self._limited.headers().items()]
 
     def _left(self) -> float:
         return max(0.001, self._resolved.timeout - (now() - self._began))
@@ -379,6 +405,7 @@ class CompletionResponse:
             *self._headers,
         ]
         await self._settle("answered", request_id)
+        headers += self._limits()
         try:
             async with asyncio.timeout(self._send_timeout):
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -483,6 +510,8 @@ def _intent(resolved: ResolvedRequest, request_id: str) -> Intent:
         verifier=judge.name if (judge := resolved.plans[0].verifier) else None,
         price=resolved.price,
         max_cost=resolved.max_cost,
+        quota=resolved.quota,
+        whole=resolved.plans[0].sampling.seed is not None,
         user=resolved.user,
         metadata=resolved.metadata,
         key_id=resolved.key_id,

@@ -149,7 +149,7 @@ class Status:
         for name, served in self._models.items():
             if key.may_ask(name):
                 yield name, served
-                for strategy in self._registry.strategies:
+                for strategy in filter(key.may_use, self._registry.strategies):
                     yield f"{name}:{strategy}", served
 
     async def models(self, key: Caller) -> Models:
@@ -165,10 +165,11 @@ class Status:
             "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
         )
 
-    async def strategies(self) -> Strategies:
+    async def strategies(self, key: Caller) -> Strategies:
         """Lists what may stand in `strategy` and `verifier`, with the schemas of their parameters."""
+        known = self._registry.strategies.values()
         return Strategies(
-            data=[_listed(entry, "strategy") for entry in self._registry.strategies.values()],
+            data=[_listed(entry, "strategy") for entry in known if key.may_use(entry.name)],
             verifiers=[_listed(entry, "verifier") for entry in self._registry.verifiers.values()],
         )
 

@@ -59,7 +59,7 @@ async def ceiling(
         if said is not None and said != (asked != 0):
             asked = AUTO if said else 0
             length = await _length(served.engine, prompt, key, said)
-    caps = [own.max_thinking_budget, key.max_thinking_budget]
+    caps = [own.max_thinking_budget, key.highest_budget]
     room = card.context - length - CLOSING
     most = request.total_tokens
     if most is not None:

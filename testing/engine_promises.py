@@ -51,7 +51,8 @@ async def _check(
     made = make()
     engine = await made if inspect.isawaitable(made) else made
     try:
-        for promise in (_facts, _limits, _streams, _closes, _cancels, _goes_on, _steps, _likelihood, _side_by_side):
+        chains = (_limits, _streams, _closes, _cancels, _goes_on, _steps, _in_pieces, _likelihood, _side_by_side)
+        for promise in (_facts, *chains):
             with promised(type(engine).__name__, promise.__doc__):
                 await promise(engine, prompt)
         if vanish is not None:
@@ -218,6 +219,20 @@ async def _steps(engine: Engine, prompt: Prompt) -> None:
     require(chain.ending in ("step", "length", "finished"), f"the ending is {chain.ending!r}")
     if engine.card.thinks and chain.thinking:
         require(not chain.text, "there is visible text before the thought has ended")
+
+
+async def _in_pieces(engine: Engine, prompt: Prompt) -> None:
+    """A thought that is to be gone on with is left open at its limit, and goes on from there."""
+    first = await _Chain(engine, prompt, Sampling(thinking=10, answer=40, unclosed=True, seed=8)).run()
+    require(not first.forced, "the thought was closed by force")
+    if not first.thinking:
+        return
+    require(first.ending == "length", f"the ending is {first.ending!r}")
+    require(not first.text, "there is visible text before the thought has ended")
+    more = await _Chain(engine, prompt, Sampling(thinking=10, answer=40, seed=8), first).run()
+    begun, whole = first.ids.unseal(), more.ids.unseal()
+    require(whole[: len(begun)] == begun, "the tokens it goes on from are not the first of the whole")
+    require(not more.thinking, "without more to come the thought is not closed")
 
 
 async def _likelihood(engine: Engine, prompt: Prompt) -> None:

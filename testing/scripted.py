@@ -233,7 +233,7 @@ class _Writing:
                     self.ending = "step"
                     return
             if self.thinking:
-                if sampling.until:
+                if sampling.until or sampling.unclosed:
                     self.ending = "length"
                     return
                 transcript.force([CLOSE])

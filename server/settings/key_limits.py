@@ -61,6 +61,12 @@ class KeyLimits(Table):
         return None if self.usd_per_month is None else int(self.usd_per_month * NANO)
 
     @property
+    def sums(self) -> bool:
+        """Some of them are of what all its requests take together."""
+        tokens = (f"thinking_tokens_per_{span}" for span in ("minute", "day", "month"))
+        return any(getattr(self, name) is not None for name in (*tokens, "usd_per_month", "max_inflight"))
+
+    @property
     def limits(self) -> KeyLimits:
         """These alone, without what else a table of a key says."""
         return KeyLimits(**{name: getattr(self, name) for name in KeyLimits.model_fields})

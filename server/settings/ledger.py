@@ -47,6 +47,11 @@ class LedgerSettings(Table):
     )
 
     @property
+    def off(self) -> bool:
+        """There is to be no ledger."""
+        return self.url is not None and self.url.get_secret_value() == NONE
+
+    @property
     def database(self) -> Database | None:
         """None where there is to be no ledger."""
         from ponder.metering.database import database

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ponder.compute.lengths import Lengths
+from ponder.server.keys import digest
+from ponder.server.settings import KeySettings, Settings
 from ponder.testing import Chain, always
 from tests.metering.truth import DistantEngine
 from tests.server.ledgered import Ledgered, ledgered
@@ -32,6 +34,19 @@ ASKED: list[dict[str, object]] = [
     {"strategy": {"name": "best_of_n", "n": 3}, "thinking_budget": 500},
     {"strategy": "revision", "thinking_budget": 400},
 ]
+KEY = "caller"
+SETTINGS = Settings(
+    keys=[
+        KeySettings(
+            name=KEY,
+            hash=digest(KEY),
+            thinking_tokens_per_day=1 << 40,
+            thinking_tokens_per_month=1 << 40,
+            max_inflight=64,
+        )
+    ]
+)
+"""All callers have one key, whose limits they do not meet."""
 
 
 class Servers:
@@ -74,7 +89,7 @@ async def under_load(address: str, socket: str, checkpoint: int) -> None:
     chains = [Chain("think about it\n" * n, f"It is {n}.") for n in (3, 9, 20)]
     engine = DistantEngine(always(*chains), socket=socket)
     async with (
-        ledgered(engine, address, checkpoint=checkpoint, lengths=Lengths(60, 300)) as on,
+        ledgered(engine, address, SETTINGS, checkpoint=checkpoint, lengths=Lengths(60, 300)) as on,
         asyncio.TaskGroup() as group,
     ):
         # Tokens take longer than commits, however busy this machine is.
@@ -90,7 +105,7 @@ async def calling(on: Ledgered, number: int) -> None:
         line = Line(stream=bool(number % 2), **chance.choice(ASKED))
         if chance.random() < 0.2:
             asyncio.get_running_loop().call_later(chance.random() / 20, line.gone.set)
-        await line.call(on.app)
+        await line.call(on.app, KEY)
 
 
 def main(address: str, socket: str, checkpoint: str) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, text
 from ponder.compute.account import Intent
 from ponder.metering.database import database
 from ponder.metering.ledger import Ledger, open_ledger
-from ponder.metering.tables import requests, servers
+from ponder.metering.tables import limit_leases, limit_windows, requests, servers
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Watched:
     rows: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
     drift: list[int] = field(default_factory=list[int])
     commits: int = 0
+    left: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """By key and kind of limit."""
 
     def settled(self, row: Mapping[str, Any]) -> None:
         self.rows.append(row)
@@ -32,6 +34,9 @@ class Watched:
 
     def committed(self, seconds: float) -> None:
         self.commits += 1
+
+    def limited(self, key: str, kind: str, limit: int, left: int) -> None:
+        self.left[key, kind] = left
 
 
 @asynccontextmanager
@@ -65,6 +70,21 @@ def rows(address: str) -> dict[str, dict[str, Any]]:
     engine = database(address).engine(reads=True)
     with engine.connect() as connection:
         found = {row["id"]: dict(row) for row in connection.execute(select(requests)).mappings()}
+    engine.dispose()
+    return found
+
+
+def leases(address: str) -> Mapping[str, tuple[int, int]]:
+    """By kind and begin of the window: what is leased in all, and what is spent."""
+    engine = database(address).engine(reads=True)
+    found: dict[str, tuple[int, int]] = {}
+    with engine.connect() as connection:
+        for row in connection.execute(select(limit_windows)).mappings():
+            found[f"{row['kind']} {row['begun_ms']}"] = row["before"], row["before"]
+        for row in connection.execute(select(limit_leases)).mappings():
+            assert 0 <= row["spent"] <= row["leased"]
+            leased, spent = found[f"{row['kind']} {row['begun_ms']}"]
+            found[f"{row['kind']} {row['begun_ms']}"] = leased + row["leased"], spent + row["spent"]
     engine.dispose()
     return found
 

@@ -15,6 +15,7 @@ import pytest
 from tests.metering.comparing import compared, recovered
 from tests.metering.crashing import CALLERS, CHAINS, servers
 from tests.metering.databases import PostgreSQL
+from tests.metering.ledgers import leases, rows
 from tests.metering.truth import Truth, truth
 
 CHECKPOINT = 64
@@ -48,6 +49,11 @@ def killed(address: str, folder: Path, times: int, told: Callable[[str, object],
     assert counted == found["lost"], "each is told once"
     assert 0 < found["lost"] <= CALLERS * times
     assert found["billed"] > found["requests"]
+    # Of the limits of their key, the servers have left what their rows say.
+    spent = sum(row["thinking"] for row in rows(address).values())
+    for kind in ("day", "month"):
+        taken = [pair for name, pair in leases(address).items() if name.startswith(kind)]
+        assert (sum(pair[0] for pair in taken), sum(pair[1] for pair in taken)) == (spent, spent)
     told("kills", times)
     for name, value in found.items():
         told(name, value)

@@ -156,8 +156,12 @@ class Line:
         await self.blocked.wait()
         self.sent.append(message)
 
-    async def call(self, app: FastAPI) -> None:
-        await app(PATH | {"headers": [(b"content-type", b"application/json")]}, self.receive, self.send)
+    async def call(self, app: FastAPI, key: str | None = None) -> None:
+        """`key`: the caller's API key."""
+        headers = [(b"content-type", b"application/json")]
+        if key is not None:
+            headers.append((b"authorization", f"Bearer {key}".encode()))
+        await app(PATH | {"headers": headers}, self.receive, self.send)
 
     @property
     def text(self) -> bytes:

@@ -219,6 +219,15 @@ class Hides(ScriptedEngine):
             raise
 
 
+class Shuts(ScriptedEngine):
+    """Closes a thought that is to be gone on with."""
+
+    async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        async with aclosing(super().generate(prompt, replace(sampling, unclosed=False), transcript)) as stream:
+            async for delta in stream:
+                yield delta
+
+
 class Twice(ScriptedEngine):
     """Says it twice."""
 
@@ -237,6 +246,7 @@ class Twice(ScriptedEngine):
         ),
         (Mumbles, "the deltas, put together, are not the text of the transcript"),
         (Endless, "Transcript.end was called 0 times, not once"),
+        (Shuts, r"\(A thought that is to be gone on with .*\): the thought was closed by force"),
         (Twice, "Transcript.end was called 2 times, not once"),
         (Guesses, r"\(A chain whose model goes away is said to be lost, .*\): the stream ended as if its model were"),
         (Hides, "its ending is 'aborted', not 'lost'"),

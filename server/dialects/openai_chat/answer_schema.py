@@ -71,7 +71,7 @@ class Judged(_Part):
 
 
 StoppedBy = Literal[
-    "finished", "early_agreement", "budget", "cost", "deadline", "draining", "engine_error", "repetition"
+    "finished", "early_agreement", "budget", "cost", "quota", "deadline", "draining", "engine_error", "repetition"
 ]
 
 

@@ -28,6 +28,8 @@ TYPES = {
 def body(failure: Failure) -> dict[str, Any]:
     """The shape."""
     kind = TYPES.get(failure.status, "invalid_request_error")
+    if failure.code == "insufficient_quota":
+        kind = failure.code
     told = {"error": {"message": failure.message, "type": kind, "param": failure.field, "code": failure.code}}
     return told if failure.usage is None else {**told, "usage": shaped_usage(failure.usage)}
 
