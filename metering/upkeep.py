@@ -112,8 +112,8 @@ def state(place: Database) -> State:
 
 
 def copy(place: Database, file: Path) -> int:
-    """Copies all rows as they are at one moment into a new SQLite file; how many requests. Left out are answers kept for
-    an `Idempotency-Key`, which are not to last, and what keys have taken of their limits, which follows from the rows.
+    """Copies all rows as they are at one moment into a new SQLite file; how many requests. Left out are answers kept
+    for an `Idempotency-Key`, which are not to last, and what keys have taken of their limits: it follows from the rows.
     Raises `NoSuchLedger` where there is no ledger, or a file already."""
     if file.exists():
         raise NoSuchLedger(f"{file} is there already: name a new file")

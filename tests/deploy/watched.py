@@ -123,6 +123,10 @@ class Load:
         return {"Authorization": f"Bearer {self._keys[name]}"}
 
 
+LIMITED = "thinking_tokens_per_day = 1000000\nusd_per_month = 1000\n"
+"""Of one of the keys, so that there is something to be near to."""
+
+
 @contextmanager
 def watched(folder: Path, database: PostgreSQL) -> Generator[Watched]:
     set_up(folder)
@@ -130,7 +134,7 @@ def watched(folder: Path, database: PostgreSQL) -> Generator[Watched]:
     bob, its_hash = keys.make()
     words, found = re.subn(r"@postgres/ponder", address.partition("ponder")[2], config.read_text())
     assert found == 1
-    config.write_text(words + f'\n[[keys]]\nname = "bob"\nhash = "{its_hash}"\n' + MODELS)
+    config.write_text(words + f'\n[[keys]]\nname = "bob"\nhash = "{its_hash}"\n' + LIMITED + MODELS)
     presented = {"me": (folder / "me.key").read_text(), "bob": bob}
     command = [sys.executable, "-m", "tests.deploy.watched_server", str(config)]
     with (
