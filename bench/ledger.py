@@ -49,6 +49,9 @@ class Counted:
     def committed(self, seconds: float) -> None:
         self.commits += 1
 
+    def limited(self, key: str, kind: str, limit: int, left: int) -> None:
+        """Nothing is limited here."""
+
 
 def fsync(folder: Path, seconds: float) -> list[float]:
     """Milliseconds that appending a page to a file and waiting for the disk take, each."""

@@ -134,9 +134,9 @@ class _Watched(Transcript):
         self.told += len(ids)
         super().say(ids, text, logprobs, tokens)
 
-    def discard(self, tokens: int) -> None:
+    def discard(self, tokens: int, ids: Sequence[int] = ()) -> None:
         self.told += tokens
-        super().discard(tokens)
+        super().discard(tokens, ids)
 
     def end(self, ending: Ending, thought: Hidden[str]) -> None:
         self.ends += 1

@@ -52,7 +52,7 @@ class Keyed(Line):
         super().__init__(**body)
         self._headers = [(b"idempotency-key", key.encode()), (b"x-request-timeout", timeout.encode())]
 
-    async def call(self, app: Any) -> None:
+    async def call(self, app: Any, key: str | None = None) -> None:
         headers = [(b"content-type", b"application/json"), *self._headers]
         await app(PATH | {"headers": headers}, self.receive, self.send)
 

@@ -56,7 +56,7 @@ class ToyLine(Line):
         super().__init__()
         self._body = json.dumps(ASK | body).encode()
 
-    async def call(self, app: FastAPI) -> None:
+    async def call(self, app: FastAPI, key: str | None = None) -> None:
         head = PATH | {"path": Toy.path, "headers": [(b"content-type", b"application/json")]}
         await app(head, self.receive, self.send)
 

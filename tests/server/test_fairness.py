@@ -49,7 +49,7 @@ class Caller(Line):
         super().__init__(**body)
         self._owner = owner
 
-    async def call(self, app: FastAPI) -> None:
+    async def call(self, app: FastAPI, key: str | None = None) -> None:
         headers = [(b"content-type", b"application/json")]
         if self._owner is not None:
             headers.append((b"authorization", f"Bearer pk-{self._owner}".encode()))
