@@ -260,12 +260,12 @@ ON_A_TERMINAL = """
 import signal, sys
 from ponder.server.reload import Terminal
 terminal = Terminal()
-def hung_up(*_):
-    print(terminal.gone, file=sys.stderr, flush=True)
-signal.signal(signal.SIGHUP, hung_up)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+signal.signal(signal.SIGHUP, lambda *_: None)
 print("ready", file=sys.stderr, flush=True)
-signal.pause()
-signal.pause()
+for _ in range(2):
+    signal.sigwait([signal.SIGHUP])
+    print(terminal.gone, file=sys.stderr, flush=True)
 """
 
 
