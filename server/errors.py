@@ -121,9 +121,8 @@ def response(
     """The answer to a request that failed, as a dialect writes it; logged, too, where the fault is ours."""
     error = first(error)
     told(error, request_id)
-    told_of = failure(error, request_id, usage)
-    answer = write(told_of)
-    if told_of.again and isinstance(error, NotNow | Lost):
+    answer = write(failure(error, request_id, usage))
+    if isinstance(error, NotNow | Lost) and not isinstance(error, UsedUp):
         seconds = error.retry_after if isinstance(error, NotNow) else 1.0
         answer.headers["retry-after"] = str(min(LONGEST_RETRY, max(1, math.ceil(seconds))))
     if isinstance(error, NotNow):

@@ -340,10 +340,10 @@ def test_no_error_of_vllm_tells_a_thought(failing: dict[str, Any], strategy: str
         assert TRACE not in ask(app, "GET", url, headers=KEY).text
 
 
-def test_a_key_without_the_scope_is_refused_and_with_it_gets_both_thoughts() -> None:
+def test_a_key_without_the_scope_gets_no_thought_and_with_it_both() -> None:
     llm = ScriptedVllm(FAMILIES["ids"], Nature(second="closed"))
-    refused(asked(served(llm), False, include_reasoning=True), 403, "not_permitted", "include_reasoning")
-    assert llm.made == 0
+    assert MARKER not in asked(served(llm), False, include_reasoning=True).text
+    assert MARKER in llm.hidden
     scopes: Any = frozenset({"infer", "reveal"})
     open_door = door(engine(llm), Settings(keys=[KeySettings(name="ann", hash=digest("pk-test"), scopes=scopes)]))
     told = asked(open_door, False, include_reasoning=True).json()["choices"][0]["message"]
