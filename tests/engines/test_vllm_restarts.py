@@ -35,8 +35,9 @@ SCHEMA = '{"type": "object", "properties": {"count": {"type": "integer"}, "why":
 FORMS: tuple[dict[str, Any], ...] = ({}, {"stream": True}, {"grammar": Grammar(SCHEMA)}, {"likelihood": True})
 
 
-async def ask(engine: SupervisedEngine, number: int) -> tuple[Any, Spending]:
-    """A request that the number decides, and what of its answer must be the same each time."""
+async def ask(engine: SupervisedEngine, number: int, among: str) -> tuple[Any, Spending]:
+    """A request that the number decides, one of its own among others, and what of its answer must be the same each
+    time."""
     form = FORMS[number % len(FORMS)]
     told: list[str] = []
 
@@ -50,7 +51,7 @@ async def ask(engine: SupervisedEngine, number: int) -> tuple[Any, Spending]:
     sampling = replace(Sampling(0, 0, temperature=0.0, seed=number), **wishes)
     budget, stream = Budget(300, 80), bool(form.get("stream"))
     plan = Plan(prompt, Selection("direct", STRATEGIES["direct"]()), budget, sampling, stream=stream)
-    spending = Spending(budget, f"req_{number}")
+    spending = Spending(budget, f"req_{among}_{number}")
     outcome: Outcome = await execute(plan, Resources(engine, Lengths(20, 40)), spending, on_delta)
     if plan.stream:
         assert "".join(told) == outcome.answer.text
@@ -59,9 +60,9 @@ async def ask(engine: SupervisedEngine, number: int) -> tuple[Any, Spending]:
     return (outcome.answer.text, outcome.spent.hidden, outcome.spent.visible, outcome.stopped_by), spending
 
 
-async def load(engine: SupervisedEngine, requests: int) -> list[tuple[Any, Spending]]:
+async def load(engine: SupervisedEngine, requests: int, among: str) -> list[tuple[Any, Spending]]:
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(ask(engine, number)) for number in range(requests)]
+        tasks = [group.create_task(ask(engine, number, among)) for number in range(requests)]
     return [task.result() for task in tasks]
 
 
@@ -71,11 +72,11 @@ async def campaign(signs: list[signal.Signals]) -> dict[str, float]:
         started = await vllm.start(str(DEMO), name="demo", profile=None, options=options)
         stack.push_async_callback(started.close)
         (engine,) = await stack.enter_async_context(vllm.supervised(started))
-        expected = [seen for seen, _ in await load(engine, 24)]
+        expected = [seen for seen, _ in await load(engine, 24, "undisturbed")]
         supervision, ways, resumed = engine.supervision, list[float](), 0
-        for sign in signs:
+        for number, sign in enumerate(signs):
             async with asyncio.TaskGroup() as group:
-                loading = group.create_task(load(engine, 24))
+                loading = group.create_task(load(engine, 24, f"round{number}"))
                 await asyncio.sleep(0.15)
                 began = asyncio.get_running_loop().time()
                 os.kill(supervision.process.pids[0], sign)
