@@ -160,7 +160,9 @@ class Quarantine:
         if case.alone >= ALONE or case.stuck >= STUCK:
             self._convict(case)
         if case.guilty:
-            self.refused[_hash(prompt, sampling)] = now() + AGAIN
+            refused = _hash(prompt, sampling)
+            self.refused[refused] = now() + AGAIN
+            self.refused.move_to_end(refused)
             while len(self.refused) > KEPT:
                 self.refused.popitem(last=False)
         elif case.suspect:
@@ -241,6 +243,15 @@ def _hash(prompt: Prompt, sampling: Sampling) -> bytes:
     if (told := prompt.read.get(_hash)) is None:
         told = prompt.read[_hash] = blake2b(repr(prompt).encode(), digest_size=16).digest()
     wishes = replace(
-        sampling, thinking=0, answer=0, tight=False, total=None, seed=None, until=None, streamed=False, likelihood=False
+        sampling,
+        thinking=0,
+        answer=0,
+        tight=False,
+        total=None,
+        seed=None,
+        until=None,
+        unclosed=False,
+        streamed=False,
+        likelihood=False,
     )
     return blake2b(repr(wishes).encode(), key=told, digest_size=16).digest()

@@ -47,6 +47,9 @@ FORGOTTEN = 30 * DAY
 LAST = 5.0
 """Seconds in which what is owed must be written when the process ends."""
 
+ASKED = 500
+"""Rows that one statement asks for, at most: one of an old SQLite takes 999 values."""
+
 Kind = Literal["open", "checkpoint", "settle"]
 Settled = Mapping[str, Any]
 """A settled row, by its columns."""
@@ -351,15 +354,16 @@ class Writer:
             for change in batch
             if change.kind == "settle" and change.entry.windows and change.entry.epoch == self._epoch
         }
-        if not limited:
-            return {}
-        open_ = select(requests.c.id).where(
-            requests.c.id.in_(limited), requests.c.epoch == self._epoch, requests.c.settled_ms.is_(None)
-        )
-        spent: dict[Window, int] = {}
-        for id in connection.execute(open_).scalars():
-            for window in limited[id].entry.windows:
-                spent[window] = spent.get(window, 0) + leases.amount(window.kind, limited[id].values)
+        ids, spent = list(limited), dict[Window, int]()
+        for at in range(0, len(ids), ASKED):
+            open_ = select(requests.c.id).where(
+                requests.c.id.in_(ids[at : at + ASKED]),
+                requests.c.epoch == self._epoch,
+                requests.c.settled_ms.is_(None),
+            )
+            for id in connection.execute(open_).scalars():
+                for window in limited[id].entry.windows:
+                    spent[window] = spent.get(window, 0) + leases.amount(window.kind, limited[id].values)
         return spent
 
     def _too_late(self, connection: Connection, change: Change) -> int:

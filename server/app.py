@@ -139,21 +139,25 @@ def direct(routes: Mapping[str, ASGIApp], others: ASGIApp, metrics: Metrics, dia
     return app
 
 
-def _no_route(request: Request, error: Exception, dialect: Dialect, known: Iterable[str]) -> Response:
-    """404 and 405 of the router, and what a route of the `known` ones takes, where that is asked (RFC 9110, 9.3.7)."""
+def _no_route(
+    request: Request, error: Exception, dialect: Dialect, known: Iterable[str], allowed: Callable[[], list[str]]
+) -> Response:
+    """404 and 405 of the router, and what a route of the `known` ones takes, where that is asked (RFC 9110, 9.3.7).
+    `allowed` says which methods the path has."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 405 and request.method == "OPTIONS" and isinstance(error, HTTPException):
-        allowed = (error.headers or {}).get("Allow", "")
-        return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
+    headers: Mapping[str, str] = (error.headers or {}) if isinstance(error, HTTPException) else {}
     if status == 405:
+        # The router asks the first route of the path alone, and several may have it.
+        headers = {"Allow": ", ".join(allowed())}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": headers["Allow"] + ", OPTIONS"})
         refused = errors.WrongMethod("this route does not take this method", code="method_not_allowed")
     elif status == 404:
         refused = NotFound(paths.hint(request.url.path, known), code="route_not_found")
     else:
         refused = RequestError("the request cannot be answered", code="bad_request")
     response = errors.response(refused, request.state.request_id, dialect.error)
-    if isinstance(error, HTTPException) and error.headers:
-        response.headers.update(error.headers)
+    response.headers.update(headers)
     return response
 
 
@@ -336,13 +340,12 @@ def create_app(
         return by_path.get(path, DEFAULT)
 
     async def no_route(request: Request, error: Exception) -> Response:
-        response = _no_route(request, error, dialect_of(request.url.path), [*spoken, *PAGES])
-        if response.status_code == 405:
-            # The router asks the first route of the path alone, and several may have it.
+        def allowed() -> list[str]:
             routes = [one for one in app.router.routes if isinstance(one, Route)]
             here = [one for one in routes if one.matches(request.scope)[0] is not Match.NONE]
-            response.headers["allow"] = ", ".join(sorted({method for one in here for method in one.methods or ()}))
-        return response
+            return sorted({method for one in here for method in one.methods or ()})
+
+        return _no_route(request, error, dialect_of(request.url.path), [*spoken, *PAGES], allowed)
 
     app.router.routes[:] = [
         *pages,

@@ -270,8 +270,7 @@ def defaults(settings: Settings) -> Finding:
     """The strategies and verifiers that are configured can be had."""
     try:
         registry = Registry()
-        registry.check(settings.served(), settings.limits.samples)
-        registry.check_keys(settings.keys)
+        registry.check(settings)
     except WrongSettings as error:
         return Finding(False, str(error), "ponder serve --help")
     except BrokenPlugin as error:

@@ -17,7 +17,7 @@ from ponder.compute.run import Selection
 from ponder.compute.slots import Slots
 from ponder.metering.metrics import Role
 from ponder.server.request import Asked
-from ponder.server.settings import Chosen, KeySettings, ModelSettings, WrongSettings, nearest
+from ponder.server.settings import Chosen, KeySettings, ModelSettings, Settings, WrongSettings, nearest
 from ponder.server.validation import wrong
 from ponder.strategies import strategies
 from ponder.verifiers import verifiers
@@ -168,9 +168,13 @@ class Registry:
                     hint = nearest(name, self.strategies) or f"; there are {', '.join(self.strategies)}"
                     raise WrongSettings(f"keys: {key.name} may ask for {name}, which is no strategy{hint}")
 
-    def check(self, models: Mapping[str, ModelSettings], most: int) -> None:
-        """Strategies and verifiers that are configured exist, take their parameters, ask for no more than `most` chains
-        and have what they need. Raises `WrongSettings`."""
+    def check(self, settings: Settings) -> None:
+        """Strategies and verifiers that are configured exist, take their parameters, ask for no more chains than a
+        request may and have what they need; those that keys may ask for exist. Raises `WrongSettings`."""
+        self.check_keys(settings.keys)
+        self._check_models(settings.served(), settings.limits.samples)
+
+    def _check_models(self, models: Mapping[str, ModelSettings], most: int) -> None:
         for model, settings in models.items():
             chosen: list[tuple[Literal["strategy", "verifier"], str | Chosen | None, Mapping[str, Entry]]] = [
                 ("strategy", settings.strategy, self.strategies),

@@ -100,7 +100,7 @@ class Reload:
                 new = await asyncio.to_thread(self._source)
                 changes = changes_of(self._live.now, new)
                 check_names(changes.settings.keys, self._stored.known if self._stored else ())
-                self._registry.check(changes.settings.served(), changes.settings.limits.samples)
+                self._registry.check(changes.settings)
             except WrongSettings as error:
                 log.error("the configuration was read again, and nothing changed: %s", error.message)
                 raise

@@ -57,8 +57,7 @@ def serve(settings: Settings, source: Callable[[], Settings] | None = None) -> N
     """Serves until SIGTERM or SIGINT; at SIGHUP, and when it is asked to, it reads the configuration again from
     `source`. Raises `PonderError` where it cannot begin: before an engine is started, where that can be known."""
     registry = Registry()
-    registry.check(settings.served(), settings.limits.samples)
-    registry.check_keys(settings.keys)
+    registry.check(settings)
     dialects = all_dialects()
     check_tls(settings.tls_cert, settings.tls_key)
     configured(settings.idempotency)

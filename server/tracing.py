@@ -20,6 +20,7 @@ from ponder.compute.budget import Spending
 from ponder.compute.outcome import Outcome
 from ponder.server.calls import ToolCallParser
 from ponder.server.logs import TRACE
+from ponder.server.paths import tidy
 from ponder.server.plan import ResolvedRequest
 
 log = logging.getLogger("ponder.server")
@@ -75,10 +76,11 @@ class Traced:
         self._app, self._tracing, self._paths = app, tracing, frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._paths:
+        path = self._traced(scope)
+        if path is None:
             await self._app(scope, receive, send)
             return
-        span = self._tracing.begin(scope["path"], _traceparent(scope))
+        span = self._tracing.begin(path, _traceparent(scope))
         state = scope.setdefault("state", {})
         state["span"] = span
         before = TRACE.set(span.ids)
@@ -95,6 +97,15 @@ class Traced:
         finally:
             span.end(status, str(state.get("request_id", "")))
             TRACE.reset(before)
+
+    def _traced(self, scope: Scope) -> str | None:
+        """The path of a dialect that is posted to, also where it was sent with a slash too many."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return None
+        path: str = scope["path"]
+        if path not in self._paths:
+            path = tidy(path)
+        return path if path in self._paths else None
 
 
 def _traceparent(scope: Scope) -> str | None:

@@ -152,6 +152,12 @@ def test_a_history_from_other_apis_goes_on_without_the_thoughts_in_it() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", [[], {}, 5, None, ["text"]], ids=repr)
+def test_a_part_whose_kind_is_no_word_is_refused(kind: Any) -> None:
+    messages = [{"role": "user", "content": [{"type": kind, "text": "6 * 7?"}]}]
+    refused(chat(door(scripted()), messages=messages), 400, param="messages.0.content.0.type")
+
+
 def test_a_prompt_too_long_is_told_in_the_words_that_clients_look_for() -> None:
     message = refused(
         chat(door(scripted()), messages=[{"role": "user", "content": "long " * CARD.context}]),
@@ -209,3 +215,5 @@ def test_a_route_says_what_it_takes() -> None:
     assert (response.status_code, response.content) == (204, b"")
     assert {"POST", "OPTIONS"} == set(response.headers["allow"].split(", "))
     refused(ask(door(scripted()), "OPTIONS", "/v1/nothing"), 404, "route_not_found")
+    of_a_key = ask(door(scripted()), "OPTIONS", "/v1/keys/key_1").headers["allow"]
+    assert {"GET", "POST", "DELETE", "OPTIONS"} <= set(of_a_key.split(", "))

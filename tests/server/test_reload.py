@@ -139,6 +139,7 @@ def test_limits_of_a_configured_key_change(file: Path, lies: str) -> None:
         (AFTER.replace('version = "two"\n', ""), "want a version"),
         (AFTER.replace('"bob"', '"b b"'), "keys[1].name"),
         (AFTER + "\n[[keys]]\nname = 'carol'\nhash = '" + digest("pk-c") + "'", "called carol"),
+        (AFTER + "strategies = ['majority_votes']\n", "bob may ask for majority_votes"),
         ('host = "127.0.0.1"\n[prices]\nversion = "two"\nmodels = {nix = {input = 1, thinking = 1}}', "nix is not"),
     ],
 )

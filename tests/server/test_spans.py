@@ -151,6 +151,11 @@ def test_a_caller_who_keeps_no_trace_has_none_kept_here(collected: Collector) ->
     assert not collected.bodies
 
 
+def test_a_request_with_a_slash_too_many_in_its_path_has_its_span(collected: Collector) -> None:
+    traced(lambda app: asked(app, "POST", PATH["path"] + "/", json=ASK))
+    assert [root.name for root in collected.roots] == ["chat demo"]
+
+
 def test_no_text_and_no_key_is_in_a_span(collected: Collector) -> None:
     key, words = "pk-" + "0123456789abcdef" * 2, Chain(f"{MARKER}: hidden-word", "visible-word")
     settings = Settings(keys=[KeySettings(name="alice", hash=digest(key))])

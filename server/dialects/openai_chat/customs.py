@@ -29,6 +29,10 @@ OWN = frozenset({"google"})
 """What belongs into `extra_body` in the body itself, as Google's documents have it."""
 SCHEMAS = ("guided_json", "structured_outputs.json", "response_format.schema")
 """Where other servers have the JSON schema of an answer."""
+TEXTS = ("text", "refusal", "input_text", "output_text")
+"""Parts of a message that hold a text."""
+THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
+"""Parts that hold a thought, in the histories of other APIs."""
 _THOUGHT = re.compile(
     r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>.*?</\1>|\[THINK\].*?\[/THINK\])\s*", re.DOTALL
 )
@@ -42,7 +46,7 @@ def understood(body: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, float) and value.is_integer():
             body[field] = int(value)
     for field in UNLIMITED:
-        if body.get(field) == -1 and body[field] is not True:
+        if body.get(field) == -1:
             del body[field]
     _schema(body)
     return body
@@ -113,13 +117,7 @@ def text_of(part: Mapping[str, Any]) -> str | None:
     """The text of a part of a message, whichever API the part comes from; an empty one for a thought. None: it is no
     text."""
     kind = part.get("type")
-    if kind in ("text", "refusal", "input_text", "output_text"):
+    if kind in TEXTS:
         text = part.get("refusal" if kind == "refusal" else "text")
         return text if isinstance(text, str) else None
     return "" if kind in THOUGHTS else None
-
-
-THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
-"""Parts that hold a thought, in the histories of other APIs."""
-TEXTS = frozenset({"text", "refusal", "input_text", "output_text"})
-"""Parts that hold a text."""
