@@ -8,6 +8,7 @@ every wait, so that a database that is away is noticed.
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,25 @@ def state_folder() -> Path:
     except RuntimeError:
         raise WrongAddress(NO_HOME) from None
     return base / "ponder"
+
+
+def made_once(file: Path, content: bytes) -> bool:
+    """Puts a secret into a new file, for its owner alone, whole or not at all; False where there is one already, or
+    another process was quicker. Raises `OSError`."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        # Unlike a renaming, it fails where there is one.
+        os.link(part, file)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

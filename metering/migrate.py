@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -29,9 +30,10 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
-def _known() -> list[str]:
-    """All versions there have been, the newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+@cache
+def _known() -> tuple[str, ...]:
+    """All versions there have been, the newest first. Read once: their files do not change while a process lives."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def newest() -> str:

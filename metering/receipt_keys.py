@@ -4,9 +4,6 @@ signed any, in the ledger, so that old receipts can be checked when a key has be
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import stat
 import time
 from pathlib import Path
@@ -18,7 +15,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ponder.compute.errors import PonderError
-from ponder.metering.database import Database, state_folder
+from ponder.metering.database import Database, made_once, state_folder
 from ponder.metering.receipts import Signer, as_jwk, public_key
 from ponder.metering.tables import receipt_keys
 from ponder.metering.writer import insert_of
@@ -54,23 +51,9 @@ def others_may_read(file: Path) -> bool:
 
 
 def _make(file: Path) -> bool:
-    """Puts a new key into a file, whole or not at all; False where another process was quicker. Raises `OSError`."""
+    """Puts a new key into a file; False where another process was quicker. Raises `OSError`."""
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(pem)
-            out.flush()
-            os.fsync(out.fileno())
-        # Unlike a renaming, it fails where there is one.
-        os.link(part, file)
-    except FileExistsError:
-        return False
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-    return True
+    return made_once(file, pem)
 
 
 def remember(place: Database, key: Ed25519PublicKey) -> None:

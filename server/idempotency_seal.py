@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import secrets
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ponder.metering.database import Database, state_folder
+from ponder.metering.database import Database, made_once, state_folder
 from ponder.server.settings import IdempotencySettings, WrongSettings
 from ponder.server.settings.idempotency import SHORTEST
 
@@ -88,18 +86,7 @@ def generated(place: Database) -> bytes:
     `WrongAddress` where there is no place for it."""
     file = state_folder() / FILE if place.file is None else place.file.with_name(place.file.name + ".key")
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Whole before it has its name: others may look for it now.
-        part = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-        try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-                out.write(secrets.token_hex(32) + "\n")
-                out.flush()
-                os.fsync(out.fileno())
-            with suppress(FileExistsError):
-                os.link(part, file)
-        finally:
-            part.unlink(missing_ok=True)
+        made_once(file, secrets.token_hex(32).encode() + b"\n")
     return _read(file)
 
 

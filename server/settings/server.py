@@ -221,7 +221,7 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
                     raise ValueError(f"keys: {key.name} may ask {model}, which is not served{nearest(model, served)}")
         if self.keys and self.require_key is False:
             raise ValueError("require_key: it is false, and keys are configured; take the one or the other out")
-        if self.ledger.off and (limited := [key.name for key in self.keys if key.limits.sums]):
+        if self.ledger.off and (limited := [key.name for key in self.keys if key.sums]):
             raise ValueError(
                 f"keys: {limited[0]} has limits of what its requests take together, which are kept in the ledger, and "
                 "[ledger] url is none"
