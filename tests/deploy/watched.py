@@ -151,7 +151,6 @@ def watched(folder: Path, database: PostgreSQL) -> Generator[Watched]:
                 begin = time.time()
                 load = Load(f"http://{place}", presented)
                 asyncio.run(load.run())
-                written = rows(address)
                 until(lambda: all(row["settled_ms"] for row in rows(address).values()))
                 written = rows(address)
                 whole = sum(row["cost_nano_usd"] for row in written.values()) / 1e9
