@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, insert, select
 
+from ponder.metering.database import of_a_time
 from ponder.metering.tables import audit
 
 Act = Literal[
@@ -28,8 +29,6 @@ Act = Literal[
     "ledger.restored",
 ]
 COLUMNS = ("at_ms", "who", "act", "subject", "details")
-ROWS = 1000
-"""Rows that are read at a time."""
 
 
 def record(connection: Connection, who: str, act: Act, subject: str, details: Mapping[str, Any] | None = None) -> None:
@@ -44,10 +43,4 @@ def record(connection: Connection, who: str, act: Act, subject: str, details: Ma
 def acts(engine: Engine, begin_ms: int | None = None, end_ms: int | None = None) -> Iterator[dict[str, Any]]:
     """What was done in a time, the first first, by `COLUMNS`."""
     wanted = select(*(audit.c[name] for name in COLUMNS)).order_by(audit.c.at_ms, audit.c.id)
-    if begin_ms is not None:
-        wanted = wanted.where(audit.c.at_ms >= begin_ms)
-    if end_ms is not None:
-        wanted = wanted.where(audit.c.at_ms < end_ms)
-    with engine.connect() as connection:
-        for row in connection.execution_options(yield_per=ROWS).execute(wanted).mappings():
-            yield dict(row)
+    return of_a_time(engine, wanted, audit.c.at_ms, begin_ms, end_ms)

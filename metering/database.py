@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Column, Engine, Select, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -31,6 +32,8 @@ POSTGRESQL = {
 }
 OLDEST = (3, 30)
 """The first SQLite that orders rows with empty places first, and filters what it counts."""
+READ = 500
+"""Rows that are read at a time."""
 LONG = "-c timezone=UTC"
 """For work that may take its time: migrations, copies."""
 NO_HOME = "this user has no home folder: name a place for the ledger in [ledger] url, or in XDG_STATE_HOME"
@@ -129,6 +132,19 @@ def _new_enough() -> None:
             f"this Python has SQLite {sqlite3.sqlite_version}, and a ledger wants {oldest} or newer: "
             'use a newer Python, or name a PostgreSQL ("postgresql://...") in [ledger] url'
         )
+
+
+def of_a_time(
+    engine: Engine, wanted: Select[Any], at: Column[Any], begin_ms: int | None, end_ms: int | None
+) -> Iterator[dict[str, Any]]:
+    """Rows whose time `at` lies in a span, some read at a time."""
+    if begin_ms is not None:
+        wanted = wanted.where(at >= begin_ms)
+    if end_ms is not None:
+        wanted = wanted.where(at < end_ms)
+    with engine.connect() as connection:
+        for row in connection.execution_options(yield_per=READ).execute(wanted).mappings():
+            yield dict(row)
 
 
 def _postgresql(url: URL, reads: bool, long: bool) -> Engine:

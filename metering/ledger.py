@@ -28,7 +28,7 @@ from ponder.metering.leases import Ask, Kind, Lease, Window
 from ponder.metering.limits import Holding, Limits
 from ponder.metering.migrate import OtherVersion, prepare
 from ponder.metering.processes import Process, this_process
-from ponder.metering.tables import requests
+from ponder.metering.tables import counts_of, requests
 from ponder.metering.writer import Away, Change, Entry, Leasing, Settled, Writer
 
 CHECKPOINT = 256
@@ -371,13 +371,7 @@ def storable(text: str) -> str:
 def _counts(usage: Usage, chains: int, price: Price | None) -> dict[str, int]:
     return {
         "chains": chains,
-        "prompt": usage.prompt,
-        "cached": usage.prompt_cached,
-        "thinking": usage.hidden,
-        "answer": usage.visible,
-        "verifier_tokens": usage.verifier,
-        "discarded": usage.discarded,
-        "wasted": usage.wasted,
+        **counts_of(usage),
         "cost_nano_usd": 0 if price is None else price.cost(usage),
     }
 

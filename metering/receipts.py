@@ -24,6 +24,7 @@ from ponder.compute.errors import PonderError
 from ponder.compute.price import Price
 from ponder.compute.token_chain import call_link, head_of, read_link
 from ponder.compute.usage import Usage
+from ponder.metering.tables import counts_of
 
 VERSION = 1
 TYPE = "ponder-receipt"
@@ -149,16 +150,7 @@ def claims(
 ) -> dict[str, Any]:
     """What is signed. `key` is the name of the API key, `chain` the head of the hash chain, `at` seconds since 1970."""
     facts: dict[str, Any] = {"v": VERSION, "id": request, "iat": at, "key": key, "model": model, "strategy": strategy}
-    facts |= {
-        "prompt": usage.prompt,
-        "cached": usage.prompt_cached,
-        "thinking": usage.hidden,
-        "answer": usage.visible,
-        "verifier_tokens": usage.verifier,
-        "discarded": usage.discarded,
-        "wasted": usage.wasted,
-        "calls": calls,
-    }
+    facts |= counts_of(usage) | {"calls": calls}
     if price is not None:
         prices = [price.prompt, price.cached, price.thinking, price.answer, price.verifier]
         facts |= {"price_version": price.version, "prices": prices}

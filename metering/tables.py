@@ -13,6 +13,8 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
+from ponder.compute.usage import Usage
+
 metadata = MetaData()
 
 
@@ -208,6 +210,20 @@ limit_leases = Table(
     _count("spent"),
     Index("limit_leases_by_owner", "owner"),
 )
+
+
+def counts_of(usage: Usage) -> dict[str, int]:
+    """What a request used, by the columns of its row."""
+    return {
+        "prompt": usage.prompt,
+        "cached": usage.prompt_cached,
+        "thinking": usage.hidden,
+        "answer": usage.visible,
+        "verifier_tokens": usage.verifier,
+        "discarded": usage.discarded,
+        "wasted": usage.wasted,
+    }
+
 
 COUNTS = (
     "prompt",

@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, Engine, Table, delete, func, select, upd
 
 from ponder.metering import api_keys
 from ponder.metering.audit import record
-from ponder.metering.database import Database
+from ponder.metering.database import Database, of_a_time
 from ponder.metering.idempotency import forget_answers
 from ponder.metering.ledger import as_last_seen, storable
 from ponder.metering.migrate import check, migrate, prepare, version_of
@@ -209,13 +209,7 @@ def rows(place: Database, begin_ms: int | None = None, end_ms: int | None = None
     """All rows of a time, in the order in which their requests came. Raises as `readable` does."""
     engine = readable(place)
     wanted = select(requests).order_by(requests.c.begun_ms, requests.c.id)
-    if begin_ms is not None:
-        wanted = wanted.where(requests.c.begun_ms >= begin_ms)
-    if end_ms is not None:
-        wanted = wanted.where(requests.c.begun_ms < end_ms)
-    with engine.connect() as connection:
-        for row in connection.execution_options(yield_per=ROWS).execute(wanted).mappings():
-            yield dict(row)
+    yield from of_a_time(engine, wanted, requests.c.begun_ms, begin_ms, end_ms)
     engine.dispose()
 
 
