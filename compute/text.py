@@ -68,6 +68,8 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     thought: Hidden[str] | None = None
+    sealed: str | None = None
+    """The thought as the caller was given it and has handed it back, not opened yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ class End:
     """`cut`: the visible answer was, if after calls then within the next."""
     thought: str | None
     """Only where the key may see it and the request asks for it."""
+    sealed: str | None = None
+    """The thought as the caller may hand it back, where the request asks for that and there is one."""
+    summary: str | None = None
+    """Of the thought, where the request asks for one and its budget had room for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from ponder.server.access import AuthenticatedRoute, Guard, Needs
 from ponder.server.admission import Admission
 from ponder.server.completions import Completions
 from ponder.server.cors import CrossOrigin
-from ponder.server.dialect import Dialect
+from ponder.server.dialect import ByPath, Dialect
 from ponder.server.dialects import DEFAULT, installed, plugins
 from ponder.server.idempotency import Idempotency
 from ponder.server.keys import Keyring
@@ -126,15 +126,17 @@ class ErrorMiddleware:
 def direct(routes: Mapping[str, ASGIApp], others: ASGIApp, metrics: Metrics, dialect_of: DialectOf) -> ASGIApp:
     """Calls what is posted to a dialect, by its path, past the router and the layers around it that have nothing to do
     there. `others` serves all else."""
-    table = {("POST", path): ErrorMiddleware(route, metrics, dialect_of) for path, route in routes.items()}
+    posted = ByPath({path: ErrorMiddleware(route, metrics, dialect_of) for path, route in routes.items()})
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        method, path = scope.get("method", ""), scope.get("path", "")
-        route = table.get((method, path))
-        if route is None and path != (tidied := paths.tidy(path)):
+        posts, path = scope.get("method") == "POST", scope.get("path", "")
+        found = posted(path) if posts else None
+        if found is None and path != (tidied := paths.tidy(path)):
             scope = {**scope, "path": tidied, "raw_path": tidied.encode()}
-            route = table.get((method, tidied))
-        await (route or others)(scope, receive, send)
+            found = posted(tidied) if posts else None
+        if found is not None and found[2]:
+            scope = {**scope, "path_params": found[2]}
+        await (others if found is None else found[0])(scope, receive, send)
 
     return app
 
@@ -255,7 +257,7 @@ def create_app(
     account = Accounts([*accounts, metrics if ledger is None else ledger])
     idempotency = Idempotency(settings.idempotency, ledger, metrics, lambda: admission.draining)
     dialects = all_dialects() if dialects is None else dialects
-    by_path = {dialect.path: dialect for dialect in dialects}
+    by_path = ByPath({dialect.path: dialect for dialect in dialects})
     app = FastAPI(
         title="Ponder", version=release(), openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
@@ -337,7 +339,8 @@ def create_app(
     }
 
     def dialect_of(path: str) -> Dialect:
-        return by_path.get(path, DEFAULT)
+        found = by_path(path)
+        return DEFAULT if found is None else found[0]
 
     async def no_route(request: Request, error: Exception) -> Response:
         def allowed() -> list[str]:

@@ -16,7 +16,7 @@ from ponder.server import bounds
 from ponder.server.admission import Admission
 from ponder.server.beside import beside
 from ponder.server.body import read
-from ponder.server.dialect import Dialect, Reading
+from ponder.server.dialect import Dialect, Reading, Target
 from ponder.server.idempotency import Idempotency, asked
 from ponder.server.idempotency_response import IdempotentResponse
 from ponder.server.keys import Key
@@ -58,8 +58,11 @@ class Completions:
         self._admission.check(key.name, key.weight)
         raw = await read(request, settings.limits)
         large = len(raw) >= LONG
-        limits = settings.limits
-        reading = await beside(key.name, lambda: self._read(raw, limits)) if large else self._read(raw, limits)
+        limits, target = settings.limits, Target(request.path_params, request.query_params, request.headers)
+        if large:
+            reading = await beside(key.name, lambda: self._read(raw, limits, target))
+        else:
+            reading = self._read(raw, limits, target)
         timeout = header_timeout(request)
 
         async def plan() -> ResolvedRequest:
@@ -96,9 +99,9 @@ class Completions:
             patience=settings.limits.send_timeout,
         )
 
-    def _read(self, raw: bytes, limits: Limits) -> Reading:
+    def _read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         """A body within its bounds. Raises `RequestError` in the dialect's words."""
-        reading = self._dialect.read(raw, limits)
+        reading = self._dialect.read(raw, limits, target)
         try:
             bounds.check(reading.request, limits)
         except RequestError as error:

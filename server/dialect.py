@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import TokenLogprob, ToolCall
@@ -21,9 +22,24 @@ from ponder.server.plan import ResolvedRequest
 from ponder.server.request import Request
 from ponder.server.settings import Limits
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request was sent, and with what beside its body."""
+
+    path: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What stands in the place of the `{name}`s of the dialect's path."""
+    query: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of a name that is given twice, the last."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Finds names in lower case."""
+
 
 class Writer(Protocol):
-    """Writes the answers to one request. Answers are told apart by their index, from 0."""
+    """Writes the answers to one request. Answers are told apart by their index, from 0. A class that inherits from this
+    one has what is optional."""
 
     media_type: str
     """Of an answer in one piece."""
@@ -39,6 +55,11 @@ class Writer(Protocol):
     def opening(self) -> bytes:
         """The first events of a stream, sent before the model has begun."""
         ...
+
+    def thought(self, index: int, sealed: str) -> bytes:
+        """The thought of an answer, sealed, where the request wants that and the thought is over before the first
+        text. The end of the answer has it, too."""
+        return b""
 
     def text(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
         """New visible text. It may be empty where only log-probabilities are new, which may not have been asked for."""
@@ -81,7 +102,7 @@ class Dialect(Protocol):
     """One API. It has no state."""
 
     path: str
-    """Where its requests are posted."""
+    """Where its requests are posted. It may have parts that vary, `{name}` or `{name:path}`, as Starlette's have."""
     key_hint: str
     """How a caller sends a key, behind the words `send the header`."""
 
@@ -89,8 +110,8 @@ class Dialect(Protocol):
         """The API key a caller presents. `headers` finds names in lower case."""
         ...
 
-    def read(self, raw: bytes, limits: Limits) -> Reading:
-        """A request's body. Raises `RequestError` that names fields as the dialect does."""
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
+        """A request's body, and where it was sent. Raises `RequestError` that names fields as the dialect does."""
         ...
 
     def error(self, failure: Failure) -> Response:
@@ -100,6 +121,24 @@ class Dialect(Protocol):
     def operation(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """(OpenAPI's description of its `post`, the schemas it refers to), for `/openapi.json`."""
         ...
+
+
+class ByPath(Generic[T]):
+    """What is at paths that may have parts that vary. A path without any is found first, then in the given order."""
+
+    def __init__(self, table: Mapping[str, T]) -> None:
+        self._fixed = {path: one for path, one in table.items() if "{" not in path}
+        varying = [(path, one) for path, one in table.items() if "{" in path]
+        self._varying = [(compile_path(path)[0], path, one) for path, one in varying]
+
+    def __call__(self, path: str) -> tuple[T, str, dict[str, str]] | None:
+        """What is there, its path as it stands in the table, and the parts that vary; None: nothing is."""
+        if (one := self._fixed.get(path)) is not None:
+            return one, path, {}
+        for pattern, known, one in self._varying:
+            if (match := pattern.match(path)) is not None:
+                return one, known, match.groupdict()
+        return None
 
 
 class FieldNames:

@@ -110,3 +110,9 @@ class Request:
     """What the caller wants to find the request again by; it changes nothing."""
     show_thought: bool = False
     """The answer carries its thought; for keys with the scope `reveal`."""
+    seals_thought: bool = False
+    """The answer carries its thought sealed, for the caller to hand back."""
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    """The answer carries a summary of its thought, so long; None: none."""
+    progress: bool = False
+    """A stream tells how far the work is."""

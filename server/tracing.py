@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ponder.compute.budget import Spending
 from ponder.compute.outcome import Outcome
 from ponder.server.calls import ToolCallParser
+from ponder.server.dialect import ByPath
 from ponder.server.logs import TRACE
 from ponder.server.paths import tidy
 from ponder.server.plan import ResolvedRequest
@@ -73,7 +74,7 @@ class Traced:
     """The layer: a span for whatever is posted to a dialect."""
 
     def __init__(self, app: ASGIApp, tracing: Tracing, paths: Collection[str]) -> None:
-        self._app, self._tracing, self._paths = app, tracing, frozenset(paths)
+        self._app, self._tracing, self._paths = app, tracing, ByPath(dict.fromkeys(paths, True))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = self._traced(scope)
@@ -103,9 +104,8 @@ class Traced:
         if scope["type"] != "http" or scope["method"] != "POST":
             return None
         path: str = scope["path"]
-        if path not in self._paths:
-            path = tidy(path)
-        return path if path in self._paths else None
+        found = self._paths(path) or self._paths(tidy(path))
+        return None if found is None else found[1]
 
 
 def _traceparent(scope: Scope) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 
 from ponder.compute.account import Intent
@@ -20,7 +21,7 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.usage import Usage
 from ponder.server.answers import Failure
 from ponder.server.app import ServedModel, create_app
-from ponder.server.dialect import Dialect, Reading, Writer
+from ponder.server.dialect import ByPath, Dialect, Reading, Target, Writer
 from ponder.server.keys import digest
 from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
@@ -51,8 +52,13 @@ class Caller(Protocol):
         ...
 
     def headers(self, key: str) -> Mapping[str, str]:
-        """The headers that present an API key."""
+        """The headers that present an API key, and what else each request of the dialect has."""
         ...
+
+    def path(self, dialect: Dialect, *, model: str, streamed: bool) -> str:
+        """Where such a request is posted, a query behind a `?` included; said where the dialect's path has parts that
+        vary."""
+        return dialect.path
 
     def text(self, raw: bytes, *, streamed: bool) -> str:
         """The text of the first answer, from the whole body of a response."""
@@ -77,7 +83,8 @@ async def _reads(dialect: Dialect, caller: Caller) -> None:
     for streamed in (False, True):
         for thinking in BUDGETS:
             raw = caller.body(QUESTION, model=MODEL, thinking=thinking, streamed=streamed)
-            request = dialect.read(raw, Limits()).request
+            place = caller.path(dialect, model=MODEL, streamed=streamed)
+            request = dialect.read(raw, Limits(), _target(dialect, caller, place)).request
             require(request.model == MODEL, f"the model {MODEL!r} was read as {request.model!r}")
             require(request.stream == streamed, f"stream was read as {request.stream}, not {streamed}")
             read = request.thinking.tokens
@@ -118,7 +125,8 @@ async def _strange(dialect: Dialect, caller: Caller) -> None:
     for raw in (*STRANGE, asked[: len(asked) // 2]):
         shown = raw[:20]
         try:
-            dialect.read(raw, Limits())
+            place = caller.path(dialect, model=MODEL, streamed=False)
+            dialect.read(raw, Limits(), _target(dialect, caller, place))
         except RequestError:
             call = _Call(dialect, caller, ScriptedEngine(always(CHAIN)))
             await call.send(raw)
@@ -131,20 +139,22 @@ async def _strange(dialect: Dialect, caller: Caller) -> None:
 
 async def _refuses(dialect: Dialect, caller: Caller) -> None:
     """An error names the field as the request does."""
-    for what, status, body in (
-        ("an unknown model", 404, caller.body(QUESTION, model="nobody", thinking=7, streamed=False)),
-        ("too long a question", 400, caller.body("x" * 100_001, model=MODEL, thinking=7, streamed=False)),
-        ("too much thought", None, caller.body(QUESTION, model=MODEL, thinking=1 << 30, streamed=False)),
+    for what, status, model, question, thinking in (
+        ("an unknown model", 404, "nobody", QUESTION, 7),
+        ("too long a question", 400, MODEL, "x" * 100_001, 7),
+        ("too much thought", None, MODEL, QUESTION, 1 << 30),
     ):
+        body = caller.body(question, model=model, thinking=thinking, streamed=False)
         call = _Call(dialect, caller, ScriptedEngine(always(CHAIN)))
-        await call.send(body)
+        await call.send(body, model=model)
         if status is None and call.status == 200:
             # The dialect has it lowered to the ceiling.
             continue
         failure = call.refused(status or 400, what)
         first = (failure.field or "").partition(".")[0]
         require(bool(first), f"{what} is refused without a field")
-        require(first.encode() in body, f"{what} is refused with the field {first!r}, which is not in the request")
+        known = first.encode() in body or f"{{{first}" in dialect.path
+        require(known, f"{what} is refused with the field {first!r}, which is not in the request")
         for ours in ("messages", "thinking_budget"):
             named = ours in failure.message and ours.encode() not in body
             require(not named, f"{what} is refused with words about {ours!r}, which is not in the request")
@@ -220,8 +230,8 @@ class _Watched:
     def key(self, headers: Mapping[str, str]) -> str | None:
         return self.inner.key(headers)
 
-    def read(self, raw: bytes, limits: Limits) -> Reading:
-        reading = self.inner.read(raw, limits)
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
+        reading = self.inner.read(raw, limits, target)
 
         def writer(resolved: ResolvedRequest) -> Writer:
             self.writers.append(reading.writer(resolved))
@@ -252,6 +262,14 @@ class _Told:
         self.usage, self.settled = usage, self.settled + 1
 
 
+def _target(dialect: Dialect, caller: Caller, place: str) -> Target:
+    """What a request that is posted there is read with."""
+    path, _, query = place.partition("?")
+    found = ByPath({dialect.path: True})(path)
+    require(found is not None, f"the path {path} of a request is none of the dialect's")
+    return Target(found[2] if found else {}, QueryParams(query), Headers(dict(caller.headers(KEY))))
+
+
 class _Call:
     """One request over a server of its own, and what came of it."""
 
@@ -271,16 +289,20 @@ class _Call:
 
     async def ask(self, *, thinking: int = 60, streamed: bool = False, key: str | None = KEY) -> None:
         headers = None if key is None else self.caller.headers(key)
-        await self.send(self.caller.body(QUESTION, model=MODEL, thinking=thinking, streamed=streamed), headers)
+        body = self.caller.body(QUESTION, model=MODEL, thinking=thinking, streamed=streamed)
+        await self.send(body, headers, streamed=streamed)
 
-    async def send(self, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    async def send(
+        self, body: bytes, headers: Mapping[str, str] | None = None, *, model: str = MODEL, streamed: bool = False
+    ) -> None:
         self._body = body
+        path, _, query = self.caller.path(self.dialect, model=model, streamed=streamed).partition("?")
         given = {"content-type": "application/json", **(headers or {})}
         scope = {
             "type": "http",
             "method": "POST",
-            "path": self.dialect.path,
-            "query_string": b"",
+            "path": path,
+            "query_string": query.encode(),
             "http_version": "1.1",
             "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
         }

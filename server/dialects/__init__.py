@@ -3,12 +3,15 @@ an entry point."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint
 
+from starlette.routing import compile_path
+
 from ponder.compute.errors import PonderError
 from ponder.compute.plugins import BrokenPlugin, broken, loaded, named, points
-from ponder.server.dialect import Dialect
+from ponder.server.dialect import ByPath, Dialect
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.settings import WrongSettings
 
@@ -70,9 +73,20 @@ def _made(point: EntryPoint) -> Dialect:
 
 def _check_path(path: str, who: str, taken: Mapping[str, str]) -> None:
     """Raises `WrongSettings` for a path that is taken or cannot be served."""
-    if not path.startswith("/") or set(path) & set("{}?#"):
-        raise WrongSettings(f"{who} is served at {path!r}, which is no path: it begins with / and is fixed")
+    try:
+        _, plain, varying = compile_path(path)
+        wrong = not path.startswith("/") or bool(set("?#") & set(path)) or plain.count("{") != len(varying)
+    except (AssertionError, ValueError, re.error):
+        wrong = True
+    if wrong:
+        raise WrongSettings(
+            f"{who} is served at {path!r}, which is no path: it begins with /, and what varies in it is a {{name}}"
+        )
     fixed = tuple(page.partition("{")[0] for page in taken if "{" in page)
     owner = taken.get(path) or ("a page of the server's" if path.startswith(fixed) else None)
+    if owner is None and "{" in path:
+        owner = next((whose for one, whose in taken.items() if ByPath({path: whose})(one)), None)
+    if owner is None and (found := ByPath(taken)(path)) is not None:
+        owner = found[0]
     if owner is not None:
         raise WrongSettings(f"{who} is served at {path}, which is {owner}: uninstall one, or give it another path")

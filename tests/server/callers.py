@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ponder.testing import Caller
 from tests.server.serving import events
 
 
-class ToyCaller:
+class ToyCaller(Caller):
     """Speaks the toy."""
 
     def body(self, question: str, *, model: str, thinking: int, streamed: bool) -> bytes:
@@ -26,7 +27,7 @@ class ToyCaller:
         return told[0]["copies"][0]["said"]
 
 
-class OpenAICaller:
+class OpenAICaller(Caller):
     """Speaks as OpenAI's clients do."""
 
     def body(self, question: str, *, model: str, thinking: int, streamed: bool) -> bytes:

@@ -55,7 +55,9 @@ def test_a_dialect_of_another_package_is_spoken(tmp_path: Path) -> None:
         ("/v1/chat/completions", "is served at /v1/chat/completions, which is Ponder's own: uninstall one, or"),
         ("/metrics", "is served at /metrics, which is a page of the server's: "),
         ("/v1/models/demo", "is served at /v1/models/demo, which is a page of the server's: "),
-        ("/ask/{model}", "is served at '/ask/{model}', which is no path"),
+        ("/ask/{model", "is served at '/ask/{model', which is no path"),
+        ("/ask/{model:word}", "is served at '/ask/{model:word}', which is no path"),
+        ("/v1/chat/{name}", "is served at /v1/chat/{name}, which is Ponder's own"),
         ("ask", "is served at 'ask', which is no path"),
     ],
 )

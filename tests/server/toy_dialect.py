@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from ponder.compute.text import Message, TokenLogprob, Tool, ToolCall
 from ponder.server.answers import End, Failure, Summary, Whole
-from ponder.server.dialect import Reading
+from ponder.server.dialect import Reading, Target, Writer
 from ponder.server.plan import ResolvedRequest
 from ponder.server.request import Asked, Request, ThinkingWish
 from ponder.server.settings import Limits
@@ -37,7 +37,7 @@ def line(**value: Any) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-class ToyWriter:
+class ToyWriter(Writer):
     media_type = "application/x-toy"
     stream_headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"application/x-toy-lines"),)
     headers: Mapping[str, str] = {"x-toy": "yes"}
@@ -78,7 +78,7 @@ class Toy:
     def key(self, headers: Mapping[str, str]) -> str | None:
         return headers.get("x-toy-key")
 
-    def read(self, raw: bytes, limits: Limits) -> Reading:
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         wanted = checked(ToyRequest, loads(raw, limits.json_depth, limits.json_values))
         plan, silent = dict(wanted.plan or {}), wanted.ponder is None
         request = Request(

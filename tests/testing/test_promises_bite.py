@@ -20,7 +20,7 @@ from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Hidden, Prompt, Score
 from ponder.compute.transcript import Transcript
 from ponder.server.answers import Failure, Summary, Whole
-from ponder.server.dialect import Reading
+from ponder.server.dialect import Reading, Target
 from ponder.server.request import ThinkingWish
 from ponder.server.settings import Limits
 from ponder.strategies.best_of_n import BestOfN
@@ -284,24 +284,24 @@ def test_a_profile_that_does_not_fit_is_told_why(family: str, wrong: dict[str, A
 class Deaf(Toy):
     """Does not read how much may be thought."""
 
-    def read(self, raw: bytes, limits: Limits) -> Reading:
-        reading = super().read(raw, limits)
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
+        reading = super().read(raw, limits, target)
         return replace(reading, request=replace(reading.request, thinking=ThinkingWish()))
 
 
 class Trusting(Toy):
     """Takes it that its callers write what they should."""
 
-    def read(self, raw: bytes, limits: Limits) -> Reading:
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         ToyRequest.model_validate_json(raw)
-        return super().read(raw, limits)
+        return super().read(raw, limits, target)
 
 
 class Foreign(Toy):
     """Leaves the server's words in its errors."""
 
-    def read(self, raw: bytes, limits: Limits) -> Reading:
-        return replace(super().read(raw, limits), names={})
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
+        return replace(super().read(raw, limits, target), names={})
 
 
 class Open(Toy):
@@ -350,8 +350,8 @@ class Written(Toy):
     def __init__(self, writer: type[ToyWriter]) -> None:
         self._writer = writer
 
-    def read(self, raw: bytes, limits: Limits) -> Reading:
-        return replace(super().read(raw, limits), writer=self._writer)
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
+        return replace(super().read(raw, limits, target), writer=self._writer)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from starlette.responses import Response
 
 from ponder.server.answers import Failure
-from ponder.server.dialect import Reading
+from ponder.server.dialect import Reading, Target
 from ponder.server.dialects.openai_chat import errors
 from ponder.server.dialects.openai_chat.description import described
 from ponder.server.dialects.openai_chat.reading import NAMES, chat_request, ours
@@ -27,7 +27,7 @@ class OpenAIChat:
         kind, _, presented = headers.get("authorization", "").partition(" ")
         return presented.strip() or None if kind.lower() == "bearer" else None
 
-    def read(self, raw: bytes, limits: Limits) -> Reading:
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         wanted, strays = chat_request(raw, limits)
         return Reading(ours(wanted), partial(ChatWriter, wanted, strays), NAMES)
 

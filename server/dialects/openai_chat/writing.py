@@ -18,6 +18,7 @@ from ponder.compute.outcome import Outcome
 from ponder.compute.price import NANO
 from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.server.answers import End, Failure, Summary, Whole, stopped_by
+from ponder.server.dialect import Writer
 from ponder.server.dialects.openai_chat import slips
 from ponder.server.dialects.openai_chat.errors import body
 from ponder.server.dialects.openai_chat.reading import NAMES
@@ -31,7 +32,7 @@ FINISH = {"complete": "stop", "cut": "length", "tool_calls": "tool_calls"}
 """`finish_reason`: `length` only where the visible answer was cut."""
 
 
-class ChatWriter:
+class ChatWriter(Writer):
     """One chat completion."""
 
     media_type = "application/json"
