@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
@@ -358,11 +358,11 @@ class Spending:
         cost = self.budget.cost
         return cost is not None and (cost.thought_short or self._dear or self.unread or self.free < self._free)
 
-    @contextmanager
-    def reading(self, tokens: int) -> Generator[None]:
+    @asynccontextmanager
+    async def reading(self, tokens: int) -> AsyncGenerator[None]:
         """Sets tokens aside for one call to a reward model, which is made within the block. Raises `Unaffordable`
-        where the cost limit does not pay for them. Nothing more is begun then: what is left is less than such a call
-        costs, and how many were made before it depends on which was quicker."""
+        where the cost limit or the quota does not pay for them. Nothing more is begun then: what is left is less than
+        such a call costs, and how many were made before it depends on which was quicker."""
         cost = self.budget.cost
         if cost is not None:
             left = payable(self._money(reading=True), cost.verifier)
@@ -370,10 +370,18 @@ class Spending:
                 self.unread = True
                 raise Unaffordable(f"a judgement takes {tokens} tokens and the cost limit pays for {max(0, left)}")
         self._to_read += tokens
+        held = False
         try:
+            if self.quota is not None:
+                held = await self.quota.hold(tokens)
+                if not held:
+                    self.out_of_quota = True
+                    raise Unaffordable(f"a judgement takes {tokens} tokens and the quota does not pay for them")
             yield
         finally:
             self._to_read -= tokens
+            if held and self.quota is not None:
+                self.quota.release(tokens)
 
     # -- reserving ----------------------------------------------------------------------------------------------------
 

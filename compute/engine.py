@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -257,11 +257,11 @@ def supervision_of(model: Engine | RewardModel | None) -> Supervision | None:
 Read = Callable[[int, int], None]
 """Told the tokens of one call to a reward model, and those of them that were in its cache."""
 
-Hold = Callable[[int], AbstractContextManager[None]]
+Hold = Callable[[int], AbstractAsyncContextManager[None]]
 """Sets tokens aside for one call to a reward model, within which that is made and `Read` told of it."""
 
 
-def unheld(tokens: int) -> AbstractContextManager[None]:
+def unheld(tokens: int) -> AbstractAsyncContextManager[None]:
     """Where nothing bounds what is read."""
     return nullcontext()
 

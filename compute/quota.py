@@ -44,6 +44,14 @@ class Drawing(Protocol):
         not so many."""
         ...
 
+    async def hold(self, tokens: int) -> bool:
+        """Sets aside what a reward model is about to read. False, and nothing is, where that is not left."""
+        ...
+
+    def release(self, tokens: int) -> None:
+        """What was set aside so is not needed any more: it was read, or will not be."""
+        ...
+
     def read(self, tokens: int) -> None:
         """A reward model has read so much."""
         ...

@@ -395,6 +395,8 @@ class Run:
         prompt, share = siblings[0].prompt, self._resources.judging
         read = self._spending.reads([candidate.number for candidate in siblings]).read
         tenant, hold = self.tenant, unheld
+        if self._spending.quota is not None:
+            hold = self._spending.reading
         if self._spending.budget.cost is not None:
             hold = self._spending.reading
             if self.seed is not None:

@@ -249,7 +249,7 @@ class RecordedRewards:
             sample, thought = self._engine.sample(candidate)
             if not sample.steps:
                 raise EngineError("the scores of steps were not recorded in this pool")
-            with hold(candidate.length):
+            async with hold(candidate.length):
                 read(candidate.length, 0)
             thinks = candidate.ids.unseal().count(THINKS)
             rewards.append(Reward(sample.steps[: len(sample.steps) * thinks // max(1, thought)]))

@@ -171,7 +171,7 @@ class ProcessRewardModel:
         """One call: the verdict on step `last`, and on those before it whose tokens had to be read anyway."""
         ids = prefixes[last]
         tokens = len(ids) + (1 if self._labels else 0)
-        with asked.hold(tokens):
+        async with asked.hold(tokens):
             try:
                 reading = await self.reader.read(ids, self._labels, asked.tenant, asked.name)
             except Lost as lost:

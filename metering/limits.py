@@ -143,7 +143,7 @@ class Holding:
         self._ahead = first
         """Of what is reserved, so much is for calls that have not begun."""
         self._total = first
-        self._read, self._verifier = 0, verifier
+        self._read, self._to_read, self._verifier = 0, 0, verifier
         self._bases = [part.base for part in parts]
         self._ended = False
 
@@ -186,11 +186,29 @@ class Holding:
         self._set(self._total + tokens - ahead)
         return True
 
+    async def hold(self, tokens: int) -> bool:
+        usd = [part for part in self._parts if part.pool.window.kind == "usd"]
+        for part in usd:
+            if not await self._limits.room(part.pool, -(-tokens * self._verifier // TOKENS) + 1):
+                return False
+        self._to_read += tokens
+        self._price_reads()
+        return True
+
+    def release(self, tokens: int) -> None:
+        self._to_read -= tokens
+        self._price_reads()
+
     def read(self, tokens: int) -> None:
         self._read += tokens
+        self._price_reads()
+
+    def _price_reads(self) -> None:
+        """Reserves what was read, and what is about to be."""
+        tokens = self._read + self._to_read
         for part, base in zip(self._parts, self._bases, strict=True):
             if part.pool.window.kind == "usd":
-                part.base = base - -self._read * self._verifier // TOKENS
+                part.base = base - -tokens * self._verifier // TOKENS
         self._set(self._total)
 
     def _set(self, total: int) -> None:
@@ -242,6 +260,9 @@ class Limits:
         if price is not None:
             # Prompt and answers are paid for at their dearest before it begins; what was too much goes back at its end.
             base = -(-(intent.prompt * max(price.prompt, price.cached) + intent.answer * price.answer) // TOKENS) + 1
+            if intent.whole and intent.max_cost is not None:
+                # What a reward model reads is within it.
+                base = max(base, intent.max_cost - intent.thinking * price.thinking // TOKENS)
             part("usd", quota.nano_usd, base, (price.thinking, TOKENS))
         if not parts:
             return None
@@ -267,6 +288,13 @@ class Limits:
             for part in parts:
                 await self._want(part.pool, part.units(total + tokens) - part.held)
         return min(tokens, *(part.tokens(total) for part in parts))
+
+    async def room(self, pool: Pool, units: int) -> bool:
+        """So much may be reserved at once, when a lease was asked for. Where the database does not answer, what is
+        leased is all there is."""
+        with contextlib.suppress(NotNow):
+            await self._want(pool, units)
+        return pool.left >= units
 
     def ended(self, parts: Sequence[_Part]) -> None:
         """A request of these has ended."""

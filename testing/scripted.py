@@ -337,7 +337,7 @@ class ScriptedRewards:
         for candidate in candidates:
             lines = [line for line in candidate.thought.unseal().split("\n") if line]
             tokens = len(candidate.ids.unseal())
-            with hold(tokens):
+            async with hold(tokens):
                 self.read += tokens
                 read(tokens, 0)
             rewards.append(Reward(tuple(self.judge(line) for line in lines), self.truncates))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,17 +122,26 @@ def test_an_answer_that_is_certain_takes_nothing_from_the_thoughts() -> None:
     assert not spending.overdrawn
 
 
+async def read(spending: Spending, tokens: int) -> None:
+    async with spending.reading(tokens):
+        spending.read_for_verifier(tokens, 0)
+
+
 def test_what_a_reward_model_reads_is_held_before_it_is_read() -> None:
     limit = CostLimit(hidden=2, visible=2, verifier=1, amount=500, judging=100)
     spending = Spending(Budget(1000, 50, cost=limit))
     assert spending.free == 200
-    with spending.reading(300):
-        assert (spending.free, spending.held) == (100, 300)
-        spending.read_for_verifier(300, 0)
+
+    async def held() -> None:
+        async with spending.reading(300):
+            assert (spending.free, spending.held) == (100, 300)
+            spending.read_for_verifier(300, 0)
+
+    asyncio.run(held())
     assert (spending.free, spending.held) == (100, 0)
     spending.reserve("sample", thinking=90, answer=10)
-    with pytest.raises(Unaffordable, match="takes 1 tokens and the cost limit pays for 0"), spending.reading(1):
-        pass
+    with pytest.raises(Unaffordable, match="takes 1 tokens and the cost limit pays for 0"):
+        asyncio.run(read(spending, 1))
     # How much was read before that may depend on which was quicker: no chain is to live on it.
     assert spending.free == 0
     assert spending.dear
@@ -148,8 +159,7 @@ def test_whatever_is_held_and_spent_and_chosen_the_cost_is_within_its_limit(
     for hidden, visible, kind, leave in steps:
         try:
             if kind == "v":
-                with spending.reading(hidden):
-                    spending.read_for_verifier(hidden, 0)
+                asyncio.run(read(spending, hidden))
                 continue
             bound = kind == "b" and not spending.reservations
             if not bound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
+from ponder.compute.errors import Unaffordable
 from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
@@ -32,6 +34,9 @@ class Drawer:
     step: int = 50
     drawn: int = 0
     taken: list[int] = field(default_factory=list[int])
+    readable: int = 0
+    """Tokens that it pays a reward model for."""
+    reads: list[int] = field(default_factory=list[int])
 
     async def draw(self, most: int) -> int:
         tokens = min(most, self.step, self.left)
@@ -49,6 +54,13 @@ class Drawer:
             return False
         self.left -= tokens
         return True
+
+    async def hold(self, tokens: int) -> bool:
+        self.reads.append(tokens)
+        return sum(self.reads) <= self.readable
+
+    def release(self, tokens: int) -> None:
+        pass
 
     def read(self, tokens: int) -> None:
         pass
@@ -151,3 +163,19 @@ def test_an_answer_that_loses_its_certainty_counts() -> None:
         reservation.spend(hidden=5, visible=20)
     spending.unbind()
     assert (quota.taken, quota.left) == ([20], 10)
+
+
+def test_what_a_reward_model_is_to_read_is_held_from_the_quota_and_nothing_follows_what_it_does_not_pay_for() -> None:
+    async def go() -> None:
+        spending, quota = Spending(Budget(1000, 50)), Drawer(1000, readable=500)
+        spending.quota = quota
+        async with spending.reading(300):
+            spending.read_for_verifier(300, 0)
+        assert spending.free == 1000
+        with pytest.raises(Unaffordable, match="takes 201 tokens and the quota"):
+            async with spending.reading(201):
+                raise AssertionError("it was begun")
+        assert quota.reads == [300, 201]
+        assert (spending.free, spending.out_of_quota) == (0, True)
+
+    asyncio.run(go())

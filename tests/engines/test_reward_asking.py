@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -99,8 +99,8 @@ def test_each_call_is_made_within_a_hold_of_all_that_it_reads() -> None:
         reader, model = judging()
         told, held, most = Told(), 0, 0
 
-        @contextmanager
-        def hold(tokens: int) -> Generator[None]:
+        @asynccontextmanager
+        async def hold(tokens: int) -> AsyncGenerator[None]:
             nonlocal held, most
             if held + told.tokens + tokens > most:
                 raise Unaffordable("no")

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,45 @@ def test_money_of_a_month_is_held_with_prompt_answer_and_thoughts(address: str) 
             assert isinstance(error, UsedUp)
             assert "0.000482 USD are spent" in error.message
             await begin(ledger, "req_3", quota)
+
+    asyncio.run(go())
+
+
+def test_what_reward_models_are_to_read_is_held_before_they_read_it(address: str) -> None:
+    """0.1 USD for a million tokens of a reward model: 1,000 are 100,000 nano-USD."""
+
+    async def go() -> None:
+        price = replace(PRICE, verifier=100_000_000)
+        async with limited(address) as ledger:
+            bill = await begin(ledger, "req_1", quota := Quota(nano_usd=500_000), price=price)
+            draws = drawing(bill)
+            # 241,201 are reserved.
+            assert await draws.hold(1000)
+            held = [await asyncio.create_task(draws.hold(1000)) for _ in range(2)]
+            assert held == [True, False]
+            assert isinstance(await refusal(ledger, quota, price=price), TooBusy)
+            draws.read(600)
+            draws.release(1000)
+            draws.release(1000)
+            assert await draws.hold(1900)
+            draws.read(1900)
+            draws.release(1900)
+            assert not await draws.hold(100)
+            await bill.settle(Usage(prompt=12, hidden=100, visible=10, verifier=2500), "answered")
+            assert leased(address, "usd")[1] == 241_200 + 250_000
+
+    asyncio.run(go())
+
+
+def test_with_a_seed_and_a_highest_cost_that_is_reserved_reading_included(address: str) -> None:
+    async def go() -> None:
+        async with limited(address) as ledger:
+            quota = Quota(nano_usd=1_000_000)
+            more: dict[str, Any] = {"price": PRICE, "whole": True, "max_cost": 600_000}
+            bill = await begin(ledger, "req_1", quota, **more)
+            assert leased(address, "usd")[0] >= 600_000
+            assert isinstance(await refusal(ledger, quota, **more), TooBusy)
+            await bill.settle(Usage(prompt=12, hidden=100, visible=10, verifier=100), "answered")
 
     asyncio.run(go())
 

@@ -17,7 +17,8 @@ from ponder.metering.ledger import milliseconds
 from ponder.server.keys import digest
 from ponder.server.registry import Registry
 from ponder.server.settings import KeyLimits, KeySettings, LedgerSettings, Settings, WrongSettings
-from ponder.testing import Chain, ScriptedEngine, always
+from ponder.server.settings.prices import PriceBook
+from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always
 from tests.metering.databases import PostgreSQL
 from tests.server.ledgered import Ledgered, ledgered, options, told
 from tests.server.serving import ASK, chat, counted, door, events, refused
@@ -321,5 +322,28 @@ def test_a_stream_that_is_left_gives_back_what_it_had_reserved(tmp_path: Path) -
             answer = await on.chat(ANN, thinking_budget=6000 - row["thinking"], stream=True)
             assert answer.status_code == 200
             assert events(answer.text)
+
+    asyncio.run(go())
+
+
+def test_what_a_reward_model_reads_stays_within_the_money_of_a_month(tmp_path: Path) -> None:
+    """It costs 40 times what the thoughts do that it reads."""
+
+    async def go() -> None:
+        settings = limits(usd_per_month=Decimal("0.01"))
+        each = {"input": "0.1", "thinking": "0.4", "answer": "0.4", "verifier": "16"}
+        prices = {"version": "test", "default": {kind: Decimal(usd) for kind, usd in each.items()}}
+        settings = settings.model_copy(update={"prices": PriceBook.model_validate(prices)})
+        engine = ScriptedEngine(always(Chain("a step\n" * 60, "The answer is 42.")))
+        rewards = ScriptedRewards(lambda line: len(line) / 100)
+        async with ledgered(engine, file(tmp_path), settings, reward_model=rewards) as on:
+            asked = {"strategy": {"name": "best_of_n", "n": 4}, "verifier": "prm", "thinking_budget": 4000}
+            answers = [await on.chat(ANN, **asked) for _ in range(4)]
+            assert answers[0].status_code == 200
+            assert rewards.calls
+            thinking = [answer.json()["thinking"] for answer in answers if answer.status_code == 200]
+            assert thinking[-1]["stopped_by"] == "quota"
+            assert thinking[-1]["verifier_degraded"] is True
+            assert 5_000_000 < sum(row["cost_nano_usd"] for row in on.rows.values()) <= 10_000_000
 
     asyncio.run(go())
