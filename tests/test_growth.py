@@ -27,7 +27,7 @@ from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter
 from ponder.engines.vocabulary import Vocabulary
 from ponder.server.calls import Offered, ToolCallParser
-from ponder.server.dialects.openai_chat.slips import nearest
+from ponder.server.dialects.slips import nearest
 from ponder.server.strict_json import loads
 from ponder.verifiers.judge import Judge
 from ponder.verifiers.programs import program

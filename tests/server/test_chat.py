@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from ponder.compute.lengths import Lengths
 from ponder.compute.text import TokenLogprob
-from ponder.server.dialects.openai_chat.writing import token_logprobs
+from ponder.server.dialects.openai_writing import token_logprobs
 from ponder.server.settings import Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine, ScriptedRewards, question
 from tests.server.serving import answered, chat, door, events, refused, scripted, serving

@@ -6,20 +6,23 @@ Errors are `RequestError` and name the field as OpenAI does.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool, ToolCall
 from ponder.server.bounds import too_many
-from ponder.server.cost import nano
-from ponder.server.dialects.openai_chat import customs, slips
+from ponder.server.dialects.customs import TEXTS, text_of, understood, without_thought
 from ponder.server.dialects.openai_chat import schema as wire
+from ponder.server.dialects.openai_chat.refused import REFUSED
 from ponder.server.dialects.openai_chat.schema import ChatRequest, WireMessage
-from ponder.server.dialects.openai_chat.thinking import conflict, wished
-from ponder.server.request import Asked, Document, Request, SamplingWish, ToolChoice
+from ponder.server.dialects.openai_chat.schemas import placed
+from ponder.server.dialects.openai_sampling import biases, sampling, stops
+from ponder.server.dialects.own_fields import NAMES as OWN_NAMES
+from ponder.server.dialects.own_fields import wishes
+from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, told
+from ponder.server.dialects.thinking_spellings import conflict, wished
+from ponder.server.request import Document, Request, ToolChoice
 from ponder.server.settings import Limits
 from ponder.server.strict_json import loads
 from ponder.server.validation import checked
@@ -30,31 +33,42 @@ NAMES: Mapping[str, str] = {
     "messages.*.tool_calls.*.arguments": "messages.*.tool_calls.*.function.arguments",
     "tools.*.parameters": "tools.*.function.parameters",
     "tool_choice.name": "tool_choice.function.name",
-    "answer_tokens": "max_answer_tokens",
     "total_tokens": "max_completion_tokens",
-    "max_cost": "max_cost_usd",
     "logprobs": "top_logprobs",
-    "show_thought": "include_reasoning",
+    **OWN_NAMES,
 }
 """What OpenAI calls the fields of our request, where that is something else."""
+WHOLE = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_answer_tokens",
+    "n",
+    "seed",
+    "top_k",
+    "top_logprobs",
+)
+"""Fields that are whole numbers, and may be written with a point."""
+UNLIMITED = ("max_tokens", "max_completion_tokens")
+"""Limits that are none at -1."""
 
 
-def chat_request(raw: bytes, limits: Limits) -> tuple[ChatRequest, Sequence[slips.Stray]]:
+def chat_request(raw: bytes, limits: Limits) -> tuple[ChatRequest, Sequence[Stray]]:
     """A checked request, and the keys of it that nobody knows. Raises `RequestError`."""
     value = loads(raw, limits.json_depth, limits.json_values)
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object", code="invalid_type")
-    body = customs.understood(cast("dict[str, Any]", value))
-    slips.misspelt(body)
+    body = understood(cast("dict[str, Any]", value), WHOLE, UNLIMITED)
+    placed(body)
+    misspelt(body, ChatRequest, REFUSED)
     # Before each entry is checked, and complained of.
     for field, most in _counted(limits):
         if isinstance(given := body.get(field), list | dict):
             too_many(field, len(cast("list[Any]", given)), most)
     request = checked(ChatRequest, body)
-    strays = list(slips.strays(request))
-    slips.misplaced(request, strays)
+    found = list(strays(request))
+    misplaced(request, request.metadata or (), found)
     _together(request)
-    return request, slips.told(strays)
+    return request, told(found)
 
 
 def _counted(limits: Limits) -> Sequence[tuple[str, int]]:
@@ -80,8 +94,7 @@ def _together(request: ChatRequest) -> None:
             param="metadata",
             code="invalid_value",
         )
-    if request.logit_bias and not all(re.fullmatch(r"[0-9]{1,9}", token) for token in request.logit_bias):
-        raise RequestError("the keys of logit_bias are token ids", param="logit_bias", code="invalid_value")
+    biases(request)
     form = request.response_format
     if form and form.type == "json_schema" and (form.json_schema is None or form.json_schema.schema_ is None):
         raise RequestError(
@@ -100,46 +113,20 @@ def ours(request: ChatRequest) -> Request:
         model=request.model,
         messages=tuple(message(m, f"messages.{i}") for i, m in enumerate(request.messages)),
         thinking=wished(request),
-        strategy=_asked(request.strategy),
-        verifier=_asked(request.verifier),
         tools=tuple(map(_tool, request.tools or ())),
         tool_choice=_tool_choice(request),
         document=_document(request.response_format),
-        answer_tokens=request.max_answer_tokens,
         total_tokens=request.max_completion_tokens or request.max_tokens,
-        max_cost=None if request.max_cost_usd is None else nano(Decimal(repr(request.max_cost_usd))),
-        timeout=request.timeout,
         n=request.n or 1,
         stream=bool(request.stream),
-        sampling=SamplingWish(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            min_p=request.min_p,
-            presence_penalty=request.presence_penalty,
-            frequency_penalty=request.frequency_penalty,
-            seed=request.seed,
-        ),
-        stop=_stop(request.stop),
-        logit_bias=tuple((int(token), bias) for token, bias in (request.logit_bias or {}).items()),
+        sampling=sampling(request),
+        stop=stops(request),
+        logit_bias=tuple(biases(request)),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         user=request.user,
         metadata=request.metadata or {},
-        show_thought=bool(request.include_reasoning),
+        **wishes(request),
     )
-
-
-def _asked(wish: str | wire.Choice | None) -> Asked | None:
-    if wish is None or isinstance(wish, str):
-        return None if wish is None else Asked(wish)
-    return Asked(wish.name, wish.model_extra or {})
-
-
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    """The stop strings, whichever way they were written."""
-    if stop is None:
-        return ()
-    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def _document(form: wire.ResponseFormat | None) -> Document | None:
@@ -181,16 +168,16 @@ def message(given: WireMessage, param: str) -> Message:
     if not isinstance(content, str):
         content = "".join(_part(part, f"{param}.content.{i}") for i, part in enumerate(content))
     if given.role == "assistant":
-        content = customs.without_thought(content)
+        content = without_thought(content)
     return Message(given.role, content, given.name, calls, given.tool_call_id)
 
 
 def _part(part: Mapping[str, Any], param: str) -> str:
     kind = part.get("type")
-    text = customs.text_of(part)
+    text = text_of(part)
     if text is not None:
         return text
-    if kind in customs.TEXTS:
+    if kind in TEXTS:
         field = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
         raise RequestError(f"{field} should be a string", param=field, code="invalid_type")
     known = kind in ("image_url", "input_image", "image", "input_audio", "file", "input_file", "video_url")

@@ -6,28 +6,23 @@ Answers are plain dicts and text: what goes out was made here and needs no check
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json
-
-from ponder.compute.outcome import Outcome
-from ponder.compute.price import NANO
 from ponder.compute.text import TokenLogprob, ToolCall
-from ponder.server.answers import End, Failure, Summary, Whole, stopped_by
+from ponder.server.answers import End, Failure, Summary, Whole
 from ponder.server.dialect import Writer
-from ponder.server.dialects.openai_chat import slips
-from ponder.server.dialects.openai_chat.errors import body
 from ponder.server.dialects.openai_chat.reading import NAMES
 from ponder.server.dialects.openai_chat.schema import ChatRequest
-from ponder.server.dialects.openai_chat.usage import shaped_usage
+from ponder.server.dialects.openai_errors import body
+from ponder.server.dialects.openai_usage import shaped_usage
+from ponder.server.dialects.openai_writing import STREAM_HEADERS, dumped, headers, token_logprobs
+from ponder.server.dialects.slips import Stray
+from ponder.server.dialects.thinking_report import thinking
 from ponder.server.plan import ResolvedRequest
 
-LEAST_LOGPROB = -9999.0
-"""Stands for the logarithm of nothing, which JSON cannot say."""
 FINISH = {"complete": "stop", "cut": "length", "tool_calls": "tool_calls"}
 """`finish_reason`: `length` only where the visible answer was cut."""
 
@@ -36,17 +31,13 @@ class ChatWriter(Writer):
     """One chat completion."""
 
     media_type = "application/json"
-    stream_headers: Sequence[tuple[bytes, bytes]] = (
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
-    )
+    stream_headers: Sequence[tuple[bytes, bytes]] = STREAM_HEADERS
     keep_alive = b": keep-alive\n\n"
     closing = b"data: [DONE]\n\n"
 
-    def __init__(self, wanted: ChatRequest, strays: Sequence[slips.Stray], resolved: ResolvedRequest) -> None:
+    def __init__(self, wanted: ChatRequest, strays: Sequence[Stray], resolved: ResolvedRequest) -> None:
         """`strays` are the keys of the request that nobody knows."""
-        self.headers: Mapping[str, str] = _headers(wanted, strays, resolved)
+        self.headers: Mapping[str, str] = headers(resolved, strays, NAMES, ["store"] if wanted.store else [])
         self._model, self._answers = resolved.model, len(resolved.plans)
         self._logprobs = bool(wanted.logprobs)
         self._usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
@@ -127,82 +118,6 @@ class ChatWriter(Writer):
         }
 
 
-def _headers(wanted: ChatRequest, strays: Sequence[slips.Stray], resolved: ResolvedRequest) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    if ignored := slips.ignored(wanted, strays, [NAMES.get(name, name) for name in resolved.ignored]):
-        headers["x-ignored-parameters"] = ignored
-    if resolved.clamped_from is not None:
-        headers["x-thinking-budget-clamped"] = str(resolved.budget)
-    return headers
-
-
-def dumped(value: Mapping[str, Any]) -> bytes:
-    """JSON by pydantic, which is quicker than `json.dumps`; half of a surrogate pair only that can write."""
-    try:
-        return to_json(value)
-    except PydanticSerializationError:
-        return json.dumps(value).encode()
-
-
 def shaped(call: ToolCall) -> dict[str, Any]:
     """A tool call as OpenAI writes it."""
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-
-
-def thinking(summary: Summary) -> dict[str, Any]:
-    """The one extension object: what was decided about the thinking, and what came of it."""
-    outcomes = summary.outcomes
-    told: dict[str, Any] = {
-        "strategy": summary.strategy,
-        "budget": summary.budget,
-        "budget_source": summary.budget_source,
-        "spent": sum(o.spent.hidden for o in outcomes),
-        "samples": sum(o.samples for o in outcomes),
-        "samples_requested": sum(o.samples_requested for o in outcomes),
-        "stopped_by": stopped_by(outcomes),
-        "verifier_tokens": sum(o.spent.verifier for o in outcomes),
-        "discarded_tokens": sum(o.spent.discarded for o in outcomes),
-    }
-    if summary.budget_clamped_from is not None:
-        told["budget_clamped_from"] = summary.budget_clamped_from
-    if summary.program_seconds:
-        told["program_seconds"] = round(summary.program_seconds, 3)
-    if summary.cost_nano_usd is not None:
-        told["cost_usd"] = summary.cost_nano_usd / NANO
-    if summary.max_cost_nano_usd is not None:
-        told["max_cost_usd"] = summary.max_cost_nano_usd / NANO
-    if summary.receipt is not None:
-        told["receipt"] = summary.receipt
-    if len(outcomes) == 1:
-        return told | _judged(outcomes[0])
-    told["choices"] = [
-        {"index": i, "spent": o.spent.hidden, "samples": o.samples, "stopped_by": o.stopped_by} | _judged(o)
-        for i, o in enumerate(outcomes)
-    ]
-    return told
-
-
-def _judged(outcome: Outcome) -> dict[str, Any]:
-    facts = {"agreement": outcome.agreement, "verifier": outcome.verifier, "score": outcome.score}
-    marks = {
-        "verifier_degraded": outcome.degraded,
-        "verifier_truncated": outcome.truncated,
-        "ungrouped": outcome.ungrouped,
-        "deterministic": outcome.alike,
-        "reduced_by_load": outcome.reduced,
-    }
-    told: dict[str, Any] = {name: fact for name, fact in facts.items() if fact is not None}
-    return told | {name: True for name, marked in marks.items() if marked}
-
-
-def token_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """`choices[].logprobs`."""
-    return {
-        "content": [_token(token) | {"top_logprobs": [_token(other) for other in token.top]} for token in tokens],
-        "refusal": None,
-    }
-
-
-def _token(token: TokenLogprob) -> dict[str, Any]:
-    logprob = token.logprob if math.isfinite(token.logprob) else LEAST_LOGPROB
-    return {"token": token.text, "bytes": list(token.bytes), "logprob": logprob}

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from ponder.compute.errors import RequestError
-from ponder.server.dialects.openai_chat.schema import (
-    FIELDS,
-    ChatRequest,
-    Choice,
-    Reasoning,
-    Thinking,
-    ThinkingConfig,
-    WireMessage,
-)
+from ponder.server.dialects.thinking_spellings import Reasoning, Thinking, ThinkingConfig
+from ponder.server.dialects.wire import Wire
 from ponder.server.validation import SAFE
 
 OURS = (
@@ -57,48 +51,6 @@ OWN_WORDS: dict[type[BaseModel], tuple[str, ...]] = {
 """Objects that say how much to think, and how: first the budget."""
 NO_SLIP = frozenset({"reasoning_format", "reasoning_split", "reasoning_content", "verbosity"})
 """Fields of others that look like ours."""
-NOT_SUPPORTED = {
-    "functions": "use tools instead",
-    "function_call": "use tool_choice instead",
-    "audio": "answers are text",
-    "guided_choice": "use response_format with a schema that has an enum",
-    "guided_regex": "use response_format with a schema that has a pattern",
-    "guided_grammar": "use response_format with a JSON schema",
-    "guided_decoding_backend": "the server's operator chooses it",
-    "structured_outputs": "of it only json is read; use response_format",
-    "repetition_penalty": "use presence_penalty or frequency_penalty",
-    "length_penalty": "it belongs to a search that this server does not have",
-    "use_beam_search": "name a strategy instead, as GET /v1/strategies lists them",
-    "best_of": "use the strategy best_of_n",
-    "min_tokens": "an answer ends where the model ends it",
-    "stop_token_ids": "use stop, with texts",
-    "bad_words": "use logit_bias",
-    "allowed_token_ids": "use logit_bias",
-    "prompt_logprobs": "there are no log-probabilities of a prompt; logprobs has those of the answer",
-    "echo": "an answer is what comes behind the prompt",
-    "prompt": "use messages",
-    "chat_template": "the template is the model's",
-    "documents": "put them into messages",
-    "tokens": "use messages",
-    "web_search_options": "this server fetches nothing",
-    "prediction": "it is not offered",
-}
-"""What would change the result and is not offered, and what to use instead."""
-OFF = {
-    "ignore_eos": (False,),
-    "continue_final_message": (False,),
-    "add_generation_prompt": (True,),
-    "echo": (False,),
-    "use_beam_search": (False,),
-    "repetition_penalty": (1, 1.0),
-    "length_penalty": (1, 1.0),
-    "min_tokens": (0,),
-    "best_of": (1,),
-    "prompt_logprobs": (0,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-}
-"""Values of such fields at which they change nothing."""
 UNKNOWN = 64
 """Unknown keys at most."""
 LISTED, LONGEST_NAME = 32, 64
@@ -114,17 +66,35 @@ def nearest(word: str, words: Iterable[str], cutoff: float = 0.82) -> str | None
     return found[0] if found else None
 
 
-def misspelt(body: dict[str, Any]) -> None:
-    """Raises `RequestError` for a key that nearly is one of ours, or is one in the wrong place."""
-    unknown = [key for key in body if key not in FIELDS]
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Fields of others that would change the result and that a dialect does not offer."""
+
+    instead: Mapping[str, str]
+    """By their names, what to use instead."""
+    off: Mapping[str, tuple[Any, ...]]
+    """By their names, the values at which they change nothing."""
+
+
+@lru_cache
+def known_names(model: type[BaseModel]) -> frozenset[str]:
+    """The keys that a model knows."""
+    return frozenset(field.alias or name for name, field in model.model_fields.items())
+
+
+def misspelt(body: dict[str, Any], model: type[BaseModel], refused: Refused) -> None:
+    """Raises `RequestError` for a key of a request that nearly is one of ours, or is one in the wrong place. `model`:
+    what the dialect knows."""
+    known = known_names(model)
+    unknown = [key for key in body if key not in known]
     if len(unknown) > UNKNOWN:
         raise RequestError(f"the body has more than {UNKNOWN} fields that are not known", code="too_many_fields")
     for key in unknown:
-        value = body[key]
-        if (key in NOT_SUPPORTED or key in OFF) and value not in (None, [], {}, *OFF.get(key, ())):
-            words = NOT_SUPPORTED.get(key, "leave it out")
+        value, off = body[key], refused.off.get(key, ())
+        if (key in refused.instead or off) and value not in (None, [], {}, *off):
+            words = refused.instead.get(key, "leave it out")
             raise RequestError(f"{key} is not supported: {words}", param=key, code="unsupported_parameter")
-        if key not in NO_SLIP and (meant := _ours(key, OURS)):
+        if key not in NO_SLIP and (meant := _ours(key, [word for word in OURS if word in known])):
             raise RequestError(
                 f"there is no such field; did you mean {meant}?",
                 param=key if SAFE.fullmatch(key) else None,
@@ -161,7 +131,7 @@ class Stray:
         return name if SAFE.fullmatch(self.key) and len(name) <= LONGEST_NAME else "?"
 
 
-_HOLDERS = (list, BaseModel)
+_HOLDERS = (list, Wire)
 """What may have keys inside."""
 
 
@@ -171,7 +141,7 @@ def strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[Stray]:
         for i, inner in enumerate(cast("list[Any]", value)):
             if inner is not None and isinstance(inner, _HOLDERS):
                 yield from strays(inner, (*place, str(i)))
-    if not isinstance(value, BaseModel) or isinstance(value, Choice):
+    if not isinstance(value, Wire) or value.free_keys:
         return
     for key, inner in (value.model_extra or {}).items():
         if inner is not None:
@@ -180,17 +150,17 @@ def strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[Stray]:
         # Most are None, and `isinstance` of a pydantic model is slow.
         if inner is not None and isinstance(inner, _HOLDERS):
             yield from strays(inner, (*place, field))
-    if isinstance(value, WireMessage) and isinstance(value.content, list):
-        for i, part in enumerate(value.content):
+    if value.part_lists is not None and isinstance(parts := getattr(value, value.part_lists), list):
+        for i, part in enumerate(cast("list[dict[str, Any]]", parts)):
             for key in (key for key in part if key not in ("type", part.get("type"))):
-                yield Stray((*place, "content", str(i)), key, WireMessage)
+                yield Stray((*place, value.part_lists, str(i)), key, type(value))
 
 
-def misplaced(request: ChatRequest, found: Sequence[Stray]) -> None:
-    """Raises `RequestError` for a key inside an object of the body that can only have been meant for a budget. `found`
-    are its `strays`."""
+def misplaced(request: BaseModel, metadata: Iterable[str], found: Sequence[Stray]) -> None:
+    """Raises `RequestError` for a key inside an object of the request that can only have been meant for a budget.
+    `metadata` are the keys of that, `found` its `strays`."""
     theirs = OTHER_WORDS | OTHER_COSTS
-    lost = [Stray(("metadata",), key, ChatRequest) for key in request.metadata or () if key not in theirs]
+    lost = [Stray(("metadata",), key, type(request)) for key in metadata if key not in theirs]
     inner = {(stray.holder, stray.key): stray for stray in found if stray.place}
     for stray in [*lost[:UNKNOWN], *list(inner.values())[:UNKNOWN]]:
         if stray.key not in NO_SLIP and (words := _meant(stray)):
@@ -218,10 +188,7 @@ def told(found: Sequence[Stray]) -> Sequence[Stray]:
     return list(by_name.values())
 
 
-def ignored(request: ChatRequest, found: Sequence[Stray], more: Sequence[str] = ()) -> str:
+def ignored(found: Sequence[Stray], more: Sequence[str] = ()) -> str:
     """The value of `x-ignored-parameters`: the paths of keys that had no effect, a bounded number of them. `found` are
-    its `strays`, `more` fields the plan has found to be without effect."""
-    names = [stray.name for stray in found]
-    if request.store:
-        names.insert(0, "store")
-    return ", ".join(list(dict.fromkeys([*more, *names]))[:LISTED])
+    the request's `strays`, `more` fields that are known and without effect."""
+    return ", ".join(list(dict.fromkeys([*more, *(stray.name for stray in found)]))[:LISTED])

@@ -4,14 +4,14 @@ were made all the same, the `usage` of an answer."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from ponder.server.answers import Failure
-from ponder.server.dialects.openai_chat.answer_schema import CompletionUsage
-from ponder.server.dialects.openai_chat.usage import shaped_usage
+from ponder.server.answers import Failure, Usage
+from ponder.server.dialects.openai_usage import CompletionUsage, shaped_usage
 
 TYPES = {
     401: "authentication_error",
@@ -25,23 +25,33 @@ TYPES = {
 """`error.type` by HTTP status; for all others the request is at fault."""
 
 
-def body(failure: Failure) -> dict[str, Any]:
-    """The shape."""
-    kind = TYPES.get(failure.status, "invalid_request_error")
+def kind(failure: Failure) -> str:
+    """`error.type`."""
     if failure.code == "insufficient_quota":
-        kind = failure.code
-    told = {"error": {"message": failure.message, "type": kind, "param": failure.field, "code": failure.code}}
-    return told if failure.usage is None else {**told, "usage": shaped_usage(failure.usage)}
+        return failure.code
+    return TYPES.get(failure.status, "invalid_request_error")
 
 
-def response(failure: Failure) -> Response:
+def body(failure: Failure, usage: Callable[[Usage], dict[str, Any]] = shaped_usage) -> dict[str, Any]:
+    """The shape. `usage` writes that of the dialect."""
+    told = {"error": {"message": failure.message, "type": kind(failure), "param": failure.field, "code": failure.code}}
+    return told if failure.usage is None else {**told, "usage": usage(failure.usage)}
+
+
+def key(headers: Mapping[str, str]) -> str | None:
+    """The API key a caller presents as OpenAI's clients do."""
+    scheme, _, presented = headers.get("authorization", "").partition(" ")
+    return presented.strip() or None if scheme.lower() == "bearer" else None
+
+
+def response(failure: Failure, usage: Callable[[Usage], dict[str, Any]] = shaped_usage) -> Response:
     """The answer, with the headers that OpenAI's clients look at."""
     headers: dict[str, str] = {}
     if failure.wants_key:
         headers["www-authenticate"] = "Bearer"
     if not failure.again:
         headers["x-should-retry"] = "false"
-    return Response(json.dumps(body(failure)).encode(), failure.status, headers, media_type="application/json")
+    return Response(json.dumps(body(failure, usage)).encode(), failure.status, headers, media_type="application/json")
 
 
 class Error(BaseModel):

@@ -1,0 +1,72 @@
+"""What clients of other servers send, read as what it means: one field written another way, or in another place.
+
+All of it happens on the body before it is checked, so that a wish says the same whichever way it came: an
+`extra_body` that was sent as it stands, whole numbers written 256.0, a limit of -1 for none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from ponder.compute.errors import RequestError
+
+OWN = frozenset({"google"})
+"""What belongs into `extra_body` in the body itself, as Google's documents have it."""
+TEXTS = ("text", "refusal", "input_text", "output_text")
+"""Parts of a message that hold a text."""
+THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
+"""Parts that hold a thought, in the histories of other APIs."""
+_THOUGHT = re.compile(
+    r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>.*?</\1>|\[THINK\].*?\[/THINK\])\s*", re.DOTALL
+)
+
+
+def understood(body: dict[str, Any], whole: Iterable[str], unlimited: Iterable[str]) -> dict[str, Any]:
+    """The body, what an `extra_body` has in its place. `whole`: fields that are whole numbers, and may be written with
+    a point, as languages without whole numbers do; `unlimited`: limits that are none at -1. Raises `RequestError` where
+    two ways to say something disagree."""
+    body = _unwrapped(body)
+    for field in whole:
+        value = body.get(field)
+        if isinstance(value, float) and value.is_integer():
+            body[field] = int(value)
+    for field in unlimited:
+        if body.get(field) == -1:
+            del body[field]
+    return body
+
+
+def _unwrapped(body: dict[str, Any]) -> dict[str, Any]:
+    """What an `extra_body` holds, in its place: OpenAI's client would have put it there, others send it as it is."""
+    extra = body.get("extra_body")
+    if not isinstance(extra, dict):
+        return dict(body)
+    held = cast("dict[str, Any]", extra)
+    moved = {key: value for key, value in held.items() if key not in OWN and key != "extra_body"}
+    for key, value in moved.items():
+        if body.get(key) is not None and body[key] != value:
+            raise RequestError(
+                f"extra_body.{key} and {key} contradict each other", param=key, code="conflicting_parameters"
+            )
+    rest = {key: value for key, value in held.items() if key not in moved}
+    made = {key: value for key, value in body.items() if key != "extra_body"}
+    return made | moved | ({"extra_body": rest} if rest else {})
+
+
+def without_thought(content: str) -> str:
+    """What an assistant said, without the thought that a server which hides nothing left before it: no model is shown
+    the thoughts of earlier turns as if it had said them."""
+    found = _THOUGHT.match(content)
+    return content if found is None else content[found.end() :]
+
+
+def text_of(part: Mapping[str, Any]) -> str | None:
+    """The text of a part of a message, whichever API the part comes from; an empty one for a thought. None: it is no
+    text."""
+    kind = part.get("type")
+    if kind in TEXTS:
+        text = part.get("refusal" if kind == "refusal" else "text")
+        return text if isinstance(text, str) else None
+    return "" if kind in THOUGHTS else None

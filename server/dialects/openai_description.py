@@ -1,0 +1,72 @@
+"""What the descriptions of OpenAI's dialects have alike, in the words of OpenAPI: parameters, headers, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+REF = "#/components/schemas/{model}"
+HEADERS: dict[str, Any] = {
+    "x-request-id": "The name of this request, in the log and on /v1/traces",
+    "x-ignored-parameters": "Fields that had no effect, where there are some",
+    "x-thinking-budget-clamped": "The budget, where it was lowered to the ceiling",
+    "idempotent-replayed": "true, where it is the answer to an earlier request with the same Idempotency-Key",
+}
+TIMEOUT = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "Seconds until the best so far is the answer; as timeout in the body",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key and body runs once and is billed once, and is given the same answer when sent again",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+
+
+def operation(
+    name: str,
+    summary: str,
+    description: str,
+    key_scheme: str,
+    *,
+    request: type[BaseModel],
+    whole: type[BaseModel],
+    event: type[BaseModel],
+    refusal: type[BaseModel],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The operation `name`, and the schemas it refers to. `key_scheme` is the way a key is sent; the models are those
+    of what is posted, answered whole, answered in each event of a stream, and of an error."""
+    _, defined = models_json_schema(
+        [(request, "validation"), (whole, "serialization"), (event, "serialization"), (refusal, "serialization")],
+        ref_template=REF,
+    )
+    refused = {"application/json": _schema(refusal)}
+    told: dict[str, Any] = {
+        "operationId": name,
+        "summary": summary,
+        "description": description,
+        "security": [{key_scheme: []}],
+        "parameters": [TIMEOUT, IDEMPOTENCY],
+        "requestBody": {"required": True, "content": {"application/json": _schema(request)}},
+        "responses": {
+            "200": {
+                "description": "The answer, whole, or with stream as server-sent events",
+                "headers": {
+                    name: {"description": words, "schema": {"type": "string"}} for name, words in HEADERS.items()
+                },
+                "content": {"application/json": _schema(whole), "text/event-stream": _schema(event)},
+            },
+            "4XX": {"description": "The request is at fault, or came at a bad time", "content": refused},
+            "5XX": {"description": "The server is at fault", "content": refused},
+        },
+    }
+    return told, defined["$defs"]
+
+
+def _schema(model: type[Any]) -> dict[str, Any]:
+    return {"schema": {"$ref": REF.format(model=model.__name__)}}
