@@ -27,6 +27,7 @@ from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings
 from ponder.server.respond import CompletionResponse
 from ponder.server.settings import Limits
+from ponder.server.token_counts import TokenCountResponse, of_the_prompt
 from ponder.server.traces import Traces
 
 
@@ -52,7 +53,9 @@ class Completions:
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
         self._receipts, self._dialect, self._idempotency = receipts, dialect, idempotency
 
-    async def __call__(self, request: Request, key: Key) -> CompletionResponse | IdempotentResponse:
+    async def __call__(
+        self, request: Request, key: Key
+    ) -> CompletionResponse | IdempotentResponse | TokenCountResponse:
         began = now()
         settings = self._live.now
         self._admission.check(key.name, key.weight)
@@ -64,11 +67,13 @@ class Completions:
         else:
             reading = self._read(raw, limits, target)
         timeout = header_timeout(request)
+        wanted = reading.request if reading.count is None else of_the_prompt(reading.request)
 
         async def plan() -> ResolvedRequest:
-            return await make(
-                reading.request, self._models, self._registry, settings, key, timeout, self._thoughts, large=large
-            )
+            return await make(wanted, self._models, self._registry, settings, key, timeout, self._thoughts, large=large)
+
+        if reading.count is not None:
+            return TokenCountResponse(reading, reading.count, plan)
 
         def response(account: Account) -> CompletionResponse:
             return CompletionResponse(

@@ -90,6 +90,8 @@ class Reading:
     writer: Callable[[ResolvedRequest], Writer]
     names: Mapping[str, str]
     """What the dialect calls our fields, see `FieldNames`."""
+    count: Callable[[int], bytes] | None = None
+    """Writes the number of tokens of the prompt, as JSON, where that alone was asked for; then there is no answer."""
 
     def renamed(self, error: BaseException) -> BaseException:
         """An error in the dialect's words, where it is the request's."""
