@@ -112,6 +112,11 @@ _UPDATE = update(requests).where(
     requests.c.id == bindparam("_id"), requests.c.epoch == bindparam("_epoch"), requests.c.settled_ms.is_(None)
 )
 """What is set is read off the values it is given."""
+_RENEW = (
+    update(servers)
+    .where(servers.c.id == bindparam("_id"), servers.c.epoch == bindparam("_epoch"), servers.c.ended_ms.is_(None))
+    .values(seen_ms=bindparam("_now"))
+)
 
 
 class Writer:
@@ -295,11 +300,7 @@ class Writer:
     def _renew(self, connection: Connection) -> None:
         """Gives a sign of life under the epoch of this process, or begins a new epoch."""
         now = _milliseconds()
-        renewed = connection.execute(
-            update(servers)
-            .where(servers.c.id == self._me.id, servers.c.epoch == self._epoch, servers.c.ended_ms.is_(None))
-            .values(seen_ms=now)
-        )
+        renewed = connection.execute(_RENEW, {"_id": self._me.id, "_epoch": self._epoch, "_now": now})
         if renewed.rowcount == 1:
             return
         row = servers.c.id == self._me.id
