@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from ponder.compute.identity import CallIdentity
 from ponder.compute.slots import Slots
-from ponder.compute.text import Candidate, Prompt, TokenLogprob
+from ponder.compute.text import Candidate, Hidden, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 
 LONG = 1 << 14
@@ -82,6 +82,8 @@ class Sampling:
     """A thought that reaches its limit ends the stream ("length") also without that: it is gone on with later."""
     streamed: bool = False
     """The text is sent on as it is written: yield deltas as they come. Else one delta at the end is enough."""
+    tells_thought: bool = False
+    """With `streamed`: the first delta has the thought, where that is over then."""
     tenant: str | None = None
     """Prefix caches are shared only between calls of equal tenants."""
 
@@ -92,6 +94,9 @@ class Delta:
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    thought: Hidden[str] | None = None
+    """The whole thought, with the first text behind it, where `Sampling.tells_thought`; engines that cannot tell it
+    leave it out."""
 
 
 @dataclass(frozen=True, slots=True)

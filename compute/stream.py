@@ -35,4 +35,5 @@ class Stream:
     async def tell_rest(self, chosen: Candidate) -> None:
         """Hands on the part of the candidate's text that was not sent yet."""
         if len(chosen.text) > self._chars:
-            await self.tell(Delta(chosen.text[self._chars :], chosen.logprobs[self._logprobs :]))
+            thought = None if self.begun else chosen.thought
+            await self.tell(Delta(chosen.text[self._chars :], chosen.logprobs[self._logprobs :], thought))

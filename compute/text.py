@@ -69,7 +69,7 @@ class Message:
     tool_call_id: str | None = None
     thought: Hidden[str] | None = None
     sealed: str | None = None
-    """The thought as the caller was given it and has handed it back, not opened yet."""
+    """The thought as the caller was given it and has handed it back, not opened yet; several are joined by commas."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.errors import EngineError, RequestError
-from ponder.compute.text import Candidate, Ending, Prompt, TokenLogprob
+from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 from ponder.engines.boundary import Boundary, headed
 from ponder.engines.channels import HEAD, Harmony, Turn
@@ -259,7 +259,12 @@ class Writing:
                 self._told_end(ids[-1], likelihood(logprobs, len(ids) - 1, len(ids)), call)
         if len(self.told) == before and len(self.tokens) == tokens_before:
             return None
-        return Delta("".join(self.told[before:]), tuple(self.tokens[tokens_before:]))
+        thought = None if before or not self.sampling.tells_thought else self._thought_before()
+        return Delta("".join(self.told[before:]), tuple(self.tokens[tokens_before:]), thought)
+
+    def _thought_before(self) -> Hidden[str] | None:
+        """The thought behind which the first text is; None where it goes on."""
+        return None if self.splitter.inside else Hidden(self.thought())
 
     def _told(self, ids: Sequence[int], logprobs: FlatLogprobs | None, call: Call) -> None:
         """Tokens of a thought or an answer."""
@@ -397,9 +402,10 @@ class Writing:
             return None
         tokens = self.waiting.last(rest)
         self.transcript.say((), rest, (), tokens)
+        thought = None if self.told or not self.sampling.tells_thought else self._thought_before()
         self.told.append(rest)
         self.tokens.extend(tokens)
-        return Delta(rest, tokens)
+        return Delta(rest, tokens, thought)
 
     def thought(self) -> str:
         return self.earlier + self.model.vocabulary.decode([*self.begun_thought, *self.splitter.thought])

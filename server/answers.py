@@ -96,12 +96,17 @@ class Failure:
     """What was made for it all the same; None: nothing was begun."""
 
 
-def ended(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> End:
-    """The end of an answer whose text the parser has read."""
+def ended(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser, sealed: str | None) -> End:
+    """The end of an answer whose text the parser has read; `sealed` is its thought."""
     thought = unseal.thought(outcome) if resolved.shows_thought else None
     if parser.calls and not parser.cut:
-        return End("tool_calls", thought)
-    return End("complete" if outcome.complete else "cut", thought)
+        return End("tool_calls", thought, sealed)
+    return End("complete" if outcome.complete else "cut", thought, sealed)
+
+
+def sealed(resolved: ResolvedRequest, outcome: Outcome) -> str | None:
+    """The thought of an answer for its caller to carry; None where that was not asked for, or there is none."""
+    return None if resolved.sealing is None else resolved.sealing.sealed(outcome.thought, outcome.spent.hidden)
 
 
 def stopped_by(outcomes: Sequence[Outcome]) -> StoppedBy:
@@ -112,7 +117,8 @@ def stopped_by(outcomes: Sequence[Outcome]) -> StoppedBy:
 def whole(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser) -> Whole:
     """The answer in one piece."""
     text = parser.feed(outcome.answer.text)[0] + parser.end(outcome.complete)[0]
-    return Whole(text, tuple(parser.calls), tuple(outcome.answer.logprobs), ended(resolved, outcome, parser))
+    end = ended(resolved, outcome, parser, sealed(resolved, outcome))
+    return Whole(text, tuple(parser.calls), tuple(outcome.answer.logprobs), end)
 
 
 def summary(

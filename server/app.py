@@ -44,6 +44,7 @@ from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings, Reload
+from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.status import Health, Status, release
@@ -215,12 +216,14 @@ def create_app(
     stored: StoredKeys | None = None,
     source: Callable[[], Settings] | None = None,
     signer: Signer | None = None,
+    seals: SealedThoughts | None = None,
 ) -> FastAPI:
     """The application over engines that are ready. `engine_metrics` gives the engine's own Prometheus text. `dialects`
     are those it speaks; None is `all_dialects()`, which may raise `WrongSettings`. `accounts` are told of every request
     beside the metrics, and may refuse it; so is the `ledger`, from whose rows the metrics of what was billed come then.
     `keyring` has the keys of the settings and, where they are `stored`, those of the ledger's database. `source` reads
-    the configuration again. `signer` signs receipts; None makes none. `tracing` begins a span for each request. The
+    the configuration again. `signer` signs receipts; None makes none. `seals` seals thoughts for their
+    callers; None: with a secret that ends with the application. `tracing` begins a span for each request. The
     application is complete: middleware goes around it, as `Middleware(app)`, not into it by `add_middleware`."""
     metrics = metrics or Metrics()
     keyring = keyring or Keyring(settings.keys, required=settings.require_key)
@@ -258,6 +261,7 @@ def create_app(
     idempotency = Idempotency(settings.idempotency, ledger, metrics, lambda: admission.draining)
     dialects = all_dialects() if dialects is None else dialects
     by_path = ByPath({dialect.path: dialect for dialect in dialects})
+    seals = seals or passing()
     app = FastAPI(
         title="Ponder", version=release(), openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
@@ -329,7 +333,18 @@ def create_app(
     spoken = {
         dialect.path: AuthenticatedRoute(
             Completions(
-                live, models, registry, admission, account, metrics, traces, thoughts, receipts, dialect, idempotency
+                live,
+                models,
+                registry,
+                admission,
+                account,
+                metrics,
+                traces,
+                thoughts,
+                receipts,
+                dialect,
+                idempotency,
+                seals,
             ),
             "infer",
             dialect,

@@ -32,9 +32,9 @@ class Coarse:
         """The same as a caller is told of it. `budget`: hidden tokens of this answer at most."""
         spent = replace(
             outcome.spent,
-            hidden=min(self._up(outcome.spent.hidden), max(budget, outcome.spent.hidden)),
-            discarded=min(self._up(outcome.spent.discarded), max(budget, outcome.spent.discarded)),
-            verifier=self._up(outcome.spent.verifier),
+            hidden=min(self.up(outcome.spent.hidden), max(budget, outcome.spent.hidden)),
+            discarded=min(self.up(outcome.spent.discarded), max(budget, outcome.spent.discarded)),
+            verifier=self.up(outcome.spent.verifier),
         )
         return replace(
             outcome,
@@ -46,17 +46,18 @@ class Coarse:
 
     def prompt(self, tokens: int, earlier: int) -> int:
         """Tokens of a prompt, of which so many are `earlier` thoughts that were given back to the model."""
-        return tokens - earlier + self._up(earlier)
+        return tokens - earlier + self.up(earlier)
 
     def hidden(self, tokens: int, budget: int) -> int:
         """Hidden tokens of an answer that came to nothing."""
-        return min(self._up(tokens), max(budget, tokens))
+        return min(self.up(tokens), max(budget, tokens))
 
     def wait(self, passed: float) -> float:
         """Seconds until something may be seen, `passed` after the request."""
         return math.ceil(passed / self.seconds) * self.seconds - passed if self.seconds else 0.0
 
-    def _up(self, tokens: int) -> int:
+    def up(self, tokens: int) -> int:
+        """A number of hidden tokens as it is told."""
         return -(-tokens // self.tokens) * self.tokens
 
 

@@ -26,6 +26,7 @@ from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings
 from ponder.server.respond import CompletionResponse
+from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import Limits
 from ponder.server.token_counts import TokenCountResponse, of_the_prompt
 from ponder.server.traces import Traces
@@ -47,11 +48,13 @@ class Completions:
         receipts: Receipts,
         dialect: Dialect,
         idempotency: Idempotency,
+        seals: SealedThoughts,
     ) -> None:
         self._live, self._models, self._registry = live, models, registry
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
         self._receipts, self._dialect, self._idempotency = receipts, dialect, idempotency
+        self._seals = seals
 
     async def __call__(
         self, request: Request, key: Key
@@ -70,7 +73,17 @@ class Completions:
         wanted = reading.request if reading.count is None else of_the_prompt(reading.request)
 
         async def plan() -> ResolvedRequest:
-            return await make(wanted, self._models, self._registry, settings, key, timeout, self._thoughts, large=large)
+            return await make(
+                wanted,
+                self._models,
+                self._registry,
+                settings,
+                key,
+                timeout,
+                self._thoughts,
+                self._seals,
+                large=large,
+            )
 
         if reading.count is not None:
             return TokenCountResponse(reading, reading.count, plan)

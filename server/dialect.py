@@ -146,8 +146,8 @@ class ByPath(Generic[T]):
 class FieldNames:
     """What a dialect calls the fields of a `Request`.
 
-    `names`: from our path to the dialect's, `*` in the place of the index of a list. What stands behind a path that is
-    known is kept, and so is a path of which nothing is known.
+    `names`: from our path to the dialect's, `*` in the place of the index of a list; a path with the index itself goes
+    before that. What stands behind a path that is known is kept, and so is a path of which nothing is known.
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -158,6 +158,9 @@ class FieldNames:
         """Our path in the dialect's words."""
         parts = path.split(".")
         for length in range(min(len(parts), self._longest), 0, -1):
+            known = self._names.get(".".join(parts[:length]))
+            if known is not None:
+                return ".".join([known, *parts[length:]])
             known = self._names.get(".".join("*" if part.isdecimal() else part for part in parts[:length]))
             if known is not None:
                 indices = iter([part for part in parts[:length] if part.isdecimal()])

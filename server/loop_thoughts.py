@@ -78,16 +78,13 @@ class LoopThoughts:
         context: int = sys.maxsize,
     ) -> tuple[Message, ...]:
         """The messages with the thoughts of their turns: of those since the last question (the last message of a user),
-        or `everywhere`. Each thought is given back once, however often a caller has written its turn. The same object
-        where there are none, and where they are so long that a context of so many tokens cannot hold them: to render
-        them would be in vain."""
+        or `everywhere`. Each thought is given back once, however often a caller has written its turn; a turn that has
+        one already (its caller has handed it back) keeps that. The same object where there are none, and where they are
+        so long that a context of so many tokens cannot hold them: to render them would be in vain."""
         kept = self._of.get(key)
         if not kept:
             return messages
-        first = 0
-        if not everywhere:
-            first = next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "user"), 0)
-        found = dict(self._found(kept, model, messages, first))
+        found = dict(self._found(kept, model, messages, 0 if everywhere else asked_at(messages)))
         if not found or sum(one.bytes - OVERHEAD for one in found.values()) > DENSE * context:
             return messages
         return tuple(replace(one, thought=found[n].thought) if n in found else one for n, one in enumerate(messages))
@@ -100,7 +97,7 @@ class LoopThoughts:
         for n in range(first, len(messages)):
             calls = messages[n].tool_calls
             one = kept.get(calls[0].id) if calls else None
-            if one is None or calls[0].id in seen:
+            if one is None or calls[0].id in seen or messages[n].thought is not None:
                 continue
             seen.add(calls[0].id)
             if one.until > moment and one.calls == _identified(model, calls):
@@ -124,6 +121,11 @@ class LoopThoughts:
                 self._drop(key)
             if not kept:
                 del self._of[key], self._bytes[key]
+
+
+def asked_at(messages: Sequence[Message]) -> int:
+    """Where the turns behind the last question (the last message of a user) begin."""
+    return next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "user"), 0)
 
 
 def _identified(model: str, calls: Sequence[ToolCall]) -> bytes:

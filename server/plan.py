@@ -28,6 +28,7 @@ from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel, chains, configured
 from ponder.server.request import AUTO, Asked, Request
+from ponder.server.sealed_thoughts import SealedThoughts, Sealing, handed_back
 from ponder.server.settings import ModelSettings, Settings
 from ponder.server.thinking import allowance, ceiling, known_effort, wished
 from ponder.server.unseal import permitted
@@ -93,6 +94,8 @@ class ResolvedRequest:
     """The limits of its API key; None: there are none."""
     earlier: int = 0
     """Tokens of the prompt that are thoughts given back to the model; worked out where numbers are coarse."""
+    sealing: Sealing | None = None
+    """How its answers' thoughts are sealed; None where they are not."""
 
     @property
     def strategy(self) -> str:
@@ -112,11 +115,12 @@ async def make(
     key: Key,
     header_timeout: float | None = None,
     thoughts: LoopThoughts | None = None,
+    seals: SealedThoughts | None = None,
     *,
     large: bool = False,
 ) -> ResolvedRequest:
     """All decisions about a request; of a `large` one parameters are checked beside the event loop. `thoughts`: those
-    of earlier turns. Raises `RequestError` and its family."""
+    of earlier turns; `seals` opens those that the caller hands back. Raises `RequestError` and its family."""
 
     async def chosen(choose: Callable[[], T]) -> T:
         return await beside(key.name, choose) if large else choose()
@@ -129,6 +133,11 @@ async def make(
     cost = most_cost(request, base, own, key, price)
     offered, grammar = _tools(request, card.tools)
     wish = wished(request.thinking, settings)
+    messages, spent = request.messages, 0
+    if seals is not None:
+        messages, spent = await chosen(lambda: handed_back(seals, key.id, base, card, request.messages))
+    if request.thinking.loop and spent:
+        wish = _left(wish, own, spent)
     strategy = await chosen(lambda: _strategy(request, registry, own, settings, key, by_name, wish))
     one = _one_chain(strategy)
     prompt = Prompt(
@@ -138,9 +147,9 @@ async def make(
         budget=_of_one_chain(wish, request, own, key, cost) if one else None,
     )
     if thoughts is not None and card.shows_thoughts:
-        told = thoughts.given_back(key.id, base, request.messages, everywhere=card.keeps_thoughts, context=card.context)
-        if told is not request.messages:
-            prompt = replace(prompt, messages=told)
+        messages = thoughts.given_back(key.id, base, messages, everywhere=card.keeps_thoughts, context=card.context)
+    if messages is not request.messages:
+        prompt = replace(prompt, messages=messages)
     prompt, length, most, budget = await _measured(request, wish, served, prompt, key, cost, one=one)
     earlier = 0
     if key.coarse is not None and prompt.messages is not request.messages:
@@ -189,6 +198,8 @@ async def make(
     await served.engine.accept(sampling)
     if getattr(verifier and verifier.call, "needs_likelihood", False):
         sampling = replace(sampling, likelihood=True)
+    if request.seals_thought and request.stream:
+        sampling = replace(sampling, tells_thought=True)
     plans = tuple(
         Plan(
             prompt,
@@ -230,8 +241,15 @@ async def make(
         tools=offered,
         coarse=key.coarse,
         quota=key.quota,
+        sealing=Sealing(seals, key.id, base, key.coarse, spent) if seals and request.seals_thought else None,
         work=_work(request, served, strategy, key, length, thinking, limits.answer, writing),
     )
+
+
+def _left(wish: int | None, own: ModelSettings, spent: int) -> int | None:
+    """What is left of a budget for a whole tool loop, of which so much is spent; the wish where that is no number."""
+    total = own.thinking_budget if wish is None else wish
+    return max(0, total - spent) if isinstance(total, int) and total > 0 else wish
 
 
 def _shares(served: ServedModel, key: Key) -> tuple[Share | None, Share | None]:

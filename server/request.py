@@ -38,6 +38,9 @@ class ThinkingWish:
     """The field that said so, as the caller wrote it."""
     exact: bool = False
     """Refused above the ceiling; else lowered to it."""
+    loop: bool = False
+    """The tokens are for a whole tool loop: what its earlier answers have spent, as their sealed thoughts say that the
+    caller hands back, is taken off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.outbox import Outbox, SlowReader
 from ponder.server.plan import ResolvedRequest
 from ponder.server.receipts import Receipt, Receipts
+from ponder.server.sealed_thoughts import Sealing
 from ponder.server.traces import Traces, trace
 from ponder.server.tracing import Span
 
@@ -92,6 +93,8 @@ class CompletionResponse:
         self._parsers: list[ToolCallParser] = []
         self._spendings: list[Spending] = []
         self._outcomes: list[Outcome | None] = []
+        self._sealed: dict[int, str | None] = {}
+        """The sealed thoughts of a stream's answers, from their first text on; None where it came without."""
         self._out: Outbox | None = None
         self._bill: Bill | None = None
         """Open until it is settled."""
@@ -228,7 +231,9 @@ class CompletionResponse:
                             share.lend()
                         await out.room()
 
-                return told if self._resolved.coarse is None else self._late(told)
+                sealing = self._resolved.sealing
+                tell = told if sealing is None else self._sealing(index, sealing, out, told)
+                return tell if self._resolved.coarse is None else self._late(tell)
 
             async def ended(index: int, outcome: Outcome) -> None:
                 if self._first is None and self._resolved.coarse is not None:
@@ -279,7 +284,10 @@ class CompletionResponse:
         """The end of an answer, and where it is the last to end, of them all."""
         parser = self._parsers[index]
         text, calls = parser.end(outcome.complete)
-        events = self._writer.text(index, text, ()) if text else b""
+        sealed, events = self._sealed.get(index), b""
+        if sealed is None and (sealed := answers.sealed(self._resolved, outcome)) and index not in self._sealed:
+            events = self._writer.thought(index, sealed)
+        events += self._writer.text(index, text, ()) if text else b""
         if calls:
             events += self._calls(index, calls)
         self._remember(outcome, parser)
@@ -287,7 +295,22 @@ class CompletionResponse:
         summary = None
         if len(outcomes) == len(self._outcomes):
             summary = answers.summary(self._resolved, outcomes, self._spendings, self._signed())
-        return events + self._writer.end(index, answers.ended(self._resolved, outcome, parser), summary)
+        return events + self._writer.end(index, answers.ended(self._resolved, outcome, parser, sealed), summary)
+
+    def _sealing(self, index: int, sealing: Sealing, out: Outbox, told: OnDelta) -> OnDelta:
+        """The same, but before the first text comes the thought, sealed, where it is over then."""
+
+        async def sealed(delta: Delta, /) -> None:
+            if index not in self._sealed and (delta.text or delta.logprobs):
+                found = None
+                if delta.thought is not None:
+                    found = sealing.sealed(delta.thought, self._spendings[index].spent.hidden)
+                if found is not None:
+                    out.put(self._writer.thought(index, found))
+                self._sealed[index] = found
+            await told(delta)
+
+        return sealed
 
     def _remember(self, outcome: Outcome, parser: ToolCallParser) -> None:
         """Keeps the thought behind the calls of an answer, for models that go on with it."""

@@ -39,6 +39,8 @@ from ponder.server.output import captured
 from ponder.server.receipts import signing
 from ponder.server.registry import Registry
 from ponder.server.reload import Reload, Terminal, at_signal
+from ponder.server.sealed_thoughts import configured as sealed_with
+from ponder.server.sealed_thoughts import sealing
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 from ponder.server.sockets import bind, check_tls, listen, url_of
 from ponder.server.stored_keys import following
@@ -61,6 +63,7 @@ def serve(settings: Settings, source: Callable[[], Settings] | None = None) -> N
     dialects = all_dialects()
     check_tls(settings.tls_cert, settings.tls_key)
     configured(settings.idempotency)
+    sealed_with(settings.sealed_thoughts)
     with (
         bind(settings.host, settings.port) as sock,
         captured(settings.log_level, settings.log_format, settings.library_output) as output,
@@ -119,6 +122,7 @@ async def _serve(
         keyring = Keyring(settings.keys, required=settings.require_key)
         stored = await stack.enter_async_context(following(ledger, keyring))
         signer = await signing(settings.receipts, ledger)
+        seals = await asyncio.to_thread(sealing, settings.sealed_thoughts)
         for name, model in settings.served().items():
             log.info("loading %s (%s)", name, model.path)
             models |= await start_served(name, model, stack)
@@ -139,6 +143,7 @@ async def _serve(
             stored=stored,
             source=source,
             signer=signer,
+            seals=seals,
         )
         listen(sock)
         scheme = "http" if settings.tls_cert is None else "https"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import Hidden
@@ -49,6 +49,20 @@ def bytes_of(thought: Hidden[str]) -> int:
     """Bytes of memory that a thought takes; 0 for one that says nothing."""
     text = thought.unseal()
     return sys.getsizeof(text) if text.strip() else 0
+
+
+def encrypted(thought: Hidden[str], *, empty: bool) -> bytes | None:
+    """A thought as bytes, for `sealed_thoughts` alone, which encrypts them; None for one that says nothing, unless that
+    is to be encrypted, too."""
+    text = thought.unseal()
+    if not text.strip():
+        return b"" if empty else None
+    return text.encode("utf-8", "surrogatepass")
+
+
+def joined(thoughts: Sequence[Hidden[str]]) -> Hidden[str]:
+    """Several thoughts of one turn, one behind the other."""
+    return thoughts[0] if len(thoughts) == 1 else Hidden("\n\n".join(one.unseal() for one in thoughts))
 
 
 def thought(outcome: Outcome) -> str:

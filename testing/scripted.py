@@ -246,6 +246,7 @@ class _Writing:
     async def _answer(self) -> AsyncGenerator[Delta]:
         transcript, sampling = self.transcript, self.sampling
         unsent, answer = "", self.chain.answer
+        thought = Hidden(self.thought) if sampling.tells_thought else None
         ends = [(answer.find(s, max(0, len(self.said) - len(s) + 1)), s) for s in sampling.stop if s in answer]
         cut, stop = min((e for e in ends if e[0] >= 0), default=(len(answer), ""))
         for char in answer[len(self.said) : cut]:
@@ -258,8 +259,8 @@ class _Writing:
             transcript.say([ord(char)], char, self._likely(), logprobs)
             unsent += char
             if sampling.streamed:
-                yield Delta(char, logprobs)
-                unsent = ""
+                yield Delta(char, logprobs, thought)
+                unsent, thought = "", None
         else:
             self.ending = "stop" if stop else "finished"
             unsaid = stop[: sampling.answer - transcript.visible]

@@ -28,6 +28,11 @@ class OwnFields(Wire):
     thinking_budget: WishedTokens | Literal["auto"] | None = Field(
         default=None, description="Hidden tokens at most; 0 is off, -1 or auto leaves it to the server"
     )
+    thinking_budget_scope: Literal["request", "loop"] | None = Field(
+        default=None,
+        description="loop: the budget is for all requests of a tool loop together, as long as their sealed thoughts "
+        "are sent back; request unless said",
+    )
     strategy: str | Choice | None = Field(default=None, description="How the budget is spent; see /v1/strategies")
     verifier: str | Choice | None = Field(default=None, description="Who judges candidates")
     max_answer_tokens: SomeTokens | None = Field(default=None, description="Visible tokens at most")
@@ -51,6 +56,11 @@ class OwnFields(Wire):
     def exact(self) -> bool:
         """A budget above the ceiling is refused."""
         return self.on_overflow == "error"
+
+    @property
+    def loop(self) -> bool:
+        """The budget is for a whole tool loop."""
+        return self.thinking_budget_scope == "loop"
 
 
 NAMES: Mapping[str, str] = {

@@ -106,7 +106,7 @@ def wished(request: Spellings) -> ThinkingWish:
         )
         if effort is not None
     ]
-    return agreed(given, switches, efforts, exact=request.exact)
+    return agreed(given, switches, efforts, exact=request.exact, loop=request.loop)
 
 
 def agreed(
@@ -115,6 +115,7 @@ def agreed(
     efforts: Sequence[tuple[str, str]],
     *,
     exact: bool,
+    loop: bool = False,
 ) -> ThinkingWish:
     """The one wish of what fields say, each with its name, in the order of precedence: numbers of tokens, whether to
     think at all, and words for how much. Raises `RequestError` where two disagree."""
@@ -127,13 +128,13 @@ def agreed(
         name, most = tokens[0]
         if off and most != 0:
             raise conflict(name, off)
-        return ThinkingWish(most, source=name, exact=exact)
+        return ThinkingWish(most, source=name, exact=exact, loop=loop)
     if off:
         return ThinkingWish(0, source=off)
     if efforts:
         name, effort = efforts[0]
-        return ThinkingWish(effort=effort, source=name, exact=exact)
-    return ThinkingWish(on=bool(switches))
+        return ThinkingWish(effort=effort, source=name, exact=exact, loop=loop)
+    return ThinkingWish(on=bool(switches), loop=loop)
 
 
 def _thinking_configs(request: Spellings) -> Iterator[tuple[str, ThinkingConfig | None]]:

@@ -23,6 +23,7 @@ from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Defaults, ModelSettings
 from ponder.server.settings.prices import DEMO, PriceBook
 from ponder.server.settings.receipts import ReceiptSettings
+from ponder.server.settings.sealed_thoughts import SealedThoughtSettings
 from ponder.server.settings.table import nearest
 
 PREFIX = "PONDER_"
@@ -151,6 +152,9 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         default=IdempotencySettings(), description="Requests that carry an Idempotency-Key."
     )
     receipts: ReceiptSettings = Field(default=ReceiptSettings(), description="Signed receipts of what requests used.")
+    sealed_thoughts: SealedThoughtSettings = Field(
+        default=SealedThoughtSettings(), description="Thoughts that are sealed for their callers to hand back."
+    )
 
     @classmethod
     def settings_customise_sources(

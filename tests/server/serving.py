@@ -24,6 +24,7 @@ from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
 from ponder.metering.receipts import Signer
 from ponder.server.app import ServedModel, ServerHandle, create_app
+from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import ModelSettings, Settings
 from ponder.server.tracing import Tracing
 from ponder.testing import MARKER, Chain, ScriptedEngine, always, in_virtual_time
@@ -55,11 +56,13 @@ def door(
     ledger: Ledger | None = None,
     tracing: Tracing | None = None,
     signer: Signer | None = None,
+    seals: SealedThoughts | None = None,
     **model: Any,
 ) -> FastAPI:
     """An application that serves one engine."""
     served = ServedModel(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
     more: dict[str, Any] = {"accounts": accounts, "ledger": ledger, "tracing": tracing, "signer": signer}
+    more["seals"] = seals
     return create_app(settings or Settings(), {name: served}, metrics=metrics, **more)
 
 

@@ -42,6 +42,16 @@ class Logprobs(Part):
     refusal: None
 
 
+class ReasoningDetail(Part):
+    """What may be told of a thought."""
+
+    type: Literal["reasoning.encrypted", "reasoning.summary"]
+    data: str = Field(default="", description="Of the first type: the thought, sealed, to be sent back with its turn")
+    summary: str = Field(default="", description="Of the second")
+    format: Literal["unknown"]
+    index: int
+
+
 class AnswerMessage(Part):
     role: Literal["assistant"]
     content: str | None
@@ -49,6 +59,9 @@ class AnswerMessage(Part):
     tool_calls: list[AnswerCall] = Field(default=[], min_length=1)
     reasoning: str = Field(default="", description="The thought, with include_reasoning")
     reasoning_content: str = Field(default="", description="The same, as others call it")
+    reasoning_details: list[ReasoningDetail] = Field(
+        default=[], min_length=1, description="The thought sealed, and its summary, where they were asked for"
+    )
 
 
 class AnswerChoice(Part):
@@ -80,6 +93,9 @@ class Delta(Part):
     tool_calls: list[DeltaCall] = Field(default=[], min_length=1)
     reasoning: str = Field(default="", description="The thought, with include_reasoning")
     reasoning_content: str = Field(default="", description="The same, as others call it")
+    reasoning_details: list[ReasoningDetail] = Field(
+        default=[], min_length=1, description="The thought sealed, and its summary, where they were asked for"
+    )
 
 
 class ChunkChoice(Part):

@@ -13,6 +13,7 @@ from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool, ToolCall
 from ponder.server.bounds import too_many
 from ponder.server.dialects.customs import TEXTS, text_of, understood, without_thought
+from ponder.server.dialects.openai_chat import reasoning_details
 from ponder.server.dialects.openai_chat import schema as wire
 from ponder.server.dialects.openai_chat.refused import REFUSED
 from ponder.server.dialects.openai_chat.schema import ChatRequest, WireMessage
@@ -35,6 +36,8 @@ NAMES: Mapping[str, str] = {
     "tool_choice.name": "tool_choice.function.name",
     "total_tokens": "max_completion_tokens",
     "logprobs": "top_logprobs",
+    "messages.*.sealed": "messages.*.reasoning_details",
+    "summary": "reasoning.summary",
     **OWN_NAMES,
 }
 """What OpenAI calls the fields of our request, where that is something else."""
@@ -125,6 +128,7 @@ def ours(request: ChatRequest) -> Request:
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         user=request.user,
         metadata=request.metadata or {},
+        seals_thought=reasoning_details.wanted(request),
         **wishes(request),
     )
 
@@ -169,7 +173,8 @@ def message(given: WireMessage, param: str) -> Message:
         content = "".join(_part(part, f"{param}.content.{i}") for i, part in enumerate(content))
     if given.role == "assistant":
         content = without_thought(content)
-    return Message(given.role, content, given.name, calls, given.tool_call_id)
+    sealed = reasoning_details.sealed(given.reasoning_details, f"{param}.reasoning_details")
+    return Message(given.role, content, given.name, calls, given.tool_call_id, sealed=sealed)
 
 
 def _part(part: Mapping[str, Any], param: str) -> str:

@@ -31,6 +31,9 @@ class WireMessage(Wire):
     refusal: str | None = None
     tool_calls: Several[Call] | None = None
     tool_call_id: str | None = None
+    reasoning_details: Several[dict[str, Any]] | None = Field(
+        default=None, description="Of an assistant's turn, as it came: a sealed thought is read again"
+    )
 
 
 class StreamOptions(Wire):
@@ -77,6 +80,9 @@ class ChatRequest(Spellings, SamplingFields):
 
     model: str = Field(description="A model of /v1/models, or MODEL:STRATEGY")
     messages: Several[WireMessage] = Field(min_length=1)
+    include: Several[Literal["reasoning.encrypted_content"]] | None = Field(
+        default=None, description="The thought sealed, in reasoning_details, to be sent back with its turn"
+    )
 
     max_completion_tokens: SomeTokens | None = None
     max_tokens: SomeTokens | None = None

@@ -14,6 +14,7 @@ from typing import Any
 from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.server.answers import End, Failure, Summary, Whole
 from ponder.server.dialect import Writer
+from ponder.server.dialects.openai_chat import reasoning_details
 from ponder.server.dialects.openai_chat.reading import NAMES
 from ponder.server.dialects.openai_chat.schema import ChatRequest
 from ponder.server.dialects.openai_errors import body
@@ -75,6 +76,8 @@ class ChatWriter(Writer):
         events, more = b"", ""
         if end.thought is not None:
             events += self._chunk(index, json.dumps({"reasoning": end.thought, "reasoning_content": end.thought}))
+        if details := reasoning_details.told(end):
+            events += self._chunk(index, json.dumps({"reasoning_details": details}))
         if summary is not None and not self._usage:
             more = f', "thinking": {json.dumps(thinking(summary))}'
         events += self._chunk(index, "{}", finish=f'"{FINISH[end.reason]}"', more=more)
@@ -110,6 +113,8 @@ class ChatWriter(Writer):
             message["tool_calls"] = [shaped(call) for call in answer.calls]
         if answer.end.thought is not None:
             message["reasoning"] = message["reasoning_content"] = answer.end.thought
+        if details := reasoning_details.told(answer.end):
+            message["reasoning_details"] = details
         return {
             "index": index,
             "message": message,
