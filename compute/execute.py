@@ -151,6 +151,7 @@ def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chain
         alike=notes.alike,
         reduced=notes.reduced,
         decided=verifier is plan.verifier and decides(verifier),
+        stop=chosen.stop,
         thought=chosen.thought,
     )
 

@@ -43,6 +43,8 @@ class Outcome:
     """The strategy drew fewer chains because so many calls of other requests waited."""
     decided: bool = False
     """The verifier decides, as one that runs the tests does, and does not estimate."""
+    stop: str | None = None
+    """The stop string that ended the answer, if one did."""
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
 
     @property

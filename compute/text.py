@@ -160,6 +160,8 @@ class Candidate:
     """The engine ended it because it went in circles: its answer may join others' in a vote and stands for none."""
     parent: int | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str | None = None
+    """The stop string that was met, as far as its engine tells."""
     likelihood: Hidden[tuple[float, ...]] = field(default_factory=lambda: Hidden(()))
     """Natural-log probability of each of `ids` (0.0 for forced ones); empty unless `Sampling.likelihood` was set."""
 

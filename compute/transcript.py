@@ -37,6 +37,7 @@ class Transcript:
         self._forced = begun.forced if begun else False
         self._circled = begun.circled if begun else False
         self._ending: Ending = "aborted"
+        self._stop: str | None = None
         self._answer = self._mark() if begun is not None and not begun.thinking else None
         """Where its answer begins, as far as it was written within this call."""
         self._resumed_at: int | None = None
@@ -128,11 +129,13 @@ class Transcript:
         self._circled = True
         self._reservation.circled = "thought" if self._thinking else "answer"
 
-    def end(self, ending: Ending, thought: Hidden[str]) -> None:
+    def end(self, ending: Ending, thought: Hidden[str], stop: str | None = None) -> None:
         """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it
-        once a stream: with "aborted" when it is closed from outside, with "lost" when the model fails or goes away."""
+        once a stream: with "aborted" when it is closed from outside, with "lost" when the model fails or goes away,
+        with "stop" and the stop string when one was met."""
         self._ending = self._reservation.ending = ending
         self._thought = thought
+        self._stop = stop if ending == "stop" else None
 
     def lose(self) -> None:
         """No end was seen, whatever the engine has said."""
@@ -183,5 +186,6 @@ class Transcript:
             circled=self._circled,
             parent=self._parent,
             logprobs=tuple(self._logprobs),
+            stop=self._stop,
             likelihood=Hidden(tuple(self._likelihood) if len(self._likelihood) == len(self._ids) else ()),
         )

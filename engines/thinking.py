@@ -60,7 +60,7 @@ class Splitter:
         self.turn = turn
         self.inside = inside if turn is None else turn.inside
         self._stop = tuple(s for s in stop if s)
-        self._stopped = False
+        self._stopped: str | None = None
         self._by_ids = vocabulary.by_ids
         self._start = vocabulary.start if mechanism == "text" else ""
         self._thought: list[int] = []
@@ -91,8 +91,8 @@ class Splitter:
         self._marker = vocabulary.read(thought[-16:])[-len(vocabulary.end) :] if mechanism == "text" and inside else ""
 
     @property
-    def stopped(self) -> bool:
-        """A stop string was met; what comes behind it is discarded."""
+    def stopped(self) -> str | None:
+        """The stop string that was met, if one was; what comes behind it is discarded."""
         return self._stopped
 
     @property
@@ -285,7 +285,7 @@ class Splitter:
             at, mark = min(ends, key=lambda end: (end[0] + len(end[1]), end[0]))
             self._unread = ""
             if mark in self._stop:
-                self._stopped = True
+                self._stopped = mark
                 return whole[read:at] if at > read else ""
             self.inside = True
             self._marker = whole[at + len(mark) :]

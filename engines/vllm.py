@@ -254,7 +254,7 @@ class VllmEngine:
             writing.ending = "lost"
             raise
         finally:
-            transcript.end(writing.ending, Hidden(writing.thought()))
+            transcript.end(writing.ending, Hidden(writing.thought()), writing.splitter.stopped)
 
     def _open(self) -> Any:
         """vLLM's engine. Raises `Unavailable` where it was closed."""

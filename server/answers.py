@@ -31,6 +31,8 @@ class End:
     """The thought as the caller may hand it back, where the request asks for that and there is one."""
     summary: str | None = None
     """Of the thought, where the request asks for one and its budget had room for it."""
+    stop: str | None = None
+    """The stop string that ended it, if one did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def ended(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser, s
     thought = unseal.thought(outcome) if resolved.shows_thought else None
     if parser.calls and not parser.cut:
         return End("tool_calls", thought, sealed)
-    return End("complete" if outcome.complete else "cut", thought, sealed)
+    return End("complete" if outcome.complete else "cut", thought, sealed, stop=outcome.stop)
 
 
 def sealed(resolved: ResolvedRequest, outcome: Outcome) -> str | None:

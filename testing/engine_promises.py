@@ -138,9 +138,9 @@ class _Watched(Transcript):
         self.told += tokens
         super().discard(tokens, ids)
 
-    def end(self, ending: Ending, thought: Hidden[str]) -> None:
+    def end(self, ending: Ending, thought: Hidden[str], stop: str | None = None) -> None:
         self.ends += 1
-        super().end(ending, thought)
+        super().end(ending, thought, stop)
 
 
 async def _facts(engine: Engine, prompt: Prompt) -> None:

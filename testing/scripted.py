@@ -163,7 +163,7 @@ class ScriptedEngine:
                     await asyncio.sleep(self.delay)
                     writing.drain()
             self.running -= 1
-            transcript.end(writing.ending, Hidden(writing.thought))
+            transcript.end(writing.ending, Hidden(writing.thought), writing.stop)
 
 
 class _Writing:
@@ -180,6 +180,7 @@ class _Writing:
         by_seed = engine.seeded and sampling.seed is not None
         self.chain = engine.script(prompt, self.thought, sampling.seed or 0 if by_seed else call)
         self.ending: Ending = "aborted"
+        self.stop: str | None = None
         self.fails = engine.fail_at == call
         self.left = engine.vanish_at.get(call)
         """Tokens until the model goes away; None where it stays."""
@@ -262,7 +263,7 @@ class _Writing:
                 yield Delta(char, logprobs, thought)
                 unsent, thought = "", None
         else:
-            self.ending = "stop" if stop else "finished"
+            self.ending, self.stop = "stop" if stop else "finished", stop or None
             unsaid = stop[: sampling.answer - transcript.visible]
             self.engine.produced += len(unsaid)
             transcript.say([ord(char) for char in unsaid], "", self._likely(len(unsaid)))
