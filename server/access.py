@@ -42,14 +42,17 @@ class Guard:
 class Needs(SecurityBase):
     """A dependency of FastAPI's: the route is for keys with this scope. `Caller` is the key then."""
 
-    def __init__(self, scope: KeyScope, guard: Guard, dialect: Dialect, scheme: str) -> None:
-        """`dialect` reads the key; `scheme` is what `/openapi.json` calls that way of sending one."""
+    def __init__(
+        self, scope: KeyScope, guard: Guard, speaker: Callable[[Mapping[str, str]], Dialect], scheme: str
+    ) -> None:
+        """`speaker` tells from a request's headers which dialect reads its key; `scheme` is what `/openapi.json` calls
+        the way of sending one."""
         self.scope: KeyScope = scope
         self.model, self.scheme_name = HTTPBearer(), scheme
-        self._guard, self._dialect = guard, dialect
+        self._guard, self._speaker = guard, speaker
 
     async def __call__(self, request: Request) -> None:
-        request.state.key = self._guard.key(request.headers, self.scope, self._dialect)
+        request.state.key = self._guard.key(request.headers, self.scope, self._speaker(request.headers))
 
 
 async def _caller(request: Request) -> Key:

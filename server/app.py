@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
@@ -35,7 +36,7 @@ from ponder.server.admission import Admission
 from ponder.server.completions import Completions
 from ponder.server.cors import CrossOrigin
 from ponder.server.dialect import ByPath, Dialect
-from ponder.server.dialects import DEFAULT, installed, plugins
+from ponder.server.dialects import DEFAULT, MessageModel, MessageModels, installed, lister, plugins, speaker
 from ponder.server.idempotency import Idempotency
 from ponder.server.keys import Keyring
 from ponder.server.keys_page import KeyChange, KeysPage, KeyWish, Rotation, body_of
@@ -47,7 +48,7 @@ from ponder.server.reload import LiveSettings, Reload
 from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
-from ponder.server.status import Health, Status, release
+from ponder.server.status import Health, Model, Models, Status, release
 from ponder.server.stored_keys import StoredKeys
 from ponder.server.traces import TOLD, Traces
 from ponder.server.tracing import Traced, Tracing
@@ -55,8 +56,8 @@ from ponder.server.usage import UsagePage, UsageReports
 
 __all__ = ["ServedModel", "ServerHandle", "all_dialects", "create_app", "plugged_in"]
 
-DialectOf = Callable[[str], Dialect]
-"""The dialect that writes the errors of a path."""
+DialectOf = Callable[[Scope], Dialect]
+"""The dialect that writes the errors of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,9 @@ class ErrorMiddleware:
             if message["type"] == "http.response.start":
                 started = True
                 # What was run for another request has that one's id.
-                header = (b"x-request-id", state["request_id"].encode())
-                message["headers"] = [*message.get("headers", ()), header]
+                id = state["request_id"].encode()
+                # The second for Anthropic's clients.
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", id), (b"request-id", id)]
             await send(message)
 
         try:
@@ -111,7 +113,7 @@ class ErrorMiddleware:
         except asyncio.CancelledError:
             # Only a server that ends cancels a request. It is told so, and the task ends here.
             if not started:
-                dialect = self._dialect_of(scope["path"])
+                dialect = self._dialect_of(scope)
                 ends = Unavailable("the server is going down", code="draining", retry_after=5)
                 await errors.response(ends, request_id, dialect.error)(scope, receive, sending)
         except Exception as error:  # noqa: BLE001 - the last place before the socket
@@ -120,7 +122,7 @@ class ErrorMiddleware:
             if started:
                 errors.told(error, request_id)
             else:
-                dialect = self._dialect_of(scope["path"])
+                dialect = self._dialect_of(scope)
                 await errors.response(error, request_id, dialect.error)(scope, receive, sending)
 
 
@@ -242,7 +244,7 @@ def create_app(
                 # Those of a model and its adapters are the same.
                 metrics.slots(name, role, slots)
                 told.add(slots)
-    status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body, ledger)
+    status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body, lister, ledger)
     usage = UsageReports(ledger)
     receipts = Receipts(signer, usage)
     traces = Traces(settings.traces, settings.trace_bytes)
@@ -271,7 +273,7 @@ def create_app(
         path: str, scope: KeyScope | None, endpoint: Callable[..., Any], *, method: str = "GET", **more: Any
     ) -> None:
         """A page; `more` is as for FastAPI's routes."""
-        needs = [] if scope is None else [Depends(Needs(scope, guard, DEFAULT, DEFAULT.key_scheme))]
+        needs = [] if scope is None else [Depends(Needs(scope, guard, speaker, DEFAULT.key_scheme))]
         more = {"responses": DEFAULT.refusals, "operation_id": endpoint.__name__} | more
         methods = ["GET", "HEAD"] if method == "GET" else [method]
         pages.append(APIRoute(path, endpoint, methods=methods, dependencies=needs, **more))
@@ -289,8 +291,8 @@ def create_app(
         503: {"model": Health, "description": "The same, beside the error"}
     }
     text: dict[str, Any] = {"response_class": PlainTextResponse}
-    page("/v1/models", "infer", status.models)
-    page("/v1/models/{id:path}", "infer", status.model)
+    page("/v1/models", "infer", status.models, response_model=Models | MessageModels)
+    page("/v1/models/{id:path}", "infer", status.model, response_model=Model | MessageModel)
     page("/v1/strategies", "infer", status.strategies)
     page("/v1/traces/{id}", "trace", traces.one, operation_id="trace", responses=DEFAULT.refusals | TOLD)
     page("/v1/usage", "usage", usage.usage, response_model=UsagePage)
@@ -353,9 +355,9 @@ def create_app(
         for dialect in dialects
     }
 
-    def dialect_of(path: str) -> Dialect:
-        found = by_path(path)
-        return DEFAULT if found is None else found[0]
+    def dialect_of(scope: Scope) -> Dialect:
+        found = by_path(scope["path"])
+        return speaker(Headers(scope=scope)) if found is None else found[0]
 
     async def no_route(request: Request, error: Exception) -> Response:
         def allowed() -> list[str]:
@@ -363,7 +365,7 @@ def create_app(
             here = [one for one in routes if one.matches(request.scope)[0] is not Match.NONE]
             return sorted({method for one in here for method in one.methods or ()})
 
-        return _no_route(request, error, dialect_of(request.url.path), [*spoken, *PAGES], allowed)
+        return _no_route(request, error, dialect_of(request.scope), [*spoken, *PAGES], allowed)
 
     app.router.routes[:] = [
         *pages,

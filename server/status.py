@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
@@ -110,6 +110,16 @@ class Health(BaseModel):
     models: dict[str, ModelHealth]
 
 
+class ModelLister(Protocol):
+    """Shows the models as a dialect's clients know them."""
+
+    def one(self, id: str, served: ServedModel) -> BaseModel: ...
+
+    def several(self, found: Sequence[tuple[str, ServedModel]], query: Mapping[str, str]) -> BaseModel:
+        """Those of the models that a query asks for. Raises `RequestError`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class HealthReport:
     """Which of the models answer, and which of their reward models, where they have one."""
@@ -129,11 +139,13 @@ class Status:
         metrics: Metrics,
         engine_metrics: Callable[[], bytes] | None,
         error_body: Callable[[Failure], Mapping[str, Any]],
+        lister: Callable[[Mapping[str, str]], ModelLister | None],
         ledger: Ledger | None = None,
     ) -> None:
+        """`lister` tells from a request's headers who shows the models to its caller; None: OpenAI's way."""
         self._models, self._registry, self._admission = models, registry, admission
         self._metrics, self._engine_metrics, self._error_body = metrics, engine_metrics, error_body
-        self._ledger = ledger
+        self._lister, self._ledger = lister, ledger
         self._since = time.monotonic()
         self._lock = asyncio.Lock()
         self._found = HealthReport({}, {})
@@ -152,15 +164,19 @@ class Status:
                 for strategy in filter(key.may_use, self._registry.strategies):
                     yield f"{name}:{strategy}", served
 
-    async def models(self, key: Caller) -> Models:
-        """Lists the models, each alone and with each strategy."""
-        return Models(data=[_model(name, served) for name, served in self._ids(key)])
+    async def models(self, request: Request, key: Caller) -> Any:
+        """Lists the models, each alone and with each strategy. With the header anthropic-version, as Anthropic does."""
+        found = list(self._ids(key))
+        if (lister := self._lister(request.headers)) is not None:
+            return lister.several(found, request.query_params)
+        return Models(data=[_model(name, served) for name, served in found])
 
-    async def model(self, id: str, key: Caller) -> Model:
+    async def model(self, request: Request, id: str, key: Caller) -> Any:
         """Finds one of the models listed. Ids may hold slashes."""
         for name, served in self._ids(key):
             if name == id:
-                return _model(name, served)
+                lister = self._lister(request.headers)
+                return _model(name, served) if lister is None else lister.one(name, served)
         raise NotFound(
             "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
         )

@@ -129,7 +129,7 @@ async def _strange(dialect: Dialect, caller: Caller) -> None:
             dialect.read(raw, Limits(), _target(dialect, caller, place))
         except RequestError:
             call = _Call(dialect, caller, ScriptedEngine(always(CHAIN)))
-            await call.send(raw)
+            await call.send(raw, caller.headers(KEY))
             call.refused(400, f"a body that begins {shown!r}")
         except Exception as error:  # noqa: BLE001 - anybody's code: whatever it raises is the finding
             raise AssertionError(f"on a body that begins {shown!r} `read` raised {type(error).__name__}") from None
@@ -146,7 +146,7 @@ async def _refuses(dialect: Dialect, caller: Caller) -> None:
     ):
         body = caller.body(question, model=model, thinking=thinking, streamed=False)
         call = _Call(dialect, caller, ScriptedEngine(always(CHAIN)))
-        await call.send(body, model=model)
+        await call.send(body, caller.headers(KEY), model=model)
         if status is None and call.status == 200:
             # The dialect has it lowered to the ceiling.
             continue

@@ -12,13 +12,47 @@ from starlette.routing import compile_path
 from ponder.compute.errors import PonderError
 from ponder.compute.plugins import BrokenPlugin, broken, loaded, named, points
 from ponder.server.dialect import ByPath, Dialect
+from ponder.server.dialects.anthropic import models
+from ponder.server.dialects.anthropic.dialect import AnthropicMessages, AnthropicTokenCounts
+from ponder.server.dialects.anthropic.models import MessageModel, MessageModels
+from ponder.server.dialects.anthropic.reading import VERSION
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.settings import WrongSettings
+from ponder.server.status import ModelLister
+
+__all__ = [
+    "DEFAULT",
+    "DIALECTS",
+    "GROUP",
+    "MessageModel",
+    "MessageModels",
+    "installed",
+    "lister",
+    "plugins",
+    "speaker",
+]
 
 DEFAULT = OpenAIChat()
 """Reads the keys and writes the errors of all routes that belong to no dialect (models, health, metrics, 404)."""
-DIALECTS: Sequence[Dialect] = (DEFAULT,)
+MESSAGES = AnthropicMessages()
+DIALECTS: Sequence[Dialect] = (
+    DEFAULT,
+    MESSAGES,
+    AnthropicTokenCounts(),
+)
 """Ours."""
+
+
+def speaker(headers: Mapping[str, str]) -> Dialect:
+    """Who reads the key and writes the errors of a request to a route that belongs to no dialect: Anthropic's clients
+    send their version with everything. `headers` finds names in lower case."""
+    return MESSAGES if VERSION in headers else DEFAULT
+
+
+def lister(headers: Mapping[str, str]) -> ModelLister | None:
+    """Who shows the models to such a caller; None: the page itself does, as OpenAI's."""
+    return models if VERSION in headers else None
+
 
 GROUP = "ponder.dialects"
 """Entry points of this group add dialects: classes, called with nothing. A path of ours cannot be taken."""

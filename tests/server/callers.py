@@ -43,3 +43,32 @@ class OpenAICaller(Caller):
             return json.loads(raw)["choices"][0]["message"]["content"]
         deltas = [choice["delta"] for event in events(raw.decode()) for choice in event["choices"]]
         return "".join(delta.get("content") or "" for delta in deltas)
+
+
+class AnthropicCaller(Caller):
+    """Speaks as Anthropic's clients do."""
+
+    def body(self, question: str, *, model: str, thinking: int, streamed: bool) -> bytes:
+        messages = [{"role": "user", "content": question}]
+        wish = {"type": "enabled", "budget_tokens": thinking} if thinking else {"type": "disabled"}
+        asked = {"model": model, "messages": messages, "max_tokens": thinking + 4096, "thinking": wish}
+        return json.dumps(asked | {"stream": streamed}).encode()
+
+    def headers(self, key: str) -> Mapping[str, str]:
+        return {"x-api-key": key, "anthropic-version": "2023-06-01"}
+
+    def text(self, raw: bytes, *, streamed: bool) -> str:
+        if not streamed:
+            return "".join(block.get("text", "") for block in json.loads(raw)["content"])
+        deltas = [told["delta"] for _, told in message_events(raw.decode()) if told["type"] == "content_block_delta"]
+        return "".join(delta.get("text", "") for delta in deltas)
+
+
+def message_events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """The events of Anthropic's stream that ended as it should: the type that the framing says, and the data."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for event in text.split("\n\n")[:-1]:
+        kind, data = event.split("\n")
+        found.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    assert found[-1] == ("message_stop", {"type": "message_stop"})
+    return found

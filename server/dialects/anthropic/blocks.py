@@ -1,0 +1,223 @@
+"""Turns of Anthropic's conversation, block by block, as messages of our own.
+
+One turn of a user may become several messages: each result of a tool is one. What other turns hold is one message, and
+turns of the same side are one turn, as Anthropic's API has it. So it is noted of each message where it stands in the
+request, for errors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn, cast
+
+from ponder.compute.errors import RequestError
+from ponder.compute.text import Message, ToolCall
+from ponder.server.dialects.anthropic.schema import CountRequest, Turn
+from ponder.server.dialects.customs import without_thought
+
+BETWEEN = "\n"
+"""Between the texts of a user's turn, of a result, of the system's prompt: each is a text of its own."""
+FAILED = "Error: "
+"""Before the result of a tool that has failed: no chat template has another place for that."""
+SEALED = {"thinking": "signature", "redacted_thinking": "data"}
+"""Where a block of thinking has the thought, sealed. Its text is a summary, which no model reads again."""
+KNOWN = (
+    *("image", "document", "search_result", "container_upload", "server_tool_use", "tool_reference", "mcp_tool_use"),
+    *("browser_state", "web_search_tool_result", "web_fetch_tool_result", "code_execution_tool_result"),
+    *("bash_code_execution_tool_result", "text_editor_code_execution_tool_result", "tool_search_tool_result"),
+    *("mcp_tool_result", "compaction", "tool_addition", "tool_removal", "advisor_tool_result"),
+)
+"""Blocks of Anthropic's that this server has nothing for."""
+
+
+class Turns:
+    """The messages of a conversation, and what they and their parts are called in the request."""
+
+    def __init__(self, request: CountRequest) -> None:
+        self.messages: list[Message] = []
+        self.names: dict[str, str] = {}
+        """From our path of a message, of a call's arguments or of a sealed thought to the path in the request."""
+        if request.system is not None:
+            self._add(Message("system", _texts(request.system, "system")), "system")
+        for i, turn in enumerate(request.messages):
+            self._take(turn, f"messages.{i}")
+        if request.messages[-1].role == "assistant":
+            last = f"messages.{len(request.messages) - 1}"
+            raise RequestError(
+                f"{last} is the assistant's, and this server does not go on with a turn that was begun (prefill): the "
+                "last message should be the user's",
+                param=last,
+                code="unsupported_parameter",
+            )
+
+    def _take(self, turn: Turn, place: str) -> None:
+        content = turn.content
+        if turn.role == "assistant":
+            self._assistant(content, place)
+        elif turn.role == "system" or isinstance(content, str):
+            self._add(Message(turn.role, _texts(content, f"{place}.content")), place)
+        else:
+            self._user(content, place)
+
+    def _user(self, blocks: Sequence[Mapping[str, Any]], place: str) -> None:
+        texts: list[str] = []
+        for j, block in enumerate(blocks):
+            at = f"{place}.content.{j}"
+            if block.get("type") != "tool_result":
+                texts.append(_text(block, at))
+                continue
+            if texts:
+                self._add(Message("user", BETWEEN.join(texts)), place)
+                texts = []
+            self._add(Message("tool", _result(block, at), tool_call_id=_given(block, "tool_use_id", str, at)), at)
+        if texts or not blocks:
+            self._add(Message("user", BETWEEN.join(texts)), place)
+
+    def _assistant(self, content: str | Sequence[Mapping[str, Any]], place: str) -> None:
+        if isinstance(content, str):
+            self._add(Message("assistant", without_thought(content)), place)
+            return
+        texts: list[str] = []
+        calls: list[tuple[ToolCall, str]] = []
+        sealed: tuple[str, str] | None = None
+        for j, block in enumerate(content):
+            at = f"{place}.content.{j}"
+            kind = block.get("type")
+            if isinstance(kind, str) and kind in SEALED:
+                field = SEALED[kind]
+                given = _given(block, field, str, at)
+                if given and sealed is not None and given != sealed[0]:
+                    raise RequestError(
+                        f"{at}: a turn of a model here has one block of thinking, and this one has another",
+                        param=at,
+                        code="invalid_value",
+                    )
+                if given:
+                    sealed = given, f"{at}.{field}"
+            elif kind == "tool_use":
+                arguments = json.dumps(_given(block, "input", dict, at), ensure_ascii=False)
+                call = ToolCall(_given(block, "id", str, at), _given(block, "name", str, at), arguments)
+                calls.append((call, f"{at}.input"))
+            else:
+                texts.append(_text(block, at))
+        self._add(
+            Message(
+                "assistant",
+                without_thought("".join(texts)),
+                tool_calls=tuple(call for call, _ in calls),
+                sealed=sealed and sealed[0],
+            ),
+            place,
+        )
+        last = len(self.messages) - 1
+        first = len(self.messages[last].tool_calls) - len(calls)
+        for number, (_, at) in enumerate(calls, first):
+            self.names[f"messages.{last}.tool_calls.{number}.arguments"] = at
+        if sealed is not None:
+            self.names[f"messages.{last}.sealed"] = sealed[1]
+
+    def _add(self, message: Message, place: str) -> None:
+        """One more, or more of the last one where both are of the same side."""
+        last = self.messages[-1] if self.messages else None
+        alike = last is not None and last.role == message.role and message.role in ("user", "assistant")
+        if last is None or not alike or (last.sealed and message.sealed):
+            self.names[f"messages.{len(self.messages)}"] = place
+            self.messages.append(message)
+            return
+        between = BETWEEN if message.role == "user" else ""
+        self.messages[-1] = replace(
+            last,
+            content=f"{last.content}{between}{message.content}",
+            tool_calls=last.tool_calls + message.tool_calls,
+            sealed=last.sealed or message.sealed,
+        )
+
+
+def _texts(content: str | Sequence[Mapping[str, Any]], place: str) -> str:
+    if isinstance(content, str):
+        return content
+    return BETWEEN.join(_text(block, f"{place}.{j}") for j, block in enumerate(content))
+
+
+def _result(block: Mapping[str, Any], place: str) -> str:
+    """The text of a tool's result."""
+    content, failed = block.get("content"), _given(block, "is_error", bool, place, False)
+    if content is not None and not isinstance(content, str | list):
+        _mistyped(f"{place}.content", "a string or a list")
+    found = cast("str | list[Any] | None", content)
+    text = found if isinstance(found, str) else BETWEEN.join(_several(found or [], f"{place}.content"))
+    return FAILED + text if failed else text
+
+
+def _several(blocks: Sequence[Any], place: str) -> list[str]:
+    return [_text(block, f"{place}.{j}") for j, block in enumerate(blocks)]
+
+
+def _text(block: Any, place: str) -> str:
+    """The text of a block that is one, or holds one: a document of plain text, what a search has found."""
+    if not isinstance(block, dict):
+        _mistyped(place, "an object")
+    given = cast("dict[str, Any]", block)
+    kind = given.get("type")
+    if kind == "text":
+        return _given(given, "text", str, place)
+    if kind == "document":
+        return _document(given, place)
+    if kind == "search_result":
+        found: list[Any] = _given(given, "content", list, place)
+        head = [_given(given, name, str, place) for name in ("title", "source")]
+        return BETWEEN.join([*head, *_several(found, f"{place}.content")])
+    if kind == "image":
+        _unsupported(f"{place}.type", "this model reads text only, and no images")
+    if kind in KNOWN:
+        _unsupported(f"{place}.type", "this server has nothing for blocks of this type")
+    raise RequestError(
+        f"{place}.type should be text, document, search_result, thinking, redacted_thinking, tool_use or tool_result, "
+        "where it belongs",
+        param=f"{place}.type",
+    )
+
+
+def _document(block: dict[str, Any], place: str) -> str:
+    """A document whose source is text."""
+    source: dict[str, Any] = _given(block, "source", dict, place)
+    if (_given(block, "citations", dict, place, {})).get("enabled"):
+        _unsupported(f"{place}.citations", "this server cites nothing")
+    head = [text for name in ("title", "context") if (text := _given(block, name, str, place, ""))]
+    kind = source.get("type")
+    if kind == "text":
+        return BETWEEN.join([*head, _given(source, "data", str, f"{place}.source")])
+    if kind == "content":
+        content = source.get("content")
+        found = (
+            [content]
+            if isinstance(content, str)
+            else _several(_given(source, "content", list, f"{place}.source"), f"{place}.source.content")
+        )
+        return BETWEEN.join([*head, *found])
+    return _unsupported(f"{place}.source.type", "of documents this server reads those that are text: send their text")
+
+
+def _given(block: Mapping[str, Any], field: str, kind: type[Any], place: str, default: Any = None) -> Any:
+    """A field of a block, of this type. Raises `RequestError` where it is of another, or missing and has no default."""
+    value = block.get(field)
+    if value is None:
+        if default is None:
+            raise RequestError(
+                f"{place}.{field} is required", param=f"{place}.{field}", code="missing_required_parameter"
+            )
+        return default
+    if not isinstance(value, kind):
+        words: dict[Any, str] = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
+        _mistyped(f"{place}.{field}", words[kind])
+    return value
+
+
+def _mistyped(param: str, words: str) -> NoReturn:
+    raise RequestError(f"{param} should be {words}", param=param, code="invalid_type")
+
+
+def _unsupported(param: str, words: str) -> NoReturn:
+    raise RequestError(f"{param}: {words}", param=param, code="unsupported_content_part")
