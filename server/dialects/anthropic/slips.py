@@ -18,7 +18,6 @@ REFUSED = Refused(
         "inference_geo": "the server is where its operator has put it",
         "fallbacks": "the model that is named answers",
         "compaction": "send the conversation as the model is to read it",
-        "thread": "send the conversation",
         "max_tokens_to_sample": "use max_tokens",
         "max_completion_tokens": "use max_tokens",
         "prompt": "use messages",
@@ -50,6 +49,8 @@ KEYS = frozenset(
     | {"id", "name", "input", "caller", "toolset_name", "thinking", "signature", "data"}
 )
 """What blocks of a turn have."""
+NO_THREADS = "thread_unsupported_request"
+"""The code by which Anthropic's clients know that a server keeps no conversations, and send them whole."""
 CLEARED = "clear_thinking_20251015"
 """An edit of the context without effect: which of its thoughts a model reads again is for its profile to say."""
 
@@ -57,6 +58,8 @@ CLEARED = "clear_thinking_20251015"
 def misspelt(body: dict[str, Any], model: type[CountRequest]) -> None:
     """Raises `RequestError` for a key that is not offered, or nearly is one of ours."""
     slipped(body, model, REFUSED)
+    if body.get("thread") is not None:
+        raise RequestError("thread is not supported: send the whole conversation", param="thread", code=NO_THREADS)
     wanted = body.get("context_management")
     edits: Any = cast("dict[str, Any]", wanted).get("edits") if isinstance(wanted, dict) else wanted
     given = cast("list[Any]", edits) if isinstance(edits, list) else []
