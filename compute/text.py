@@ -73,8 +73,18 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Raw:
+    """A text that a model is asked to go on with as it stands, without a chat template around it."""
+
+    text: str | tuple[int, ...]
+    """Or its token ids."""
+    suffix: str = ""
+    """What is to come behind what the model writes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation that a model is asked to go on with."""
+    """A conversation that a model is asked to go on with, or a raw text, which has no messages."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
@@ -82,6 +92,7 @@ class Prompt:
     """The caller's word for how much to think, for models whose template asks for one."""
     budget: int | None = None
     """Tokens that a thought may have, for models whose template tells them; what binds is the engine's limit."""
+    raw: Raw | None = None
     parts: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
     """What models have made of parts of it, under keys of their own; shared with prompts that continue it."""
     read: dict[Any, Any] = field(default_factory=dict[Any, Any], init=False, compare=False, repr=False)
@@ -95,6 +106,8 @@ class Prompt:
             self.read["size"] = sum(map(_size, self.messages)) + sum(
                 EACH + len(tool.description) + len(tool.parameters) for tool in self.tools
             )
+            if self.raw is not None:
+                self.read["size"] += len(self.raw.text) + len(self.raw.suffix)
         return self.read["size"]
 
     def then(self, *messages: Message) -> Prompt:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ponder.compute.errors import EngineError, RequestError
-from ponder.compute.text import Hidden, Message, Prompt, Tool, ToolCall, without_thoughts
+from ponder.compute.text import Hidden, Message, Prompt, Raw, Tool, ToolCall, without_thoughts
 from ponder.engines.channels import ANSWER, END, HEAD, THOUGHT
 from ponder.engines.conversations import conversation, offered
 from ponder.engines.fast_tokenizers import fast_tokenizer
 from ponder.engines.plain_tools import Shown, plainly
 from ponder.engines.profiles import Profile
+from ponder.engines.raw_texts import RawTexts
 from ponder.engines.span_tokens import Span, SpanTokenizer, taken_apart
 from ponder.engines.templates import Made, Put, Turns, template_of
 
@@ -44,6 +45,8 @@ class Rendered:
     """It leaves the model inside a thought."""
     wrapped: bool = False
     """It leaves the model within what wraps its answer."""
+    midway: bool = False
+    """It leaves the model in the middle of a text: white space at the beginning of what follows is part of it."""
 
 
 class Prompts:
@@ -98,10 +101,12 @@ class Prompts:
     def says(self, prompt: Prompt) -> bool | None:
         """Whether the conversation itself asks the model to think, or not to: in the words of its family ("detailed
         thinking on"), or, as far as it was rendered to think, in words that the template looks for (`/no_think`). None
-        where it says nothing."""
+        where it says nothing. A raw text says it by the thought that it opens or does not."""
         profile = self._profile
         if not profile.thinks:
             return None
+        if prompt.raw is not None:
+            return self._raw_opens(prompt.raw)
         pairs = (profile.word, profile.system)
         words = [(word, on) for to_think, not_to in pairs for word, on in ((to_think, True), (not_to, False)) if word]
         for message in reversed(prompt.messages) if words else ():
@@ -112,6 +117,9 @@ class Prompts:
         return False if prompt.read.get((self, "declined")) else None
 
     def _made(self, prompt: Prompt, thinking: bool, spans: list[Span]) -> Rendered:
+        if prompt.raw is not None:
+            rendered = prompt.read[self, thinking] = self._as_raw(prompt, prompt.raw, spans, thinking)
+            return rendered
         if thinking and self._closes(_tail(spans)):
             # Typed words have switched it off, and a field of the request, which counts for more, on.
             prompt.read[self, "declined"] = True
@@ -120,6 +128,32 @@ class Prompts:
         added, inside, wrapped = self._ending(_tail(spans), thinking, calls=bool(prompt.tools))
         rendered = prompt.read[self, thinking] = Rendered((*ids, *self.with_markers(added)), inside, wrapped)
         return rendered
+
+    def _as_raw(self, prompt: Prompt, raw: Raw, spans: list[Span], thinking: bool) -> Rendered:
+        """A text as it stands. A conversation that was rendered elsewhere ends as one that was rendered here; a thought
+        that is open is closed where the model is not to think."""
+        if (tail := self._raw_texts.tail(raw)) is not None:
+            ids = self.tokenised(spans)
+            if self._closes(tail):
+                return Rendered(tuple(ids), False)
+            added, inside, wrapped = self._ending(tail, thinking)
+            return Rendered((*ids, *self.with_markers(added)), inside, wrapped)
+        ids = [*self._raw_texts.begin(raw), *self.tokenised(spans, prompt.parts)]
+        opened = self._raw_texts.opened(raw)
+        if opened and not thinking:
+            ids += self.with_markers(self._profile.closing)
+        return Rendered(tuple(ids), opened and thinking, midway=not opened)
+
+    def _raw_opens(self, raw: Raw) -> bool | None:
+        tail = self._raw_texts.tail(raw)
+        if tail is None:
+            return self._raw_texts.opened(raw)
+        if self._closes(tail):
+            return False
+        inside = (
+            tail.endswith(THOUGHT) if self._profile.channels else tail.rstrip().endswith(self._profile.start.strip())
+        )
+        return True if inside else None
 
     def tokenised(self, spans: Sequence[Span], parts: dict[Any, Any] | None = None) -> list[int]:
         """The ids of a rendered prompt; see `SpanTokenizer.ids`."""
@@ -159,6 +193,8 @@ class Prompts:
         raise refused
 
     def _as_it_is(self, prompt: Prompt, thinking: bool) -> list[Span]:
+        if prompt.raw is not None:
+            return self._raw_texts.spans(prompt.raw)
         return self._template.spans(self.made_of(prompt, thinking), self.variables(thinking, prompt))
 
     def made_of(self, prompt: Prompt, thinking: bool) -> Made:
@@ -270,8 +306,16 @@ class Prompts:
             if not self._in_pieces():
                 log.warning("this tokenizer cannot work in pieces; markers in what callers type are taken apart")
                 self._exact = False
-        for thinking in (True, False) if self._profile.thinks else (False,):
-            self._ending(_tail(self.spans(_PLAIN, thinking)), thinking)
+        profile, tails, written = self._profile, dict[str, tuple[int, ...]](), list[int]()
+        for thinking in (True, False) if profile.thinks else (False,):
+            tail = _tail(self.spans(_PLAIN, thinking))
+            written += self.with_markers(self._ending(tail, thinking)[0])
+            tails[tail] = self.with_markers(tail)
+            for prompt in (_PLAIN, _TURNS, _CALLS):
+                with suppress(RequestError):
+                    written += self.tokenised(self.spans(prompt, thinking))
+        written += self.with_markers("".join((profile.start, profile.end)))
+        self._raw_texts = RawTexts(self.tokenizer, self._tokens, profile, list(tails.items()), written)
 
     def _in_pieces(self) -> bool:
         """Tokenised in pieces, conversations have the ids they have as a whole."""

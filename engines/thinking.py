@@ -36,7 +36,8 @@ class Splitter:
     text was read out, `unread`: what was kept back of it; `thought`: hidden tokens that it continues.
 
     `calls`: tools are offered; `words`: a call may be begun by text, too. `wrapped`: what wraps the answer has been
-    opened. `turn`: where it stands in a turn of messages, for models that write their thoughts so."""
+    opened. `turn`: where it stands in a turn of messages, for models that write their thoughts so. `midway`: it goes on
+    with a text, so white space at its beginning is shown."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Splitter:
         words: bool = True,
         wrapped: bool = False,
         turn: Turn | None = None,
+        midway: bool = False,
     ) -> None:
         mechanism = vocabulary.mechanism
         self._vocabulary = vocabulary
@@ -80,7 +82,9 @@ class Splitter:
         longest = max(map(len, self._marks), default=0)
         self._context = text[max(0, len(text) - longest + 1) :] if longest > 1 else ""
         self._space: str | None = "" if mechanism == "none" else None if inside and mechanism == "text" else "\r\n"
-        self._opening = "" if text else vocabulary.wrapper[0]
+        if midway:
+            self._space = ""
+        self._opening = "" if text or midway else vocabulary.wrapper[0]
         self._closing = vocabulary.wrapper[1] if wrapped or not vocabulary.wrapper[0] else ""
         """What ends the wrapper; empty where nothing wraps the answer."""
         self._lead: str = unread if self._opening else ""

@@ -106,6 +106,7 @@ class Writing:
             words=sampling.grammar is None,
             wrapped=wrapped,
             turn=turn,
+            midway=rendered.midway,
         )
         self.waiting = Waiting()
         self.begun_thought = list(self.chain) if begun and begun.thinking else []

@@ -179,7 +179,6 @@ def used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Usage | No
 def cached(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> int:
     """Tokens of the prompt that were in the prefix cache when the first chain began. A chain whose thought was closed
     by force, or whose model went away, has read its prompt a second time."""
-    reservations = spendings[0].reservations
-    if not reservations:
-        return 0
-    return max(0, min(resolved.prompt_tokens - resolved.earlier, reservations[0].first_cached))
+    firsts = [one.reservations for one in spendings[:: max(1, len(spendings) // resolved.prompts)]]
+    found = sum(reservations[0].first_cached for reservations in firsts if reservations)
+    return max(0, min(resolved.prompt_tokens - resolved.earlier, found))

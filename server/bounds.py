@@ -19,6 +19,12 @@ def check(request: Request, limits: Limits) -> None:
             _arguments(call.arguments, f"messages.{i}.tool_calls.{j}.arguments", limits)
     if request.n > limits.n:
         raise RequestError(f"n is above this server's limit of {limits.n}", param="n", code="above_max_value")
+    if request.answers > limits.n:
+        raise RequestError(
+            f"{len(request.raw)} prompts with {request.n} answers each are more than the {limits.n} answers allowed",
+            param="raw",
+            code="too_many",
+        )
     too_many("stop", len(request.stop), limits.stop)
     if any(not 0 < len(s) <= limits.stop_chars for s in request.stop):
         raise RequestError(

@@ -110,7 +110,7 @@ def most(request: Request, model: str, own: ModelSettings, key: Key, price: Pric
         return None
     lowest = min([*given, *ceilings])
     longest = request.answer_tokens or request.total_tokens or own.answer_tokens
-    return MaxCost(lowest, lowest == request.max_cost, price, request.n, longest)
+    return MaxCost(lowest, lowest == request.max_cost, price, request.answers, longest)
 
 
 def written(nano_usd: int) -> str:

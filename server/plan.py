@@ -92,6 +92,8 @@ class ResolvedRequest:
     """Nano-USD that all of it may cost at most; None: only the limits in tokens bound it."""
     quota: Quota | None = None
     """The limits of its API key; None: there are none."""
+    prompts: int = 1
+    """Each with as many answers."""
     earlier: int = 0
     """Tokens of the prompt that are thoughts given back to the model; worked out where numbers are coarse."""
     sealing: Sealing | None = None
@@ -145,12 +147,20 @@ async def make(
         request.tools,
         effort=_effort(request, settings),
         budget=_of_one_chain(wish, request, own, key, cost) if one else None,
+        raw=request.raw[0] if request.raw else None,
     )
     if thoughts is not None and card.shows_thoughts:
         messages = thoughts.given_back(key.id, base, messages, everywhere=card.keeps_thoughts, context=card.context)
     if messages is not request.messages:
         prompt = replace(prompt, messages=messages)
     prompt, length, most, budget = await _measured(request, wish, served, prompt, key, cost, one=one)
+    prompts, longest = (prompt,), length
+    for raw in request.raw[1:]:
+        other = replace(prompt, raw=raw)
+        found = await ceiling(request, wish, served, other, key, cost, one=one)
+        prompts, longest = (*prompts, other), max(longest, found[0])
+        length, most = length + found[0], min(most, found[1])
+        budget = None if budget is None or found[2] is None else max(budget, found[2])
     earlier = 0
     if key.coarse is not None and prompt.messages is not request.messages:
         plain = replace(prompt, messages=request.messages)
@@ -171,16 +181,16 @@ async def make(
         cost.check(told)
         if short := (paid := cost.thinking(told)) < thinking:
             thinking, clamped = paid, thinking if clamped is None and budget is not None else clamped
-    if key.coarse is not None and (lowered := key.coarse.lowered(thinking, request.n)) < thinking:
+    if key.coarse is not None and (lowered := key.coarse.lowered(thinking, request.answers)) < thinking:
         if wish is not None and request.thinking.exact:
             raise RequestError(
-                f"thinking should be a multiple of {key.coarse.tokens * request.n} tokens for this API key",
+                f"thinking should be a multiple of {key.coarse.tokens * request.answers} tokens for this API key",
                 param="thinking",
                 code="invalid_value",
             )
         clamped = thinking if clamped is None and budget is not None else clamped
         thinking = lowered
-    answer, total = allowance(request, own, card.context - length - CLOSING, thinking)
+    answer, total = allowance(request, own, card.context - longest - CLOSING, thinking)
     limits = Budget(thinking, answer, total)
     verifier, fallback = await chosen(lambda: _verifier(request, registry, served, settings, strategy))
     if cost is not None:
@@ -202,10 +212,10 @@ async def make(
         sampling = replace(sampling, tells_thought=True)
     plans = tuple(
         Plan(
-            prompt,
+            prompts[i // request.n],
             strategy,
             share,
-            _seeded(sampling, i),
+            _seeded(sampling, i % request.n),
             verifier,
             fallback,
             timeout,
@@ -213,7 +223,7 @@ async def make(
             stream=request.stream,
             yields=settings.reduce_under_load and sampling.seed is None,
         )
-        for i, share in enumerate(limits.split(request.n))
+        for i, share in enumerate(limits.split(request.answers))
     )
     writing, judging = _shares(served, key)
     return ResolvedRequest(
@@ -242,6 +252,7 @@ async def make(
         coarse=key.coarse,
         quota=key.quota,
         sealing=Sealing(seals, key.id, base, key.coarse, spent) if seals and request.seals_thought else None,
+        prompts=len(prompts),
         work=_work(request, served, strategy, key, length, thinking, limits.answer, writing),
     )
 
@@ -272,7 +283,7 @@ def _work(
     share: Share | None,
 ) -> Work:
     """What a request is likely to take: for each chain what calls of its key take, as far as the budget goes."""
-    n, asked = request.n, max(1, chains(strategy.call))
+    n, asked = request.answers, max(1, chains(strategy.call))
     each = thinking // n + answer
     fed = served.lengths.chains(asked, each) if asked > 1 else 1
     typical = served.engine.card.typical_chain[0] if share is None else share.line.mean
@@ -338,6 +349,15 @@ def _strategy(
     """What the request names, else what suits it: who sends a verifier wants many chains and the best of them. Where
     the key may not ask for what would suit, it is one that it may, `direct` before others."""
     asked = request.strategy
+    if request.raw:
+        field, name = ("strategy", asked.name) if asked is not None else ("model", by_name)
+        if name not in (None, "direct"):
+            raise RequestError(
+                f"{field} is not supported with a raw text: it is gone on with by the strategy direct alone",
+                param=field,
+                code="unsupported_parameter",
+            )
+        asked = Asked("direct")
     if by_name is not None:
         if asked is not None and asked.name != by_name:
             raise RequestError(
@@ -349,7 +369,7 @@ def _strategy(
         asked = Asked("auto")
     if asked is None:
         asked = configured(own.strategy or "direct")
-    silent, most = request.strategy is None and by_name is None, settings.limits.samples
+    silent, most = request.strategy is None and by_name is None and not request.raw, settings.limits.samples
     if not key.may_use(asked.name):
         if not silent:
             raise NotPermitted(
@@ -370,7 +390,7 @@ def _of_one_chain(wish: int | None, request: Request, own: ModelSettings, key: K
         return None
     paid = None if cost is None else cost.thinking(0)
     caps = (wish, own.max_thinking_budget, key.highest_budget, request.total_tokens, paid)
-    return max(1, min(cap for cap in caps if cap is not None) // request.n)
+    return max(1, min(cap for cap in caps if cap is not None) // request.answers)
 
 
 def _one_chain(strategy: Selection[Any]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ponder.compute.text import Message, Tool
+from ponder.compute.text import Message, Raw, Tool
 
 AUTO = -1
 """Instead of a number of hidden tokens: as many as the ceiling allows."""
@@ -83,7 +83,10 @@ class Request:
 
     model: str
     """A served model, or MODEL:STRATEGY."""
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    raw: tuple[Raw, ...] = ()
+    """In the place of messages: texts that the model goes on with as they stand, each for `n` answers, by the strategy
+    `direct` alone."""
     thinking: ThinkingWish = ThinkingWish()
     strategy: Asked | None = None
     verifier: Asked | None = None
@@ -119,3 +122,8 @@ class Request:
     """The answer carries a summary of its thought, so long; None: none."""
     progress: bool = False
     """A stream tells how far the work is."""
+
+    @property
+    def answers(self) -> int:
+        """How many answers there are to be in all: `n` of the first prompt, then of each other."""
+        return self.n * max(1, len(self.raw))

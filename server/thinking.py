@@ -52,13 +52,13 @@ async def ceiling(
     asked = wished
     if asked is None:
         asked = AUTO if default in (None, "auto") or (request.thinking.on and default == 0) else int(default)
-    length = await _length(served.engine, prompt, key, asked != 0)
+    length = await length_of(served.engine, prompt, key, asked != 0)
     if wished is None and not request.thinking.on and isinstance(served.engine, ReadsWishes):
         # Where no field says anything, the conversation may.
         said = served.engine.asks_to_think(prompt)
         if said is not None and said != (asked != 0):
             asked = AUTO if said else 0
-            length = await _length(served.engine, prompt, key, said)
+            length = await length_of(served.engine, prompt, key, said)
     caps = [own.max_thinking_budget, key.highest_budget]
     room = card.context - length - CLOSING
     most = request.total_tokens
@@ -68,11 +68,11 @@ async def ceiling(
         caps.append(room - _kept(request, own, room if most is None else min(room, most)))
     most_thinking = max(0, min(c for c in caps if c is not None))
     if asked != 0 and (most_thinking == 0 or (cost is not None and cost.thinking(length) == 0)):
-        length = max(length, await _length(served.engine, prompt, key, False))
+        length = max(length, await length_of(served.engine, prompt, key, False))
     return length, most_thinking, None if asked == AUTO else asked
 
 
-async def _length(engine: Engine, prompt: Prompt, key: Key, thinking: bool) -> int:
+async def length_of(engine: Engine, prompt: Prompt, key: Key, thinking: bool) -> int:
     """Tokens of a prompt. Raises `RequestError` where they leave the context no room for an answer."""
     if prompt.size >= LONG:
         async with turn(key.name):
@@ -83,7 +83,7 @@ async def _length(engine: Engine, prompt: Prompt, key: Key, thinking: bool) -> i
             # In the words of OpenAI's API, by which clients know the error.
             f"This model's maximum context length is {engine.card.context} tokens. However, the prompt has at least "
             f"{length} tokens, and the answer needs some. Please reduce the length of the prompt.",
-            param="messages",
+            param="messages" if prompt.raw is None else "raw",
             code="context_length_exceeded",
         )
     return length

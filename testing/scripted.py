@@ -53,7 +53,10 @@ def always(*chains: Chain) -> Script:
 
 
 def question(prompt: Prompt) -> str:
-    """The text of the last turn of a prompt, hidden or not."""
+    """The text of the last turn of a prompt, hidden or not; of a raw text, it."""
+    if prompt.raw is not None:
+        text = prompt.raw.text
+        return text if isinstance(text, str) else "".join(map(chr, text))
     content = prompt.messages[-1].content
     return content if isinstance(content, str) else content.unseal()
 
@@ -63,7 +66,7 @@ class ScriptedEngine:
     """An `Engine` that writes what its script says, and keeps every limit of `Sampling` as a real one does.
 
     It has no grammar: an answer is what the script says, whatever `Sampling.grammar` wants. A prompt has as many tokens
-    as characters, and 4 more for each message.
+    as characters, and 4 more for each message. Token ids of a raw text are code points.
     """
 
     script: Script
@@ -107,6 +110,8 @@ class ScriptedEngine:
         self._seats = None if self.at_once is None else asyncio.Semaphore(self.at_once)
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
+        if prompt.raw is not None:
+            return len(prompt.raw.text) + len(prompt.raw.suffix)
         return sum(len(question(Prompt((m,)))) + 4 for m in prompt.messages)
 
     async def accept(self, sampling: Sampling) -> None:

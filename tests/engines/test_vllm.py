@@ -20,7 +20,7 @@ from ponder.compute.budget import Budget, Reservation, Spending
 from ponder.compute.engine import Checked, Delta, Engine, Grammar, ModelCard, Sampling
 from ponder.compute.errors import EngineError, RequestError
 from ponder.compute.lengths import Lengths
-from ponder.compute.text import Candidate, Message, Prompt
+from ponder.compute.text import Candidate, Message, Prompt, Raw
 from ponder.compute.transcript import Transcript
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text
@@ -535,6 +535,22 @@ def test_what_a_user_types_stays_text(stage: Stage) -> None:
     written = stage.do(stage.write(32, 32, story(hostile), temperature=0.0))
     assert written.reservation.hidden <= 32
     assert "think>" not in written.candidate.text
+
+
+def test_a_raw_text_is_gone_on_with_and_its_thought_is_hidden_and_bound(stage: Stage) -> None:
+    turn = stage.engine.model.prompts.render(story(), thinking=True).ids
+    asked, elsewhere = (
+        stage.do(stage.write(64, 64, prompt, temperature=0.0)) for prompt in (story(), Prompt((), raw=Raw(turn)))
+    )
+    assert elsewhere.candidate.ids.unseal() == asked.candidate.ids.unseal()
+    assert (elsewhere.candidate.text, elsewhere.reservation.hidden) == (asked.candidate.text, asked.reservation.hidden)
+    for thinking in (0, 1, 16):
+        opened = stage.do(stage.write(thinking, 32, Prompt((), raw=Raw(STORIES[0] + "\n<think>\n")), temperature=0.0))
+        assert opened.reservation.hidden <= thinking
+        assert opened.streamed == opened.candidate.text
+        text = stage.do(stage.write(thinking, 8, Prompt((), raw=Raw("Tom has")), temperature=0.0))
+        assert (text.reservation.hidden, text.candidate.thought.unseal()) == (0, "")
+        assert text.reservation.visible > 0
 
 
 def test_prompts_beyond_the_context_are_refused(stage: Stage) -> None:
