@@ -90,7 +90,9 @@ async def _reads(dialect: Dialect, caller: Caller) -> None:
             read = request.thinking.tokens
             require(read == thinking, f"{thinking} tokens of thought were read as {read}")
             asked = request.messages[-1].content if request.messages else None
-            require(asked == QUESTION, "the last message is not the question")
+            if request.raw:
+                asked = request.raw[-1].text
+            require(asked == QUESTION, "the last message, or the raw text, is not the question")
 
 
 async def _bound(dialect: Dialect, caller: Caller) -> None:

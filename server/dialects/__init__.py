@@ -17,6 +17,7 @@ from ponder.server.dialects.anthropic.dialect import AnthropicMessages, Anthropi
 from ponder.server.dialects.anthropic.models import MessageModel, MessageModels
 from ponder.server.dialects.anthropic.reading import VERSION
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
+from ponder.server.dialects.openai_completions.dialect import OpenAICompletions
 from ponder.server.settings import WrongSettings
 from ponder.server.status import ModelLister
 
@@ -39,6 +40,7 @@ DIALECTS: Sequence[Dialect] = (
     DEFAULT,
     MESSAGES,
     AnthropicTokenCounts(),
+    OpenAICompletions(),
 )
 """Ours."""
 

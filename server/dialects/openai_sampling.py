@@ -48,8 +48,8 @@ def stops(fields: SamplingFields) -> tuple[str, ...]:
 
 
 def biases(fields: SamplingFields) -> Sequence[tuple[int, float]]:
-    """(token id, bias). Raises `RequestError` for a key that is no token id."""
-    given = fields.logit_bias or {}
+    """(token id, bias), of those that bend anything. Raises `RequestError` for a key that is no token id."""
+    given = {token: bias for token, bias in (fields.logit_bias or {}).items() if bias}
     if not all(re.fullmatch(r"[0-9]{1,9}", token) for token in given):
         raise RequestError("the keys of logit_bias are token ids", param="logit_bias", code="invalid_value")
     return tuple((int(token), bias) for token, bias in given.items())

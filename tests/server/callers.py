@@ -72,3 +72,15 @@ def message_events(text: str) -> list[tuple[str, dict[str, Any]]]:
         found.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
     assert found[-1] == ("message_stop", {"type": "message_stop"})
     return found
+
+
+class CompletionsCaller(OpenAICaller):
+    """Speaks OpenAI's completions of raw texts."""
+
+    def body(self, question: str, *, model: str, thinking: int, streamed: bool) -> bytes:
+        asked = {"model": model, "prompt": question, "thinking_budget": thinking, "stream": streamed, "max_tokens": -1}
+        return json.dumps(asked).encode()
+
+    def text(self, raw: bytes, *, streamed: bool) -> str:
+        told = events(raw.decode()) if streamed else [json.loads(raw)]
+        return "".join(choice["text"] for one in told for choice in one["choices"])

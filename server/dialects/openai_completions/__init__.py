@@ -1,0 +1,1 @@
+"""OpenAI's Completions: raw texts that a model goes on with, without a conversation around them."""
