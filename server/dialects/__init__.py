@@ -18,6 +18,7 @@ from ponder.server.dialects.anthropic.models import MessageModel, MessageModels
 from ponder.server.dialects.anthropic.reading import VERSION
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.dialects.openai_completions.dialect import OpenAICompletions
+from ponder.server.dialects.openai_responses.dialect import OpenAIResponses
 from ponder.server.settings import WrongSettings
 from ponder.server.status import ModelLister
 
@@ -41,6 +42,7 @@ DIALECTS: Sequence[Dialect] = (
     MESSAGES,
     AnthropicTokenCounts(),
     OpenAICompletions(),
+    OpenAIResponses(),
 )
 """Ours."""
 

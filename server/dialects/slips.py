@@ -51,6 +51,8 @@ OWN_WORDS: dict[type[BaseModel], tuple[str, ...]] = {
 """Objects that say how much to think, and how: first the budget."""
 NO_SLIP = frozenset({"reasoning_format", "reasoning_split", "reasoning_content", "verbosity"})
 """Fields of others that look like ours."""
+IN_PARTS = frozenset({"type", "text", "annotations", "logprobs"})
+"""Keys of parts of messages that are known wherever they stand."""
 UNKNOWN = 64
 """Unknown keys at most."""
 LISTED, LONGEST_NAME = 32, 64
@@ -152,7 +154,7 @@ def strays(value: Any, place: tuple[str, ...] = ()) -> Iterator[Stray]:
             yield from strays(inner, (*place, field))
     if value.part_lists is not None and isinstance(parts := getattr(value, value.part_lists), list):
         for i, part in enumerate(cast("list[dict[str, Any]]", parts)):
-            for key in (key for key in part if key not in ("type", part.get("type"))):
+            for key in (key for key in part if key not in IN_PARTS and key != part.get("type")):
                 yield Stray((*place, value.part_lists, str(i)), key, type(value))
 
 
@@ -170,7 +172,7 @@ def misplaced(request: BaseModel, metadata: Iterable[str], found: Sequence[Stray
 def _meant(stray: Stray) -> str | None:
     """What to say of a key inside an object, if it was meant for a budget."""
     place, near = ".".join(stray.place), None
-    if own := OWN_WORDS.get(stray.holder):
+    if own := next((OWN_WORDS[kind] for kind in stray.holder.__mro__ if kind in OWN_WORDS), None):
         near = own[0] if stray.key in OTHER_WORDS or stray.key in ("budget", "max_tokens") else nearest(stray.key, own)
     if near:
         return f"there is no such field; did you mean {place}.{near}?"

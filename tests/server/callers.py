@@ -27,6 +27,23 @@ class ToyCaller(Caller):
         return told[0]["copies"][0]["said"]
 
 
+class ResponsesCaller(Caller):
+    """Speaks as OpenAI's clients do at the Responses API."""
+
+    def body(self, question: str, *, model: str, thinking: int, streamed: bool) -> bytes:
+        return json.dumps({"model": model, "input": question, "thinking_budget": thinking, "stream": streamed}).encode()
+
+    def headers(self, key: str) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {key}"}
+
+    def text(self, raw: bytes, *, streamed: bool) -> str:
+        if streamed:
+            told = [json.loads(one.partition("data: ")[2]) for one in raw.decode().split("\n\n") if "data: " in one]
+            return "".join(one["delta"] for one in told if one["type"] == "response.output_text.delta")
+        items = [item for item in json.loads(raw)["output"] if item["type"] == "message"]
+        return "".join(part["text"] for item in items for part in item["content"])
+
+
 class OpenAICaller(Caller):
     """Speaks as OpenAI's clients do."""
 

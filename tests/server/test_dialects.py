@@ -17,12 +17,13 @@ from ponder.server.app import ServedModel, create_app
 from ponder.server.dialect import Dialect, FieldNames
 from ponder.server.dialects import DEFAULT, DIALECTS
 from ponder.server.dialects.anthropic.dialect import AnthropicMessages
+from ponder.server.dialects.openai_responses.dialect import OpenAIResponses
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, Settings
 from ponder.strategies import strategies
 from ponder.testing import MARKER, Caller, Chain, ScriptedEngine, check_dialect
 from tests.server import toy_dialect
-from tests.server.callers import AnthropicCaller, OpenAICaller, ToyCaller
+from tests.server.callers import AnthropicCaller, OpenAICaller, ResponsesCaller, ToyCaller
 from tests.server.serving import PATH, Line, ask, counted, its_door, scripted, written
 from tests.server.test_hangups import LONG
 from tests.server.toy_dialect import Toy
@@ -67,7 +68,13 @@ def test_the_toy_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "caller"), [(Toy(), ToyCaller()), (DEFAULT, OpenAICaller()), (AnthropicMessages(), AnthropicCaller())]
+    ("dialect", "caller"),
+    [
+        (Toy(), ToyCaller()),
+        (DEFAULT, OpenAICaller()),
+        (AnthropicMessages(), AnthropicCaller()),
+        (OpenAIResponses(), ResponsesCaller()),
+    ],
 )
 def test_it_keeps_what_every_dialect_promises(dialect: Dialect, caller: Caller) -> None:
     check_dialect(dialect, caller)

@@ -1,0 +1,164 @@
+"""Items of a conversation as turns of it: what one turn of the model was given out as comes together again.
+
+A turn of an assistant is several items: its thought, sealed; its text; each of its calls. What follows belongs to the
+same turn until somebody else speaks, or the assistant has said something twice without a call between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ponder.compute.errors import RequestError
+from ponder.compute.text import Message, ToolCall
+from ponder.server.dialects.customs import TEXTS, text_of, without_thought
+from ponder.server.dialects.openai_responses.schema import (
+    FunctionCall,
+    FunctionCallOutput,
+    InputMessage,
+    ItemReference,
+    ReasoningItem,
+)
+
+Items = Sequence[InputMessage | FunctionCall | FunctionCallOutput | ReasoningItem | ItemReference]
+SEALS = ","
+"""Between the sealed thoughts of one turn."""
+OTHERS = frozenset({"input_image", "image_url", "image", "input_audio", "input_file", "file", "video_url"})
+"""Parts that this server knows and that the model does not read."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    """An assistant's, as far as it has come."""
+
+    texts: list[str] = field(default_factory=list[str])
+    calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    seals: list[str] = field(default_factory=list[str])
+    place: str = ""
+    """Of its first item."""
+    sealed: str = ""
+    """Where its first seal is."""
+    places: list[str] = field(default_factory=list[str])
+    """Of its calls."""
+
+
+class Conversation:
+    """Turns that are put together of items, and where each came from."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.names: dict[str, str] = {}
+        """Paths of our request, and what they are called in the caller's."""
+        self._turn = _Turn()
+
+    def add(self, items: Items, place: str) -> None:
+        """Raises `RequestError`. `place` is the field that has them."""
+        for i, item in enumerate(items):
+            where = f"{place}.{i}"
+            match item:
+                case ReasoningItem():
+                    self._reasoned(item, where)
+                case FunctionCall():
+                    self._called(item, where)
+                case FunctionCallOutput():
+                    output = text_in(item.output, f"{where}.output")
+                    self.say(Message("tool", output, tool_call_id=item.call_id), where, f"{where}.output")
+                case ItemReference():
+                    raise RequestError(
+                        f"{where} refers to an item that is not kept here: send the item itself",
+                        param=f"{where}.id",
+                        code="item_not_found",
+                    )
+                case InputMessage():
+                    text = text_in(item.content, f"{where}.content")
+                    if item.role == "assistant":
+                        self._said(without_thought(text), where)
+                    else:
+                        self.say(Message(item.role, text), where)
+
+    def say(self, message: Message, where: str, content: str | None = None) -> None:
+        """A whole turn. `content`: where its text is, if that is not called so."""
+        self.close()
+        at = f"messages.{len(self.messages)}"
+        self.names[at] = where
+        if content is not None:
+            self.names[f"{at}.content"] = content
+        self.messages.append(message)
+
+    def close(self) -> None:
+        """The assistant's turn is over. Raises `RequestError` for a thought that led to nothing."""
+        turn, at = self._turn, len(self.messages)
+        if not turn.place:
+            return
+        self._turn = _Turn()
+        if turn.seals and not turn.texts and not turn.calls:
+            raise RequestError(
+                f"{turn.sealed} is a thought without what it led to: send the message or the calls behind it, too",
+                param=turn.sealed,
+                code="invalid_value",
+            )
+        if not turn.texts and not turn.calls:
+            return
+        self.names[f"messages.{at}"] = turn.place
+        for j, place in enumerate(turn.places):
+            self.names[f"messages.{at}.tool_calls.{j}"] = place
+        if turn.seals:
+            self.names[f"messages.{at}.sealed"] = f"{turn.sealed}.encrypted_content"
+        self.messages.append(
+            Message(
+                "assistant",
+                "".join(turn.texts),
+                tool_calls=tuple(turn.calls),
+                sealed=SEALS.join(turn.seals) or None,
+            )
+        )
+
+    def _reasoned(self, item: ReasoningItem, where: str) -> None:
+        if self._turn.texts or self._turn.calls:
+            self.close()
+        self._turn.place = self._turn.place or where
+        if item.encrypted_content:
+            self._turn.seals.append(item.encrypted_content)
+            self._turn.sealed = self._turn.sealed or where
+
+    def _called(self, item: FunctionCall, where: str) -> None:
+        self._turn.place = self._turn.place or where
+        self._turn.calls.append(ToolCall(item.call_id, item.name, item.arguments))
+        self._turn.places.append(where)
+
+    def _said(self, text: str, where: str) -> None:
+        if self._turn.texts and not self._turn.calls:
+            self.close()
+        self._turn.place = self._turn.place or where
+        self._turn.texts.append(text)
+
+
+def of_this_turn(messages: Sequence[Message]) -> list[Message]:
+    """The same, without the thoughts from before the last message of the user."""
+    last = max((i for i, one in enumerate(messages) if one.role == "user"), default=0)
+    return [
+        Message(one.role, one.content, one.name, one.tool_calls, one.tool_call_id) if i < last and one.sealed else one
+        for i, one in enumerate(messages)
+    ]
+
+
+def text_in(given: str | Sequence[Mapping[str, Any]], param: str) -> str:
+    """The text of a content or an output. Raises `RequestError` for parts this server has no model for."""
+    if isinstance(given, str):
+        return given
+    return "".join(_part(part, f"{param}.{i}") for i, part in enumerate(given))
+
+
+def _part(part: Mapping[str, Any], param: str) -> str:
+    kind, text = part.get("type"), text_of(part)
+    if text is not None:
+        return text
+    if kind in TEXTS:
+        name = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
+        raise RequestError(f"{name} should be a string", param=name, code="invalid_type")
+    raise RequestError(
+        f"{param}.type: this model reads text parts only",
+        param=f"{param}.type",
+        code="unsupported_content_part" if isinstance(kind, str) and kind in OTHERS else "invalid_value",
+    )

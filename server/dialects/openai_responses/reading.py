@@ -1,0 +1,205 @@
+"""OpenAI's request for a response as it comes in: bytes to a checked `ResponsesRequest`, and that to a request of our
+own.
+
+Errors are `RequestError` and name the field as OpenAI does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from ponder.compute.errors import RequestError
+from ponder.compute.text import Message, Tool
+from ponder.server.bounds import too_many
+from ponder.server.dialects.customs import understood
+from ponder.server.dialects.openai_responses.items import Conversation, of_this_turn
+from ponder.server.dialects.openai_responses.refused import REFUSED, offered
+from ponder.server.dialects.openai_responses.schema import (
+    AllowedTools,
+    ChosenTool,
+    HeldToSchema,
+    ResponsesRequest,
+    ResponseTool,
+    SummaryLength,
+)
+from ponder.server.dialects.openai_sampling import biases, sampling, stops
+from ponder.server.dialects.own_fields import NAMES as OWN_NAMES
+from ponder.server.dialects.own_fields import wishes
+from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, told
+from ponder.server.dialects.thinking_spellings import wished
+from ponder.server.request import Document, Request, ToolChoice
+from ponder.server.settings import Limits
+from ponder.server.strict_json import loads
+from ponder.server.validation import checked
+
+NAMES: Mapping[str, str] = {
+    "messages": "input",
+    "document": "text.format",
+    "document.schema": "text.format.schema",
+    "total_tokens": "max_output_tokens",
+    "logprobs": "top_logprobs",
+    "summary": "reasoning.summary",
+    "progress": "stream_options.include_progress",
+    "seals_thought": "include",
+    **OWN_NAMES,
+}
+"""What this API calls the fields of our request, where that is something else."""
+WHOLE = ("max_output_tokens", "max_answer_tokens", "max_tool_calls", "seed", "top_k", "top_logprobs")
+"""Fields that are whole numbers, and may be written with a point."""
+UNLIMITED = ("max_output_tokens",)
+"""Limits that are none at -1."""
+SEALED = "reasoning.encrypted_content"
+LOGPROBS = "message.output_text.logprobs"
+"""What `include` calls sealed thoughts, and log-probabilities."""
+
+
+def responses_request(raw: bytes, limits: Limits) -> tuple[ResponsesRequest, Sequence[Stray]]:
+    """A checked request, and the keys of it that nobody knows. Raises `RequestError`."""
+    value = loads(raw, limits.json_depth, limits.json_values)
+    if not isinstance(value, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_type")
+    body = understood(cast("dict[str, Any]", value), WHOLE, UNLIMITED)
+    misspelt(body, ResponsesRequest, REFUSED)
+    # Before each entry is checked, and complained of.
+    for name, most in (
+        ("input", limits.messages),
+        ("tools", limits.tools),
+        ("logit_bias", limits.logit_bias),
+        ("metadata", limits.metadata),
+        ("stop", limits.stop),
+    ):
+        if isinstance(given := body.get(name), list | dict):
+            too_many(name, len(cast("list[Any]", given)), most)
+    offered(body)
+    request = checked(ResponsesRequest, body)
+    found = list(strays(request))
+    misplaced(request, request.metadata or (), found)
+    _together(request)
+    return request, told(found)
+
+
+def _together(request: ResponsesRequest) -> None:
+    """Raises `RequestError` for fields that want others, and for what is known and not offered."""
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("stream_options wants stream: true", param="stream_options", code="invalid_value")
+    if request.metadata and any(len(k) > 64 or len(v) > 512 for k, v in request.metadata.items()):
+        raise RequestError(
+            "metadata holds keys of at most 64 and values of at most 512 characters",
+            param="metadata",
+            code="invalid_value",
+        )
+    biases(request)
+    if request.truncation == "auto":
+        raise RequestError(
+            "truncation auto is not offered: nothing is left out of a conversation. Leave it out, and send the items "
+            "that the model is to read",
+            param="truncation",
+            code="unsupported_parameter",
+        )
+    for name, given in (("background", request.background), ("previous_response_id", request.previous_response_id)):
+        if given:
+            raise RequestError(
+                f"{name} is not supported: this server keeps no responses", param=name, code="unsupported_parameter"
+            )
+    reasoning = request.reasoning
+    one, other = (reasoning.summary, reasoning.generate_summary) if reasoning else (None, None)
+    if one and other and one != other:
+        raise RequestError(
+            "reasoning.summary and reasoning.generate_summary contradict each other",
+            param="reasoning.generate_summary",
+            code="conflicting_parameters",
+        )
+
+
+def ours(request: ResponsesRequest) -> tuple[Request, Mapping[str, str]]:
+    """The request in our words, and what its fields are called in the caller's. Raises `RequestError`."""
+    talk = Conversation()
+    if request.instructions is not None:
+        talk.say(Message("system", request.instructions), "instructions", "instructions")
+    if isinstance(request.input, str):
+        talk.say(Message("user", request.input), "input", "input")
+    else:
+        talk.add(request.input, "input")
+        talk.close()
+    reasoning = request.reasoning
+    messages = talk.messages
+    if reasoning and reasoning.context == "current_turn":
+        messages = of_this_turn(messages)
+    tools = _tools(request)
+    names = {f"tools.{n}": f"tools.{i}" for n, (i, _) in enumerate(tools) if n != i}
+    made = Request(
+        model=request.model,
+        messages=tuple(messages),
+        thinking=wished(request),
+        tools=tuple(_tool(tool) for _, tool in tools),
+        tool_choice=_tool_choice(request),
+        document=_document(request),
+        total_tokens=request.max_output_tokens,
+        stream=bool(request.stream),
+        sampling=sampling(request),
+        stop=stops(request),
+        logit_bias=tuple(biases(request)),
+        logprobs=(request.top_logprobs or 0) if gives_logprobs(request) else None,
+        user=request.user or request.safety_identifier,
+        metadata=request.metadata or {},
+        seals_thought=gives_sealed(request),
+        summary=summary_length(request),
+        progress=bool(request.stream_options and request.stream_options.include_progress),
+        **wishes(request),
+    )
+    return made, {**NAMES, **talk.names, **names}
+
+
+def gives_logprobs(request: ResponsesRequest) -> bool:
+    """The answer has log-probabilities."""
+    return bool(request.top_logprobs) or LOGPROBS in (request.include or ())
+
+
+def gives_sealed(request: ResponsesRequest) -> bool:
+    """The answer has its thought, sealed."""
+    return SEALED in (request.include or ())
+
+
+def summary_length(request: ResponsesRequest) -> SummaryLength | None:
+    """How long a summary of the thought is to be, whichever way it was asked for; None: there is to be none."""
+    return request.reasoning and (request.reasoning.summary or request.reasoning.generate_summary)
+
+
+def _tools(request: ResponsesRequest) -> list[tuple[int, ResponseTool]]:
+    """The tools that the model is shown, with their place: of those that are allowed, where only some are. Raises
+    `RequestError`."""
+    tools, choice = list(enumerate(request.tools or ())), request.tool_choice
+    if not isinstance(choice, AllowedTools):
+        return tools
+    known = {tool.name for _, tool in tools}
+    for i, one in enumerate(choice.tools):
+        if one.name not in known:
+            raise RequestError(
+                f"tool_choice.tools.{i} names a tool that is not among tools",
+                param=f"tool_choice.tools.{i}.name",
+                code="invalid_value",
+            )
+    allowed = {one.name for one in choice.tools}
+    return [(i, tool) for i, tool in tools if tool.name in allowed]
+
+
+def _tool(tool: ResponseTool) -> Tool:
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    return Tool(tool.name, tool.description or "", json.dumps(parameters))
+
+
+def _tool_choice(request: ResponsesRequest) -> ToolChoice:
+    choice, parallel = request.tool_choice, request.parallel_tool_calls is not False
+    if isinstance(choice, ChosenTool):
+        return ToolChoice("required", choice.name, parallel)
+    return ToolChoice(choice.mode if isinstance(choice, AllowedTools) else choice, parallel=parallel)
+
+
+def _document(request: ResponsesRequest) -> Document | None:
+    form = request.text and request.text.format
+    if form is None or form.type == "text":
+        return None
+    # The order of properties is the caller's: it is the order in which the model is to write them.
+    return Document(json.dumps(form.schema_) if isinstance(form, HeldToSchema) else None)
