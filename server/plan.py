@@ -364,12 +364,15 @@ def _strategy(
                 "model and strategy contradict each other", param="strategy", code="conflicting_parameters"
             )
         asked = asked or Asked(by_name)
+    if asked is None and request.pro:
+        asked = configured(own.pro_strategy)
     chooses = own.thinking_budget == "auto" and own.strategy is None if wish is None else wish == AUTO
     if asked is None and chooses and "auto" in registry.strategies:
         asked = Asked("auto")
     if asked is None:
         asked = configured(own.strategy or "direct")
-    silent, most = request.strategy is None and by_name is None and not request.raw, settings.limits.samples
+    silent = request.strategy is None and by_name is None and not (request.raw or request.pro)
+    most = settings.limits.samples
     if not key.may_use(asked.name):
         if not silent:
             raise NotPermitted(

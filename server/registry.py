@@ -178,6 +178,7 @@ class Registry:
         for model, settings in models.items():
             chosen: list[tuple[Literal["strategy", "verifier"], str | Chosen | None, Mapping[str, Entry]]] = [
                 ("strategy", settings.strategy, self.strategies),
+                ("strategy", settings.pro_strategy, self.strategies),
                 ("verifier", settings.verifier, self.verifiers),
             ]
             for param, wish, table in chosen:

@@ -90,6 +90,8 @@ class Request:
     thinking: ThinkingWish = ThinkingWish()
     strategy: Asked | None = None
     verifier: Asked | None = None
+    pro: bool = False
+    """More work is wanted than usual: where no strategy is named, the one that the operator has chosen for that."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     document: Document | None = None

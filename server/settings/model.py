@@ -107,6 +107,11 @@ class Defaults(Table):
         description='What spends the budget when a request is silent: a name such as "majority_vote", or a table of it '
         "and parameters.",
     )
+    pro_strategy: Choosing = Field(
+        default="best_of_n",
+        description="What spends the budget of a request that asks for more work than usual without a strategy of its "
+        'own (reasoning.mode: "pro" of the Responses API): a name, or a table of it and parameters.',
+    )
     verifier: Choosing | None = Field(
         default=None,
         description="What judges candidates when a request is silent: a name, or a table of it and parameters.",

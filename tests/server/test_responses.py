@@ -16,13 +16,15 @@ from pydantic import BaseModel
 
 from ponder.compute.text import Message, ToolCall
 from ponder.server.keys import digest
+from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import KeySettings, Settings
-from ponder.testing import MARKER, Chain, ScriptedEngine, in_virtual_time
+from ponder.testing import MARKER, Chain, ScriptedEngine, always, in_virtual_time
 from tests.server.sdk_types import strange
 from tests.server.serving import PATH, Line, ask, asked, counted, door, its_door, refused, scripted, written
 from tests.server.test_description import answer_of, described, fits
 from tests.server.test_dialects import turns
 from tests.server.test_hangups import LONG
+from tests.server.test_loop_thoughts import READS
 
 URL = "/v1/responses"
 ASK: dict[str, Any] = {"model": "demo", "input": "What is 3 + 4?"}
@@ -445,6 +447,56 @@ def test_our_fields_work_and_a_budget_is_found_however_it_is_written() -> None:
     assert clamped.headers["x-thinking-budget-clamped"]
     over = respond(door(scripted()), thinking_budget=10_000_000, on_overflow="error")
     refused(over, 400, "thinking_budget_too_large", "thinking_budget")
+
+
+def test_the_mode_pro_is_the_strategy_that_the_operator_has_chosen_for_it() -> None:
+    app = door(scripted(), thinking_budget=900, strategy="direct", pro_strategy={"name": "majority_vote", "n": 3})
+    told = answered(app, reasoning={"mode": "pro"})
+    assert (told["thinking"]["strategy"], told["thinking"]["samples_requested"]) == ("majority_vote", 3)
+    assert told["reasoning"] == {"effort": None, "summary": None, "mode": "pro"}
+    assert answered(app, reasoning={"mode": "standard"})["thinking"]["strategy"] == "direct"
+    assert answered(app, reasoning={"mode": "pro"}, strategy="direct")["thinking"]["strategy"] == "direct"
+    assert answered(door(scripted()), reasoning={"mode": "pro"})["thinking"]["strategy"] == "best_of_n"
+    key = KeySettings(name="ann", hash=digest("pk-ann"), strategies=frozenset({"direct"}))
+    answer = respond(door(scripted(), Settings(keys=[key])), ANN, reasoning={"mode": "pro"})
+    refused(answer, 403, "strategy_not_permitted", "reasoning.mode")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_sealed_thought_comes_in_its_item_and_goes_back_in_it(stream: bool) -> None:
+    engine = ScriptedEngine(always(Chain(f"{MARKER} one\nand", CALL)), card=READS)
+    settings = Settings(loop_thoughts=0, keys=[*KEYS, KeySettings(name="bob", hash=digest("pk-bob"))])
+    app = door(engine, settings, seals=SealedThoughts([b"s" * 32]))
+    asked: dict[str, Any] = {"tools": [ADD], "include": ["reasoning.encrypted_content"]}
+    told = streamed(app, ANN, **asked) if stream else []
+    response = told[-1]["response"] if stream else answered(app, ANN, **asked)
+    output = response["output"]
+    assert MARKER not in f"{told} {response}"
+    assert output[0]["encrypted_content"]
+    if stream:
+        # It is over, sealed and all, before the text that it led to.
+        assert [e["output_index"] for e in told if e["type"] == "response.output_item.done"] == [0, 1, 2]
+    result = {"type": "function_call_output", "call_id": output[-1]["call_id"], "output": "7"}
+    items = [{"role": "user", "content": "What?"}, *output, result]
+    assert answered(app, ANN, **(asked | {"input": items}))["output"][0]["encrypted_content"]
+    thought = engine.prompts[-1].messages[1].thought
+    assert thought is not None
+    assert thought.unseal().startswith(f"{MARKER} one\nand")
+    seal = output[0]["encrypted_content"]
+    other = {**output[0], "encrypted_content": ("B" if seal[40] == "A" else "A").join([seal[:40], seal[41:]])}
+    for key, first in ((ANN, other), ({"authorization": "Bearer pk-bob"}, output[0])):
+        answer = respond(app, key, input=[items[0], first, *output[1:], result], tools=[ADD])
+        refused(answer, 400, "invalid_encrypted_content", "input.1.encrypted_content")
+    answered(app, ANN, tools=[ADD], input=[items[0], {**output[0], "encrypted_content": None}, *output[1:], result])
+    assert engine.prompts[-1].messages[1].thought is None
+    answered(
+        app,
+        ANN,
+        input=[*items, {"role": "user", "content": "And?"}],
+        tools=[ADD],
+        reasoning={"context": "current_turn"},
+    )
+    assert engine.prompts[-1].messages[1].thought is None
 
 
 def test_what_is_known_and_changes_nothing_is_named_in_the_header() -> None:

@@ -20,10 +20,9 @@ from ponder.server.dialects.openai_responses.schema import (
     ItemReference,
     ReasoningItem,
 )
+from ponder.server.sealed_thoughts import SEVERAL
 
 Items = Sequence[InputMessage | FunctionCall | FunctionCallOutput | ReasoningItem | ItemReference]
-SEALS = ","
-"""Between the sealed thoughts of one turn."""
 OTHERS = frozenset({"input_image", "image_url", "image", "input_audio", "input_file", "file", "video_url"})
 """Parts that this server knows and that the model does not read."""
 
@@ -110,7 +109,7 @@ class Conversation:
                 "assistant",
                 "".join(turn.texts),
                 tool_calls=tuple(turn.calls),
-                sealed=SEALS.join(turn.seals) or None,
+                sealed=SEVERAL.join(turn.seals) or None,
             )
         )
 

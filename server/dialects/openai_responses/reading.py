@@ -128,11 +128,15 @@ def ours(request: ResponsesRequest) -> tuple[Request, Mapping[str, str]]:
     if reasoning and reasoning.context == "current_turn":
         messages = of_this_turn(messages)
     tools = _tools(request)
+    pro = bool(reasoning and reasoning.mode == "pro")
     names = {f"tools.{n}": f"tools.{i}" for n, (i, _) in enumerate(tools) if n != i}
+    if pro and request.strategy is None:
+        names["strategy"] = "reasoning.mode"
     made = Request(
         model=request.model,
         messages=tuple(messages),
         thinking=wished(request),
+        pro=pro,
         tools=tuple(_tool(tool) for _, tool in tools),
         tool_choice=_tool_choice(request),
         document=_document(request),
