@@ -89,7 +89,7 @@ class CompletionWriter(Writer):
         if summary is not None and not self._usage:
             more = f', "thinking": {json.dumps(thinking(summary))}'
         if summary is not None and self._usage:
-            facts = {"choices": [], "usage": shaped_usage(summary.usage), "thinking": thinking(summary)}
+            facts: dict[str, Any] = {"choices": [], "usage": shaped_usage(summary.usage), "thinking": thinking(summary)}
             last = b"data: " + json.dumps(self._base | facts).encode() + b"\n\n"
         thought = b""
         if end.thought is not None:
