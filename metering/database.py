@@ -11,6 +11,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,11 @@ def _sqlite(place: Database, reads: bool) -> Engine:
     file = Path(place.url.database or "")
     if not reads:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # For its owner alone; the files that SQLite puts beside it take its mode.
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        # For its owner alone; the files that SQLite puts beside it take its mode. One that is there is not opened: to
+        # close it would drop the locks of all connections of this process, and whoever closes the file next elsewhere
+        # would take what was written ahead away from under them.
+        with suppress(FileExistsError):
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     engine = create_engine(
         place.url,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from ponder.compute.account import Progress
 from ponder.compute.errors import Unavailable
@@ -495,3 +498,29 @@ async def _until(true: Any) -> None:
     async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110 - another thread does it
             await asyncio.sleep(0.01)
+
+
+def test_who_looks_at_the_file_from_elsewhere_takes_nothing_away_from_a_server(tmp_path: Path) -> None:
+    """A server has several connections. SQLite's locks are POSIX's: a process drops those on a file when it closes the
+    file once, and then another that closes its connection thinks it is the last."""
+    address = f"sqlite:///{tmp_path}/ledger.db"
+    look = (
+        "import sqlite3; one = sqlite3.connect({!r}); print(one.execute('SELECT count(*) FROM requests').fetchone()[0])"
+    )
+    command = [sys.executable, "-c", look.format(str(tmp_path / "ledger.db"))]
+
+    async def go() -> None:
+        async with a_ledger(address) as ledger:
+            more = [ledger.place.engine() for _ in range(2)]
+            for number in range(3):
+                for engine in more:
+                    with engine.begin() as connection:
+                        connection.execute(text("SELECT 1"))
+                seen = await asyncio.to_thread(subprocess.check_output, command)
+                assert int(seen) == number
+                await (await ledger.reserve(intent(f"req_{number}"))).settle(USED, "answered")
+            for engine in more:
+                engine.dispose()
+
+    asyncio.run(go())
+    assert len(rows(address)) == 3
