@@ -28,6 +28,7 @@ from ponder.metering.leases import Ask, Kind, Lease, Window
 from ponder.metering.limits import Holding, Limits
 from ponder.metering.migrate import OtherVersion, prepare
 from ponder.metering.processes import Process, this_process
+from ponder.metering.response_rows import fail_responses
 from ponder.metering.tables import counts_of, requests
 from ponder.metering.writer import Away, Change, Entry, Leasing, Settled, Writer
 
@@ -394,7 +395,9 @@ _RECOVERED = update(requests).where(requests.c.id == bindparam("_id"), requests.
 
 
 def _recover(connection: Connection, process: Process, epoch: int, checkpoint: int) -> Sequence[Settled]:
-    """Settles the open rows of a dead process from their last checkpoints, which were so far apart."""
+    """Settles the open rows of a dead process from their last checkpoints, which were so far apart. What it ran behind
+    its callers has failed."""
+    fail_responses(connection, process.id, epoch)
     rows = connection.execute(
         select(requests).where(
             requests.c.owner == process.id, requests.c.epoch <= epoch, requests.c.settled_ms.is_(None)

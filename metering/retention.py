@@ -1,5 +1,5 @@
-"""Rows that are older than the operator wants to keep them, and answers that were to be kept for a while: deleted some
-at a time, faster than new ones come."""
+"""Rows that are older than the operator wants to keep them, and answers and responses that were to be kept for a while:
+deleted some at a time, faster than new ones come."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 
 from sqlalchemy import Connection, delete, select, update
 
-from ponder.metering.tables import idempotency, requests
+from ponder.metering.response_rows import forget_responses
+from ponder.metering.tables import idempotency, requests, responses
 
 DAY = 86_400_000
 """Milliseconds."""
@@ -44,10 +45,12 @@ def expire_some(connection: Connection, days: int, most: int) -> int:
 
 
 def expire_answers(connection: Connection, most: int) -> int:
-    """Forgets answers, and keys, whose time is over, `most` of each at most; the more of the two."""
+    """Forgets answers, keys and responses whose time is over, `most` of each at most; as many as most of the three
+    were."""
     now = time.time_ns() // 1_000_000
     old = select(idempotency.c.id).where(idempotency.c.answer_until_ms <= now).limit(most)
     answers = update(idempotency).where(idempotency.c.id.in_(old)).values(answer=None, answer_until_ms=None)
     old = select(idempotency.c.id).where(idempotency.c.until_ms <= now).limit(most)
     keys = delete(idempotency).where(idempotency.c.id.in_(old))
-    return max(connection.execute(answers).rowcount, connection.execute(keys).rowcount)
+    kept = forget_responses(connection, responses.c.until_ms <= now, most)
+    return max(connection.execute(answers).rowcount, connection.execute(keys).rowcount, kept)

@@ -1,6 +1,6 @@
 """The tables of the ledger, the same in SQLite and PostgreSQL: a row for each request, each server process, each API
-key that is not in the configuration, each act of an administrator, each key that has signed receipts, and
-rows for what API keys have taken of their limits.
+key that is not in the configuration, each act of an administrator, each key that has signed receipts, each response
+that is kept, and rows for what API keys have taken of their limits.
 
 Tokens are whole numbers, times milliseconds since 1970 (UTC), money nano-USD. There is no text of a request or an
 answer in them: `user` and `metadata` are what a caller wants to find in its bill. What stands here is the newest
@@ -172,6 +172,45 @@ idempotency = Table(
     Index("idempotency_by_end", "until_ms"),
     Index("idempotency_by_answer", "answer_until_ms"),
     Index("idempotency_by_request", "request"),
+)
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # The id of its request, that of a row in the ledger.
+    Column("request", Text, nullable=False),
+    # The id of the API key, and the caller's own word for a user, by which it is erased.
+    Column("key", Text, nullable=False),
+    Column("user", Text),
+    # The server process that runs it, or has, and its epoch then.
+    Column("owner", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    # It runs behind its caller: 0 or 1.
+    Column("background", Integer, nullable=False),
+    # queued, in_progress; then, for good: completed, incomplete, failed, cancelled.
+    Column("status", Text, nullable=False),
+    # Which secret it is sealed with; what was asked and what came of it. Empty while it has not begun.
+    Column("secret", Text, nullable=False),
+    Column("content", LargeBinary),
+    # Events of its stream that are kept.
+    _count("events"),
+    Column("begun_ms", BigInteger, nullable=False),
+    # When it is forgotten.
+    Column("until_ms", BigInteger, nullable=False),
+    Index("responses_by_end", "until_ms"),
+    Index("responses_by_owner", "owner", "status"),
+    Index("responses_by_user", "user"),
+)
+
+response_events = Table(
+    "response_events",
+    metadata,
+    Column("response", Text, primary_key=True),
+    # Of the first event that is in it, from 0.
+    Column("number", BigInteger, primary_key=True),
+    # Sealed.
+    Column("content", LargeBinary, nullable=False),
 )
 
 receipt_keys = Table(

@@ -23,6 +23,7 @@ from ponder.metering.database import Database, of_a_time
 from ponder.metering.idempotency import forget_answers
 from ponder.metering.ledger import as_last_seen, storable
 from ponder.metering.migrate import check, migrate, prepare, version_of
+from ponder.metering.response_rows import OPEN, forget_responses
 from ponder.metering.retention import expire_answers, expire_some
 from ponder.metering.tables import (
     audit,
@@ -34,6 +35,8 @@ from ponder.metering.tables import (
     metadata,
     receipt_keys,
     requests,
+    response_events,
+    responses,
     servers,
 )
 from ponder.metering.writer import MOST, insert_of
@@ -65,6 +68,9 @@ class State:
     """That have not ended, as far as the ledger knows."""
     first_ms: int | None = None
     last_ms: int | None = None
+    responses: int = 0
+    """That are kept, and those of them that run behind their callers."""
+    background: int = 0
 
 
 def readable(place: Database) -> Engine:
@@ -104,8 +110,11 @@ def state(place: Database) -> State:
         living = connection.execute(
             select(func.count()).select_from(servers).where(servers.c.ended_ms.is_(None))
         ).scalar_one()
+        kept, running = connection.execute(
+            select(func.count(), func.count().filter(responses.c.status.in_(OPEN))).select_from(responses)
+        ).one()
     rows, open_, lost_, uncertain, first, last = counted
-    return State(str(place), version, rows, open_, lost_, int(uncertain), living, first, last)
+    return State(str(place), version, rows, open_, lost_, int(uncertain), living, first, last, kept, running)
 
 
 # -- copies -----------------------------------------------------------------------------------------------------------
@@ -113,8 +122,8 @@ def state(place: Database) -> State:
 
 def copy(place: Database, file: Path) -> int:
     """Copies all rows as they are at one moment into a new SQLite file; how many requests. Left out are answers kept
-    for an `Idempotency-Key`, which are not to last, and what keys have taken of their limits: it follows from the rows.
-    Raises `NoSuchLedger` where there is no ledger, or a file already."""
+    for an `Idempotency-Key` and responses, which are not to last, and what keys have taken of their limits: it follows
+    from the rows. Raises `NoSuchLedger` where there is no ledger, or a file already."""
     if file.exists():
         raise NoSuchLedger(f"{file} is there already: name a new file")
     # Under another name until it is whole: half a copy would look like one.
@@ -126,7 +135,7 @@ def copy(place: Database, file: Path) -> int:
     migrate(target)
     with source.connect() as reading, target.begin() as writing:
         for table in metadata.sorted_tables:
-            if table not in (idempotency, limit_windows, limit_leases):
+            if table not in (idempotency, responses, response_events, limit_windows, limit_leases):
                 _all_put(reading, writing, table)
         count = writing.execute(select(func.count()).select_from(requests)).scalar_one()
     # What was written ahead goes into the file itself, so that the one file is all there is.
@@ -217,9 +226,9 @@ def rows(place: Database, begin_ms: int | None = None, end_ms: int | None = None
 
 
 def erase(place: Database, user: str, who: str = "an administrator", *, keep_counts: bool = False) -> int:
-    """Deletes the settled rows of a user, and the answers kept for their keys; how many rows. `keep_counts`: the rows
-    stay, without the user and the metadata, so that sums stay what they were. `who` stands in the audit, and the user
-    does not. Raises as `readable` does."""
+    """Deletes the settled rows of a user, the answers kept for their keys, and the user's responses; how many rows.
+    `keep_counts`: the rows stay, without the user and the metadata, so that sums stay what they were. `who` stands in
+    the audit, and the user does not. Raises as `readable` does."""
     of_user = (requests.c.user == storable(user), requests.c.settled_ms.is_not(None))
     theirs = select(requests.c.id).where(*of_user)
     some = requests.c.id.in_(theirs.limit(MOST))
@@ -233,12 +242,14 @@ def erase(place: Database, user: str, who: str = "an administrator", *, keep_cou
         count = connection.execute(select(func.count()).where(*of_user)).scalar_one()
         record(connection, who, "ledger.erased", "a user", {"requests": count, "keep_counts": keep_counts})
 
+    of_theirs = (responses.c.user == storable(user)) & responses.c.status.not_in(OPEN)
+    _some_at_a_time(place, lambda connection: forget_responses(connection, of_theirs, MOST), lambda _: None)
     return _some_at_a_time(place, erased, told)
 
 
 def expire(place: Database, days: int, who: str = "an administrator") -> int:
-    """Deletes settled rows of requests that came more than `days` days ago; how many. Answers and keys whose time is
-    over go, too. `who` stands in the audit. Raises as `readable` does."""
+    """Deletes settled rows of requests that came more than `days` days ago; how many. Answers, keys and responses
+    whose time is over go, too. `who` stands in the audit. Raises as `readable` does."""
 
     def told(connection: Connection) -> None:
         record(connection, who, "ledger.expired", f"older than {days} days")

@@ -70,7 +70,8 @@ def status(options: argparse.Namespace, out: TextIO) -> None:
     out.write(f"version   {found.version}\nrequests  {found.rows}")
     if found.first_ms is not None and found.last_ms is not None:
         out.write(f", from {moment(found.first_ms)} to {moment(found.last_ms)}")
-    out.write(f"\nopen      {found.open}\nservers   {found.servers}\n")
+    out.write(f"\nopen      {found.open}\nservers   {found.servers}\nresponses {found.responses}")
+    out.write(f", {found.background} of them in the background\n" if found.background else "\n")
     if found.lost:
         out.write(
             f"lost      {found.lost} (their server died; settled as last seen, "

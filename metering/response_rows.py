@@ -1,0 +1,33 @@
+"""Rows of kept responses that others than their store change: those of a server that died, and those that go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, select, update
+
+from ponder.metering.tables import response_events, responses
+
+OPEN = ("queued", "in_progress")
+"""Statuses of a response that runs."""
+ASKED = 500
+"""Ids in one statement, at most: one of an old SQLite takes 999 values."""
+
+
+def fail_responses(connection: Connection, owner: str, epoch: int) -> int:
+    """What a server process has run until it was found dead has failed; how many. A process that was not dead cannot
+    write to them any more. Of those that had not begun nobody knows, so they go."""
+    rows = responses.c
+    theirs = rows.owner == owner, rows.epoch <= epoch, rows.status.in_(OPEN)
+    connection.execute(delete(responses).where(*theirs, rows.content.is_(None)))
+    return connection.execute(update(responses).where(*theirs).values(status="failed")).rowcount
+
+
+def forget_responses(connection: Connection, which: ColumnElement[Any], most: int) -> int:
+    """Deletes responses with all that is kept of them, `most` at most; how many."""
+    ids = connection.execute(select(responses.c.id).where(which).limit(most)).scalars().all()
+    for at in range(0, len(ids), ASKED):
+        some = ids[at : at + ASKED]
+        connection.execute(delete(response_events).where(response_events.c.response.in_(some)))
+        connection.execute(delete(responses).where(responses.c.id.in_(some)))
+    return len(ids)
