@@ -30,6 +30,7 @@ from ponder.compute.slots import Slots
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
 from ponder.metering.receipts import Signer
+from ponder.metering.responses import ResponseStore
 from ponder.server import docs_page, errors, openapi, paths
 from ponder.server.access import AuthenticatedRoute, Guard, Needs
 from ponder.server.admission import Admission
@@ -38,6 +39,7 @@ from ponder.server.cors import CrossOrigin
 from ponder.server.dialect import ByPath, Dialect
 from ponder.server.dialects import DEFAULT, MessageModel, MessageModels, installed, lister, plugins, speaker
 from ponder.server.idempotency import Idempotency
+from ponder.server.kept_responses import KeptResponses
 from ponder.server.keys import Keyring
 from ponder.server.keys_page import KeyChange, KeysPage, KeyWish, Rotation, body_of
 from ponder.server.logs import REQUEST_ID
@@ -45,6 +47,7 @@ from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings, Reload
+from ponder.server.responses_page import ResponsesPage
 from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
@@ -55,6 +58,9 @@ from ponder.server.tracing import Traced, Tracing
 from ponder.server.usage import UsagePage, UsageReports
 
 __all__ = ["ServedModel", "ServerHandle", "all_dialects", "create_app", "plugged_in"]
+
+WRITTEN = 0.8
+"""Seconds, behind a drain, for what ran behind its callers to be written down."""
 
 DialectOf = Callable[[Scope], Dialect]
 """The dialect that writes the errors of a request."""
@@ -70,11 +76,13 @@ class ServerHandle:
     drain_timeout: float
     keyring: Keyring
     reload: Reload
+    kept: KeptResponses
 
     async def drain(self) -> None:
         """Going down: not ready and nobody new at once; those inside finish within the drain timeout, or answer with
         their best. Returns when all have left."""
         await self.admission.drain(self.drain_timeout)
+        await self.kept.close(WRITTEN)
 
     def hurry(self) -> None:
         """Those inside answer with their best now."""
@@ -181,6 +189,9 @@ PAGES = (
     "/v1/keys/{id}",
     "/v1/keys/{id}/rotate",
     "/v1/reload",
+    "/v1/responses/{id}",
+    "/v1/responses/{id}/cancel",
+    "/v1/responses/{id}/input_items",
     "/livez",
     "/readyz",
     "/health",
@@ -260,7 +271,10 @@ def create_app(
     keys_page = KeysPage(keyring, stored, list(models), lambda: live.now.limits)
     reload = Reload(live, keyring, stored, registry, source)
     account = Accounts([*accounts, metrics if ledger is None else ledger])
+    store = None if ledger is None else ResponseStore(ledger)
     idempotency = Idempotency(settings.idempotency, ledger, metrics, lambda: admission.draining)
+    kept = KeptResponses(settings.responses, store, idempotency.sealing)
+    responses_page = ResponsesPage(kept, lambda: live.now, metrics)
     dialects = all_dialects() if dialects is None else dialects
     by_path = ByPath({dialect.path: dialect for dialect in dialects})
     seals = seals or passing()
@@ -315,6 +329,10 @@ def create_app(
     page("/v1/keys/{id}", "admin", keys_page.revoke_api_key, method="DELETE")
     page("/v1/keys/{id}/rotate", "admin", keys_page.rotate_api_key, method="POST", openapi_extra=body_of(Rotation))
     page("/v1/reload", "admin", reload.reload_configuration, method="POST")
+    page("/v1/responses/{id}", "infer", responses_page.retrieve_response)
+    page("/v1/responses/{id}", "infer", responses_page.delete_response, method="DELETE")
+    page("/v1/responses/{id}/cancel", "infer", responses_page.cancel_response, method="POST")
+    page("/v1/responses/{id}/input_items", "infer", responses_page.response_input_items)
     page("/livez", None, status.live)
     page("/readyz", None, status.ready)
     page("/health", None, status.ready, operation_id="ready_too")
@@ -347,6 +365,7 @@ def create_app(
                 dialect,
                 idempotency,
                 seals,
+                kept,
             ),
             "infer",
             dialect,
@@ -377,5 +396,5 @@ def create_app(
     stack = direct(spoken, app.build_middleware_stack(), metrics, dialect_of)
     stack = Traced(stack, tracing, spoken) if tracing is not None else stack
     app.middleware_stack = CrossOrigin(stack, settings.cors_origins) if settings.cors_origins else stack
-    app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout, keyring, reload)
+    app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout, keyring, reload, kept)
     return app

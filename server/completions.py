@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.requests import Request
 
@@ -16,15 +17,18 @@ from ponder.server import bounds
 from ponder.server.admission import Admission
 from ponder.server.beside import beside
 from ponder.server.body import read
-from ponder.server.dialect import Dialect, Reading, Target
+from ponder.server.dialect import Dialect, Item, Keeping, Reading, Target
 from ponder.server.idempotency import Idempotency, asked
 from ponder.server.idempotency_response import IdempotentResponse
+from ponder.server.kept_answer import Asking, KeptResponse
+from ponder.server.kept_responses import KeptResponses
 from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest, make
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings
+from ponder.server.request import Request as Asked
 from ponder.server.respond import CompletionResponse
 from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import Limits
@@ -49,16 +53,18 @@ class Completions:
         dialect: Dialect,
         idempotency: Idempotency,
         seals: SealedThoughts,
+        kept: KeptResponses,
     ) -> None:
         self._live, self._models, self._registry = live, models, registry
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
         self._receipts, self._dialect, self._idempotency = receipts, dialect, idempotency
         self._seals = seals
+        self._kept = kept
 
     async def __call__(
         self, request: Request, key: Key
-    ) -> CompletionResponse | IdempotentResponse | TokenCountResponse:
+    ) -> CompletionResponse | KeptResponse | IdempotentResponse | TokenCountResponse:
         began = now()
         settings = self._live.now
         self._admission.check(key.name, key.weight)
@@ -70,9 +76,8 @@ class Completions:
         else:
             reading = self._read(raw, limits, target)
         timeout = header_timeout(request)
-        wanted = reading.request if reading.count is None else of_the_prompt(reading.request)
 
-        async def plan() -> ResolvedRequest:
+        async def plan(wanted: Asked, *, large: bool = large) -> ResolvedRequest:
             return await make(
                 wanted,
                 self._models,
@@ -86,12 +91,14 @@ class Completions:
             )
 
         if reading.count is not None:
-            return TokenCountResponse(reading, reading.count, plan)
+            return TokenCountResponse(reading, reading.count, partial(plan, of_the_prompt(reading.request)))
 
-        def response(account: Account) -> CompletionResponse:
+        def run(reading: Reading, account: Account) -> CompletionResponse:
+            # What it goes on with is in no body.
+            longer = reading.keeping is not None and reading.keeping.previous is not None
             return CompletionResponse(
                 reading,
-                plan,
+                partial(plan, reading.request, large=large or longer),
                 self._dialect,
                 self._admission,
                 account,
@@ -103,6 +110,17 @@ class Completions:
                 keepalive=settings.keepalive,
                 send_timeout=settings.limits.send_timeout,
             )
+
+        async def behind(keeping: Keeping, items: list[Item]) -> Reading:
+            return await beside(key.name, lambda: self._bounded(keeping.behind(items), limits))
+
+        def response(account: Account) -> CompletionResponse | KeptResponse:
+            if reading.keeping is None:
+                return run(reading, account)
+            asking = Asking(
+                key.id, behind, run, reading.request.stream, settings.keepalive, settings.limits.send_timeout
+            )
+            return KeptResponse(self._kept, reading, reading.keeping, asking, account, self._metrics)
 
         name = asked(request)
         if name is None:
@@ -119,7 +137,9 @@ class Completions:
 
     def _read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         """A body within its bounds. Raises `RequestError` in the dialect's words."""
-        reading = self._dialect.read(raw, limits, target)
+        return self._bounded(self._dialect.read(raw, limits, target), limits)
+
+    def _bounded(self, reading: Reading, limits: Limits) -> Reading:
         try:
             bounds.check(reading.request, limits)
         except RequestError as error:

@@ -82,6 +82,39 @@ class Writer(Protocol):
         ...
 
 
+Item = Mapping[str, Any]
+"""Something in a conversation that is kept, as its dialect has it in JSON. It has an `id`."""
+
+
+@dataclass(eq=False, slots=True)
+class Keeping:
+    """What a request wants kept of itself and of its answer, to be asked for again or gone on with; and what its writer
+    has told, for that to be kept (`ponder.server.kept_answer`). Of one request, and one run of it."""
+
+    id: str
+    """Of the response, as its writer calls it: nobody can guess one."""
+    store: bool | None
+    """It is to be kept; None: the caller does not say."""
+    background: bool
+    """It is to run behind its caller, who asks for it later. Its events are then kept whether it is streamed or not, so
+    its writer may be asked for a stream, and its events are numbered from 0 in the order in which they leave."""
+    previous: str | None
+    """The response whose conversation it goes on with."""
+    items: Sequence[Item]
+    """The input, with what it goes on with before it."""
+    behind: Callable[[Sequence[Item]], Reading]
+    """The same request behind the items of an earlier conversation. Raises `RequestError` in the dialect's words."""
+    stored: bool = False
+    """It is kept. Known before the writer is made."""
+    created: Item | None = None
+    """Told by the writer with the opening of a stream: the response as it is then."""
+    answer: Item | None = None
+    """Told by the writer with what it writes last, whole, end or failure: the response for good, with a `status`."""
+    sealed: dict[str, str] = field(default_factory=dict[str, str])
+    """Told by the writer: by the ids of items of the answer, the thought that belongs there, sealed. Kept, and put
+    before a model that goes on with it, also where the caller is not given it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A request that was read, and who writes its answers once it is planned."""
@@ -92,6 +125,8 @@ class Reading:
     """What the dialect calls our fields, see `FieldNames`."""
     count: Callable[[int], bytes] | None = None
     """Writes the number of tokens of the prompt, as JSON, where that alone was asked for; then there is no answer."""
+    keeping: Keeping | None = None
+    """None: the dialect keeps nothing."""
 
     def renamed(self, error: BaseException) -> BaseException:
         """An error in the dialect's words, where it is the request's."""

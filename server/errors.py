@@ -62,6 +62,10 @@ class AlreadyRun(RequestError):
     same."""
 
 
+class Unreadable(RequestError):
+    """What is kept of a response cannot be opened. The server's fault, told as it is."""
+
+
 class StillRuns(NotNow):
     """The request of this `Idempotency-Key` runs yet."""
 
@@ -77,6 +81,7 @@ STATUS: dict[type[BaseException], int] = {
     StillRuns: 409,
     WrongMedia: 415,
     KeyReused: 422,
+    Unreadable: 500,
     RequestError: 400,
     TooBusy: 429,
     Unavailable: 503,
@@ -111,7 +116,7 @@ def failure(error: BaseException, request_id: str, usage: Usage | None = None) -
             message, code = f"the model failed; the server's log knows this as {request_id}", "engine_error"
         case _:
             pass
-    again = usage is None and not isinstance(error, TooSlow | AlreadyRun | UsedUp)
+    again = usage is None and not isinstance(error, TooSlow | AlreadyRun | Unreadable | UsedUp)
     return Failure(status(error), code, message, field, isinstance(error, NotAuthenticated), again, usage)
 
 

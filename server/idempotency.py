@@ -8,24 +8,19 @@ has billed anything is over for good, whatever it came to; one that has billed n
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 
 from starlette.requests import Request
 
-from ponder.compute.errors import RequestError, Unavailable
-from ponder.metering.database import WrongAddress
+from ponder.compute.errors import RequestError
 from ponder.metering.idempotency import Claim, IdempotencyStore
-from ponder.metering.ledger import RETRY, Ledger
+from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
-from ponder.server import idempotency_seal
 from ponder.server.idempotency_key import NAME, canonical, key_of, row_id
 from ponder.server.idempotency_run import Live
-from ponder.server.idempotency_seal import LARGE, Seal
-from ponder.server.settings import IdempotencySettings, WrongSettings
-
-log = logging.getLogger(__name__)
+from ponder.server.idempotency_seal import LARGE, Seal, Sealing
+from ponder.server.settings import IdempotencySettings
 
 
 class Idempotency:
@@ -39,24 +34,7 @@ class Idempotency:
         self.store = None if ledger is None else IdempotencyStore(ledger)
         self.live: dict[str, Live] = {}
         """By the ids of their rows."""
-        self._place = None if ledger is None else ledger.place
-        secret = idempotency_seal.configured(settings)
-        self._seal = None if secret is None else Seal(secret)
-
-    async def seal(self) -> Seal:
-        """What answers are sealed with. Raises `Unavailable` where there is no secret and none can be made."""
-        if self._seal is None and self._place is not None:
-            try:
-                self._seal = Seal(await asyncio.to_thread(idempotency_seal.generated, self._place))
-            except (OSError, WrongAddress, WrongSettings) as error:
-                log.error("no secret for [idempotency] can be made: %s", error)
-        if self._seal is None:
-            raise Unavailable(
-                f"this server has no secret to keep answers with, so it takes no {NAME}",
-                code="idempotency_unavailable",
-                retry_after=RETRY,
-            )
-        return self._seal
+        self.sealing = Sealing(settings, None if ledger is None else ledger.place)
 
     def forget(self, live: Live) -> None:
         """A run is asked for no more: what it came to is in the table."""
@@ -73,7 +51,7 @@ class Idempotency:
                 param=NAME,
                 code="idempotency_unavailable",
             )
-        seal, id = await self.seal(), row_id(owner, key)
+        seal, id = await self.sealing.seal(f"it takes no {NAME}", "idempotency_unavailable"), row_id(owner, key)
         body = partial(canonical, request.url.path, raw)
         fingerprint = seal.fingerprint(id, await asyncio.to_thread(body) if len(raw) > LARGE else body())
         return Claim(id, str(request.state.request_id), owner, seal.name, fingerprint), self.store, seal

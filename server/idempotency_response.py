@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -23,7 +23,7 @@ from ponder.server.idempotency_key import NAME
 from ponder.server.idempotency_run import REPLAYED, Live
 from ponder.server.idempotency_seal import LARGE, Answer, Seal
 from ponder.server.outbox import PIECE, SlowReader
-from ponder.server.respond import CompletionResponse, HungUp, hang_up
+from ponder.server.respond import HungUp, hang_up
 
 T = TypeVar("T")
 
@@ -35,6 +35,17 @@ NOT_KEPT = (b"retry-after", b"connection")
 """Headers that were about the moment."""
 
 
+class Billed(Protocol):
+    """Answers one request."""
+
+    @property
+    def billed(self) -> bool:
+        """Something was used that is to be paid for."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 class IdempotentResponse:
     """The answer to one request that has a key."""
 
@@ -42,7 +53,7 @@ class IdempotentResponse:
         self,
         runs: Idempotency,
         asks: tuple[Claim, IdempotencyStore, Seal],
-        run: Callable[[Account], CompletionResponse],
+        run: Callable[[Account], Billed],
         account: Account,
         *,
         until: float,
@@ -221,7 +232,7 @@ class IdempotentResponse:
             raise first(group) from None
         await self._pay()
 
-    async def _finish(self, live: Live, run: CompletionResponse, body: bytes | None, *, lost: bool) -> None:
+    async def _finish(self, live: Live, run: Billed, body: bytes | None, *, lost: bool) -> None:
         """Writes what the run came to, once: before the last byte of its answer leaves, as far as that does not take
         long. `body`: None for one that is too large to be kept, and where it is `lost`."""
         if self._ended:

@@ -1,4 +1,5 @@
-"""Answers that are kept for an `Idempotency-Key`: encrypted, and opened for the API key and the request they are of.
+"""What is kept of answers, for an `Idempotency-Key` or as responses: encrypted, and opened for the API key and the
+request it is of.
 
 AES-256-GCM, under a key that follows from a secret (HKDF, RFC 5869). The secret is configured, or made once, in a file
 beside the ledger's. Of a request's body there is a fingerprint alone, keyed by the same secret.
@@ -6,8 +7,10 @@ beside the ledger's. Of a request's body there is a fingerprint alone, keyed by 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+import logging
 import secrets
 import zlib
 from dataclasses import dataclass
@@ -18,9 +21,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ponder.metering.database import Database, made_once, state_folder
+from ponder.compute.errors import Unavailable
+from ponder.metering.database import Database, WrongAddress, made_once, state_folder
+from ponder.metering.ledger import RETRY
 from ponder.server.settings import IdempotencySettings, WrongSettings
 from ponder.server.settings.idempotency import SHORTEST
+
+log = logging.getLogger(__name__)
 
 NONCE = 12
 """Bytes."""
@@ -58,18 +65,52 @@ class Seal:
         """An answer that is opened where `bound` is the same."""
         headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in answer.headers]
         head = json.dumps([answer.status, headers]).encode()
-        nonce = secrets.token_bytes(NONCE)
-        return nonce + self._cipher.encrypt(nonce, zlib.compress(head + b"\n" + answer.body, 1), bound.encode())
+        return self.shut(head + b"\n" + answer.body, bound)
 
     def opened(self, sealed: bytes, bound: str) -> Answer | None:
         """None for what was sealed with another secret, or is of another request."""
-        try:
-            plain = self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], bound.encode())
-        except InvalidTag:
+        plain = self.unshut(sealed, bound)
+        if plain is None:
             return None
-        head, _, body = zlib.decompress(plain).partition(b"\n")
+        head, _, body = plain.partition(b"\n")
         status, headers = json.loads(head)
         return Answer(status, tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers), body)
+
+    def shut(self, plain: bytes, bound: str) -> bytes:
+        """Bytes that are opened where `bound` is the same. What is bound has words of its own for each use."""
+        nonce = secrets.token_bytes(NONCE)
+        return nonce + self._cipher.encrypt(nonce, zlib.compress(plain, 1), bound.encode())
+
+    def unshut(self, sealed: bytes, bound: str) -> bytes | None:
+        """None for what was sealed with another secret, is of something else, or was altered."""
+        try:
+            return zlib.decompress(self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], bound.encode()))
+        except (InvalidTag, ValueError):
+            return None
+
+
+class Sealing:
+    """The seal of a server, known from its start or made when it is first wanted."""
+
+    def __init__(self, settings: IdempotencySettings, place: Database | None) -> None:
+        """`place`: the ledger beside which a secret may be made. Raises `WrongSettings` for a secret that cannot be
+        read."""
+        self._place = place
+        secret = configured(settings)
+        self._seal = None if secret is None else Seal(secret)
+
+    async def seal(self, without: str, code: str) -> Seal:
+        """Raises `Unavailable` where there is no secret and none can be made: `without` says what there is not then."""
+        if self._seal is None and self._place is not None:
+            try:
+                self._seal = Seal(await asyncio.to_thread(generated, self._place))
+            except (OSError, WrongAddress, WrongSettings) as error:
+                log.error("no secret for [idempotency] can be made: %s", error)
+        if self._seal is None:
+            raise Unavailable(
+                f"this server has no secret to keep answers with, so {without}", code=code, retry_after=RETRY
+            )
+        return self._seal
 
 
 def configured(settings: IdempotencySettings) -> bytes | None:

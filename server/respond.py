@@ -50,6 +50,10 @@ class HungUp(Exception):
     """The caller has gone."""
 
 
+class Withdrawn(HungUp):
+    """The caller, who may have gone long ago, wants it no more."""
+
+
 async def hang_up(receive: Receive) -> None:
     """Raises `HungUp` when the caller goes; else never returns. Call it when the body has been read."""
     while (await receive())["type"] != "http.disconnect":
@@ -152,6 +156,11 @@ class CompletionResponse:
             return False
         usage = self._usage()
         return usage.prompt + usage.generated + usage.verifier > 0
+
+    @property
+    def waits(self) -> bool:
+        """Its turn has not come yet."""
+        return self._phase in ("planning", "queued")
 
     async def _reserved(self, resolved: ResolvedRequest, request_id: str) -> Bill:
         """The account of the request, opened. Raises what that does."""
@@ -441,6 +450,8 @@ class CompletionResponse:
 
     async def _failed(self, error: BaseException, request_id: str, scope: Scope, receive: Receive, send: Send) -> str:
         """Answers with an error where somebody still listens; the word for how the request ended."""
+        if isinstance(error, Withdrawn):
+            return self._told or "cancelled"
         if isinstance(error, HungUp) and self._out is not None and self._out.all_sent:
             # A server tells of a connection's end when the last byte of an answer is sent, too.
             return self._told or "answered"

@@ -14,6 +14,7 @@ from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Chosen, ModelSettings
 from ponder.server.settings.prices import PriceBook
 from ponder.server.settings.receipts import ReceiptSettings
+from ponder.server.settings.responses import ResponseSettings
 from ponder.server.settings.sealed_thoughts import SealedThoughtSettings
 from ponder.server.settings.server import EFFORT, PREFIX, Settings, loopback
 from ponder.server.settings.table import WrongSettings, nearest
@@ -32,6 +33,7 @@ __all__ = [
     "ModelSettings",
     "PriceBook",
     "ReceiptSettings",
+    "ResponseSettings",
     "RewardEngineSettings",
     "Scope",
     "SealedThoughtSettings",

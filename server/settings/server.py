@@ -23,6 +23,7 @@ from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Defaults, ModelSettings
 from ponder.server.settings.prices import DEMO, PriceBook
 from ponder.server.settings.receipts import ReceiptSettings
+from ponder.server.settings.responses import ResponseSettings
 from ponder.server.settings.sealed_thoughts import SealedThoughtSettings
 from ponder.server.settings.table import nearest
 
@@ -151,6 +152,7 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     idempotency: IdempotencySettings = Field(
         default=IdempotencySettings(), description="Requests that carry an Idempotency-Key."
     )
+    responses: ResponseSettings = Field(default=ResponseSettings(), description="Responses that are kept.")
     receipts: ReceiptSettings = Field(default=ReceiptSettings(), description="Signed receipts of what requests used.")
     sealed_thoughts: SealedThoughtSettings = Field(
         default=SealedThoughtSettings(), description="Thoughts that are sealed for their callers to hand back."

@@ -251,7 +251,7 @@ def test_no_error_that_cost_anything_is_worth_another_try_of_a_client(kind: type
     spent = Usage(prompt=1, cached=0, generated=0, hidden=0)
     assert not errors.failure(error, "req_1", spent).again
     again = errors.failure(error, "req_1").again
-    assert again == (kind not in (errors.TooSlow, errors.AlreadyRun))
+    assert again == (kind not in (errors.TooSlow, errors.AlreadyRun, errors.Unreadable))
     for usage in (None, spent):
         response = errors.response(error, "req_1", OpenAIChat().error, usage)
         assert response.headers.get("x-should-retry") == (None if again and usage is None else "false")

@@ -1,0 +1,165 @@
+"""Kept responses over HTTP: one of them, as it is or as a stream, its input, and an end to it.
+
+They are OpenAI's routes and shapes. A response is its API key's: to any other it is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ponder.compute.errors import RequestError
+from ponder.metering.metrics import Metrics
+from ponder.server.access import Caller
+from ponder.server.dialect import Item
+from ponder.server.event_stream import HEADERS, EventStream, follow
+from ponder.server.kept_responses import KeptResponses
+from ponder.server.response_shapes import joined, listed
+from ponder.server.settings import Settings
+
+MOST = 100
+"""Items on a page."""
+INCLUDABLE = ("reasoning.encrypted_content", "message.output_text.logprobs", "message.input_image.image_url")
+"""What `include` may name: what else OpenAI has is of tools that are not offered here."""
+
+Include = Annotated[
+    list[str] | None, Query(description="What is given beside: `reasoning.encrypted_content`.", alias="include")
+]
+Includes = Annotated[list[str] | None, Query(alias="include[]", include_in_schema=False)]
+
+
+class ResponsesPage:
+    """The routes below `/v1/responses/{id}`."""
+
+    def __init__(self, kept: KeptResponses, settings: Callable[[], Settings], metrics: Metrics) -> None:
+        self._kept, self._settings, self._metrics = kept, settings, metrics
+
+    async def retrieve_response(
+        self,
+        id: str,
+        key: Caller,
+        include: Include = None,
+        includes: Includes = None,
+        stream: str | None = None,
+        starting_after: str | None = None,
+    ) -> Response:
+        """Finds a response that is kept. `stream`: true gives the events of one that runs, or ran, in the background,
+        behind the one whose number is `starting_after`."""
+        included = _included(include, includes)
+        after = _number("starting_after", starting_after, -1, 0, 1 << 53)
+        streamed = _word("stream", stream, {None: False, "false": False, "true": True})
+        if not streamed and starting_after is not None:
+            raise RequestError("starting_after goes with stream=true", param="starting_after")
+        found, content = await self._kept.find(id, key.id)
+        if not streamed:
+            response = content.response(found.status)
+            output = joined(response["output"], content.sealed)
+            return _json({**response, "output": listed(output, included)})
+        if not found.background:
+            raise RequestError(
+                "only a response that was asked for with background: true has a stream that can be gone on with",
+                param="stream",
+                code="not_streamable",
+            )
+        settings = self._settings()
+        return EventStream(
+            follow(self._kept, id, key.id, after + 1),
+            HEADERS,
+            self._metrics,
+            keepalive=settings.keepalive,
+            send_timeout=settings.limits.send_timeout,
+        )
+
+    async def delete_response(self, id: str, key: Caller) -> Response:
+        """Forgets a response; one that runs in the background ends."""
+        await self._kept.delete(id, key.id)
+        return _json({"id": id, "object": "response", "deleted": True})
+
+    async def cancel_response(self, id: str, key: Caller) -> Response:
+        """Ends a response that runs in the background, and gives it as it is then. One that is over stays as it is."""
+        found, _ = await self._kept.find(id, key.id)
+        if not found.background:
+            raise RequestError(
+                "only a response that was asked for with background: true can be cancelled; close the connection of "
+                "another",
+                param="id",
+                code="not_in_background",
+            )
+        found, content = await self._kept.cancel(id, key.id)
+        response = content.response(found.status)
+        return _json(response)
+
+    async def response_input_items(
+        self,
+        request: Request,
+        id: str,
+        key: Caller,
+        include: Include = None,
+        includes: Includes = None,
+        limit: str | None = None,
+        order: str | None = None,
+        after: str | None = None,
+        before: str | None = None,
+    ) -> Response:
+        """Lists what a response was made from, the conversation it goes on with among it: the newest first, or with
+        `order`: asc the oldest. `after` and `before` are ids of items between which a page lies; `limit` is 1 to
+        100."""
+        included = _included(include, includes)
+        size = _number("limit", limit, 20, 1, MOST)
+        descending = _word("order", order, {None: True, "desc": True, "asc": False})
+        _, content = await self._kept.find(id, key.id)
+        items = list(content.items)
+        if descending:
+            items.reverse()
+        begin = 0 if after is None else _place("after", after, items) + 1
+        end = len(items) if before is None else _place("before", before, items)
+        # Before an item and with nothing to begin behind, a page is the nearest one.
+        begin = max(begin, end - size) if after is None and before is not None else begin
+        page = items[begin : min(end, begin + size)]
+        told = {
+            "object": "list",
+            "data": listed(page, included),
+            "first_id": page[0]["id"] if page else "",
+            "last_id": page[-1]["id"] if page else "",
+            "has_more": begin > 0 if before is not None and after is None else begin + len(page) < end,
+        }
+        return _json(told)
+
+
+def _json(value: Any) -> Response:
+    return Response(json.dumps(value), media_type="application/json")
+
+
+def _place(name: str, id: str, items: list[Item]) -> int:
+    """Where an item stands. Raises `RequestError`."""
+    for number, item in enumerate(items):
+        if item["id"] == id:
+            return number
+    raise RequestError(f"{name} names no item of this response", param=name)
+
+
+def _included(*given: list[str] | None) -> set[str]:
+    words = {word for some in given for word in some or ()}
+    if not words <= set(INCLUDABLE):
+        raise RequestError(f"include may name {', '.join(INCLUDABLE)}", param="include")
+    return words
+
+
+def _number(name: str, given: str | None, default: int, least: int, most: int) -> int:
+    if given is None:
+        return default
+    if not given.isdecimal() or len(given) > 16 or not least <= int(given) <= most:
+        raise RequestError(f"{name} is a whole number from {least} to {most}", param=name)
+    return int(given)
+
+
+def _word(name: str, given: str | None, meanings: dict[str | None, bool]) -> bool:
+    if given not in meanings:
+        words = [word for word in meanings if word is not None]
+        raise RequestError(f"{name} is {' or '.join(words)}", param=name)
+    return meanings[given]

@@ -1,0 +1,347 @@
+"""Responses that are kept: asked for again, gone on with, listed, deleted; for their own API key, and sealed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ponder.metering.database import database
+from ponder.metering.tables import response_events, responses
+from ponder.server import keys
+from ponder.server.settings import IdempotencySettings, KeySettings, ResponseSettings, Settings
+from ponder.testing import MARKER
+from tests.metering.ledgers import execute
+from tests.metering.test_responses import kept
+from tests.server.keeping import app_of, events_of, keeping, text_of
+from tests.server.resent import KEY, Held, soon
+from tests.server.serving import asked, its_door, refused, scripted
+
+SECRETS = [keys.make() for _ in range(2)]
+TWO_KEYS = Settings(keys=[KeySettings(name=f"k{i}", hash=hash) for i, (_, hash) in enumerate(SECRETS)])
+BEARERS = [{"authorization": f"Bearer {key}"} for key, _ in SECRETS]
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/ledger.db"
+
+
+def sent(engine: Any) -> list[str]:
+    """The texts of the conversation that a model was asked to go on with last."""
+    return [message.content for message in engine.prompts[-1].messages]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_is_found_again_over_a_restart_unless_it_was_not_to_be_kept(stream: bool, sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            told = await on.create(stream=stream)
+            response = events_of(told.text)[-1]["response"] if stream else told.json()
+            other = await on.create(stream=stream, store=False)
+            gone = events_of(other.text)[-1]["response"] if stream else other.json()
+            assert (response["store"], gone["store"]) == (True, False)
+        async with keeping(scripted(), sqlite) as on:
+            assert await on.response(response["id"]) == response
+            refused(await on.one(gone["id"]), 404, "response_not_found", "id")
+            assert (await on.delete(response["id"])).json() == {
+                "id": response["id"],
+                "object": "response",
+                "deleted": True,
+            }
+            for asks in (on.one, on.delete, on.cancel):
+                refused(await asks(response["id"]), 404, "response_not_found")
+        assert not kept(sqlite)
+
+    asyncio.run(go())
+
+
+def test_a_conversation_is_gone_on_with(sqlite: str) -> None:
+    async def go() -> None:
+        engine = scripted()
+        async with keeping(engine, sqlite) as on:
+            first = await on.created(input="one")
+            second = await on.created(input="two", previous_response_id=first["id"])
+            third = await on.created(input="three", previous_response_id=second["id"], store=False)
+            assert sent(engine) == ["one", "It is 7.", "two", "It is 7.", "three"]
+            # Each has all it was made from.
+            await on.delete(first["id"])
+            await on.created(input="four", previous_response_id=second["id"])
+            assert sent(engine)[:3] == ["one", "It is 7.", "two"]
+            for id in (first["id"], third["id"], "resp_none"):
+                told = await on.create(previous_response_id=id)
+                refused(told, 400, "previous_response_not_found", "previous_response_id")
+
+    asyncio.run(go())
+
+
+def test_a_conversation_that_grows_beyond_the_bounds_of_a_request_is_refused(sqlite: str) -> None:
+    async def go() -> None:
+        settings = Settings()
+        limits = settings.limits.model_copy(update={"messages": 3})
+        async with keeping(scripted(), sqlite, settings.model_copy(update={"limits": limits})) as on:
+            first = await on.created()
+            second = await on.created(previous_response_id=first["id"])
+            refused(await on.create(previous_response_id=second["id"]), 400)
+
+    asyncio.run(go())
+
+
+def test_what_another_key_keeps_is_not_there(sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite, TWO_KEYS) as on:
+            id = (await on.create(BEARERS[0])).json()["id"]
+            for path in ("", "/input_items"):
+                assert (await on.one(id, path, headers=BEARERS[0])).status_code == 200
+                refused(await on.one(id, path, headers=BEARERS[1]), 404, "response_not_found")
+                refused(await on.one(id, path), 401)
+            refused(await on.cancel(id, headers=BEARERS[1]), 404, "response_not_found")
+            refused(await on.delete(id, headers=BEARERS[1]), 404, "response_not_found")
+            told = await on.create(BEARERS[1], previous_response_id=id)
+            refused(told, 400, "previous_response_not_found", "previous_response_id")
+            assert (await on.delete(id, headers=BEARERS[0])).status_code == 200
+
+    asyncio.run(go())
+
+
+def test_input_items_come_in_pages(sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            id = None
+            for number in range(4):
+                id = (await on.created(input=f"in {number}", previous_response_id=id))["id"]
+            assert id is not None
+
+            async def page(**params: Any) -> dict[str, Any]:
+                return (await on.one(id, "/input_items", params=params)).json()
+
+            oldest = await page(order="asc", limit=100)
+            items = oldest["data"]
+            # Three messages of the user with the answers to them, each behind a thought, and the last message.
+            assert [item.get("content") for item in items if item["type"] == "message"][::2] == [
+                f"in {number}" for number in range(4)
+            ]
+            assert len(items) == 10
+            assert (oldest["object"], oldest["has_more"]) == ("list", False)
+            assert (oldest["first_id"], oldest["last_id"]) == (items[0]["id"], items[-1]["id"])
+            assert (await page())["data"] == items[::-1]
+            found, after = list[Any](), {}
+            while True:
+                some = await page(limit=3, **after)
+                found += some["data"]
+                if not some["has_more"]:
+                    break
+                after = {"after": some["last_id"]}
+            assert found == items[::-1]
+            before = await page(order="asc", limit=2, before=items[5]["id"])
+            assert (before["data"], before["has_more"]) == (items[3:5], True)
+            between = await page(order="asc", after=items[2]["id"], before=items[5]["id"])
+            assert (between["data"], between["has_more"]) == (items[3:5], False)
+            assert (await page(after=items[0]["id"]))["data"] == []
+            for wrong in ({"limit": 0}, {"limit": 101}, {"limit": "x"}, {"order": "up"}, {"after": "no"}):
+                refused(await on.one(id, "/input_items", params=wrong), 400, None, next(iter(wrong)))
+
+    asyncio.run(go())
+
+
+def test_thoughts_are_kept_sealed_and_given_where_they_are_included(sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            first = await on.created()
+            second = await on.created(previous_response_id=first["id"])
+            thought: dict[str, Any] = {"id": "rs_" + first["id"], "type": "reasoning", "summary": []}
+            wanted = {"include[]": "reasoning.encrypted_content"}
+            assert (await on.response(first["id"]))["output"][0] == thought
+            assert (await on.response(first["id"], params=wanted))["output"][0] == thought | {
+                "encrypted_content": "sealed"
+            }
+            items = (await on.one(second["id"], "/input_items", params=wanted)).json()["data"]
+            assert thought | {"encrypted_content": "sealed"} in items
+            assert thought in (await on.one(second["id"], "/input_items")).json()["data"]
+            refused(await on.one(first["id"], params={"include": "everything"}), 400, None, "include")
+
+    asyncio.run(go())
+
+
+def unreadable(folder: Path) -> None:
+    secret = folder / "ledger.db.key"
+    everything = b"".join(file.read_bytes() for file in folder.glob("ledger.db*") if file != secret)
+    for word in (b"It is 7", b"What is 3", b"output_text", MARKER.encode(), b"sealed"):
+        assert word not in everything
+
+
+def test_nothing_that_was_said_can_be_read_in_the_ledger_s_files(sqlite: str, tmp_path: Path) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            await on.created(user="u-1")
+            await on.created(background=True)
+            await on.ended()
+            unreadable(tmp_path)
+
+    asyncio.run(go())
+
+
+def test_no_thought_is_in_anything_that_is_kept_or_told(sqlite: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Opened with the secret, as the server would."""
+
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            store = its_door(on.app).kept
+            bodies: list[dict[str, Any]] = [{}, {"background": True}, {"stream": True}]
+            for body in (*bodies, bodies[1] | bodies[2]):
+                await on.create(**body)
+            await on.ended()
+            assert len(kept(sqlite)) == 4
+            for id, row in kept(sqlite).items():
+                found, content = await store.find(id, "anyone")
+                assert MARKER not in content.dumped().decode()
+                events = await store.events(found, 0) if row["pieces"] else []
+                assert bool(events) == found.background
+                assert MARKER not in b"".join(events).decode()
+                for path in ("", "/input_items"):
+                    assert MARKER not in (await on.one(id, path)).text
+        assert MARKER not in caplog.text
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("what", ["content", "pieces", "other", "status", "lost"])
+def test_rows_that_were_altered_are_told_as_such_and_not_given(what: str, sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            ids = [(await on.created(background=True))["id"] for _ in range(2)]
+            await on.ended()
+            rows = kept(sqlite)
+            engine = database(sqlite).engine(long=True)
+            own, of_stream = responses.c.id == ids[0], response_events.c.response == ids[0]
+            with engine.begin() as connection:
+                if what == "pieces":
+                    piece = bytearray(rows[ids[0]]["pieces"][0])
+                    piece[40] ^= 1
+                    connection.execute(response_events.update().where(of_stream).values(content=bytes(piece)))
+                elif what == "lost":
+                    connection.execute(response_events.delete().where(of_stream))
+                elif what == "status":
+                    connection.execute(responses.update().where(own).values(status="cancelled"))
+                else:
+                    content = bytearray(rows[ids[what == "other"]]["content"])
+                    content[40] ^= what == "content"
+                    connection.execute(responses.update().where(own).values(content=bytes(content)))
+            engine.dispose()
+            stream = what in ("pieces", "lost")
+            if not stream:
+                told = await on.one(ids[0])
+                refused(told, 500, "response_altered")
+                assert told.headers["x-should-retry"] == "false"
+                told = await on.create(previous_response_id=ids[0])
+                refused(told, 500, "response_altered")
+            else:
+                with pytest.raises(Exception):  # noqa: B017, PT011 (the connection is broken off)
+                    await on.one(ids[0], params={"stream": "true"})
+            assert (await on.response(ids[1]))["status"] == "completed"
+
+    asyncio.run(go())
+
+
+def test_a_server_with_another_secret_says_so(sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            id = (await on.created())["id"]
+        other = Settings(idempotency=IdempotencySettings(secret="t" * 40))  # type: ignore[arg-type]
+        async with keeping(scripted(), sqlite, other) as on:
+            assert "secret" in refused(await on.one(id), 500, "response_unreadable")
+
+    asyncio.run(go())
+
+
+def test_a_response_is_forgotten_when_its_time_is_over(sqlite: str) -> None:
+    async def go() -> None:
+        settings = Settings(responses=ResponseSettings(retention_days=2))
+        async with keeping(scripted(), sqlite, settings) as on:
+            id = (await on.created())["id"]
+            row = kept(sqlite)[id]
+            assert row["until_ms"] - row["begun_ms"] == 2 * 86_400_000
+            execute(sqlite, "UPDATE responses SET until_ms = 1")
+            refused(await on.one(id), 404, "response_not_found")
+            on.ledger._writer._sweep()  # pyright: ignore[reportPrivateUsage]
+            assert not kept(sqlite)
+
+    asyncio.run(go())
+
+
+def test_one_that_is_too_large_is_answered_and_not_kept(sqlite: str) -> None:
+    async def go() -> None:
+        settings = Settings(responses=ResponseSettings(response_bytes=1024))
+        async with keeping(scripted(), sqlite, settings) as on:
+            small = await on.created()
+            large = await on.created(input="x" * 2000)
+            assert text_of(small) == text_of(large)
+            assert kept(sqlite).keys() == {small["id"]}
+
+    asyncio.run(go())
+
+
+WISHES = [{"store": True}, {"background": True}, {"previous_response_id": "resp_1"}]
+
+
+@pytest.mark.parametrize("off", ["no ledger", "no retention"])
+def test_where_nothing_is_kept_what_wants_it_is_refused_by_name(off: str, sqlite: str) -> None:
+    async def go() -> None:
+        settings = Settings(responses=ResponseSettings(retention_days=0))
+        async with keeping(scripted(), sqlite, settings) as on:
+            app = on.app if off == "no retention" else app_of(scripted())
+            for wish in WISHES:
+                told = await asked(app, "POST", "/v1/responses", json={"model": "demo", "input": "hi"} | wish)
+                refused(told, 400, "responses_not_kept", next(iter(wish)))
+            for wish in ({}, {"store": False}):
+                told = await asked(app, "POST", "/v1/responses", json={"model": "demo", "input": "hi"} | wish)
+                assert told.status_code == 200
+                assert told.json()["store"] is False
+            refused(await asked(app, "GET", "/v1/responses/resp_1"), 404, "responses_not_kept")
+        assert not kept(sqlite)
+
+    asyncio.run(go())
+
+
+def test_the_same_key_and_body_are_kept_once(sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            first, again = await on.create(KEY), await on.create(KEY)
+            assert first.content == again.content
+            assert kept(sqlite).keys() == {first.json()["id"]}
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_whose_caller_has_gone_or_that_came_to_nothing_is_not_kept(stream: bool, sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(fail_at=0), sqlite) as on:
+            told = await on.create(stream=stream)
+            if stream:
+                # What a stream has told stands.
+                assert [row["status"] for row in kept(sqlite).values()] == ["failed"]
+                assert (await on.response(events_of(told.text)[-1]["response"]["id"]))["status"] == "failed"
+            else:
+                assert told.status_code == 500
+                assert not kept(sqlite)
+
+    asyncio.run(go())
+
+
+def test_an_answer_goes_out_where_the_database_is_away_and_is_kept_when_it_is_back(sqlite: str) -> None:
+    async def go() -> None:
+        engine = Held()
+        async with keeping(engine, sqlite) as on, asyncio.TaskGroup() as group:
+            asks = group.create_task(on.created())
+            await engine.held.wait()
+            execute(sqlite, "ALTER TABLE responses RENAME TO elsewhere")
+            engine.on.set()
+            id = (await asks)["id"]
+            execute(sqlite, "ALTER TABLE elsewhere RENAME TO responses")
+            await soon(lambda: id in kept(sqlite))
+            assert (await on.response(id))["status"] == "completed"
+
+    asyncio.run(go())
