@@ -47,7 +47,7 @@ from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings, Reload
-from ponder.server.responses_page import ResponsesPage
+from ponder.server.responses_page import GIVEN, STREAMED, ResponsesPage
 from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
@@ -329,9 +329,15 @@ def create_app(
     page("/v1/keys/{id}", "admin", keys_page.revoke_api_key, method="DELETE")
     page("/v1/keys/{id}/rotate", "admin", keys_page.rotate_api_key, method="POST", openapi_extra=body_of(Rotation))
     page("/v1/reload", "admin", reload.reload_configuration, method="POST")
-    page("/v1/responses/{id}", "infer", responses_page.retrieve_response)
+    page("/v1/responses/{id}", "infer", responses_page.retrieve_response, responses=DEFAULT.refusals | STREAMED)
     page("/v1/responses/{id}", "infer", responses_page.delete_response, method="DELETE")
-    page("/v1/responses/{id}/cancel", "infer", responses_page.cancel_response, method="POST")
+    page(
+        "/v1/responses/{id}/cancel",
+        "infer",
+        responses_page.cancel_response,
+        method="POST",
+        responses=DEFAULT.refusals | GIVEN,
+    )
     page("/v1/responses/{id}/input_items", "infer", responses_page.response_input_items)
     page("/livez", None, status.live)
     page("/readyz", None, status.ready)

@@ -104,8 +104,6 @@ class Keeping:
     """The input, with what it goes on with before it."""
     behind: Callable[[Sequence[Item]], Reading]
     """The same request behind the items of an earlier conversation. Raises `RequestError` in the dialect's words."""
-    stored: bool = False
-    """It is kept. Known before the writer is made."""
     created: Item | None = None
     """Told by the writer with the opening of a stream: the response as it is then."""
     answer: Item | None = None

@@ -75,7 +75,6 @@ class KeptResponse:
             items = await kept.conversation(keeping.previous, key, self._reading.request.model)
             self._reading = await self._asking.behind(keeping, items)
             keeping = self._reading.keeping or keeping
-        keeping.stored = stored
         if not stored:
             self._inner = self._asking.run(self._reading, self._account)
             await self._inner(scope, receive, send)

@@ -18,7 +18,11 @@ SEALED = "encrypted_content"
 
 def failed(response: Item, message: str) -> dict[str, Any]:
     """One that comes to no answer by the server's fault."""
-    return {**response, "status": "failed", "error": {"code": "server_error", "message": message}}
+    return {
+        **response,
+        "status": "failed",
+        "error": {"code": "server_error", "message": message, "type": "server_error"},
+    }
 
 
 def ended(response: Item, status: str) -> dict[str, Any]:

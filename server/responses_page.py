@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from starlette.requests import Request
+from pydantic import BaseModel, WithJsonSchema
 from starlette.responses import Response
 
 from ponder.compute.errors import RequestError
@@ -27,10 +27,64 @@ MOST = 100
 INCLUDABLE = ("reasoning.encrypted_content", "message.output_text.logprobs", "message.input_image.image_url")
 """What `include` may name: what else OpenAI has is of tools that are not offered here."""
 
+
 Include = Annotated[
-    list[str] | None, Query(description="What is given beside: `reasoning.encrypted_content`.", alias="include")
+    list[str] | None,
+    WithJsonSchema({"type": "array", "items": {"enum": list(INCLUDABLE)}}),
+    Query(description="What is given beside, such as sealed thoughts"),
 ]
 Includes = Annotated[list[str] | None, Query(alias="include[]", include_in_schema=False)]
+Stream = Annotated[
+    str | None,
+    WithJsonSchema({"type": "boolean"}),
+    Query(description="true: its events, where it ran in the background"),
+]
+StartingAfter = Annotated[
+    str | None,
+    WithJsonSchema({"type": "integer", "minimum": 0}),
+    Query(description="The number of the event behind which they begin"),
+]
+Limit = Annotated[
+    str | None,
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST}),
+    Query(description="Items of a page; 20 where it is left out"),
+]
+Order = Annotated[
+    str | None, WithJsonSchema({"enum": ["asc", "desc"]}), Query(description="Left out: desc, the newest first")
+]
+Place = Annotated[str | None, Query(description="The id of an item that the page ends before, or begins behind")]
+"""Parameters are checked here, for the messages, and described so."""
+
+RESPONSE = {"schema": {"$ref": "#/components/schemas/ResponseObject"}}
+EVENTS = {"schema": {"$ref": "#/components/schemas/ResponseStreamEvent"}}
+GIVEN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The response", "content": {"application/json": RESPONSE}},
+}
+"""The answer of routes that give a response, for `/openapi.json`: the schemas are the dialect's."""
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The response, or its events",
+        "content": {"application/json": RESPONSE, "text/event-stream": EVENTS},
+    }
+}
+
+
+class DeletedResponse(BaseModel):
+    """It is gone."""
+
+    id: str
+    object: Literal["response"] = "response"
+    deleted: Literal[True] = True
+
+
+class InputItems(BaseModel):
+    """A page of what a response was made from."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    first_id: str
+    last_id: str
+    has_more: bool
 
 
 class ResponsesPage:
@@ -45,8 +99,8 @@ class ResponsesPage:
         key: Caller,
         include: Include = None,
         includes: Includes = None,
-        stream: str | None = None,
-        starting_after: str | None = None,
+        stream: Stream = None,
+        starting_after: StartingAfter = None,
     ) -> Response:
         """Finds a response that is kept. `stream`: true gives the events of one that runs, or ran, in the background,
         behind the one whose number is `starting_after`."""
@@ -75,10 +129,10 @@ class ResponsesPage:
             send_timeout=settings.limits.send_timeout,
         )
 
-    async def delete_response(self, id: str, key: Caller) -> Response:
+    async def delete_response(self, id: str, key: Caller) -> DeletedResponse:
         """Forgets a response; one that runs in the background ends."""
         await self._kept.delete(id, key.id)
-        return _json({"id": id, "object": "response", "deleted": True})
+        return DeletedResponse(id=id)
 
     async def cancel_response(self, id: str, key: Caller) -> Response:
         """Ends a response that runs in the background, and gives it as it is then. One that is over stays as it is."""
@@ -96,16 +150,15 @@ class ResponsesPage:
 
     async def response_input_items(
         self,
-        request: Request,
         id: str,
         key: Caller,
         include: Include = None,
         includes: Includes = None,
-        limit: str | None = None,
-        order: str | None = None,
-        after: str | None = None,
-        before: str | None = None,
-    ) -> Response:
+        limit: Limit = None,
+        order: Order = None,
+        after: Place = None,
+        before: Place = None,
+    ) -> InputItems:
         """Lists what a response was made from, the conversation it goes on with among it: the newest first, or with
         `order`: asc the oldest. `after` and `before` are ids of items between which a page lies; `limit` is 1 to
         100."""
@@ -121,14 +174,12 @@ class ResponsesPage:
         # Before an item and with nothing to begin behind, a page is the nearest one.
         begin = max(begin, end - size) if after is None and before is not None else begin
         page = items[begin : min(end, begin + size)]
-        told = {
-            "object": "list",
-            "data": listed(page, included),
-            "first_id": page[0]["id"] if page else "",
-            "last_id": page[-1]["id"] if page else "",
-            "has_more": begin > 0 if before is not None and after is None else begin + len(page) < end,
-        }
-        return _json(told)
+        return InputItems(
+            data=[dict(item) for item in listed(page, included)],
+            first_id=page[0]["id"] if page else "",
+            last_id=page[-1]["id"] if page else "",
+            has_more=begin > 0 if before is not None and after is None else begin + len(page) < end,
+        )
 
 
 def _json(value: Any) -> Response:

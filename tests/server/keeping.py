@@ -16,7 +16,6 @@ from ponder.metering.ledger import open_ledger
 from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, create_app
 from ponder.server.settings import ModelSettings, Settings
-from tests.server.keeping_dialect import Keeps
 from tests.server.ledgered import Ledgered
 from tests.server.resent import turns
 from tests.server.serving import Line, asked, its_door
@@ -80,7 +79,7 @@ async def keeping(
 
 def app_of(engine: Engine, settings: Settings | None = None, **more: Any) -> Any:
     served = {"demo": ServedModel(engine, Lengths(20, 40), ModelSettings(path="scripted"))}
-    return create_app(settings or Settings(), served, dialects=[Keeps()], **more)
+    return create_app(settings or Settings(), served, **more)
 
 
 def events_of(text: str | bytes) -> list[dict[str, Any]]:
@@ -97,7 +96,8 @@ def numbers(events: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def text_of(response: Mapping[str, Any]) -> str:
-    return "".join(item["content"] for item in response["output"] if item["type"] == "message")
+    said = [item for item in response["output"] if item["type"] == "message"]
+    return "".join(part["text"] for item in said for part in item["content"])
 
 
 class Reader(Line):

@@ -42,9 +42,9 @@ def test_one_is_polled_to_its_end_and_billed_once(sqlite: str) -> None:
     async def go() -> None:
         engine = Held()
         async with keeping(engine, sqlite) as on:
-            told = await on.create(background=True)
+            told = await on.create(background=True, unknown_field=1)
             id = told.json()["id"]
-            assert (told.json()["status"], told.headers["x-keeping"]) == ("queued", "yes")
+            assert (told.json()["status"], told.headers["x-ignored-parameters"]) == ("queued", "unknown_field")
             assert told.headers["content-type"] == "application/json"
             await engine.held.wait()
             while await status(on, id) != "in_progress":  # noqa: ASYNC110

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
 
 from ponder.metering.database import database
 from ponder.metering.tables import response_events, responses
 from ponder.server import keys
 from ponder.server.settings import IdempotencySettings, KeySettings, ResponseSettings, Settings
-from ponder.testing import MARKER
+from ponder.testing import MARKER, ScriptedEngine, always
 from tests.metering.ledgers import execute
 from tests.metering.test_responses import kept
 from tests.server.keeping import app_of, events_of, keeping, text_of
 from tests.server.resent import KEY, Held, soon
-from tests.server.serving import asked, its_door, refused, scripted
+from tests.server.sdk_types import strange
+from tests.server.serving import CHAIN, asked, its_door, refused, scripted
+from tests.server.test_description import answer_of, fits
+from tests.server.test_loop_thoughts import READS
 
 SECRETS = [keys.make() for _ in range(2)]
 TWO_KEYS = Settings(keys=[KeySettings(name=f"k{i}", hash=hash) for i, (_, hash) in enumerate(SECRETS)])
@@ -42,7 +47,6 @@ def test_a_response_is_found_again_over_a_restart_unless_it_was_not_to_be_kept(s
             response = events_of(told.text)[-1]["response"] if stream else told.json()
             other = await on.create(stream=stream, store=False)
             gone = events_of(other.text)[-1]["response"] if stream else other.json()
-            assert (response["store"], gone["store"]) == (True, False)
         async with keeping(scripted(), sqlite) as on:
             assert await on.response(response["id"]) == response
             refused(await on.one(gone["id"]), 404, "response_not_found", "id")
@@ -120,9 +124,8 @@ def test_input_items_come_in_pages(sqlite: str) -> None:
             oldest = await page(order="asc", limit=100)
             items = oldest["data"]
             # Three messages of the user with the answers to them, each behind a thought, and the last message.
-            assert [item.get("content") for item in items if item["type"] == "message"][::2] == [
-                f"in {number}" for number in range(4)
-            ]
+            said = [item["content"][0]["text"] for item in items if item["type"] == "message"]
+            assert said[::2] == [f"in {number}" for number in range(4)]
             assert len(items) == 10
             assert (oldest["object"], oldest["has_more"]) == ("list", False)
             assert (oldest["first_id"], oldest["last_id"]) == (items[0]["id"], items[-1]["id"])
@@ -146,21 +149,135 @@ def test_input_items_come_in_pages(sqlite: str) -> None:
     asyncio.run(go())
 
 
-def test_thoughts_are_kept_sealed_and_given_where_they_are_included(sqlite: str) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("background", [False, True])
+def test_thoughts_are_kept_sealed_and_go_on_with_the_conversation(stream: bool, background: bool, sqlite: str) -> None:
+    async def go() -> None:
+        engine = ScriptedEngine(always(CHAIN), replace(READS, keeps_thoughts=True))
+        async with keeping(engine, sqlite) as on:
+            await on.create(stream=stream, background=background)
+            await on.ended()
+            (id,) = kept(sqlite)
+            second = await on.created(previous_response_id=id)
+            (thought,) = [message.thought for message in engine.prompts[-1].messages if message.thought]
+            assert thought.unseal() == CHAIN.thought
+            # Who kept it is not given it without asking.
+            plain: dict[str, Any] = {"id": id.replace("resp", "rs", 1), "type": "reasoning", "summary": []}
+            assert (await on.response(id))["output"][0] == plain
+            wanted = {"include[]": "reasoning.encrypted_content"}
+            told = (await on.response(id, params=wanted))["output"][0]
+            assert {name: value for name, value in told.items() if name != "encrypted_content"} == plain
+            items = (await on.one(second["id"], "/input_items", params=wanted)).json()["data"]
+            assert told in items
+            assert plain in (await on.one(second["id"], "/input_items")).json()["data"]
+            refused(await on.one(id, params={"include": "everything"}), 400, None, "include")
+            # It is the thought itself, for this key and this model.
+            turn = [{"role": "user", "content": "hi"}, told, {"role": "assistant", "content": "It is 7."}]
+            await on.created(input=turn)
+            (thought,) = [message.thought for message in engine.prompts[-1].messages if message.thought]
+            assert thought.unseal() == CHAIN.thought
+
+    asyncio.run(go())
+
+
+def test_a_conversation_goes_on_with_another_model_without_its_thoughts(sqlite: str) -> None:
+    async def go() -> None:
+        engine = ScriptedEngine(always(CHAIN), replace(READS, keeps_thoughts=True))
+        async with keeping(engine, sqlite) as on:
+            first = await on.created()
+            await on.created(previous_response_id=first["id"], model="demo:best_of_n")
+            assert not [message.thought for message in engine.prompts[-1].messages if message.thought]
+            assert sent(engine)[1] == "It is 7."
+
+    asyncio.run(go())
+
+
+def test_a_thought_that_was_shown_is_not_kept(sqlite: str) -> None:
+    async def go() -> None:
+        (_, hash), (key, shows) = SECRETS
+        scopes = frozenset({"infer", "reveal"})
+        settings = Settings(keys=[KeySettings(name="k", hash=shows, scopes=scopes), KeySettings(name="o", hash=hash)])  # type: ignore[arg-type]
+        async with keeping(scripted(), sqlite, settings) as on:
+            bearer = {"authorization": f"Bearer {key}"}
+            told = await on.create(bearer, include_reasoning=True)
+            assert MARKER in told.text
+            assert MARKER not in (await on.one(told.json()["id"], headers=bearer)).text
+            told = await on.create(bearer, include_reasoning=True, background=True)
+            refused(told, 400, "conflicting_parameters", "include_reasoning")
+
+    asyncio.run(go())
+
+
+def typed(told: Any, kind: Any, *more: str) -> Any:
+    """What OpenAI's SDK has types for is as those have it."""
+    assert strange(told, kind, extension=frozenset(more)) is None, told
+    return told
+
+
+def test_what_is_given_again_is_as_described(sqlite: str) -> None:
     async def go() -> None:
         async with keeping(scripted(), sqlite) as on:
-            first = await on.created()
-            second = await on.created(previous_response_id=first["id"])
-            thought: dict[str, Any] = {"id": "rs_" + first["id"], "type": "reasoning", "summary": []}
-            wanted = {"include[]": "reasoning.encrypted_content"}
-            assert (await on.response(first["id"]))["output"][0] == thought
-            assert (await on.response(first["id"], params=wanted))["output"][0] == thought | {
-                "encrypted_content": "sealed"
-            }
-            items = (await on.one(second["id"], "/input_items", params=wanted)).json()["data"]
-            assert thought | {"encrypted_content": "sealed"} in items
-            assert thought in (await on.one(second["id"], "/input_items")).json()["data"]
-            refused(await on.one(first["id"], params={"include": "everything"}), 400, None, "include")
+            document = (await on.get("/openapi.json")).json()
+            first = await on.created(background=True)
+            await on.ended()
+            page = "/v1/responses/{id}"
+
+            def as_described(told: Any, path: str = page, method: str = "get", media: str = "application/json") -> None:
+                fits(told, answer_of(document, path, method)[media]["schema"], document)
+
+            as_described(await on.response(first["id"]))
+            as_described(first, "/v1/responses", "post")
+            for event in events_of((await on.one(first["id"], params={"stream": "true"})).text):
+                as_described(event, media="text/event-stream")
+            as_described((await on.one(first["id"], "/input_items")).json(), page + "/input_items")
+            as_described((await on.cancel(first["id"])).json(), page + "/cancel", "post")
+            as_described((await on.delete(first["id"])).json(), page, "delete")
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_what_is_given_again_is_as_openai_s_types_have_it(background: bool, sqlite: str) -> None:
+    async def go() -> None:
+        async with keeping(scripted(), sqlite) as on:
+            call = {"type": "function_call", "call_id": "call_1", "name": "add", "arguments": "{}"}
+            items: list[Any] = [
+                {"role": "system", "content": [{"type": "input_text", "text": "Be brief."}]},
+                {"role": "user", "content": "What is 3 + 4?"},
+                {"type": "reasoning", "id": "rs_mine", "summary": []},
+                {"role": "assistant", "content": "Let me add."},
+                call,
+                {"type": "function_call_output", "call_id": "call_1", "output": "7"},
+            ]
+            first = await on.created(input=items, background=background)
+            typed(first, Response, "thinking")
+            await on.ended()
+            typed(await on.response(first["id"]), Response, "thinking")
+            second = await on.created(previous_response_id=first["id"], input="And 4 + 4?", background=background)
+            page = (await on.one(second["id"], "/input_items", params={"order": "asc"})).json()
+            typed(page, ResponseItemList)
+            assert [item["type"] for item in page["data"]] == [
+                "message",
+                "message",
+                "reasoning",
+                "message",
+                "function_call",
+                "function_call_output",
+                "reasoning",
+                "message",
+                "message",
+            ]
+            assert page["data"][2]["id"] == "rs_mine"
+            typed(
+                (await on.one(second["id"], "/input_items", params={"after": page["first_id"]})).json(),
+                ResponseItemList,
+            )
+            await on.ended()
+            if background:
+                for event in events_of((await on.one(first["id"], params={"stream": "true"})).text):
+                    if "response" in event:
+                        event["response"].pop("thinking", None)
+                    typed(event, ResponseStreamEvent)
 
     asyncio.run(go())
 
@@ -273,10 +390,10 @@ def test_a_response_is_forgotten_when_its_time_is_over(sqlite: str) -> None:
 
 def test_one_that_is_too_large_is_answered_and_not_kept(sqlite: str) -> None:
     async def go() -> None:
-        settings = Settings(responses=ResponseSettings(response_bytes=1024))
+        settings = Settings(responses=ResponseSettings(response_bytes=8192))
         async with keeping(scripted(), sqlite, settings) as on:
             small = await on.created()
-            large = await on.created(input="x" * 2000)
+            large = await on.created(input="x" * 9000)
             assert text_of(small) == text_of(large)
             assert kept(sqlite).keys() == {small["id"]}
 
@@ -298,7 +415,6 @@ def test_where_nothing_is_kept_what_wants_it_is_refused_by_name(off: str, sqlite
             for wish in ({}, {"store": False}):
                 told = await asked(app, "POST", "/v1/responses", json={"model": "demo", "input": "hi"} | wish)
                 assert told.status_code == 200
-                assert told.json()["store"] is False
             refused(await asked(app, "GET", "/v1/responses/resp_1"), 404, "responses_not_kept")
         assert not kept(sqlite)
 

@@ -133,7 +133,7 @@ class ResponseObject(Part):
     object: Literal["response"]
     created_at: int = Field(description="Unix time in seconds")
     completed_at: int = Field(default=0, description="The same, of its end")
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     background: bool
     error: ResponseFault | None
     incomplete_details: Incomplete | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -18,10 +17,10 @@ from ponder.server.dialects.openai_responses.answer_schema import (
     ResponseObject,
     ResponseStreamEvent,
 )
-from ponder.server.dialects.openai_responses.reading import ours, responses_request
+from ponder.server.dialects.openai_responses.kept import read
+from ponder.server.dialects.openai_responses.reading import responses_request
 from ponder.server.dialects.openai_responses.schema import ResponsesRequest
 from ponder.server.dialects.openai_responses.usage import response_usage
-from ponder.server.dialects.openai_responses.writing import ResponsesWriter
 from ponder.server.settings import Limits
 
 
@@ -36,8 +35,7 @@ class OpenAIResponses:
 
     def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         wanted, strays = responses_request(raw, limits)
-        request, names = ours(wanted)
-        return Reading(request, partial(ResponsesWriter, f"resp_{secrets.token_hex(24)}", wanted, strays), names)
+        return read(f"resp_{secrets.token_hex(24)}", wanted, strays)
 
     def error(self, failure: Failure) -> Response:
         return response(failure, response_usage)

@@ -14,7 +14,7 @@ from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool
 from ponder.server.bounds import too_many
 from ponder.server.dialects.customs import understood
-from ponder.server.dialects.openai_responses.items import Conversation, of_this_turn
+from ponder.server.dialects.openai_responses.items import Conversation, Items, of_this_turn
 from ponder.server.dialects.openai_responses.refused import REFUSED, offered
 from ponder.server.dialects.openai_responses.schema import (
     AllowedTools,
@@ -98,11 +98,6 @@ def _together(request: ResponsesRequest) -> None:
             param="truncation",
             code="unsupported_parameter",
         )
-    for name, given in (("background", request.background), ("previous_response_id", request.previous_response_id)):
-        if given:
-            raise RequestError(
-                f"{name} is not supported: this server keeps no responses", param=name, code="unsupported_parameter"
-            )
     reasoning = request.reasoning
     one, other = (reasoning.summary, reasoning.generate_summary) if reasoning else (None, None)
     if one and other and one != other:
@@ -113,11 +108,13 @@ def _together(request: ResponsesRequest) -> None:
         )
 
 
-def ours(request: ResponsesRequest) -> tuple[Request, Mapping[str, str]]:
-    """The request in our words, and what its fields are called in the caller's. Raises `RequestError`."""
+def ours(request: ResponsesRequest, earlier: Items = ()) -> tuple[Request, Mapping[str, str]]:
+    """The request in our words, and what its fields are called in the caller's. `earlier`: the items of the
+    conversation it goes on with. Raises `RequestError`."""
     talk = Conversation()
     if request.instructions is not None:
         talk.say(Message("system", request.instructions), "instructions", "instructions")
+    talk.add(earlier, "previous_response_id")
     if isinstance(request.input, str):
         talk.say(Message("user", request.input), "input", "input")
     else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.server.answers import End, Failure, Summary, Whole
-from ponder.server.dialect import Writer
+from ponder.server.dialect import Keeping, Writer
 from ponder.server.dialects.openai_responses.reading import NAMES, gives_logprobs, gives_sealed, summary_length
 from ponder.server.dialects.openai_responses.response import (
     Item,
@@ -69,11 +69,14 @@ class ResponsesWriter(Writer):
     closing = b": end\n\n"
     streams_arguments = True
 
-    def __init__(self, id: str, wanted: ResponsesRequest, strays: Sequence[Stray], resolved: ResolvedRequest) -> None:
-        """`id` of the response; `strays` are the keys of the request that nobody knows."""
+    def __init__(
+        self, keeping: Keeping, wanted: ResponsesRequest, strays: Sequence[Stray], resolved: ResolvedRequest
+    ) -> None:
+        """`keeping` is told what the response is; `strays` are the keys of the request that nobody knows."""
+        self._keeping = keeping
         self.headers: Mapping[str, str] = headers(resolved, strays, NAMES, _without_effect(wanted))
-        self._asked = asked(id, wanted, resolved)
-        self._name = id.partition("_")[2]
+        self._asked = asked(keeping.id, wanted, resolved)
+        self._name = keeping.id.partition("_")[2]
         self._logprobs = gives_logprobs(wanted)
         self._sealed = gives_sealed(wanted)
         self._late = resolved.shows_thought or summary_length(wanted) is not None
@@ -101,6 +104,7 @@ class ResponsesWriter(Writer):
         return self._event(kind, json.dumps(facts)[1:-1])
 
     def opening(self) -> bytes:
+        self._keeping.created = self._asked
         response = f'"response": {json.dumps(self._asked)}'
         events = self._event("response.created", response) + self._event("response.in_progress", response)
         if self._thinks:
@@ -152,7 +156,7 @@ class ResponsesWriter(Writer):
         events = b"" if said else self._begin_message()[0]
         events += self._end_call(last) + self._end_message(last)
         events += self._end_thought(end)
-        response = self._ended(cut, self._items, summary)
+        response = self._ended(end, self._items, summary)
         return events + self._told(f"response.{response['status']}", response=response)
 
     def failure(self, failure: Failure) -> bytes:
@@ -165,6 +169,7 @@ class ResponsesWriter(Writer):
         response = self._asked | {"status": "failed", "error": error_of(failure), "output": items}
         if failure.usage is not None:
             response["usage"] = response_usage(failure.usage)
+        self._keeping.answer = response
         return self._told("response.failed", response=response)
 
     def _begin(self, item: Item) -> bytes:
@@ -267,23 +272,26 @@ class ResponsesWriter(Writer):
         for number, call in enumerate(answer.calls):
             id = f"fc_{self._name}{number:02x}"
             items.append(call_item(id, "completed", call.id, call.name, call.arguments))
-        return dumped(self._ended(cut, items, summary))
+        return dumped(self._ended(end, items, summary))
 
-    def _ended(self, cut: bool, items: Sequence[Item], summary: Summary | None) -> dict[str, Any]:
+    def _ended(self, end: End, items: Sequence[Item], summary: Summary | None) -> dict[str, Any]:
         """The response for good."""
         told: dict[str, Any] = {**self._asked, "output": list(items)}
-        if cut:
+        if end.reason == "cut":
             told |= {"status": "incomplete", "incomplete_details": CUT}
         else:
             told |= {"status": "completed", "completed_at": int(time.time())}
         if summary is not None:
             told |= {"usage": response_usage(summary.usage), "thinking": thinking(summary)}
+        self._keeping.answer = told
+        if end.sealed is not None and self._thinks:
+            self._keeping.sealed[f"rs_{self._name}"] = end.sealed
         return told
 
 
 def _without_effect(wanted: ResponsesRequest) -> list[str]:
     """Fields that are known, and change nothing here."""
-    told = [name for name in ("store", "prompt_cache_key") if getattr(wanted, name)]
+    told = [name for name in ("prompt_cache_key",) if getattr(wanted, name)]
     if wanted.service_tier not in (None, "auto", "default"):
         told.append("service_tier")
     if wanted.text and wanted.text.verbosity:
