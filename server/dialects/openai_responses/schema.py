@@ -184,7 +184,7 @@ class ResponsesRequest(Spellings, SamplingFields):
         Literal["none", "auto", "required"] | Annotated[ChosenTool | AllowedTools, Discriminator("type")] | None
     ) = None
     parallel_tool_calls: bool | None = None
-    max_tool_calls: Annotated[int, Field(ge=1)] | None = Field(
+    max_tool_calls: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="Bounds the calls of hosted tools, of which there are none"
     )
     include: Several[Included] | None = None
