@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -20,7 +21,7 @@ from ponder.compute.text import Prompt
 from ponder.compute.usage import Usage
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
-from ponder.testing import MARKER, Chain, ScriptedEngine
+from ponder.testing import CARD, MARKER, Chain, ScriptedEngine
 from tests.server.serving import door, its_door, serving
 
 KEY = "pk-ann"
@@ -67,8 +68,9 @@ class Served:
     """A server, and what of it a test may change."""
 
     def __init__(self) -> None:
-        self.engine, self.account = ScriptedEngine(script), Refusing()
-        settings = Settings(keys=[KeySettings(name="ann", hash=digest(KEY))])
+        self.engine = ScriptedEngine(script, replace(CARD, shows_thoughts=True))
+        self.account = Refusing()
+        settings = Settings(keys=[KeySettings(name="ann", hash=digest(KEY))], loop_thoughts=0)
         self.app: FastAPI = door(self.engine, settings, accounts=[self.account])
         self.url = ""
 
@@ -144,9 +146,32 @@ def test_a_tool_is_called_and_its_result_is_heard(client: Any) -> None:
     assert (text.text, use.name, use.input, said.stop_reason) == ("I ask.", "add", {"a": 3, "b": 4}, "tool_use")
     whole = ask(client, tools=[ADD])
     assert [block.type for block in whole.content] == ["text", "tool_use"]
-    result = {"type": "tool_result", "tool_use_id": use.id, "content": "7"}
+    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": use.id, "content": "7"}
     history = [*QUESTION, said.to_param(), {"role": "user", "content": [result]}]
     assert text_of(ask(client, tools=[ADD], messages=history)) == "It is 7."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_signature_that_is_handed_back_gives_the_model_its_thought(on: Served, client: Any, stream: bool) -> None:
+    asked: dict[str, Any] = {"model": "demo", "max_tokens": 1000, "thinking": THINK, "tools": [ADD]}
+    if stream:
+        with client.messages.stream(messages=QUESTION, **asked) as events:
+            said = events.get_final_message()
+    else:
+        said = client.messages.create(messages=QUESTION, **asked)
+    thinking, _, use = said.content
+    assert (thinking.type, thinking.thinking, bool(thinking.signature)) == ("thinking", "", True)
+    result = {"type": "tool_result", "tool_use_id": use.id, "content": "7"}
+    history = [*QUESTION, said.to_param(), {"role": "user", "content": [result]}]
+    assert text_of(client.messages.create(messages=history, **asked)) == "It is 7."
+    (turn,) = [one for one in on.engine.prompts[-1].messages if one.role == "assistant"]
+    assert turn.thought is not None
+    assert turn.thought.unseal() == f"{MARKER} I ask"
+    thinking.signature = "A" + thinking.signature[1:] if thinking.signature[0] != "A" else "B" + thinking.signature[1:]
+    history[1] = said.to_param()
+    with pytest.raises(anthropic.BadRequestError) as raised:
+        client.messages.create(messages=history, **asked)
+    assert raised.value.error_code == "invalid_encrypted_content"
 
 
 def test_the_tool_runner_runs_its_loop(client: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -11,13 +12,16 @@ from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from ponder.compute.text import Hidden
+from ponder.server.answers import End
 from ponder.server.dialects.anthropic import answer_schema as told
 from ponder.server.dialects.anthropic.description import MessageEvent
+from ponder.server.dialects.anthropic.writing import thinking_block
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine
 from tests.server.callers import message_events
 from tests.server.serving import CHAIN, ask, chat, door, its_door, scripted
+from tests.server.test_loop_thoughts import reader, thoughts
 
 PATH = "/v1/messages"
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -374,6 +378,85 @@ def test_no_failure_makes_a_thought_visible(stream: bool) -> None:
 def test_who_does_not_ask_for_blocks_of_thinking_gets_the_answer_first() -> None:
     for body in ({}, {"thinking_budget": 100}, {"output_config": {"effort": "low"}}):
         assert answered(door(scripted()), **body)["content"] == [{"type": "text", "text": "It is 7."}]
+
+
+def blocks(response: httpx.Response) -> list[dict[str, Any]]:
+    """The blocks of an answer, streamed or not."""
+    if "event-stream" not in response.headers["content-type"]:
+        return response.json()["content"]
+    found: list[dict[str, Any]] = []
+    for _, data in message_events(response.text):
+        if data["type"] == "content_block_start":
+            found.append(data["content_block"])
+        elif data["type"] == "content_block_delta":
+            delta: dict[str, Any] = data["delta"]
+            (name,) = set(delta) - {"type"}
+            name, held = ("input", "") if name == "partial_json" else (name, found[data["index"]][name])
+            found[data["index"]][name] = (held or "") + delta[name]
+    return found
+
+
+def again(*said: dict[str, Any]) -> list[dict[str, Any]]:
+    """A conversation that goes on."""
+    turn = {"role": "assistant", "content": list(said)}
+    return [*ASK["messages"], turn, {"role": "user", "content": "Sure?"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thought_comes_first_sealed_and_the_model_reads_it_when_it_comes_back(stream: bool) -> None:
+    engine = reader(CHAIN, everywhere=True)
+    app = door(engine, Settings(loop_thoughts=0))
+    response = messages(app, thinking=THINK, stream=stream)
+    assert MARKER not in response.text
+    thinking, text = blocks(response)
+    assert (thinking["type"], thinking["thinking"], text["text"]) == ("thinking", "", "It is 7.")
+    forms = [thinking, {"type": "redacted_thinking", "data": thinking["signature"]}]
+    for form in forms:
+        assert MARKER not in messages(app, thinking=THINK, messages=again(form, text)).text
+        assert thoughts(engine.prompts[-1]) == [CHAIN.thought]
+    counted = ask(app, url=f"{PATH}/count_tokens", json=ASK | {"messages": again(*forms[:1], text)}, headers=VERSION)
+    usage = answered(app, messages=again(*forms[:1], text))["usage"]
+    assert counted.json() == {"input_tokens": usage["input_tokens"]}
+    answered(app, messages=again({"type": "thinking", "thinking": "Hm.", "signature": ""}, text))
+    assert thoughts(engine.prompts[-1]) == [None]
+
+
+def test_a_thought_that_was_altered_or_is_anothers_is_refused_where_it_stands() -> None:
+    settings = Settings(keys=[KeySettings(name=name, hash=digest(name)) for name in ("ann", "bob")])
+    app = door(reader(CHAIN), settings)
+    thinking, text = messages(app, {"x-api-key": "ann"}, thinking=THINK).json()["content"]
+    assert messages(app, {"x-api-key": "ann"}, messages=again(thinking, text)).status_code == 200
+    place = "messages.1.content.1.signature"
+    other = messages(app, {"x-api-key": "bob"}, system="Be kind.", messages=again(text, thinking))
+    refused(other, 400, "invalid_request_error", "invalid_encrypted_content", place)
+    raw = bytearray(base64.b64decode(thinking["signature"]))
+    for bit in (0, 8 * len(raw) // 2, 8 * len(raw) - 1):
+        raw[bit // 8] ^= 1 << bit % 8
+        altered = thinking | {"signature": base64.b64encode(raw).decode()}
+        response = messages(app, {"x-api-key": "ann"}, messages=again(text, altered))
+        refused(response, 400, "invalid_request_error", "invalid_encrypted_content", place)
+        raw[bit // 8] ^= 1 << bit % 8
+
+
+def test_two_thoughts_in_one_turn_are_refused_and_one_twice_is_one() -> None:
+    app = door(reader(CHAIN, everywhere=True))
+    first, text = answered(app, thinking=THINK)["content"]
+    other = answered(app, thinking=THINK)["content"][0]
+    assert messages(app, messages=again(first, first, text)).status_code == 200
+    response = messages(app, messages=again(first, other, text))
+    refused(response, 400, "invalid_request_error", "invalid_value", "messages.1.content.1")
+
+
+def test_where_a_summary_was_asked_for_and_there_is_none_the_thought_is_redacted() -> None:
+    end = End("complete", None, "sealed")
+    assert thinking_block(end, summarised=True) == {"type": "redacted_thinking", "data": "sealed"}
+    summed = End("complete", None, "sealed", "I added.")
+    assert thinking_block(summed, summarised=True) == {
+        "type": "thinking",
+        "thinking": "I added.",
+        "signature": "sealed",
+    }
+    assert thinking_block(End("complete", None), summarised=True) is None
 
 
 def test_a_key_that_may_sees_the_thought_in_its_block() -> None:

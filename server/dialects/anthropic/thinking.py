@@ -26,7 +26,7 @@ def wished(request: CountRequest) -> ThinkingWish:
     ]
     switches = [] if thinking is None else [("thinking.type", thinking.type != "disabled")]
     efforts = [] if config is None or config.effort is None else [("output_config.effort", config.effort)]
-    return agreed(budgets, switches, efforts, exact=request.exact)
+    return agreed(budgets, switches, efforts, exact=request.exact, loop=request.loop)
 
 
 def has_blocks(request: CountRequest) -> bool:

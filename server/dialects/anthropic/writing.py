@@ -94,7 +94,7 @@ class MessageWriter(Writer):
     def end(self, index: int, end: End, summary: Summary | None) -> bytes:
         events = b"" if self._said else self._begin({"type": "text", "text": ""})
         events += self._close()
-        if not self._thought and (block := _thinking_block(end, self._summary)) is not None:
+        if not self._thought and (block := thinking_block(end, summarised=self._summary)) is not None:
             events += self._thinking(block.get("thinking", ""), block.get("signature", ""), block.get("data"))
         if summary is not None:
             told = {"delta": _stopped(end), "usage": shaped_usage(summary.usage), "ponder": thinking(summary)}
@@ -139,7 +139,7 @@ class MessageWriter(Writer):
 
     def whole(self, answers: Sequence[Whole], summary: Summary) -> bytes:
         (answer,) = answers
-        block = _thinking_block(answer.end, self._summary)
+        block = thinking_block(answer.end, summarised=self._summary)
         content: list[dict[str, Any]] = [] if block is None else [block]
         if answer.text or not answer.calls:
             content.append({"type": "text", "text": answer.text})
@@ -157,7 +157,7 @@ def _stopped(end: End) -> dict[str, Any]:
     return {"stop_reason": STOP[end.reason], "stop_sequence": None}
 
 
-def _thinking_block(end: End, summarised: bool) -> dict[str, Any] | None:
+def thinking_block(end: End, *, summarised: bool) -> dict[str, Any] | None:
     """The block of a thought: what of it is shown, and the thought itself, sealed. Where a summary was asked for and
     there is none, nothing of it can be read, which Anthropic's API has a block of its own for."""
     if end.sealed is None and end.thought is None and end.summary is None:
