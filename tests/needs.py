@@ -1,9 +1,13 @@
-"""Tools of the machine that some tests run, and a model that is made when it is first wanted."""
+"""Tools of the machine that some tests run; a model that is made, and packages that are fetched, when they are first
+wanted."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,3 +37,47 @@ def model(name: str) -> Path:
         if os.environ.get("CI"):
             pytest.fail(error.message, pytrace=False)
         pytest.skip(error.message)
+
+
+def npm(package: str, version: str) -> Path:
+    """The `node_modules` that hold a package of npm's registry in this version, without what it would run when it is
+    installed. It is fetched once, into the user's cache. Where that cannot be the test is skipped; under continuous
+    integration it fails."""
+    command = tool("npm", "npm")
+    tool("node", "nodejs")
+    where = made.cache() / "npm"
+    where.mkdir(parents=True, exist_ok=True)
+    folder = where / f"{package.strip('@').replace('/', '-')}-{version}"
+    with (where / "lock").open("w") as lock:
+        # Tests of several processes want it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=where) as fresh:
+                flags = ["--prefix", fresh, "--no-audit", "--no-fund", "--ignore-scripts"]
+                done = subprocess.run(
+                    [command, "install", *flags, f"{package}@{version}"],
+                    cwd=fresh,
+                    capture_output=True,
+                    text=True,
+                    timeout=300,
+                )
+                if done.returncode != 0:
+                    reason = f"npm cannot install {package}@{version}: {done.stderr.strip()[-300:]}"
+                    if os.environ.get("CI"):
+                        pytest.fail(reason, pytrace=False)
+                    pytest.skip(reason)
+                Path(fresh).joinpath("node_modules").rename(folder)
+    return folder
+
+
+def node(script: Path, modules: Path, *arguments: str) -> str:
+    """What a script for Node prints, to which packages of a folder are known."""
+    ran = subprocess.run(
+        [tool("node", "nodejs"), str(script), *arguments],
+        env={**os.environ, "NODE_PATH": str(modules)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout

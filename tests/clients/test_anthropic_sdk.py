@@ -1,11 +1,13 @@
-"""Anthropic's own clients, unmodified, against a server: what they ask, what they are given, and which of their errors
-come out."""
+"""Anthropic's own clients, for Python and for Node, unmodified, against a server: what they ask, what they are given,
+and which of their errors come out."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -22,9 +24,11 @@ from ponder.compute.usage import Usage
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import CARD, MARKER, Chain, ScriptedEngine
+from tests.needs import node, npm
 from tests.server.serving import door, its_door, serving
 
 KEY = "pk-ann"
+NODE = ("@anthropic-ai/sdk", "1.14.0")
 THINK: dict[str, Any] = {"type": "enabled", "budget_tokens": 100}
 QUESTION: list[Any] = [{"role": "user", "content": "What is 3 + 4?"}]
 ADD: dict[str, Any] = {
@@ -293,3 +297,33 @@ def test_a_drain_is_told(on: Served, client: Any) -> None:
         assert raised.value.error_code == "draining"
     finally:
         admission.draining = False
+
+
+def test_the_client_for_node_hears_the_same(on: Served, client: Any) -> None:
+    heard = json.loads(node(Path(__file__).with_name("anthropic_sdk.cjs"), npm(*NODE), on.url, KEY))
+    assert heard["whole"]["content"] == [{"type": "text", "text": "It is 7."}]
+    for message in (heard["thought"], heard["streamed"]):
+        thinking, text = message["content"]
+        assert (thinking["type"], thinking["thinking"], text["text"]) == ("thinking", "", "It is 7.")
+        assert thinking["signature"]
+        assert message["usage"] == heard["thought"]["usage"]
+    assert "".join(heard["texts"]) == "It is 7."
+    assert (heard["kinds"][0], heard["kinds"][-1]) == ("message_start", "message_stop")
+    assert heard["call"]["content"][-1]["input"] == {"a": 3, "b": 4}
+    assert heard["call"]["stop_reason"] == "tool_use"
+    assert heard["answer"]["content"][-1]["text"] == "It is 7."
+    (turn,) = [one for one in on.engine.prompts[-1].messages if one.role == "assistant"]
+    assert turn.thought is not None
+    assert turn.thought.unseal() == f"{MARKER} I ask"
+    assert heard["count"]["input_tokens"] == heard["whole"]["usage"]["input_tokens"]
+    assert heard["models"] == [model.id for model in client.models.list()]
+    assert heard["model"]["id"] == "demo:direct"
+    assert MARKER not in json.dumps(heard)
+    kinds = {name: (error["kind"], error["status"], error["type"]) for name, error in heard["errors"].items()}
+    assert kinds == {
+        "range": ("BadRequestError", 400, "invalid_request_error"),
+        "model": ("NotFoundError", 404, "not_found_error"),
+        "signature": ("BadRequestError", 400, "invalid_request_error"),
+        "key": ("AuthenticationError", 401, "authentication_error"),
+    }
+    assert all(error["id"].startswith("req_") for error in heard["errors"].values())

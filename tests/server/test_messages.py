@@ -391,8 +391,8 @@ def blocks(response: httpx.Response) -> list[dict[str, Any]]:
         elif data["type"] == "content_block_delta":
             delta: dict[str, Any] = data["delta"]
             (name,) = set(delta) - {"type"}
-            name, held = ("input", "") if name == "partial_json" else (name, found[data["index"]][name])
-            found[data["index"]][name] = (held or "") + delta[name]
+            held: Any = found[data["index"]][name]
+            found[data["index"]][name] = str(held or "") + delta[name]
     return found
 
 
