@@ -391,8 +391,8 @@ def blocks(response: httpx.Response) -> list[dict[str, Any]]:
         elif data["type"] == "content_block_delta":
             delta: dict[str, Any] = data["delta"]
             (name,) = set(delta) - {"type"}
-            held: Any = found[data["index"]][name]
-            found[data["index"]][name] = str(held or "") + delta[name]
+            block = found[data["index"]]
+            block[name] = f"{block.get(name, '')}{delta[name]}"
     return found
 
 

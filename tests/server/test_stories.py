@@ -12,6 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -255,3 +256,36 @@ def test_hang_ups_at_random_moments_leave_nothing_running_and_nothing_uncounted(
         time.sleep(0.02)
     assert series(url, "/metrics/engine", "vllm:num_requests_running") == 0
     assert written(url) > before
+
+
+def test_anthropics_client_hears_what_openais_does_and_pays_the_same(url: str) -> None:
+    """The demo's own engine: text, counts of tokens, the stop sequence that was met, and the thought handed back."""
+    (story,) = stories(1, 33)
+    seeded: dict[str, Any] = {"seed": 5, "thinking_budget": 64}
+    asked: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": story.question}]}
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none") as theirs,
+        anthropic.Anthropic(base_url=url, api_key="none") as client,
+    ):
+        completions: Any = theirs.chat.completions
+        messages: Any = client.messages
+        said = completions.create(**asked, max_tokens=500, extra_body=seeded)
+        whole = messages.create(**asked, max_tokens=500, extra_body=seeded)
+        with messages.stream(**asked, max_tokens=500, extra_body=seeded) as stream:
+            streamed = stream.get_final_message()
+        for message in (whole, streamed):
+            (block,) = message.content
+            assert block.text == said.choices[0].message.content
+            read = message.usage.input_tokens + message.usage.cache_read_input_tokens
+            hidden = message.usage.output_tokens_details.thinking_tokens
+            assert read == said.usage.prompt_tokens == messages.count_tokens(**asked).input_tokens
+            assert message.usage.output_tokens == said.usage.completion_tokens
+            assert hidden == said.usage.completion_tokens_details.reasoning_tokens > 0
+        answer = whole.content[0].text
+        cut = messages.create(**asked, max_tokens=500, stop_sequences=[answer[-1]], extra_body=seeded)
+        assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", answer[-1])
+        thinking = {"type": "enabled", "budget_tokens": 64}
+        turn = messages.create(**asked, max_tokens=500, thinking=thinking)
+        assert [one.type for one in turn.content] == ["thinking", "text"]
+        asked["messages"] += [turn.to_param(), {"role": "user", "content": story.question}]
+        assert messages.create(**asked, max_tokens=500, thinking=thinking).content[-1].text
