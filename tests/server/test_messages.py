@@ -391,7 +391,8 @@ def blocks(response: httpx.Response) -> list[dict[str, Any]]:
         elif data["type"] == "content_block_delta":
             delta: dict[str, Any] = data["delta"]
             (name,) = set(delta) - {"type"}
-            block = found[data["index"]]
+            index: int = data["index"]
+            block = found[index]
             block[name] = f"{block.get(name, '')}{delta[name]}"
     return found
 
