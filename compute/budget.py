@@ -229,6 +229,8 @@ class Spending:
         self._final: tuple[tuple[int, ...], Usage] | None = None
         self._open: list[Reservation] = []
         self._bound: list[Reservation] = []
+        self.kept = 0
+        """Tokens of the thinking budget that are kept for what comes behind the answer: not free until then."""
         self._settled = self._settled_visible = 0
         self._forfeited = 0
         self._to_read = 0
@@ -274,12 +276,12 @@ class Spending:
     def free(self) -> int:
         """Tokens of the thinking budget neither spent nor reserved, as far as the cost limit pays for them. What is
         reserved for the visible part of a chain that is not bound to be the answer counts too: it may lose."""
-        return min(self._free, self._payable(surely_hidden=False))
+        return max(0, min(self._free, self._payable(surely_hidden=False)) - self.kept)
 
     @property
     def free_thought(self) -> int:
         """The same of tokens that are hidden for certain, which may be cheaper than those of an answer."""
-        return min(self._free, self._payable(surely_hidden=True))
+        return max(0, min(self._free, self._payable(surely_hidden=True)) - self.kept)
 
     @property
     def _free(self) -> int:
@@ -298,7 +300,7 @@ class Spending:
         left = self.budget.thinking - self.generated - self._forfeited - outstanding
         if (cost := self.budget.cost) is not None:
             left = min(left, payable(self._money(contested=True), cost.dearest))
-        return left
+        return left - self.kept
 
     @property
     def allowance(self) -> int:
@@ -356,7 +358,9 @@ class Spending:
     def dear(self) -> bool:
         """The cost limit, and not the thinking budget, has kept calls short or from being made."""
         cost = self.budget.cost
-        return cost is not None and (cost.thought_short or self._dear or self.unread or self.free < self._free)
+        if cost is None:
+            return False
+        return cost.thought_short or self._dear or self.unread or self.free + self.kept < self._free
 
     @asynccontextmanager
     async def reading(self, tokens: int) -> AsyncGenerator[None]:
@@ -400,7 +404,7 @@ class Spending:
         if bound and answer > self.allowance:
             raise Exhausted(f"{purpose} asks for {answer} visible tokens and {self.allowance} are left")
         if self.budget.cost is not None:
-            self._dear = self._dear or free < self._free
+            self._dear = self._dear or free + self.kept < self._free
         if not self._open:
             self.idle_seconds += perf_counter() - self._since
         child = self._children.get(parent, 0)

@@ -172,13 +172,15 @@ class Chains:
         aside: bool = False,
         logprobs: int | None = None,
         urgent: bool = False,
+        once: bool = False,
     ) -> Candidate:
         """One chain, within its reservation and the model's context; `begun` may be the chain of this very reservation.
         `streamed`: its text is sent as it comes, where the request is streamed. `aside`: a question of our own, to
         which the caller's wishes about the answer do not apply. `urgent`: the time of the request is nearly up, so it
-        goes before other calls of the same key. Where the quota of the key is not drawn at once, it takes several calls
-        to the engine. Raises `Exhausted` where the context is full, `OutOfQuota` where the key has no tokens for it,
-        `Lost` where nobody saw the chain end, and what the engine raises."""
+        goes before other calls of the same key. `once`: where its model goes away it is not gone on with. Where the
+        quota of the key is not drawn at once, it takes several calls to the engine. Raises `Exhausted` where the
+        context is full, `OutOfQuota` where the key has no tokens for it, `Lost` where nobody saw the chain end, and
+        what the engine raises."""
         engine, budget = self._engine, self.spending.budget
         streamed = streamed and self._streams
         await self.read(prompt)
@@ -228,7 +230,7 @@ class Chains:
             if share is not None:
                 most = thinking + answer
                 slot = share.take(most) or await share.turn(most, urgent=urgent)
-            while not await self._whole(prompt, sampling, transcript):
+            while not await self._whole(prompt, sampling, transcript, once=once):
                 pass
         except EngineError:
             transcript.lose()
@@ -253,6 +255,7 @@ class Chains:
                     aside=aside,
                     logprobs=logprobs,
                     urgent=urgent,
+                    once=once,
                 )
         if self._keep_text:
             self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
@@ -279,7 +282,7 @@ class Chains:
         unclosed = tokens > 0 and thinking < sampling.thinking
         return _Drawn(replace(sampling, thinking=thinking, total=total, unclosed=unclosed), tokens, before, tokens > 0)
 
-    async def _whole(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> bool:
+    async def _whole(self, prompt: Prompt, sampling: Sampling, transcript: Transcript, *, once: bool) -> bool:
         """A chain to its end; False where its model went away in the middle and is back, so that it is to be gone on
         with. Within its limits: those count what was made before, too."""
         engine = self._engine
@@ -291,7 +294,7 @@ class Chains:
             if transcript.ending in ("aborted", "lost"):
                 raise Lost(f"model {engine.card.name}: the end of a chain was not seen")
         except Lost:
-            if not isinstance(engine, Recovers):
+            if once or not isinstance(engine, Recovers):
                 raise
             # A grammar holds an answer from its first token. Where the caller has read some of it, it is gone on with.
             transcript.resume(anew=sampling.grammar is not None and not sampling.streamed)

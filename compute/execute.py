@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from ponder.compute.budget import Spending
 from ponder.compute.chains import Chains
@@ -14,6 +15,7 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Run, Task, decides
 from ponder.compute.stop import StopSignal
 from ponder.compute.stream import OnDelta
+from ponder.compute.summary import kept, summarise
 from ponder.compute.text import Answer, Candidate
 from ponder.compute.transcript import Transcript
 
@@ -60,6 +62,8 @@ async def _execute(
     cut = None if seconds is None else now + seconds - min(GRACE, seconds / 10)
     chains = Chains(resources, spending, plan.sampling, on_delta, streams=plan.stream, keep_text=plan.keep_text)
     drafts, notes = chains.drafts, Notes()
+    if plan.summary is not None:
+        spending.kept = kept(chains, plan.summary)
     task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut, plan.yields)
     stopped_by: StoppedBy = "finished"
     chosen: Candidate | None = None
@@ -103,7 +107,12 @@ async def _execute(
             raise
         chosen, stopped_by = whole, "engine_error"
     await chains.stream.tell_rest(chosen)
-    return _outcome(chosen, stopped_by, plan, chains, notes)
+    outcome = _outcome(chosen, stopped_by, plan, chains, notes)
+    if plan.summary is None:
+        return outcome
+    spending.kept = 0
+    summary = await summarise(chains, chosen, plan.summary, stop_signal, stopped_by, cut)
+    return replace(outcome, summary=summary, spent=spending.spent)
 
 
 async def _completed(chosen: Candidate | None, plan: Plan, chains: Chains, *, urgent: bool) -> Candidate:

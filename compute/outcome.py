@@ -17,6 +17,21 @@ Verdict = Literal["verified", "refuted", "agreed", "disputed", "scored", "unjudg
 not; a verifier that estimates gave it a score; nothing."""
 
 
+SummaryLength = Literal["auto", "concise", "detailed"]
+"""How long a summary of a thought is to be; `auto` is between the others."""
+NoSummary = Literal["no_thought", "no_budget", "no_time", "engine_error", "too_close"]
+"""Why there is none: nothing was thought · no hidden tokens are left · no time is, or the answer was cut short · the
+model failed · it has written nothing but passages of the thought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summarised:
+    """What came of a wish for a summary."""
+
+    text: str | None
+    missing: NoSummary | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one answer of a request ended. Counts are tokens of the language model, and candidates."""
@@ -46,6 +61,8 @@ class Outcome:
     stop: str | None = None
     """The stop string that ended the answer, if one did."""
     thought: Hidden[str] = field(default_factory=lambda: Hidden(""))
+    summary: Summarised | None = None
+    """Of the thought; None where none was wanted."""
 
     @property
     def verdict(self) -> Verdict:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ponder.compute.budget import Budget
 from ponder.compute.engine import Sampling
+from ponder.compute.outcome import SummaryLength
 from ponder.compute.run import Selection, Strategy, Verifier
 from ponder.compute.text import Prompt
 
@@ -28,5 +29,7 @@ class Plan:
     """The operator wants the text of every call in the trace."""
     stream: bool = True
     """The answer is sent as it is written; else in one piece at the end, which costs less."""
+    summary: SummaryLength | None = None
+    """A summary of the thought is wanted, so long."""
     yields: bool = False
     """Where many calls wait for the model, the strategy may make do with fewer chains than it would else."""

@@ -101,9 +101,10 @@ class Failure:
 def ended(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser, sealed: str | None) -> End:
     """The end of an answer whose text the parser has read; `sealed` is its thought."""
     thought = unseal.thought(outcome) if resolved.shows_thought else None
+    summary = None if outcome.summary is None else outcome.summary.text
     if parser.calls and not parser.cut:
-        return End("tool_calls", thought, sealed)
-    return End("complete" if outcome.complete else "cut", thought, sealed, stop=outcome.stop)
+        return End("tool_calls", thought, sealed, summary)
+    return End("complete" if outcome.complete else "cut", thought, sealed, summary, stop=outcome.stop)
 
 
 def sealed(resolved: ResolvedRequest, outcome: Outcome) -> str | None:

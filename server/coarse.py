@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ponder.compute.outcome import Outcome
+from ponder.compute.outcome import Outcome, Summarised
 
 TOLD = ("deadline", "draining", "engine_error")
 """Why an answer was cut, where that is told: the others tell where a thought ended."""
@@ -40,6 +40,8 @@ class Coarse:
             outcome,
             spent=spent,
             stopped_by=outcome.stopped_by if outcome.stopped_by in TOLD else "finished",
+            # Why there is none would tell where a thought ended.
+            summary=outcome.summary and Summarised(outcome.summary.text),
             agreement=_tenths(outcome.agreement),
             score=_tenths(outcome.score),
         )

@@ -221,6 +221,7 @@ async def make(
             timeout,
             settings.retain_text,
             stream=request.stream,
+            summary=request.summary if settings.summaries else None,
             yields=settings.reduce_under_load and sampling.seed is None,
         )
         for i, share in enumerate(limits.split(request.answers))
@@ -247,7 +248,7 @@ async def make(
         max_cost=None if cost is None else cost.nano_usd,
         user=request.user,
         metadata=request.metadata,
-        ignored=_ignored(request, strategy, key),
+        ignored=_ignored(request, strategy, key, settings),
         tools=offered,
         coarse=key.coarse,
         quota=key.quota,
@@ -290,12 +291,14 @@ def _work(
     return Work(key.name, key.weight, n * fed, n * min(READING * prompt + each, asked * typical), share)
 
 
-def _ignored(request: Request, strategy: Selection[Any], key: Key) -> tuple[str, ...]:
-    """Fields without effect: a verifier for a strategy that asks none, thoughts for a key that may not see them. Some
-    clients ask for those whoever they speak to, and want the answer all the same."""
+def _ignored(request: Request, strategy: Selection[Any], key: Key, settings: Settings) -> tuple[str, ...]:
+    """Fields without effect: a verifier for a strategy that asks none, thoughts for a key that may not see them, a
+    summary where the operator wants none. Some clients ask for those whoever they speak to, and want the answer all the
+    same."""
     verifier = request.verifier is not None and not _judged(strategy)
     thought = request.show_thought and not permitted(key, True)
-    return ("verifier",) * verifier + ("show_thought",) * thought
+    summary = request.summary is not None and not settings.summaries
+    return ("verifier",) * verifier + ("show_thought",) * thought + ("summary",) * summary
 
 
 def _effort(request: Request, settings: Settings) -> str | None:

@@ -7,7 +7,8 @@
 5. Cut short by budget, deadline or drain, a run still answers.
 6. The same seed gives the same outcome.
 7. A chain whose end was not seen, because its model went away, is no answer and has no vote; the others go on.
-8. Where the request says what it may cost, it costs no more, whatever the prices are and however it ends.
+8. A summary of the thought is paid from the budget, is no passage of it, and changes nothing of a seeded answer.
+9. Where the request says what it may cost, it costs no more, whatever the prices are and however it ends.
 
 A run keeps most of these for any strategy. A strategy can break the rest: it must answer, depend on nothing but its
 seed, and let cancellation and the errors of the engine pass. The same is checked of a verifier, as strategies use it.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ponder.compute.budget import Budget
@@ -26,11 +27,11 @@ from ponder.compute.cost import CostLimit
 from ponder.compute.errors import EngineError, Lost
 from ponder.compute.outcome import Outcome
 from ponder.compute.run import Run, Strategy, Verifier
-from ponder.compute.text import Candidate, Score
+from ponder.compute.text import Candidate, Prompt, Score
 from ponder.strategies import STRATEGIES
 from ponder.testing.case import CHAINS, ByLength, Case, Setting, name_of
 from ponder.testing.require import promised, require
-from ponder.testing.scripted import MARKER, Chain, JudgingEngine, ScriptedRewards, always
+from ponder.testing.scripted import MARKER, Chain, JudgingEngine, ScriptedRewards, always, question
 from ponder.testing.virtual_time import in_virtual_time
 
 BUDGETS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 5000)
@@ -92,6 +93,7 @@ def promises(setting: Setting) -> list[Promise]:
         Promise("it costs no more than it may", setting, _cost),
         Promise("it costs no more than it may, where a model fails or goes away", setting, _cost_of_failures),
         Promise("the same seed gives the same outcome", setting, _same_seed),
+        Promise("a summary is paid, tells no thought and changes no answer", setting, _summary),
     ]
     return found
 
@@ -308,6 +310,31 @@ def _same_seed(setting: Setting) -> None:
     for cost in (None, CostLimit(4, 5, 1, 1500), CostLimit(4, 5, 3, 2500, judging=800)):
         first, again = once(cost), once(cost)
         require(first == again, f"with seed 1 it came to {first}, and then to {again}")
+
+
+def _summary(setting: Setting) -> None:
+    """Of a model that copies its thought where it is asked for a summary of it."""
+    chains = always(*CHAINS)
+
+    def script(prompt: Prompt, thought: str, call: int) -> Chain:
+        asked = question(prompt)
+        return Chain("", asked) if "<reasoning " in asked else chains(prompt, thought, call)
+
+    def once(thinking: int, *, wanted: bool, seed: int | None = 1) -> Outcome:
+        case = Case(setting, Budget(thinking, 50), JudgingEngine(script, seeded=True))
+        length = "detailed" if wanted else None
+        case.plan = replace(case.plan, summary=length, sampling=replace(case.plan.sampling, seed=seed))
+        outcome = asyncio.run(case.run())
+        case.check(outcome)
+        said = outcome.summary is not None
+        require(said == wanted, f"of a summary something is said: {said}, where one was wanted: {wanted}")
+        return outcome
+
+    for thinking in BUDGETS[::4]:
+        plain, asked = once(thinking, wanted=False), once(thinking, wanted=True)
+        same = (plain.answer, plain.stopped_by) == (asked.answer, asked.stopped_by)
+        require(same, f"with seed 1 and a summary it came to {asked}, and without to {plain}")
+        once(thinking, wanted=True, seed=None)
 
 
 def _judges(setting: Setting) -> None:

@@ -96,9 +96,9 @@ def test_a_request_reads_the_time_in_one_place() -> None:
 
 
 def test_only_engines_and_verifiers_look_at_thoughts() -> None:
-    """`compute/transcript.py` continues a chain, `compute/text.py` compares places;
-    `server/unseal.py` is the one place where a key with the scope for it is shown a thought."""
-    allowed = {"compute/transcript.py", "compute/text.py", "server/unseal.py"}
+    """`compute/transcript.py` continues a chain, `compute/text.py` compares places, `compute/summary.py` compares a
+    summary with its thought; `server/unseal.py` is the one place where a key with the scope for it is shown one."""
+    allowed = {"compute/transcript.py", "compute/text.py", "compute/summary.py", "server/unseal.py"}
     assert all("unseal" in attributes(ROOT / path) for path in allowed)
     for room in ("compute", "strategies", "metering", "server", "clients"):
         for path in files(room):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ponder.compute.outcome import Outcome
+from ponder.compute.outcome import NoSummary, Outcome
 from ponder.compute.price import NANO
 from ponder.server.answers import Summary, stopped_by
 from ponder.server.dialects.described import Part
@@ -32,6 +32,9 @@ class Judged(Part):
     )
     reduced_by_load: Literal[True] = Field(
         default=True, description="Fewer chains were drawn because calls of others waited for the model"
+    )
+    no_summary: NoSummary = Field(
+        default="no_budget", description="Why there is no summary of the thought, where one was asked for"
     )
 
 
@@ -105,7 +108,12 @@ def thinking(summary: Summary) -> dict[str, Any]:
 
 
 def _judged(outcome: Outcome) -> dict[str, Any]:
-    facts = {"agreement": outcome.agreement, "verifier": outcome.verifier, "score": outcome.score}
+    facts = {
+        "agreement": outcome.agreement,
+        "verifier": outcome.verifier,
+        "score": outcome.score,
+        "no_summary": outcome.summary and outcome.summary.missing,
+    }
     marks = {
         "verifier_degraded": outcome.degraded,
         "verifier_truncated": outcome.truncated,

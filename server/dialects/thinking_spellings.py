@@ -21,6 +21,9 @@ class Reasoning(Wire):
     max_tokens: Tokens | None = None
     effort: Effort | None = None
     enabled: bool | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = Field(
+        default=None, description="A summary of the thought, in the model's own words, paid from its budget"
+    )
 
 
 class Thinking(Wire):

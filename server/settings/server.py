@@ -125,6 +125,11 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     loop_thought_timeout: float = Field(
         default=3600, gt=0, le=604800, description="Seconds such a thought is kept since it was last asked for."
     )
+    summaries: bool = Field(
+        default=True,
+        description="Requests may ask for a summary of the thinking, in the model's own words. false: the wish has no "
+        "effect, and the response says so.",
+    )
     docs: bool | None = Field(
         default=None,
         description="A page at /docs to read and try the API. Left out: where there is no key. With keys, anybody may "

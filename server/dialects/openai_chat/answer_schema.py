@@ -57,7 +57,7 @@ class AnswerMessage(Part):
     content: str | None
     refusal: None
     tool_calls: list[AnswerCall] = Field(default=[], min_length=1)
-    reasoning: str = Field(default="", description="The thought, with include_reasoning")
+    reasoning: str = Field(default="", description="The thought, with include_reasoning; else its summary")
     reasoning_content: str = Field(default="", description="The same, as others call it")
     reasoning_details: list[ReasoningDetail] = Field(
         default=[], min_length=1, description="The thought sealed, and its summary, where they were asked for"
@@ -91,7 +91,7 @@ class Delta(Part):
     role: Literal["assistant"] = "assistant"
     content: str = Field(default="", description="The text that is new")
     tool_calls: list[DeltaCall] = Field(default=[], min_length=1)
-    reasoning: str = Field(default="", description="The thought, with include_reasoning")
+    reasoning: str = Field(default="", description="The thought, with include_reasoning; else its summary")
     reasoning_content: str = Field(default="", description="The same, as others call it")
     reasoning_details: list[ReasoningDetail] = Field(
         default=[], min_length=1, description="The thought sealed, and its summary, where they were asked for"

@@ -129,6 +129,7 @@ def ours(request: ChatRequest) -> Request:
         user=request.user,
         metadata=request.metadata or {},
         seals_thought=reasoning_details.wanted(request),
+        summary=request.reasoning and request.reasoning.summary,
         **wishes(request),
     )
 

@@ -47,3 +47,8 @@ def told(end: End) -> list[dict[str, Any]]:
     if end.sealed is not None:
         entries.append({"type": ENCRYPTED, "data": end.sealed})
     return [entry | {"format": FORMAT, "index": i} for i, entry in enumerate(entries)]
+
+
+def shown(end: End) -> str | None:
+    """What clients show as the reasoning: the thought, where that is revealed, else its summary."""
+    return end.summary if end.thought is None else end.thought

@@ -74,8 +74,8 @@ class ChatWriter(Writer):
 
     def end(self, index: int, end: End, summary: Summary | None) -> bytes:
         events, more = b"", ""
-        if end.thought is not None:
-            events += self._chunk(index, json.dumps({"reasoning": end.thought, "reasoning_content": end.thought}))
+        if (shown := reasoning_details.shown(end)) is not None:
+            events += self._chunk(index, json.dumps({"reasoning": shown, "reasoning_content": shown}))
         if details := reasoning_details.told(end):
             events += self._chunk(index, json.dumps({"reasoning_details": details}))
         if summary is not None and not self._usage:
@@ -111,8 +111,8 @@ class ChatWriter(Writer):
         if answer.calls:
             message["content"] = answer.text or None
             message["tool_calls"] = [shaped(call) for call in answer.calls]
-        if answer.end.thought is not None:
-            message["reasoning"] = message["reasoning_content"] = answer.end.thought
+        if (shown := reasoning_details.shown(answer.end)) is not None:
+            message["reasoning"] = message["reasoning_content"] = shown
         if details := reasoning_details.told(answer.end):
             message["reasoning_details"] = details
         return {
