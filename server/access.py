@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ponder.compute.errors import NotAuthenticated, NotPermitted
 from ponder.metering.metrics import Metrics
-from ponder.server.dialect import Dialect
+from ponder.server.dialect import Dialect, KeyInQuery
 from ponder.server.keys import ANYONE, Key, Keyring
 from ponder.server.settings import Scope as KeyScope
 
@@ -27,10 +27,13 @@ class Guard:
     def __init__(self, keyring: Keyring, metrics: Metrics) -> None:
         self._keyring, self._metrics = keyring, metrics
 
-    def key(self, headers: Mapping[str, str], scope: KeyScope, dialect: Dialect) -> Key:
+    def key(self, request: Request, scope: KeyScope, dialect: Dialect) -> Key:
         """The caller's key. Raises `NotAuthenticated` and `NotPermitted`, and counts them."""
+        presented = dialect.key(request.headers)
+        if presented is None and isinstance(dialect, KeyInQuery):
+            presented = request.query_params.get(dialect.key_parameter)
         try:
-            key = self._keyring.who(dialect.key(headers), dialect.key_hint)
+            key = self._keyring.who(presented, dialect.key_hint)
             if not key.may(scope):
                 raise NotPermitted(f"this API key has not the scope {scope}", code="missing_scope")
         except (NotAuthenticated, NotPermitted):
@@ -52,7 +55,7 @@ class Needs(SecurityBase):
         self._guard, self._speaker = guard, speaker
 
     async def __call__(self, request: Request) -> None:
-        request.state.key = self._guard.key(request.headers, self.scope, self._speaker(request.headers))
+        request.state.key = self._guard.key(request, self.scope, self._speaker(request.headers))
 
 
 async def _caller(request: Request) -> Key:
@@ -73,6 +76,6 @@ class AuthenticatedRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        key = ANYONE if self.scope is None else self._guard.key(request.headers, self.scope, self._dialect)
+        key = ANYONE if self.scope is None else self._guard.key(request, self.scope, self._dialect)
         response = await self._endpoint(request, key)
         await response(scope, receive, send)

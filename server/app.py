@@ -37,7 +37,21 @@ from ponder.server.admission import Admission
 from ponder.server.completions import Completions
 from ponder.server.cors import CrossOrigin
 from ponder.server.dialect import ByPath, Dialect
-from ponder.server.dialects import DEFAULT, MessageModel, MessageModels, installed, lister, plugins, speaker
+from ponder.server.dialects import (
+    DEFAULT,
+    GOOGLE,
+    GOOGLE_ROOT,
+    GeminiModel,
+    GeminiModelPages,
+    GeminiModels,
+    MessageModel,
+    MessageModels,
+    google_speaker,
+    installed,
+    lister,
+    plugins,
+    speaker,
+)
 from ponder.server.idempotency import Idempotency
 from ponder.server.kept_responses import KeptResponses
 from ponder.server.keys import Keyring
@@ -177,6 +191,8 @@ def _no_route(
 PAGES = (
     "/v1/models",
     "/v1/models/{id}",
+    "/v1beta/models",
+    "/v1beta/models/{id}",
     "/v1/strategies",
     "/v1/traces/{id}",
     "/v1/usage",
@@ -287,7 +303,8 @@ def create_app(
         path: str, scope: KeyScope | None, endpoint: Callable[..., Any], *, method: str = "GET", **more: Any
     ) -> None:
         """A page; `more` is as for FastAPI's routes."""
-        needs = [] if scope is None else [Depends(Needs(scope, guard, speaker, DEFAULT.key_scheme))]
+        asks = google_speaker if path.startswith(GOOGLE_ROOT) else speaker
+        needs = [] if scope is None else [Depends(Needs(scope, guard, asks, DEFAULT.key_scheme))]
         more = {"responses": DEFAULT.refusals, "operation_id": endpoint.__name__} | more
         methods = ["GET", "HEAD"] if method == "GET" else [method]
         pages.append(APIRoute(path, endpoint, methods=methods, dependencies=needs, **more))
@@ -305,8 +322,12 @@ def create_app(
         503: {"model": Health, "description": "The same, beside the error"}
     }
     text: dict[str, Any] = {"response_class": PlainTextResponse}
-    page("/v1/models", "infer", status.models, response_model=Models | MessageModels)
-    page("/v1/models/{id:path}", "infer", status.model, response_model=Model | MessageModel)
+    either: dict[str, Any] = {"response_model": Models | MessageModels | GeminiModels}
+    page("/v1/models", "infer", status.models, response_model_exclude_unset=True, **either)
+    page("/v1/models/{id:path}", "infer", status.model, response_model=Model | MessageModel | GeminiModel)
+    google = GeminiModelPages(status.ids)
+    page("/v1beta/models", "infer", google.gemini_models, response_model_exclude_unset=True, responses=GOOGLE.refusals)
+    page("/v1beta/models/{id:path}", "infer", google.gemini_model, responses=GOOGLE.refusals)
     page("/v1/strategies", "infer", status.strategies)
     page("/v1/traces/{id}", "trace", traces.one, operation_id="trace", responses=DEFAULT.refusals | TOLD)
     page("/v1/usage", "usage", usage.usage, response_model=UsagePage)
@@ -382,7 +403,9 @@ def create_app(
 
     def dialect_of(scope: Scope) -> Dialect:
         found = by_path(scope["path"])
-        return speaker(Headers(scope=scope)) if found is None else found[0]
+        if found is not None:
+            return found[0]
+        return GOOGLE if scope["path"].startswith(GOOGLE_ROOT) else speaker(Headers(scope=scope))
 
     async def no_route(request: Request, error: Exception) -> Response:
         def allowed() -> list[str]:

@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from starlette.responses import Response
 from starlette.routing import compile_path
@@ -156,6 +156,14 @@ class Dialect(Protocol):
     def operation(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """(OpenAPI's description of its `post`, the schemas it refers to), for `/openapi.json`."""
         ...
+
+
+@runtime_checkable
+class KeyInQuery(Protocol):
+    """A dialect whose callers may send their key in the query, where no header has it."""
+
+    key_parameter: str
+    """Its name there."""
 
 
 class ByPath(Generic[T]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -29,9 +30,14 @@ def document(version: str, pages: Sequence[APIRoute], dialects: Sequence[Dialect
     for dialect in dialects:
         operation, named = dialect.operation()
         names = _free(named, schemas)
-        told["paths"][dialect.path] = {"post": _renamed(operation, names)}
+        told["paths"][_templated(dialect.path)] = {"post": _renamed(operation, names)}
         schemas |= {names[name]: _renamed(schema, names) for name, schema in named.items()}
     return told
+
+
+def _templated(path: str) -> str:
+    """A path as OpenAPI writes it: a part that varies by its name alone."""
+    return re.sub(r"\{(\w+):\w+\}", r"{\1}", path)
 
 
 def _once(page: APIRoute) -> APIRoute:

@@ -157,7 +157,8 @@ class Status:
 
     # -- models -------------------------------------------------------------------------------------------------------
 
-    def _ids(self, key: Key) -> Iterator[tuple[str, ServedModel]]:
+    def ids(self, key: Key) -> Iterator[tuple[str, ServedModel]]:
+        """What a key may ask: the models, each alone and with each strategy."""
         for name, served in self._models.items():
             if key.may_ask(name):
                 yield name, served
@@ -166,14 +167,14 @@ class Status:
 
     async def models(self, request: Request, key: Caller) -> Any:
         """Lists the models, each alone and with each strategy. With the header anthropic-version, as Anthropic does."""
-        found = list(self._ids(key))
+        found = list(self.ids(key))
         if (lister := self._lister(request.headers)) is not None:
             return lister.several(found, request.query_params)
         return Models(data=[_model(name, served) for name, served in found])
 
     async def model(self, request: Request, id: str, key: Caller) -> Any:
         """Finds one of the models listed. Ids may hold slashes."""
-        for name, served in self._ids(key):
+        for name, served in self.ids(key):
             if name == id:
                 lister = self._lister(request.headers)
                 return _model(name, served) if lister is None else lister.one(name, served)

@@ -16,6 +16,9 @@ from ponder.server.dialects.anthropic import models
 from ponder.server.dialects.anthropic.dialect import AnthropicMessages, AnthropicTokenCounts
 from ponder.server.dialects.anthropic.models import MessageModel, MessageModels
 from ponder.server.dialects.anthropic.reading import VERSION
+from ponder.server.dialects.gemini import models as google_models
+from ponder.server.dialects.gemini.dialect import KEY_HEADER, Gemini, methods
+from ponder.server.dialects.gemini.models import GeminiModel, GeminiModelPages, GeminiModels
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.dialects.openai_completions.dialect import OpenAICompletions
 from ponder.server.dialects.openai_responses.dialect import OpenAIResponses
@@ -25,9 +28,15 @@ from ponder.server.status import ModelLister
 __all__ = [
     "DEFAULT",
     "DIALECTS",
+    "GOOGLE",
+    "GOOGLE_ROOT",
     "GROUP",
+    "GeminiModel",
+    "GeminiModelPages",
+    "GeminiModels",
     "MessageModel",
     "MessageModels",
+    "google_speaker",
     "installed",
     "lister",
     "plugins",
@@ -37,25 +46,37 @@ __all__ = [
 DEFAULT = OpenAIChat()
 """Reads the keys and writes the errors of all routes that belong to no dialect (models, health, metrics, 404)."""
 MESSAGES = AnthropicMessages()
+GOOGLE, GOOGLE_ROOT = Gemini(), "/v1beta/"
+"""The dialect of all routes below this path."""
 DIALECTS: Sequence[Dialect] = (
     DEFAULT,
     MESSAGES,
     AnthropicTokenCounts(),
     OpenAICompletions(),
     OpenAIResponses(),
+    *methods(),
 )
 """Ours."""
 
 
 def speaker(headers: Mapping[str, str]) -> Dialect:
     """Who reads the key and writes the errors of a request to a route that belongs to no dialect: Anthropic's clients
-    send their version with everything. `headers` finds names in lower case."""
-    return MESSAGES if VERSION in headers else DEFAULT
+    send their version with everything, Google's their key by a name of its own. `headers` finds names in lower case."""
+    if VERSION in headers:
+        return MESSAGES
+    return GOOGLE if KEY_HEADER in headers else DEFAULT
+
+
+def google_speaker(headers: Mapping[str, str]) -> Dialect:
+    """The same below `GOOGLE_ROOT`."""
+    return GOOGLE
 
 
 def lister(headers: Mapping[str, str]) -> ModelLister | None:
     """Who shows the models to such a caller; None: the page itself does, as OpenAI's."""
-    return models if VERSION in headers else None
+    if VERSION in headers:
+        return models
+    return google_models if KEY_HEADER in headers else None
 
 
 GROUP = "ponder.dialects"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ponder.server.dialect import Dialect
 from ponder.testing import Caller
 from tests.server.serving import events
 
@@ -101,3 +102,40 @@ class CompletionsCaller(OpenAICaller):
     def text(self, raw: bytes, *, streamed: bool) -> str:
         told = events(raw.decode()) if streamed else [json.loads(raw)]
         return "".join(choice["text"] for one in told for choice in one["choices"])
+
+
+class GeminiCaller(Caller):
+    """Speaks as Google's clients do."""
+
+    def __init__(self, alt: str = "sse") -> None:
+        self.alt = alt
+
+    def body(self, question: str, *, model: str, thinking: int, streamed: bool) -> bytes:
+        config = {"thinkingConfig": {"thinkingBudget": thinking}}
+        return json.dumps({"contents": [{"parts": [{"text": question}]}], "generationConfig": config}).encode()
+
+    def headers(self, key: str) -> Mapping[str, str]:
+        return {"x-goog-api-key": key}
+
+    def path(self, dialect: Dialect, *, model: str, streamed: bool) -> str:
+        path = dialect.path.replace("{model:path}", model)
+        return f"{path}?alt={self.alt}" if "stream" in path else path
+
+    def text(self, raw: bytes, *, streamed: bool) -> str:
+        return "".join(part.get("text", "") for one in gemini_pieces(raw) for part in parts_of(one))
+
+
+def gemini_pieces(raw: bytes) -> list[dict[str, Any]]:
+    """What a response of Gemini's is made of: all of it, the events of a stream, or the entries of an array."""
+    text = raw.decode()
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    if text.lstrip().startswith("{"):
+        return [json.loads(text)]
+    lines = text.replace("\r\n", "\n").split("\n\n")
+    return [json.loads(line.strip().removeprefix("data: ")) for line in lines if line.strip()]
+
+
+def parts_of(piece: dict[str, Any], index: int = 0) -> list[dict[str, Any]]:
+    """The parts of one candidate."""
+    return [part for one in piece["candidates"] if one["index"] == index for part in one["content"]["parts"]]

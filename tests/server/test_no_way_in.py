@@ -27,6 +27,15 @@ NEEDED: dict[str, Scope] = {
     "/v1/chat/completions": "infer",
     "/v1/messages": "infer",
     "/v1/messages/count_tokens": "infer",
+    "/v1/completions": "infer",
+    "/v1beta/models/{model:path}:generateContent": "infer",
+    "/v1beta/models/{model:path}:streamGenerateContent": "infer",
+    "/v1beta/models/{model:path}:countTokens": "infer",
+    "/v1/models/{model:path}:generateContent": "infer",
+    "/v1/models/{model:path}:streamGenerateContent": "infer",
+    "/v1/models/{model:path}:countTokens": "infer",
+    "/v1beta/models": "infer",
+    "/v1beta/models/{id:path}": "infer",
     "/v1/models": "infer",
     "/v1/models/{id:path}": "infer",
     "/v1/strategies": "infer",
@@ -131,12 +140,12 @@ def test_nobody_gets_in_who_should_not(tmp_path: Any, caplog: pytest.LogCaptureF
                     for host in ("door", HOSTILE[0]):
                         got = await answer(on, secret, method, path, host=host)
                         assert got.status_code == 401, (method, path, secret, got.text)
-                        assert method == "HEAD" or f'"{code}"' in got.text
+                        assert method == "HEAD" or f'"{code}"' in got.text.lower()
                         told.append(got.text + str(got.headers))
                 for other in set(SCOPES) - set(WANTED.get(scope, (scope,))):
                     got = await answer(on, f"pk-{other}", method, path)
                     assert got.status_code == 403, (method, path, other, got.text)
-                    assert method == "HEAD" or '"missing_scope"' in got.text
+                    assert method == "HEAD" or '"missing_scope"' in got.text.lower()
                     told.append(got.text + str(got.headers))
             told.append((await on.root("GET", "/metrics")).text)
             told.append(caplog.text)

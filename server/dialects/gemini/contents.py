@@ -1,0 +1,169 @@
+"""Gemini's contents as turns of ours. One content may be several turns (results of calls, then a question), and several
+contents one (the pieces of an answer that was streamed): so each turn remembers where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
+
+from ponder.compute.errors import RequestError
+from ponder.compute.text import Message, ToolCall
+from ponder.server.dialects.customs import without_thought
+from ponder.server.dialects.gemini.schema import Content, SystemInstruction
+from ponder.server.sealed_thoughts import SEVERAL
+
+MEDIA = ("inlineData", "fileData")
+KINDS = ("text", "functionCall", "functionResponse")
+BESIDE = frozenset({"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", *KINDS, *MEDIA})
+"""What a part may have."""
+
+
+@dataclass
+class Turns:
+    """The turns of a request, and what the fields of each are called in it."""
+
+    messages: list[Message] = field(default_factory=list[Message])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    waiting: list[ToolCall] = field(default_factory=list[ToolCall])
+    """Calls without a result."""
+
+    def add(self, message: Message, place: str) -> None:
+        self.names[f"messages.{len(self.messages)}"] = place
+        self.messages.append(message)
+
+
+def turns(system: SystemInstruction | None, contents: Sequence[Content]) -> Turns:
+    """Raises `RequestError` that names the part."""
+    made = Turns()
+    if system is not None:
+        texts = [_text(part, f"systemInstruction.parts.{n}") for n, part in enumerate(system.parts)]
+        made.add(Message("system", "".join(texts)), "systemInstruction")
+    answer: _Answer | None = None
+    for number, content in enumerate(contents):
+        place = f"contents.{number}"
+        if content.role == "model":
+            answer = answer or _Answer(made, place)
+            answer.take(content.parts or (), place)
+            continue
+        if answer is not None:
+            answer.end()
+            answer = None
+        if not content.parts:
+            raise RequestError(f"{place}.parts is required", param=f"{place}.parts", code="missing_required_parameter")
+        _user(made, content.parts, place)
+    if answer is not None:
+        answer.end()
+    return made
+
+
+class _Answer:
+    """What the model said, in neighbouring contents."""
+
+    def __init__(self, made: Turns, place: str) -> None:
+        self._made, self._place = made, place
+        self._texts: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._places: list[str] = []
+        self._seals: dict[str, None] = {}
+
+    def take(self, parts: Sequence[Mapping[str, Any]], place: str) -> None:
+        for n, part in enumerate(parts):
+            where = f"{place}.parts.{n}"
+            if isinstance(seal := part.get("thoughtSignature"), str) and seal:
+                self._seals[_standard(seal)] = None
+            if part.get("thought"):
+                continue
+            if (call := part.get("functionCall")) is not None:
+                self._calls.append(_call(call, where, len(self._made.messages), len(self._calls)))
+                self._places.append(where)
+            elif part.keys() - {"thoughtSignature", "thought"}:
+                self._texts.append(_text(part, where))
+
+    def end(self) -> None:
+        number = len(self._made.messages)
+        if not self._calls and not self._seals and not any(self._texts):
+            return
+        for n, place in enumerate(self._places):
+            self._made.names[f"messages.{number}.tool_calls.{n}.arguments"] = f"{place}.functionCall.args"
+        text = without_thought("".join(self._texts))
+        sealed = SEVERAL.join(self._seals) or None
+        self._made.add(Message("assistant", text, tool_calls=tuple(self._calls), sealed=sealed), self._place)
+        self._made.names[f"messages.{number}.sealed"] = f"{self._place}.parts"
+        self._made.waiting += self._calls
+
+
+def _user(made: Turns, parts: Sequence[Mapping[str, Any]], place: str) -> None:
+    texts: list[str] = []
+    results: list[tuple[Message, str]] = []
+    for n, part in enumerate(parts):
+        where = f"{place}.parts.{n}"
+        if (result := part.get("functionResponse")) is not None:
+            results.append((_result(made, result, f"{where}.functionResponse"), where))
+        else:
+            texts.append(_text(part, where))
+    for message, where in results:
+        made.add(message, where)
+    if texts or not results:
+        made.add(Message("user", "".join(texts)), place)
+
+
+def _text(part: Mapping[str, Any], place: str) -> str:
+    """The text of a part. Raises `RequestError` for parts this server has no model for."""
+    unknown = next((key for key in part if key not in BESIDE), None)
+    if unknown is not None or any(part.get(kind) is not None for kind in MEDIA):
+        kind = next((kind for kind in MEDIA if part.get(kind) is not None), None)
+        raise RequestError(
+            "this model reads text parts only",
+            param=place if kind is None else f"{place}.{kind}",
+            code="unsupported_content_part",
+        )
+    text = part.get("text")
+    if isinstance(text, str):
+        return text
+    if text is None:
+        raise RequestError(f"{place}.text is required", param=f"{place}.text", code="missing_required_parameter")
+    return _mistyped(f"{place}.text", "a string")
+
+
+def _call(given: Any, place: str, turn: int, number: int) -> ToolCall:
+    param = f"{place}.functionCall"
+    name, args, id = _object(given, param, "args")
+    return ToolCall(id or f"call_{turn}_{number}", name, json.dumps(args))
+
+
+def _result(made: Turns, given: Any, param: str) -> Message:
+    """The result of a call: of the one whose id it has, else of the first of its name that has none yet."""
+    name, response, id = _object(given, param, "response")
+    found = next((call for call in made.waiting if (call.id == id if id else call.name == name)), None)
+    if found is not None:
+        made.waiting.remove(found)
+    output = response["output"] if response.keys() == {"output"} else response
+    content = output if isinstance(output, str) else json.dumps(output)
+    return Message("tool", content, name=name, tool_call_id=id or (found.id if found else name))
+
+
+def _object(given: Any, param: str, key: str) -> tuple[str, dict[str, Any], str | None]:
+    """(name, the object under `key`, id) of a call or its result."""
+    if not isinstance(given, dict):
+        _mistyped(param, "an object")
+    held = cast("dict[str, Any]", given)
+    name, value, id = held.get("name"), held.get(key), held.get("id")
+    if not isinstance(name, str) or not name:
+        raise RequestError(f"{param}.name is required", param=f"{param}.name", code="missing_required_parameter")
+    if value is not None and not isinstance(value, dict):
+        _mistyped(f"{param}.{key}", "an object")
+    if id is not None and not isinstance(id, str):
+        _mistyped(f"{param}.id", "a string")
+    return name, cast("dict[str, Any]", value or {}), id or None
+
+
+def _mistyped(param: str, what: str) -> NoReturn:
+    raise RequestError(f"{param} should be {what}", param=param, code="invalid_type")
+
+
+def _standard(base64: str) -> str:
+    """Bytes in JSON may be written in either alphabet of base64, with or without padding."""
+    plain = base64.replace("-", "+").replace("_", "/").rstrip("=")
+    return plain + "=" * (-len(plain) % 4)
