@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
 from ponder.compute.text import ToolCall
-from ponder.engines.tools import FORMATS, MORE, NOT_A_CALL, End
+from ponder.engines.tools import FORMATS, MORE, NOT_A_CALL, Called, End, Found, Reader
 
 CUT = 5
 """A text that was cut and ends in as many characters of what begins a call had begun one."""
@@ -51,6 +51,14 @@ class Offered:
         either = row.form.either
         beside_document = (either,) if either else tuple(one for one in openers if not one.startswith("{"))
         return _marks(openers, beside_document, row.lead, row.form.tails)
+
+    def read(self, text: str, complete: bool) -> Sequence[ToolCall] | None:
+        """The calls in the whole text of an answer, none where it was cut within its only one; None: it calls
+        nothing."""
+        parser = ToolCallParser(self)
+        parser.feed(text)
+        parser.end(complete)
+        return tuple(parser.calls) if parser.calls or parser.cut else None
 
     def types(self, name: str) -> Mapping[str, Any]:
         """The schema of a tool's arguments."""
@@ -98,17 +106,45 @@ def _marks(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """New text of the arguments of a call, the first time perhaps none."""
+
+    number: int
+    """Of the call in its answer, from 0."""
+    id: str
+    name: str
+    arguments: str
+    first: bool
+    """The call begins with it."""
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A call whose arguments are told while they are written."""
+
+    id: str
+    told: int = 0
+    """Characters of them."""
+
+
 @dataclass(slots=True)
 class ToolCallParser:
     """Takes the visible text of one answer piece by piece, and returns what of it is text and what are calls.
 
     What might be the beginning of a call is kept back until it is known; white space before a call is dropped. Text
     that looks like a call and is none (it cannot be read, a tool nobody offered) is text. A call that was cut is not
-    shown.
+    shown. With `early`, what was told of a call stands: one that turns out not to be readable is a call all the same,
+    as the model wrote it, and of one that was cut the beginning was told.
     """
 
     offered: Offered
+    early: bool = False
+    """Arguments are told while they are written, in `written`."""
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    """Those that are complete."""
+    written: list[Written] = field(default_factory=list[Written])
+    """With `early`, what is new of the arguments of all calls, for whoever takes it away."""
     _kept: str = ""
     """Perhaps the beginning of a call."""
     _space: list[str] = field(default_factory=list[str])
@@ -119,10 +155,16 @@ class ToolCallParser:
     """Characters of what is kept in which the beginning of a call was looked for."""
     _end: End | None = None
     """Looks for the end of the block of calls that is kept."""
+    _reader: Reader | None = None
+    """Reads that block while it is written."""
+    _begun: dict[int, _Begun] = field(default_factory=dict[int, _Begun])
+    """Calls of the block that were told of, by their number in it."""
     _plain: bool = False
     """The answer is a document: there are no calls in it."""
     cut: bool = False
     """The answer ended within a call."""
+    broken: bool = False
+    """A call that was told of stands, and what the model made of it, or put beside it, could not be read."""
 
     def feed(self, text: str) -> tuple[str, list[ToolCall]]:
         """New text to show and calls that are complete now."""
@@ -155,11 +197,15 @@ class ToolCallParser:
                     break
                 shown.append(self._show(kept[at : found.start()]))
                 at = found.start() + len(next((one for one in marks.lead if found[0].startswith(one)), ""))
-                self._end = FORMATS[self.offered.format].form.end()
+                form = FORMATS[self.offered.format].form
+                self._end = form.end()
+                self._reader = form.reader(self.offered.types) if self.early else None
             end = self._end.find(kept, at)
+            if self._reader is not None and end != NOT_A_CALL:
+                self._listen(self._reader, kept, at, len(kept) if end == MORE else end)
             if end == MORE:
                 break
-            self._end = None
+            self._end = self._reader = None
             if end == NOT_A_CALL:
                 end = at + 1
                 shown.append(self._show(kept[at:end]))
@@ -177,7 +223,7 @@ class ToolCallParser:
         begun = self._end is not None
         self._end = None
         if begun or self.offered.required:
-            kept = self._take_open(kept)
+            kept = self._take_open(kept, complete)
             if not kept:
                 return "", self.calls[before:]
             if len(self.calls) > before and self.offered.required:
@@ -200,31 +246,63 @@ class ToolCallParser:
         begun = kept.lstrip()
         return not any(one.startswith(begun[: len(one)]) for one in marks.beside_document)
 
+    def _listen(self, reader: Reader, kept: str, begin: int, stop: int) -> None:
+        """Tells what is new of the arguments in a block."""
+        names, parallel = self.offered.names, self.offered.parallel
+        for piece in reader.go(kept, begin, stop):
+            if piece.name not in names or not (parallel or not (self.calls or self._begun.keys() - {piece.number})):
+                continue
+            begun = self._begun.get(piece.number)
+            first = begun is None
+            if begun is None:
+                begun = self._begun[piece.number] = _Begun("call_" + secrets.token_hex(12))
+            begun.told += len(piece.text)
+            number = len(self.calls) + sum(1 for earlier in self._begun if earlier < piece.number)
+            self.written.append(Written(number, begun.id, piece.name, piece.text, first))
+
     def _take(self, block: str) -> str:
         """Takes the calls out of a block that has its end; what is to be shown of it."""
-        form = FORMATS[self.offered.format].form
-        found = form.read(block, self.offered.types)
-        if found.rest < len(block) or not any(one.name in self.offered.names for one in found.calls):
+        found = self._found(block)
+        told = bool(self._begun)
+        self.broken = self.broken or (told and found.rest < len(block))
+        if not told and (found.rest < len(block) or not any(one.name in self.offered.names for one in found.calls)):
             return self._show(block)
         shown: list[str] = []
-        for one in found.calls:
+        for number, one in enumerate(found.calls):
             if one.name in self.offered.names:
-                self._add(one.name, one.arguments)
+                self._add(one, number)
             else:
                 shown.append(self._show(block[one.first : one.last]))
+        self._begun.clear()
+        if told and "".join(block[found.rest :].split()) not in ("", *FORMATS[self.offered.format].form.closers):
+            shown.append(self._show(block[found.rest :]))
         return "".join(shown)
 
-    def _take_open(self, block: str) -> str:
+    def _found(self, block: str) -> Found:
+        """The calls of a block: up to the first that cannot be read, if nothing of that was told."""
+        found = FORMATS[self.offered.format].form.read(block, self.offered.types)
+        for number, one in enumerate(found.calls):
+            if one.broken and number not in self._begun:
+                return Found(found.calls[:number], one.first)
+            self.broken = self.broken or one.broken
+        return found
+
+    def _take_open(self, block: str, complete: bool) -> str:
         """Takes what is complete of a block without its end; what is left."""
-        form = FORMATS[self.offered.format].form
-        found = form.read(block, self.offered.types)
-        calls = [one for one in found.calls if one.name in self.offered.names]
+        found = self._found(block)
+        calls = [(n, one) for n, one in enumerate(found.calls) if one.name in self.offered.names]
+        cut = next((n for n, one in calls if one.broken and not complete), None)
+        if cut is not None:
+            found, self.broken = Found(found.calls[:cut], found.calls[cut].first), False
+            calls = [(n, one) for n, one in calls if n < cut]
+        for number, one in calls:
+            self._add(one, number)
+        self._begun.clear()
         if not calls:
             return block
-        for one in calls:
-            self._add(one.name, one.arguments)
         rest = "".join(block[found.rest :].split())
-        return "" if any(one.startswith(rest) for one in ("", *form.closers)) else block[found.rest :]
+        closers = FORMATS[self.offered.format].form.closers
+        return "" if any(one.startswith(rest) for one in ("", *closers)) else block[found.rest :]
 
     def _show(self, text: str) -> str:
         """The text less the white space at its end, which is shown when more text follows and never beside a call."""
@@ -240,10 +318,16 @@ class ToolCallParser:
         self._space = [space]
         return shown
 
-    def _add(self, name: str, arguments: str) -> None:
-        """Of several, where one is allowed, the first counts."""
+    def _add(self, called: Called, number: int) -> None:
+        """A call that is complete, the `number`th of its block. Of several, where one is allowed, the first counts."""
         if self.offered.parallel or not self.calls:
-            self.calls.append(ToolCall("call_" + secrets.token_hex(12), name, arguments))
+            begun = self._begun.get(number) or _Begun("call_" + secrets.token_hex(12))
+            if self.early:
+                rest = called.arguments[begun.told :]
+                if rest or not begun.told:
+                    first = not begun.told
+                    self.written.append(Written(len(self.calls), begun.id, called.name, rest, first))
+            self.calls.append(ToolCall(begun.id, called.name, called.arguments))
         self._space, self._fresh = [], True
 
 

@@ -52,6 +52,10 @@ class Writer(Protocol):
     closing: bytes
     """The last bytes of a stream that did not fail, at least one."""
 
+    streams_arguments: bool = False
+    """Calls are written while the model writes them, by `call_begun` and `call_arguments`; else when each is complete,
+    by `tool_call`. A writer is given one of the two ways and never both."""
+
     def opening(self) -> bytes:
         """The first events of a stream, sent before the model has begun."""
         ...
@@ -66,8 +70,19 @@ class Writer(Protocol):
         ...
 
     def tool_call(self, index: int, number: int, call: ToolCall) -> bytes:
-        """A call that is complete, the `number`th of its answer."""
+        """A call that is complete, the `number`th of its answer. For writers that do not stream arguments."""
         ...
+
+    def call_begun(self, index: int, number: int, id: str, name: str) -> bytes:
+        """A call has begun, the `number`th of its answer from 0. It comes once for each call, before its arguments,
+        and the calls of an answer come one after the other."""
+        return b""
+
+    def call_arguments(self, index: int, number: int, piece: str) -> bytes:
+        """New text of the arguments of a call that has begun. Nothing is taken back: all pieces of a call together are
+        its arguments, JSON, or where the model has gone wrong in them, as it wrote them. A call is complete when the
+        next begins and when the answer ends, but for the last of an answer that ends `cut`."""
+        return b""
 
     def end(self, index: int, end: End, summary: Summary | None) -> bytes:
         """An answer has ended; with the last of them to end comes the summary."""

@@ -182,7 +182,8 @@ class CompletionResponse:
                     code="ledger_unavailable",
                 )
             self._limited = self._bill
-        self._parsers = [ToolCallParser(resolved.tools) for _ in resolved.plans]
+        early = resolved.stream and self._writer.streams_arguments
+        self._parsers = [ToolCallParser(resolved.tools, early) for _ in resolved.plans]
         self._outcomes = [None] * len(resolved.plans)
         self._phase = "queued"
         self._metrics.begun()
@@ -219,14 +220,15 @@ class CompletionResponse:
             share = self._resolved.resources.writing
 
             def on_delta(index: int) -> OnDelta:
-                feed, lent = self._parsers[index].feed, share is None
+                parser, lent = self._parsers[index], share is None
+                feed = parser.feed
 
                 async def told(delta: Delta) -> None:
                     nonlocal lent
                     text, calls = feed(delta.text)
                     if text or delta.logprobs:
                         out.put(writer.text(index, text, delta.logprobs))
-                    if calls:
+                    if calls or parser.written:
                         out.put(self._calls(index, calls))
                     if self._first is None and delta.text:
                         self._answers()
@@ -285,9 +287,20 @@ class CompletionResponse:
         return rest
 
     def _calls(self, index: int, calls: Sequence[ToolCall]) -> bytes:
-        """Calls that are complete now, the last of their answer so far."""
-        number = len(self._parsers[index].calls) - len(calls)
-        return b"".join(self._writer.tool_call(index, i, call) for i, call in enumerate(calls, number))
+        """Calls that are complete now, the last of their answer so far; where they are written early, what is new of
+        all."""
+        parser, writer = self._parsers[index], self._writer
+        if not parser.early:
+            number = len(parser.calls) - len(calls)
+            return b"".join(writer.tool_call(index, i, call) for i, call in enumerate(calls, number))
+        events: list[bytes] = []
+        for new in parser.written:
+            if new.first:
+                events.append(writer.call_begun(index, new.number, new.id, new.name))
+            if new.arguments:
+                events.append(writer.call_arguments(index, new.number, new.arguments))
+        parser.written.clear()
+        return b"".join(events)
 
     def _end(self, index: int, outcome: Outcome) -> bytes:
         """The end of an answer, and where it is the last to end, of them all."""
@@ -297,7 +310,7 @@ class CompletionResponse:
         if sealed is None and (sealed := answers.sealed(self._resolved, outcome)) and index not in self._sealed:
             events = self._writer.thought(index, sealed)
         events += self._writer.text(index, text, ()) if text else b""
-        if calls:
+        if calls or parser.written:
             events += self._calls(index, calls)
         self._remember(outcome, parser)
         outcomes = [one for one in self._outcomes if one is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ponder.engines.tools.detection import DEFAULT, detect, format_of, knows_tools
-from ponder.engines.tools.form import MORE, NOT_A_CALL, Called, End, Form, Found, HeldTool, Types
+from ponder.engines.tools.form import MORE, NOT_A_CALL, Called, End, Form, Found, HeldTool, Piece, Reader, Types
 from ponder.engines.tools.formats import FORMATS, Format
 from ponder.engines.tools.turns import as_turns
 
@@ -18,6 +18,8 @@ __all__ = [
     "Format",
     "Found",
     "HeldTool",
+    "Piece",
+    "Reader",
     "Types",
     "as_turns",
     "detect",

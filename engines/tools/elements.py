@@ -8,13 +8,14 @@ or the end of the call follows.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 from xml.sax.saxutils import escape
 from xml.sax.saxutils import unescape as unescaped
 
+from ponder.engines.tools.ends import HEAD
 from ponder.engines.tools.form import (
     DECODER,
     MORE,
@@ -23,6 +24,8 @@ from ponder.engines.tools.form import (
     End,
     Found,
     HeldTool,
+    Piece,
+    Reader,
     Tag,
     Types,
     constant,
@@ -134,11 +137,36 @@ class Elements:
         rest = text[at : at + max(map(len, self._followers))]
         return None if any(one.startswith(rest) for one in self._followers) else False
 
+    def reader(self, types: Types) -> Reader:
+        return ElementsReader(self, types)
+
+    def within(self, block: str) -> int:
+        """Where the first call of a block begins, or white space before it."""
+        return 0 if self._name.match(block) else len(self.close_of(block, 0)[0])
+
+    def call_at(self, block: str, at: int) -> re.Match[str] | None:
+        """How a call begins that stands there, with the group `name`."""
+        return self._name.match(block, at)
+
+    def argument_at(self, block: str, at: int) -> re.Match[str] | None:
+        """How an argument begins that stands there."""
+        return self._key.match(block, at) if block.startswith(self.begins, at) else None
+
+    def argument_of(self, text: str, begin: re.Match[str], schema: Mapping[str, Any]) -> tuple[str, Any]:
+        """The argument that begins so and has this text."""
+        key = begin["key"].strip()
+        return unescape(key) if self._of_a_kind else key, self._value(text, begin, schema)
+
+    @property
+    def call_close(self) -> str:
+        """What ends a call, less the white space."""
+        return self._call_close
+
     def read(self, block: str, types: Types) -> Found:
         open, close = self.close_of(block, 0)
         if block.startswith("{", _at(block, len(open))):
             return self._json.read(block, types)
-        at = 0 if self._name.match(block) else len(open)
+        at = self.within(block)
         calls: list[Called] = []
         while True:
             first = _at(block, at)
@@ -153,16 +181,19 @@ class Elements:
             values: dict[str, Any] = {}
             last = self._arguments(block, head.end(), schema, values)
             if not block.startswith(self._call_close or close, last):
-                return Found(tuple(calls), first)
+                if values:
+                    calls.append(Called(head["name"], dumped(values), first, last, broken=True))
+                return Found(tuple(calls), last if values else first)
             last += len(self._call_close)
             calls.append(Called(head["name"], dumped(values), first, last))
             at = last
 
     def _arguments(self, block: str, at: int, schema: Mapping[str, Any], values: dict[str, Any]) -> int:
-        """Reads the arguments that stand there; where what follows them begins."""
+        """Reads the arguments that stand there; where what follows them begins. Of one that stands there twice, the
+        first counts."""
         while True:
             at = _at(block, at)
-            begin = self._key.match(block, at) if block.startswith(self.begins, at) else None
+            begin = self.argument_at(block, at)
             if begin is None:
                 return at
             end = begin.end()
@@ -174,8 +205,7 @@ class Elements:
                 if behind == len(block) or self.follows(block, behind):
                     break
                 end += len(self.closes)
-            key = begin["key"].strip()
-            values[unescape(key) if self._of_a_kind else key] = self._value(block[begin.end() : end], begin, schema)
+            values.setdefault(*self.argument_of(block[begin.end() : end], begin, schema))
             at = behind
 
     def _value(self, text: str, begin: re.Match[str], schema: Mapping[str, Any]) -> Any:
@@ -311,3 +341,89 @@ class ElementsEnd:
             if found[0] == self._close:
                 return found.end()
             at, self._inside = found.end(), True
+
+
+@dataclass(slots=True)
+class ElementsReader:
+    """Reads the calls of one block while they are written, a value at a time; see `Reader`."""
+
+    form: Elements
+    types: Types
+    _at: int = -1
+    """Behind the last that was read, from the begin of the block; before the first call -1."""
+    _number: int = 0
+    _name: str = ""
+    """Of the call whose arguments are read; empty between two."""
+    _schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    _keys: set[str] = field(default_factory=set[str])
+    _key: re.Match[str] | None = None
+    """The argument whose value is read."""
+    _read: int = 0
+    """Where an end of the value is looked for."""
+    _ended: bool = False
+    """What ends the call was read."""
+    _lost: bool = False
+
+    def go(self, text: str, begin: int, stop: int) -> Iterator[Piece]:
+        """See `Reader`."""
+        block = text if begin == 0 and stop == len(text) else text[begin:stop]
+        while not self._lost:
+            if not self._name and not self._begin(block):
+                return
+            if self._key is None and not self._argument(block):
+                if not self._ended:
+                    return
+                yield Piece(self._number, self._name, "}" if self._keys else "{}")
+                self._number, self._name, self._ended = self._number + 1, "", False
+                continue
+            if self._key is None or (end := self._end(block, self._key)) < 0:
+                return
+            key, value = self.form.argument_of(block[self._key.end() : end], self._key, self._schema)
+            self._at, self._key = end + len(self.form.closes), None
+            if key not in self._keys:
+                lead = ", " if self._keys else "{"
+                self._keys.add(key)
+                yield Piece(self._number, self._name, f"{lead}{dumped(key)}: {dumped(value)}")
+
+    def _begin(self, block: str) -> bool:
+        """A call has begun, its name and what follows that."""
+        form = self.form
+        head = form.call_at(block, _at(block, form.within(block) if self._at < 0 else self._at))
+        behind = _at(block, head.end()) if head is not None else 0
+        follows = (form.begins, *filter(None, (form.call_close,)))
+        if head is None or not block.startswith(follows, behind):
+            self._lost = len(block) - max(0, self._at) > HEAD
+            return False
+        self._name, self._at = head["name"], head.end()
+        self._schema, self._keys = self.types(self._name), set()
+        return True
+
+    def _argument(self, block: str) -> bool:
+        """An argument has begun; else the call may have `_ended`."""
+        at, close = _at(block, self._at), self.form.call_close
+        self._key = self.form.argument_at(block, at)
+        if self._key is not None:
+            self._read = self._key.end()
+            return True
+        if close and block.startswith(close, at):
+            self._at, self._ended = at + len(close), True
+        else:
+            self._lost = len(block) - self._at > HEAD
+        return False
+
+    def _end(self, block: str, begin: re.Match[str]) -> int:
+        """Where the value ends, or -1 where that is not known yet."""
+        closes = self.form.closes
+        while True:
+            end = block.find(closes, self._read)
+            if end < 0:
+                self._read = max(begin.end(), len(block) - len(closes) + 1)
+                return -1
+            follows = self.form.follows(block, _at(block, end + len(closes)))
+            if follows is None:
+                self._read = end
+                self._lost = len(block) - end > HEAD
+                return -1
+            if follows:
+                return end
+            self._read = end + len(closes)

@@ -7,7 +7,7 @@ what looks for the end of a block in text that still grows is made anew for each
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from sys import float_info
 from typing import Any, Protocol
@@ -35,6 +35,8 @@ class Called:
     first: int
     last: int
     """Its characters in the block: from `first` to `last`, exclusive."""
+    broken: bool = False
+    """It cannot be read: it is none, where nobody was told that it has begun; else its arguments are as they stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,27 @@ class End(Protocol):
     def find(self, text: str, begin: int) -> int:
         """Where the block that begins at `begin` ends, or `MORE`, or `NOT_A_CALL`. Each time it is asked, the block has
         the same characters as before and may have more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """New text of the arguments of a call that is being written."""
+
+    number: int
+    """Of the call in its block, from 0, as `Form.read` will list it."""
+    name: str
+    text: str
+    """Behind the pieces before it, part of what `Form.read` will say of the arguments."""
+
+
+class Reader(Protocol):
+    """Reads the calls of one block that grows, so that no character is read twice."""
+
+    def go(self, text: str, begin: int, stop: int) -> Iterator[Piece]:
+        """What is new of the arguments of calls in the block that begins at `begin`, as far as it is certain; nothing
+        behind `stop` is part of the block. Each time it is asked, the block has the same characters as before and may
+        have more. What it does not tell, at the end of a call or of them all, is read with the whole block."""
         ...
 
 
@@ -92,6 +115,10 @@ class Form(Protocol):
         """What finds the end of one block."""
         ...
 
+    def reader(self, types: Types) -> Reader | None:
+        """What reads one block while it is written; None where arguments are read as a whole."""
+        ...
+
     def read(self, block: str, types: Types) -> Found:
         """The calls of a block, which may lack its end or its beginning."""
         ...
@@ -116,6 +143,15 @@ def finite(text: str) -> float:
 
 DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=finite)
 """Of JSON, which has neither `NaN` nor `Infinity`."""
+
+
+def readable(text: str) -> bool:
+    """It is a JSON value."""
+    try:
+        _, end = DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return end == len(text)
 
 
 def dumped(value: Any) -> str:

@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ponder.engines.tools.arguments import Head, HeadsReader, closed, unclosed
 from ponder.engines.tools.ends import HEAD, Ending
 from ponder.engines.tools.form import (
-    DECODER,
+    MORE,
     Called,
     Ebnf,
     End,
     Found,
     HeldTool,
+    Reader,
     Tag,
     Types,
     constant,
     dumped,
     grammar,
+    readable,
     separated,
     sequence,
     tag,
@@ -72,7 +75,7 @@ class HeadedCalls:
     @cached_property
     def _close(self) -> re.Pattern[str]:
         """The end of a call, a fence around its JSON included."""
-        return re.compile(r"\s*(?:```)?\s*" + re.escape(self.close))
+        return re.compile(r"\s*+(?:```)?+\s*+" + re.escape(self.close))
 
     @property
     def closers(self) -> tuple[str, ...]:
@@ -87,27 +90,54 @@ class HeadedCalls:
     def end(self) -> End:
         return self._ending()
 
+    def reader(self, types: Types) -> Reader:
+        return HeadsReader(self)
+
+    @property
+    def nested(self) -> int:
+        return 0
+
+    def next(self, block: str, at: int) -> int:
+        return len(self.around[0]) if at == 0 and self.around[0] and block.startswith(self.around[0]) else at
+
+    def head_at(self, block: str, at: int) -> Head | None:
+        found = self._head.match(block, at)
+        return None if found is None else Head(found["name"], at, found.end())
+
+    def behind(self, block: str, at: int) -> int:
+        close = self._close.match(block, at)
+        return MORE if close is None else close.end()
+
     def read(self, block: str, types: Types) -> Found:
-        at = len(self.around[0]) if self.around[0] and block.startswith(self.around[0]) else 0
+        at = self.next(block, 0)
         calls: list[Called] = []
         while True:
             first = at
-            head = self._head.match(block, at)
+            head = self.head_at(block, at)
             if head is None:
                 if self.around[1] and block.endswith(self.around[1]) and not block[at : -len(self.around[1])].strip():
                     at = len(block)
                 return Found(tuple(calls), at if calls or at == len(block) else first)
-            try:
-                _, last = DECODER.raw_decode(block, head.end())
-            except (ValueError, RecursionError):
-                return Found(tuple(calls), first)
-            close = self._close.match(block, last)
-            calls.append(Called(head["name"], block[head.end() : last], first, close.end() if close else last))
-            at = close.end() if close else last
+            last = closed(block, head.arguments, len(block))
+            if last == MORE:
+                arguments = unclosed(block, head.arguments, self._stop(block))
+                calls.append(Called(head.name, arguments, first, len(block), broken=True))
+                return Found(tuple(calls), len(block))
+            behind = self.behind(block, last)
+            at = last if behind == MORE else behind
+            arguments = block[head.arguments : last]
+            calls.append(Called(head.name, arguments, first, at, broken=not readable(arguments)))
             if not block[at:].strip():
                 return Found(tuple(calls), len(block))
-            if close is None:
+            if behind == MORE:
                 return Found(tuple(calls), at)
+
+    def _stop(self, block: str) -> int:
+        """Where what ends a block begins, if that is there."""
+        for end in (self.around[1], self.close):
+            if end and block.endswith(end):
+                return len(block) - len(end)
+        return len(block)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

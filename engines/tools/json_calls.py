@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
+from ponder.engines.tools.arguments import Head, HeadsReader, closed, unclosed
 from ponder.engines.tools.ends import HEAD, Ending
 from ponder.engines.tools.form import (
     DECODER,
+    MORE,
     Called,
     Ebnf,
     End,
     Found,
     HeldTool,
+    Reader,
     Tag,
     Types,
     dumped,
@@ -91,8 +94,43 @@ class JsonCalls:
     def end(self) -> End:
         return self._ending()
 
+    @cached_property
+    def _head(self) -> re.Pattern[str]:
+        """A call in the order in which models write its fields, as far as to its arguments."""
+        if self.keyed:
+            return re.compile(r'\{\s*+"(?P<name>(?!function")[^"\\]++)"\s*+:\s*+(?=\{)')
+        field = r'"{}"\s*+:\s*+"[^"\\]*+"\s*+,\s*+'
+        before = "".join(f"(?:{field.format(re.escape(name))})?" for name in ("type", self.first) if name)
+        named, keys = re.escape(self.named), "|".join(map(re.escape, dict.fromkeys((self.arguments, *_KEYS))))
+        name = rf'"{named}"\s*+:\s*+"(?P<name>[^"\\]++)"\s*+,\s*+"(?:{keys})"\s*+:\s*+(?=\{{)'
+        return re.compile(rf"\{{\s*+{before}{name}")
+
+    def reader(self, types: Types) -> Reader:
+        return HeadsReader(self)
+
+    @property
+    def nested(self) -> int:
+        return 1
+
+    def next(self, block: str, at: int) -> int:
+        if at == 0:
+            at = _at(_SPACE, block, len(self._begun(block)[0]))
+            at += block.startswith("[", at)
+        return _at(_BETWEEN, block, at)
+
+    def head_at(self, block: str, at: int) -> Head | None:
+        found = self._head.match(block, at)
+        return None if found is None else Head(found["name"], at, found.end())
+
+    def behind(self, block: str, at: int) -> int:
+        return at
+
+    def _begun(self, block: str) -> tuple[str, str]:
+        """What the block begins with, and what ends it."""
+        return next(((o, c) for o, c in self._marks if block.startswith(o)), ("", ""))
+
     def read(self, block: str, types: Types) -> Found:
-        open, close = next(((o, c) for o, c in self._marks if block.startswith(o)), ("", ""))
+        open, close = self._begun(block)
         stop = len(block) - len(close) if close and block.endswith(close) else len(block)
         at = _at(_SPACE, block, len(open))
         if block.startswith("[", at):
@@ -108,10 +146,28 @@ class JsonCalls:
             try:
                 value, at = DECODER.raw_decode(block, first)
             except (ValueError, RecursionError):
-                return Found(tuple(calls), first)
+                at = len(block) + 1
+                value = None
+            head = self.head_at(block, first)
+            if head is not None and at <= stop:
+                calls.append(Called(head.name, block[head.arguments : closed(block, head.arguments, at)], first, at))
+                continue
+            if head is not None:
+                called, at = self._broken(block, head, stop)
+                calls.append(called)
+                continue
             if at > stop or (made := list(self._calls(value, first, at))) == []:
                 return Found(tuple(calls), first)
             calls.extend(made)
+
+    def _broken(self, block: str, head: Head, stop: int) -> tuple[Called, int]:
+        """A call that has begun and cannot be read, and where the next may begin."""
+        end = closed(block, head.arguments, stop)
+        if end == MORE:
+            arguments = unclosed(block, head.arguments, stop)
+            return Called(head.name, arguments, head.first, len(block), broken=True), len(block)
+        last = max(end, closed(block, head.first, stop))
+        return Called(head.name, block[head.arguments : end], head.first, last, broken=True), last
 
     def _calls(self, value: Any, first: int, last: int) -> Iterator[Called]:
         if isinstance(value, list):

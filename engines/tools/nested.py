@@ -98,6 +98,9 @@ class NestedCalls:
     def end(self) -> End:
         return self._ending()
 
+    def reader(self, types: Types) -> None:
+        return None
+
     def read(self, block: str, types: Types) -> Found:
         at = len(self._open) if block.startswith(self._open) else 0
         calls: list[Called] = []

@@ -72,6 +72,9 @@ class PythonCalls:
     def end(self) -> End:
         return self._ending()
 
+    def reader(self, types: Types) -> None:
+        return None
+
     def read(self, block: str, types: Types) -> Found:
         open, close = next(((o, c) for o, c in self._marks if block.startswith(o)), ("", ""))
         stop = len(block) - len(close) if close and block.endswith(close) else len(block)
@@ -190,6 +193,9 @@ class BracedCalls:
 
     def end(self) -> End:
         return self._ending()
+
+    def reader(self, types: Types) -> None:
+        return None
 
     def read(self, block: str, types: Types) -> Found:
         begin = self._head.match(block)

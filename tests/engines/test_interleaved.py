@@ -16,7 +16,7 @@ from ponder.engines.prompts import Prompts
 from ponder.engines.vllm import VllmEngine
 from tests.engines.family_models import OWN, Family, every_family, families, tokenizer
 from tests.engines.replies import Replies
-from tests.server.serving import answered, chat, door, events
+from tests.server.serving import answered, chat, door, events, joined
 
 THOUGHT = "xyzzy: which city?\n\nParis, é世."
 FIRST = "How is it in Paris?"
@@ -82,12 +82,7 @@ class Loop:
             message = response.json()["choices"][0]["message"]
             return {"role": "assistant", "content": message["content"], "tool_calls": message["tool_calls"]}
         deltas = [chunk["choices"][0]["delta"] for chunk in events(response.text) if chunk["choices"]]
-        calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
-        return {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{k: c[k] for k in c if k != "index"} for c in calls],
-        }
+        return {"role": "assistant", "content": None, "tool_calls": joined(deltas)}
 
     def asked(self, messages: list[dict[str, Any]]) -> str:
         self.writes("xyzzy again.", "It is mild.")

@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +102,19 @@ def events(text: str) -> list[dict[str, Any]]:
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
+
+
+def joined(deltas: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The calls whose pieces come in the deltas of one answer, as an answer in one piece has them."""
+    calls: list[dict[str, Any]] = []
+    for piece in (piece for delta in deltas for piece in delta.get("tool_calls") or ()):
+        if "id" in piece:
+            assert piece["index"] == len(calls)
+            calls.append({"id": piece["id"], "type": piece["type"], "function": dict(piece["function"])})
+        else:
+            assert piece["index"] == len(calls) - 1
+            calls[-1]["function"]["arguments"] += piece["function"]["arguments"]
+    return calls
 
 
 def refused(response: httpx.Response, status: int = 400, code: str | None = None, param: str | None = None) -> str:

@@ -15,7 +15,7 @@ from ponder.engines.tools import DEFAULT, FORMATS, detect, format_of, knows_tool
 from ponder.server.calls import Offered, ToolCallParser
 from ponder.testing import CARD, Chain
 from tests.engines.family_models import Family, every_family
-from tests.server.serving import chat, door, events, scripted
+from tests.server.serving import chat, door, events, joined, scripted
 from tests.test_growth import quadratic
 
 WEATHER: dict[str, Any] = {
@@ -210,7 +210,7 @@ def test_callers_see_the_same_whatever_the_model_writes(name: str, stream: bool)
     messages = events(reply.text) if stream else [reply.json()]
     choices = [choice for message in messages for choice in message["choices"]]
     parts = [choice["delta"] if stream else choice["message"] for choice in choices]
-    calls = [call for part in parts for call in part.get("tool_calls") or ()]
+    calls = joined(parts) if stream else parts[0]["tool_calls"]
     assert "".join(part.get("content") or "" for part in parts) == "Let me look."
     assert [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls] == [
         ("get_weather", {"city": "Rome", "days": 2}),

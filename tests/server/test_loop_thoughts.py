@@ -13,7 +13,7 @@ from ponder.server.keys import digest
 from ponder.server.loop_thoughts import OVERHEAD, LoopThoughts
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import CARD, MARKER, Chain, JudgingEngine, ScriptedEngine
-from tests.server.serving import ASK, answered, ask, chat, door, events, its_door
+from tests.server.serving import ASK, answered, ask, chat, door, events, its_door, joined
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 2}}\n</tool_call>'
 TIME = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
@@ -46,12 +46,14 @@ def results(message: dict[str, Any]) -> list[dict[str, Any]]:
 def streamed(text: str) -> dict[int, dict[str, Any]]:
     """The messages of a stream, by their index."""
     found: dict[int, dict[str, Any]] = {}
+    deltas: dict[int, list[dict[str, Any]]] = {}
     for chunk in events(text):
         for choice in chunk["choices"]:
             message = found.setdefault(choice["index"], {"role": "assistant", "content": "", "tool_calls": []})
             message["content"] += choice["delta"].get("content") or ""
-            for call in choice["delta"].get("tool_calls", []):
-                message["tool_calls"].append({name: call[name] for name in ("id", "type", "function")})
+            deltas.setdefault(choice["index"], []).append(choice["delta"])
+    for index, message in found.items():
+        message["tool_calls"] = joined(deltas[index])
     return found
 
 

@@ -21,7 +21,7 @@ from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions
 from ponder.server.app import ServedModel, create_app
 from ponder.server.settings import ModelSettings, Settings
-from tests.server.serving import ASK, events
+from tests.server.serving import ASK, events, joined
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 STRATEGIES = [
@@ -101,7 +101,9 @@ async def asked(app: FastAPI, stream: bool, **body: Any) -> tuple[str, list[tupl
         return text, [(call["name"], call["arguments"]) for call in calls], choice["finish_reason"]
     chunks = [chunk["choices"][0] for chunk in events(response.text) if chunk["choices"]]
     text = "".join(chunk["delta"].get("content") or "" for chunk in chunks)
-    made = [call["function"] for chunk in chunks for call in chunk["delta"].get("tool_calls", [])]
+    made = [call["function"] for call in joined(chunk["delta"] for chunk in chunks)]
+    # What was sent of a call that was cut stands.
+    made = made[: len(made) - (chunks[-1]["finish_reason"] == "length" and bool(made))]
     return text, [(call["name"], call["arguments"]) for call in made], chunks[-1]["finish_reason"]
 
 

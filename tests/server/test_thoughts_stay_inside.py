@@ -20,7 +20,7 @@ from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, ScriptedRewards
 from tests.engines.scripted_vllm import FAMILIES, Fate, Nature, ScriptedVllm, engine
-from tests.server.serving import ASK, ask, door, events, its_door, refused, serving
+from tests.server.serving import ASK, ask, door, events, its_door, joined, refused, serving
 
 TRACE = "zz"
 """Of the marker of every thought; nothing else that is sent or written down holds it."""
@@ -187,7 +187,7 @@ def called(response: httpx.Response) -> dict[str, Any]:
         calls = response.json()["choices"][0]["message"]["tool_calls"]
     else:
         deltas = [choice["delta"] for chunk in events(response.text) for choice in chunk["choices"]]
-        calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+        calls = joined(deltas)
     kept = [{name: call[name] for name in ("id", "type", "function")} for call in calls]
     return {"role": "assistant", "content": None, "tool_calls": kept}
 

@@ -83,8 +83,16 @@ class ChatCompletion(Part):
     thinking: ThinkingReport
 
 
-class DeltaCall(AnswerCall):
+class DeltaFunction(_Part):
+    name: str = Field(default="", description="When the call begins")
+    arguments: str = Field(description="What is new of the JSON text")
+
+
+class DeltaCall(_Part):
     index: int
+    id: str = Field(default="", description="When the call begins")
+    type: Literal["function"] = Field(default="function", description="When the call begins")
+    function: DeltaFunction
 
 
 class Delta(Part):

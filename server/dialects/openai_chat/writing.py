@@ -35,6 +35,7 @@ class ChatWriter(Writer):
     stream_headers: Sequence[tuple[bytes, bytes]] = STREAM_HEADERS
     keep_alive = b": keep-alive\n\n"
     closing = b"data: [DONE]\n\n"
+    streams_arguments = True
 
     def __init__(self, wanted: ChatRequest, strays: Sequence[Stray], resolved: ResolvedRequest) -> None:
         """`strays` are the keys of the request that nobody knows."""
@@ -71,6 +72,14 @@ class ChatWriter(Writer):
 
     def tool_call(self, index: int, number: int, call: ToolCall) -> bytes:
         return self._chunk(index, json.dumps({"tool_calls": [{"index": number} | shaped(call)]}))
+
+    def call_begun(self, index: int, number: int, id: str, name: str) -> bytes:
+        return self.tool_call(index, number, ToolCall(id, name, ""))
+
+    def call_arguments(self, index: int, number: int, piece: str) -> bytes:
+        return self._chunk(
+            index, f'{{"tool_calls": [{{"index": {number}, "function": {{"arguments": {json.dumps(piece)}}}}}]}}'
+        )
 
     def end(self, index: int, end: End, summary: Summary | None) -> bytes:
         events, more = b"", ""
