@@ -64,7 +64,7 @@ async def _execute(
     drafts, notes = chains.drafts, Notes()
     if plan.summary is not None:
         spending.kept = kept(chains, plan.summary)
-    task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut, plan.yields)
+    task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut, plan.yields, plan.called)
     stopped_by: StoppedBy = "finished"
     chosen: Candidate | None = None
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ponder.compute.budget import Budget
 from ponder.compute.engine import Sampling
 from ponder.compute.outcome import SummaryLength
-from ponder.compute.run import Selection, Strategy, Verifier
+from ponder.compute.run import ReadCalls, Selection, Strategy, Verifier
 from ponder.compute.text import Prompt
 
 
@@ -31,5 +31,7 @@ class Plan:
     """The answer is sent as it is written; else in one piece at the end, which costs less."""
     summary: SummaryLength | None = None
     """A summary of the thought is wanted, so long."""
+    called: ReadCalls | None = None
+    """Reads the calls of tools in an answer; None where no tool may be called."""
     yields: bool = False
     """Where many calls wait for the model, the strategy may make do with fewer chains than it would else."""

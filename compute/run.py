@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
+from ponder.compute.answers.documents import called
 from ponder.compute.answers.grouping import group
 from ponder.compute.answers.phrases import asks_for_a_number
 from ponder.compute.budget import Judgement
@@ -26,7 +27,7 @@ from ponder.compute.identity import CallIdentity
 from ponder.compute.outcome import Notes
 from ponder.compute.race import Race
 from ponder.compute.resources import Resources
-from ponder.compute.text import Candidate, Hidden, Prompt, Score
+from ponder.compute.text import Candidate, Hidden, Prompt, Score, ToolCall
 from ponder.compute.vote import Vote, tally
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,11 @@ def decides(verifier: Selection[Verifier] | None) -> bool:
     return verifier is not None and bool(getattr(verifier.call, "exact", False))
 
 
+ReadCalls = Callable[[str, bool], "Sequence[ToolCall] | None"]
+"""(text of an answer, whether it is complete) -> the calls of tools in it, none where it was cut within its only one.
+None: it calls nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What a run is about, as far as its verbs must know."""
@@ -84,6 +90,8 @@ class Task:
     """When the strategy has to end, in loop time."""
     yields: bool = False
     """It may make do with fewer chains where many calls wait for the model."""
+    called: ReadCalls | None = None
+    """Reads the calls of tools in an answer; None where no tool may be called."""
 
 
 class Arriving:
@@ -112,6 +120,8 @@ class Run:
     def __init__(self, task: Task, resources: Resources, chains: Chains, notes: Notes) -> None:
         self._task, self._resources, self._chains, self._notes = task, resources, chains, notes
         self._spending = chains.spending
+        self._calls: dict[tuple[int, int], str | None] = {}
+        """What chains call, by their number and the length of their text; None: nothing."""
         self._only: dict[Prompt, Candidate] = {}
         """The one chain of each prompt, where nothing is left to chance."""
 
@@ -448,8 +458,7 @@ class Run:
         places = sorted(voters.values())
         weights = [1.0 if scores is None else scores[i].value for i in places]
         candidates = [candidates[i] for i in places]
-        texts = [c.text if c.over else "" for c in candidates]
-        groups = await group(texts, tenant=self.tenant, numeric=self.numeric)
+        groups = await self.groups(candidates)
         founded = {answer for c, answer in zip(candidates, groups, strict=True) if not c.circled}
         groups = [answer if answer in founded else None for answer in groups]
         for candidate, answer in zip(candidates, groups, strict=True):
@@ -461,6 +470,28 @@ class Run:
             self._notes.agreement = vote.share
         self._notes.ungrouped = not vote.counts and len(candidates) > 1
         return vote
+
+    async def groups(self, candidates: Sequence[Candidate]) -> list[int | None]:
+        """For each candidate the number of its answer, counted from 0 in order of first appearance, the same for
+        equivalent ones; None where it is not over or holds no answer. Calls of tools are the same that call the same
+        tools with equal arguments, in any order."""
+        texts = [c.text if c.over else "" for c in candidates]
+        if self._task.called is None:
+            return await group(texts, tenant=self.tenant, numeric=self.numeric)
+        calls = [self._called(self._task.called, c) if c.over else None for c in candidates]
+        said = [text if call is None else "" for text, call in zip(texts, calls, strict=True)]
+        answers = await group(said, tenant=self.tenant, numeric=self.numeric)
+        keys = [call or None if call is not None else answer for call, answer in zip(calls, answers, strict=True)]
+        order = {key: place for place, key in enumerate(dict.fromkeys(key for key in keys if key is not None))}
+        return [None if key is None else order[key] for key in keys]
+
+    def _called(self, read: ReadCalls, candidate: Candidate) -> str | None:
+        """What a candidate calls; empty where it was cut within its only call, None where it calls nothing."""
+        key = candidate.number, len(candidate.text)
+        if key not in self._calls:
+            calls = read(candidate.text, candidate.complete)
+            self._calls[key] = None if calls is None else called(calls) if calls else ""
+        return self._calls[key]
 
     def offer(self, candidate: Candidate) -> None:
         """Names the best candidate so far: the answer, should the run be cut short."""

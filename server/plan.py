@@ -222,6 +222,7 @@ async def make(
             settings.retain_text,
             stream=request.stream,
             summary=request.summary if settings.summaries else None,
+            called=offered.read if offered.any else None,
             yields=settings.reduce_under_load and sampling.seed is None,
         )
         for i, share in enumerate(limits.split(request.answers))

@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from ponder.compute.answers.grouping import group
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.strategies.voting import elect
@@ -42,8 +41,7 @@ class Revision:
             revised = await run.sample(len(asked), [prompt for prompt, _ in asked])
             for revision in revised:
                 draft = next(draft for prompt, draft in asked if prompt is revision.prompt)
-                texts = [draft.text, revision.text]
-                same = len(set(await group(texts, tenant=run.tenant, numeric=run.numeric))) == 1
+                same = len(set(await run.groups([draft, revision]))) == 1
                 settled[revision.number] = settled.get(draft.number, 0) + 1 if same else 0
             versions += revised
             scores += await run.score(revised)

@@ -10,7 +10,6 @@ from typing import ClassVar
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from ponder.compute.answers.grouping import group
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 
@@ -23,7 +22,6 @@ class Agreement:
 
     async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
         """0 for a candidate that is not over or holds no answer: it does not vote."""
-        texts = [c.text if c.over else "" for c in candidates]
-        groups = await group(texts, tenant=run.tenant, numeric=run.numeric)
+        groups = await run.groups(candidates)
         votes = Counter(g for g in groups if g is not None)
         return [Score(0.0 if g is None else votes[g] / votes.total()) for g in groups]

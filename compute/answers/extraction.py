@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from cachetools import LRUCache, cached
 
+from ponder.compute.answers.documents import canonical
 from ponder.compute.answers.keys import digest, key
 from ponder.compute.answers.phrases import ANSWER_IS, CHOSEN, CONCLUDES, ENDS, NO_ANSWER, REASON
 
@@ -63,7 +64,7 @@ def _remembering(text: str, numeric: bool | None = None) -> bytes:
 def final_answer(text: str, numeric: bool | None = None) -> str | None:
     """The answer a text comes to; None when it comes to none.
 
-    In this order: tool calls and JSON (as canonical JSON; the value of its field "answer", where it has one), the last
+    In this order: tool calls, in any order, and JSON (as canonical JSON; the value of its field "answer", where it has one), the last
     \\boxed{...} (several side by side are a list), the last <answer>, the last "the answer is ..." of some language,
     the last code block, "B is the correct answer", the last bold expression, a text that is nothing but a number, an
     expression, a letter or up to three words, and a last sentence that draws a conclusion and has one number in it.
@@ -74,7 +75,7 @@ def final_answer(text: str, numeric: bool | None = None) -> str | None:
     if not text:
         return None
     if calls := _CALL.findall(text):
-        return json.dumps([_canonical(call) or call.strip() for call in calls])
+        return json.dumps(sorted(_canonical(call) or call.strip() for call in calls))
     if (found := _canonical(text) or _heading_json(text)) is not None:
         return json.dumps([found]) if _is_call(found) else found
     fence = next(iter(deque(_FENCE.finditer(text), maxlen=1)), None)
@@ -123,7 +124,7 @@ def _value(value: Any) -> str | None:
                 return json.dumps(fields[name])
     elif not any(isinstance(item, dict | str) for item in value):
         return None
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return canonical(value)
 
 
 def _heading_json(text: str) -> str | None:

@@ -169,3 +169,16 @@ def test_no_text_makes_grouping_fail(texts: list[str]) -> None:
         if answer is not None and again is not None:
             assert same(answer, again)
             assert same(answer, "7") == same("7", answer)
+
+
+def test_calls_and_documents_are_the_same_however_their_numbers_are_written_and_calls_in_any_order() -> None:
+    rome, oslo = (f'<tool_call>{{"name": "f", "arguments": {{"x": {x}}}}}</tool_call>' for x in ("2", "3.5"))
+    again = '<tool_call>{"name": "f", "arguments": {"x": 2.0}}</tool_call>'
+    assert groups(f"{rome}\n{oslo}", f"{oslo}\n{again}", rome, '{"x": 1, "y": 2}', '{"y":2.0,"x":1e0}') == [
+        0,
+        0,
+        1,
+        2,
+        2,
+    ]
+    assert groups('{"x": "2"}', '{"x": "2.0"}', '{"x": 1}', '{"x": true}') == [0, 1, 2, 3]
