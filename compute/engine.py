@@ -25,6 +25,9 @@ class CallSchema:
     parameters: str
     param: str = "tools"
     """The field of the request that has the schema, for a refusal."""
+    strict: bool = False
+    """All that the schema says has to be held, or the request is refused. In a text, calls of other tools may have any
+    arguments."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -42,6 +45,8 @@ class Grammar:
     """More than one call, one behind the other."""
     document: bool = True
     """With `calls`: the answer may be a document in their place."""
+    text: bool = False
+    """With `calls`: they may begin anywhere in an answer that is free text otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ class Tool:
     name: str
     description: str
     parameters: str
+    strict: bool = False
+    """Its calls are held to the schema, also where the model chooses whether it calls."""
 
 
 @dataclass(frozen=True, slots=True)

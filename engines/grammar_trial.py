@@ -35,8 +35,9 @@ VOCABULARIES = 4
 
 def item(grammar: Grammar, tools: str) -> str:
     """A grammar as a worker is sent it."""
-    calls = [(call.name, call.parameters, call.param) for call in grammar.calls]
-    return json.dumps([grammar.schema, grammar.param, calls, grammar.several, grammar.document, tools])
+    calls = [(call.name, call.parameters, call.param, call.strict) for call in grammar.calls]
+    shape = [grammar.schema, grammar.param, calls, grammar.several, grammar.document, grammar.text]
+    return json.dumps([*shape, tools])
 
 
 def trial() -> Callable[[str, str], dict[str, Any]]:
@@ -64,8 +65,8 @@ def trial() -> Callable[[str, str], dict[str, Any]]:
                 compiler(one).compile_grammar_from_strings(SMALLEST, "root")
             return {"refused": None}
         compiling = compiler(file)
-        schema, param, calls, several, document, tools = json.loads(item)
-        grammar = Grammar(schema, param, tuple(CallSchema(*call) for call in calls), several, document)
+        schema, param, calls, *how, tools = json.loads(item)
+        grammar = Grammar(schema, param, tuple(CallSchema(*call) for call in calls), *how)
         try:
             kind, text = encoded(grammar, tools)
         except RequestError as error:

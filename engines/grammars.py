@@ -10,11 +10,12 @@ import importlib
 import json
 from typing import Any, Literal
 
-from ponder.compute.engine import Grammar
+from ponder.compute.engine import CallSchema, Grammar
 from ponder.compute.errors import RequestError
 from ponder.engines.schemas import Schemas
+from ponder.engines.schemas.parts import shown
 from ponder.engines.schemas.size import refuse_size
-from ponder.engines.tools import FORMATS, HeldTool
+from ponder.engines.tools import FORMATS, Form, HeldTool
 
 SIZE = 1 << 19
 """Characters of a grammar at most, and of the schema it is made of."""
@@ -25,7 +26,7 @@ Kind = Literal["grammar", "structural_tag"]
 def encoded(grammar: Grammar, tools: str = "hermes") -> tuple[Kind, str]:
     """The field of vLLM's `StructuredOutputsParams` and its text. `tools`: how the model writes calls. Raises
     `RequestError` for a schema that cannot be held."""
-    document = _document(grammar) if grammar.document or not grammar.calls else None
+    document = _document(grammar) if (grammar.document and not grammar.text) or not grammar.calls else None
     if not grammar.calls:
         return "grammar", document or ""
     calls = _calls(grammar, tools, beside_document=document is not None)
@@ -38,9 +39,9 @@ def encoded(grammar: Grammar, tools: str = "hermes") -> tuple[Kind, str]:
 
 
 def _calls(grammar: Grammar, tools: str, *, beside_document: bool) -> dict[str, Any]:
-    schemas = Schemas()
+    schemas, form = Schemas(), FORMATS[tools].form
     made = [
-        HeldTool(call.name, schemas.add(json.loads(call.parameters), call.param), schemas.defs)
+        HeldTool(call.name, _FREE if grammar.text and not call.strict else _held(schemas, call, form), schemas.defs)
         for call in grammar.calls
     ]
 
@@ -49,10 +50,30 @@ def _calls(grammar: Grammar, tools: str, *, beside_document: bool) -> dict[str, 
     def ebnf(schema: Any, separators: tuple[str, str]) -> str:
         return _ebnf(schemas.document(schema), separators, "tools")
 
-    form = FORMATS[tools].form
+    if grammar.text:
+        return form.in_text(made, grammar.several, ebnf).tag(grammar.several)
     held = form.held(made, grammar.several, ebnf)
     if beside_document and form.either:
         held = {"type": "sequence", "elements": [{"type": "const_string", "value": form.either}, held]}
+    return held
+
+
+_FREE = {"type": "object", "additionalProperties": True}
+
+
+def _held(schemas: Schemas, call: CallSchema, form: Form) -> Any:
+    """The arguments of a tool as they can be held. Raises `RequestError` where a strict one says what this form of
+    calls cannot be held to."""
+    held = schemas.add(json.loads(call.parameters), call.param)
+    if call.strict and (place := form.loose(HeldTool(call.name, held, schemas.defs))) is not None:
+        where = shown((*call.param.split("."), *place))
+        raise RequestError(
+            f"{where} cannot be held: this model writes calls in a form in which a strict tool is held to the names, "
+            f"types and enums of its arguments, and not to {place[-1]}. Leave that out, or strict, and check the "
+            "arguments yourself",
+            param=where,
+            code="invalid_json_schema",
+        )
     return held
 
 

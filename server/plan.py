@@ -493,14 +493,18 @@ def _tools(request: Request, form: str) -> tuple[Offered, Grammar | None]:
         if not usable:
             raise RequestError("tool_choice names a tool that is not among tools", param="tool_choice.name")
     required = choice.mode == "required"
+    calls = tuple(CallSchema(tool.name, tool.parameters, f"tools.{i}.parameters", tool.strict) for i, tool in usable)
     if required or grammar is not None:
         grammar = Grammar(
             grammar.schema if grammar else None,
             grammar.param if grammar else "tools",
-            tuple(CallSchema(tool.name, tool.parameters, f"tools.{i}.parameters") for i, tool in usable),
+            calls,
             choice.parallel and choice.name is None,
             document=not required,
         )
+    elif any(tool.strict for _, tool in usable):
+        grammar = Grammar(None, "tools", calls, choice.parallel, document=False, text=True)
     parameters = {tool.name: tool.parameters for _, tool in usable}
-    offered = Offered(frozenset(parameters), required, choice.parallel, grammar is not None, form, parameters)
+    held = grammar is not None and not grammar.text
+    offered = Offered(frozenset(parameters), required, choice.parallel, held, form, parameters)
     return offered, grammar

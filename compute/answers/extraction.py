@@ -64,10 +64,11 @@ def _remembering(text: str, numeric: bool | None = None) -> bytes:
 def final_answer(text: str, numeric: bool | None = None) -> str | None:
     """The answer a text comes to; None when it comes to none.
 
-    In this order: tool calls, in any order, and JSON (as canonical JSON; the value of its field "answer", where it has one), the last
-    \\boxed{...} (several side by side are a list), the last <answer>, the last "the answer is ..." of some language,
-    the last code block, "B is the correct answer", the last bold expression, a text that is nothing but a number, an
-    expression, a letter or up to three words, and a last sentence that draws a conclusion and has one number in it.
+    In this order: tool calls, in any order, and JSON (as canonical JSON; the value of its field "answer", where it has
+    one), the last \\boxed{...} (several side by side are a list), the last <answer>, the last "the answer is ..." of
+    some language, the last code block, "B is the correct answer", the last bold expression, a text that is nothing but
+    a number, an expression, a letter or up to three words, and a last sentence that draws a conclusion and has one
+    number in it.
     `numeric` says whether the question asks for a number, where that is known: if it does, any last sentence with one
     number will do, and if it does not, none will.
     """

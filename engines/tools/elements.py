@@ -36,8 +36,9 @@ from ponder.engines.tools.form import (
     sequence,
     tag,
 )
+from ponder.engines.tools.in_text import InText, behind_openers
 from ponder.engines.tools.json_calls import JsonCalls
-from ponder.engines.tools.named import NAME, arguments, kinds, unquoted
+from ponder.engines.tools.named import KINDS, NAME, arguments, kinds, loose_texts, unquoted
 from ponder.engines.tools.values import kind_of, plain, typed
 
 _SPACE = re.compile(r"\s*+")
@@ -242,6 +243,11 @@ class Elements:
         text = "true" if kind == "string" else "false"
         return self.argument[0].replace("{text}", text).replace("{kind}", kind).replace("{key}", key)
 
+    def _around_key(self, kind: str) -> tuple[str, str]:
+        """What stands before and behind the name of an argument of this kind."""
+        before, _, behind = self._begin("{key}", kind).partition("{key}")
+        return before, behind
+
     def held(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> Tag:
         anything: Tag = {"type": "any_text", "excludes": [self.closes]}
         calls: list[Tag] = []
@@ -258,8 +264,12 @@ class Elements:
                 text = value is anything or value.get("type") != "grammar"
                 return tag(self._begin(key, "string" if text else "object"), value, self.argument[1])
 
-            before, _, behind = self._begin("{key}", "string").partition("{key}")
-            free = sequence(constant(before), pattern(NAME), tag(behind, anything, self.argument[1]))
+            free = one_of(
+                [
+                    sequence(constant(before), pattern(NAME), tag(behind, anything, self.argument[1]))
+                    for before, behind in dict.fromkeys(map(self._around_key, KINDS))
+                ]
+            )
             begin, numbered, rest = self.call[0].replace("{name}", tool.name).partition("{n}")
             content = arguments(tool, one, free)
             if numbered:
@@ -273,6 +283,12 @@ class Elements:
             for call in calls
         ]
         return separated(blocks, self.between, several)
+
+    def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
+        return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+
+    def loose(self, tool: HeldTool) -> Sequence[str] | None:
+        return loose_texts(tool)
 
 
 def unescape(text: str) -> str:

@@ -10,7 +10,10 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from sys import float_info
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ponder.engines.tools.in_text import InText
 
 MORE, NOT_A_CALL = -1, -2
 """Of `End`: the end has not come yet · what begins so is no call."""
@@ -130,6 +133,18 @@ class Form(Protocol):
     def held(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> Tag:
         """What an answer has to be that is calls of these tools: one, or with `several` one at least."""
         ...
+
+    def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
+        """The same of calls that may begin anywhere in a text."""
+        ...
+
+    def loose(self, tool: HeldTool) -> Sequence[str] | None:
+        """Where in the tool's schema something is said that the form cannot hold; None: it holds all."""
+        ...
+
+
+STRINGS = ("pattern", "format", "minLength", "maxLength")
+"""What a schema says of a text beside its type."""
 
 
 def _refuse(word: str) -> Any:

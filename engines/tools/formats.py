@@ -142,6 +142,7 @@ _HARMONY = HeadedCalls(
     close="",
     begin="<|start|>assistant to=functions.{name}<|channel|>commentary json<|message|>",
     finish="<|call|>",
+    heading=r"(<\|channel\|>(commentary|analysis))? ?(<\|constrain\|>)?json<\|message\|>",
     certain=(
         "<|start|>assistant to=functions.",
         "<|start|>assistant<|channel|>commentary to=functions.",

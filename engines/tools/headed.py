@@ -27,11 +27,14 @@ from ponder.engines.tools.form import (
     constant,
     dumped,
     grammar,
+    one_of,
+    pattern,
     readable,
     separated,
     sequence,
     tag,
 )
+from ponder.engines.tools.in_text import InText, behind_openers
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class HeadedCalls:
     ends_turn: bool = False
     """What stands behind a call is a token that ends the turn: there is one call to a turn, and a grammar ends before
     the token."""
+    heading: str = ""
+    """With `ends_turn`, a pattern of what may stand between name and arguments."""
     certain: tuple[str, ...] | None = None
     """Those of `opens` that begin a call wherever they stand; None is all of them."""
     tails: tuple[str, ...] = ()
@@ -158,3 +163,16 @@ class HeadedCalls:
             tags.append(tag(begin, content, "" if self.ends_turn else self.finish))
         calls = separated(tags, self.between, several and not self.ends_turn)
         return tag(self.around[0], calls, self.around[1]) if self.around[0] else calls
+
+    def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
+        if not self.ends_turn:
+            return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+        # However the head of its message begins, the last of them stands in it; what follows the name differs, too.
+        calls = [
+            sequence(constant(tool.name), pattern(self.heading), grammar(ebnf(tool.arguments, (", ", ": "))))
+            for tool in tools
+        ]
+        return InText([(self.opens[-1], one_of(calls))])
+
+    def loose(self, tool: HeldTool) -> None:
+        return None

@@ -25,11 +25,17 @@ from ponder.engines.tools.form import (
     Reader,
     Tag,
     Types,
+    any_number,
+    constant,
     dumped,
     grammar,
+    one_of,
+    pattern,
     separated,
+    sequence,
     tag,
 )
+from ponder.engines.tools.in_text import InText
 
 _BETWEEN = re.compile(r"[\s,;]*+")
 _SPACE = re.compile(r"\s*+")
@@ -206,18 +212,18 @@ class JsonCalls:
             objects = [self.joined.join(objects)]
         return self.between.join(f"{self.open}{self.inner}{one}{self.inner}{self.close}" for one in objects)
 
+    def _shape(self, tool: HeldTool) -> dict[str, Any]:
+        """A call as JSON."""
+        if self.keyed:
+            return _object({tool.name: tool.arguments})
+        return _object(
+            ({self.first: {"type": "string", "pattern": "^[0-9]{1,3}$"}} if self.first else {})
+            | {self.named: {"const": tool.name}, self.arguments: tool.arguments}
+            | ({self.extra: {"type": "string", "pattern": "^[A-Za-z0-9]{9}$"}} if self.extra else {})
+        )
+
     def held(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> Tag:
-        shapes: list[dict[str, Any]] = [
-            _object({tool.name: tool.arguments})
-            if self.keyed
-            else _object(
-                ({self.first: {"type": "string", "pattern": "^[0-9]{1,3}$"}} if self.first else {})
-                | {self.named: {"const": tool.name}, self.arguments: tool.arguments}
-                | ({self.extra: {"type": "string", "pattern": "^[A-Za-z0-9]{9}$"}} if self.extra else {})
-            )
-            for tool in tools
-        ]
-        shape: dict[str, Any] = {"anyOf": shapes}
+        shape: dict[str, Any] = {"anyOf": [self._shape(tool) for tool in tools]}
         if self.listed:
             most = {} if several else {"maxItems": 1}
             shape = {"type": "array", "items": shape, "minItems": 1, **most}
@@ -227,6 +233,56 @@ class JsonCalls:
             return tag(self.open + self.inner, inside, self.inner + self.close)
         one = tag(self.open + self.inner, content, self.inner + self.close)
         return separated([one], self.between, several and not self.listed)
+
+    def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
+        shapes = {"anyOf": [self._shape(tool) for tool in tools]}
+        one = grammar(ebnf(shapes, (", ", ": ")))
+        most = {} if several else {"maxItems": 1}
+        block = grammar(ebnf({"type": "array", "items": shapes, "minItems": 1, **most}, (", ", ": ")))
+        block = block if self.listed else separated([tag("", one, "")], self.joined, several) if self.joined else one
+        rules: list[tuple[str, Tag]] = []
+        for open, close in self._marks:
+            if self.tight:
+                rest = sequence(one, any_number(sequence(constant(", "), one))) if several else one
+                rules.append((f"{open}[", sequence(rest, constant(f"]{close}"))))
+            else:
+                rules.append((open, sequence(constant(self.inner), block, constant(self.inner + close))))
+        names = [tool.name for tool in tools]
+        bare = [opener for opener in self.openers(names) if opener.endswith('"')]
+        begun = [opener for opener in bare if opener.lstrip("[ \n").removeprefix("{").lstrip() == '"name"']
+        if begun:
+            calls = [
+                sequence(
+                    constant(f': "{tool.name}", "{self.arguments}": '),
+                    grammar(ebnf(tool.arguments, (", ", ": "))),
+                    constant("}"),
+                )
+                for tool in tools
+            ]
+            rest = one_of(calls)
+            if self.listed and not self.open:
+                more = [any_number(sequence(constant(", "), one))] if several else []
+                rest = sequence(rest, *more, constant("]"))
+            # What has another name, or none, is no call.
+            other = pattern(rf'\s{{0,4}}:\s{{0,4}}("{_other_than(names)}|[^"\s])')
+            rules += [(opener, one_of([rest, other])) for opener in begun]
+        return InText(rules, [opener for opener in bare if opener not in begun])
+
+    def loose(self, tool: HeldTool) -> None:
+        return None
+
+
+def _other_than(words: Sequence[str]) -> str:
+    """A pattern of the rest of a JSON string, without escapes, that is none of these words."""
+    firsts: dict[str, list[str]] = {}
+    for word in words:
+        firsts.setdefault(word[:1], []).append(word[1:])
+    ends = "" if "" in firsts else '"|'
+    firsts.pop("", None)
+    others = "".join(re.escape(first) if first in "-]^" else first for first in firsts)
+    ways = [f'[^{others}"\\\\][^"\\\\]*"']
+    ways += [f"{re.escape(first)}{_other_than(rests)}" for first, rests in firsts.items()]
+    return f"({ends}{'|'.join(ways)})"
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -9,14 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from ponder.engines.tools.form import Ebnf, HeldTool, Tag, any_number, constant, grammar, one_of, optional, sequence
+from ponder.engines.tools.form import (
+    STRINGS,
+    Ebnf,
+    HeldTool,
+    Tag,
+    any_number,
+    constant,
+    grammar,
+    one_of,
+    optional,
+    sequence,
+)
 from ponder.engines.tools.values import kind_of
 
 NAME = "[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 """The name of an argument of which the schema says nothing."""
 
 _DEEP = 16
-_KINDS = ["string", "number", "boolean", "null", "array", "object"]
+KINDS = ["string", "number", "boolean", "null", "array", "object"]
+LISTED = 32
+"""Items of a list that are counted at most, where it is written in the family's own way."""
 
 Argument = Callable[[str, Any], Tag]
 """One argument of this name, with a value of this schema."""
@@ -82,7 +95,7 @@ def kinds(schema: Any, defs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 values.setdefault(kind_of(value), []).append(value)
             yield from ((kind, {"enum": some}) for kind, some in values.items())
             continue
-        named = shape.get("type", _KINDS)
+        named = shape.get("type", KINDS)
         for kind in cast("list[str]", named if isinstance(named, list) else [named]):
             yield ("number" if kind == "integer" else kind), {**shape, "type": kind}
 
@@ -117,8 +130,71 @@ def alternatives(schema: Any, defs: Mapping[str, Any], deep: int = _DEEP) -> Ite
         yield schema
 
 
+def loose_arguments(tool: HeldTool) -> Sequence[str] | None:
+    """Where something is said of the arguments together that only JSON can be held to; None: nowhere."""
+    for shape in _objects(tool.arguments, tool.defs, _DEEP):
+        words = [word for word in shape if word not in ("type", "properties", "required", "additionalProperties")]
+        if isinstance(shape.get("additionalProperties"), dict):
+            words.append("additionalProperties")
+        if words:
+            return (words[0],)
+    return None
+
+
+def loose_texts(tool: HeldTool, deep: int | None = None) -> Sequence[str] | None:
+    """The same where arguments that are texts have no quotes, so that only the type of such a text is held, and its
+    values. `deep`: objects and lists are written in the family's own way, and are held so deep; None: as JSON."""
+    if (place := loose_arguments(tool)) is not None:
+        return place
+    for shape in _objects(tool.arguments, tool.defs, _DEEP):
+        for key, schema in shape["properties"].items():
+            if (place := _loose(schema, tool.defs, deep)) is not None:
+                return ("properties", key, *place)
+    return None
+
+
+def _loose(schema: Any, defs: Mapping[str, Any], deep: int | None) -> Sequence[str] | None:
+    for kind in alternatives(schema, defs):
+        if "enum" in kind:
+            continue
+        if _may_be_text(kind) and (words := [word for word in STRINGS if word in kind]):
+            return (words[0],)
+        types = kind.get("type", ())
+        if deep is None or not {"object", "array"} & {types, *(types if isinstance(types, list) else ())}:
+            continue
+        if deep <= 1:
+            return ("type",)
+        if (place := loose_arguments(HeldTool("", kind, defs))) is not None:
+            return place
+        words = [word for word in kind if word in ("prefixItems", "patternProperties", "propertyNames")]
+        words += [word for word in ("minItems", "maxItems") if kind.get(word, 0) > LISTED]
+        if words:
+            return (words[0],)
+        for key, value in kind.get("properties", {}).items():
+            if (place := _loose(value, defs, deep - 1)) is not None:
+                return ("properties", key, *place)
+        if "items" in kind and (place := _loose(kind["items"], defs, deep - 1)) is not None:
+            return ("items", *place)
+    return None
+
+
 def _may_be_text(kind: dict[str, Any]) -> bool:
     if "enum" in kind:
         return any(isinstance(value, str) for value in kind["enum"])
     types = kind.get("type", "string")
     return "string" in (types if isinstance(types, list) else (types,))
+
+
+def listed(item: Tag, least: int, most: int | None, joined: str = "") -> Tag:
+    """A list of so many items, `joined` between two; of many, no more than `LISTED` are counted."""
+    comma = [constant(joined)] if joined else []
+    needed = [part for n in range(min(least, LISTED)) for part in (*(comma if n else ()), item)]
+    another = sequence(*comma, item)
+    if most is None or most > LISTED:
+        if needed:
+            return sequence(*needed, any_number(another))
+        return optional(sequence(item, any_number(another)))
+    rest: list[Tag] = []
+    for n in range(most - 1, min(least, LISTED) - 1, -1):
+        rest = [optional(sequence(item if n == 0 else another, *rest))]
+    return sequence(*needed, *rest) if needed or rest else constant("")

@@ -27,13 +27,13 @@ from ponder.engines.tools.form import (
     constant,
     dumped,
     one_of,
-    optional,
     pattern,
     separated,
     sequence,
     tag,
 )
-from ponder.engines.tools.named import NAME, alternatives, arguments, unquoted
+from ponder.engines.tools.in_text import InText, behind_openers
+from ponder.engines.tools.named import NAME, alternatives, arguments, listed, loose_texts, unquoted
 from ponder.engines.tools.values import plain, shapes, typed
 
 _SPACE = re.compile(r"\s*+")
@@ -41,7 +41,8 @@ _DEEP = 64
 """Elements within one another that are read."""
 _HELD = 6
 """The same of a grammar; what is deeper may be any text."""
-_LISTED = 32
+_FREE = 3
+"""The same of elements of which the schema says nothing."""
 _ANY: dict[str, Any] = {}
 
 
@@ -189,23 +190,34 @@ class NestedCalls:
         calls = [tag(self._begin_of(tool.name), self._held(tool, ebnf, _HELD), f"{self._behind}\n") for tool in tools]
         return tag(f"{self._open}\n", separated(calls, "", several), self._close)
 
+    def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
+        return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+
+    def loose(self, tool: HeldTool) -> Sequence[str] | None:
+        return loose_texts(tool, deep=_HELD)
+
     def _held(self, tool: HeldTool, ebnf: Ebnf, deep: int) -> Tag:
         """The elements of an object."""
-        anything: Tag = {"type": "any_text", "excludes": [self.mark]}
 
         def one(key: str, schema: Any) -> Tag:
             return tag(
                 f"{self.mark}<{key}>", self._held_value(schema, tool.defs, ebnf, deep - 1), f"{self.mark}</{key}>"
             )
 
-        free = sequence(
+        return arguments(tool, one, self._free(min(deep, _FREE)))
+
+    def _free(self, deep: int) -> Tag:
+        """An element of which the schema says nothing, and those within it."""
+        value: Tag = {"type": "any_text", "excludes": [self.mark]}
+        if deep > 1:
+            value = one_of([value, any_number(self._free(deep - 1))])
+        return sequence(
             constant(f"{self.mark}<"),
             pattern(NAME),
-            tag(">", anything, f"{self.mark}</"),
+            tag(">", value, f"{self.mark}</"),
             pattern(_names_but("invoke", self.around)),
             constant(">"),
         )
-        return arguments(tool, one, free)
 
     def _held_value(self, schema: Any, defs: Mapping[str, Any], ebnf: Ebnf, deep: int) -> Tag:
         anything: Tag = {"type": "any_text", "excludes": [self.mark]}
@@ -219,7 +231,7 @@ class NestedCalls:
             elif kind == "array" and "enum" not in shape:
                 value = self._held_value(shape.get("items", _ANY), defs, ebnf, deep - 1)
                 item = tag(f"{self.mark}<{self.item}>", value, f"{self.mark}</{self.item}>")
-                ways.append(_several(item, shape.get("minItems", 0), shape.get("maxItems")))
+                ways.append(listed(item, shape.get("minItems", 0), shape.get("maxItems")))
             else:
                 ways.append(unquoted(shape, defs, anything, ebnf))
         return one_of(ways) if ways else anything
@@ -236,17 +248,6 @@ def _names_but(*words: str) -> str:
             ways.append(f"{word[:at]}(?:[{others}-]{rest})?")
         ways.append(f"{word}[A-Za-z0-9_.-]{rest}")
     return "|".join(ways)
-
-
-def _several(item: Tag, least: int, most: int | None) -> Tag:
-    """A list of so many items; of many, no more than `_LISTED` are counted."""
-    needed = [item] * min(least, _LISTED)
-    if most is None or most > _LISTED:
-        return sequence(*needed, any_number(item))
-    rest: list[Tag] = []
-    for _ in range(most - len(needed)):
-        rest = [optional(sequence(item, *rest))]
-    return sequence(*needed, *rest) if needed or rest else constant("")
 
 
 def _at(text: str, at: int) -> int:

@@ -27,8 +27,9 @@ from ponder.engines.tools.form import (
     sequence,
     tag,
 )
+from ponder.engines.tools.in_text import InText, behind_openers
 from ponder.engines.tools.literals import Literals, NoValue, comma, space
-from ponder.engines.tools.named import NAME, alternatives, arguments
+from ponder.engines.tools.named import NAME, alternatives, arguments, listed, loose_arguments, loose_texts
 
 _NAME = re.compile(r"(?:print\(\s*)?(?P<name>[^\W\d][\w.-]*+)\s*\(")
 _KEYWORD = re.compile(r"([^\s=,()\[\]{}'\"]++)\s*=")
@@ -121,6 +122,12 @@ class PythonCalls:
         begin, end, joined = ("[", "]", ", ") if self.listed else ("", "", "\n")
         inside = separated(calls, joined, several)
         return tag(f"{self.open}{self.inner}{begin}", inside, f"{end}{self.inner}{self.close}")
+
+    def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
+        return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+
+    def loose(self, tool: HeldTool) -> Sequence[str] | None:
+        return loose_arguments(tool)
 
 
 def _python_call(text: str, first: int) -> Called:
@@ -233,14 +240,29 @@ class BracedCalls:
         for tool in tools:
 
             def one(key: str, schema: Any, defs: Mapping[str, Any] = tool.defs) -> Tag:
-                return sequence(constant(f"{key}:"), self._value(schema, defs, string, anything, ebnf))
+                return sequence(constant(f"{key}:"), self._value(schema, defs, string, anything, ebnf, _HELD))
 
             free = sequence(pattern(NAME), constant(":"), one_of([string, anything]))
             calls.append(tag(f"{self.open}call:{tool.name}{{", arguments(tool, one, free, ","), f"}}{self.close}"))
         return separated(calls, "", several)
 
-    def _value(self, schema: Any, defs: Mapping[str, Any], string: Tag, anything: Tag, ebnf: Ebnf) -> Tag:
-        """Strings, numbers and words by the schema; of lists and objects only that they are some."""
+    def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
+        return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+
+    def loose(self, tool: HeldTool) -> Sequence[str] | None:
+        return loose_texts(tool, deep=_HELD)
+
+    def _value(self, schema: Any, defs: Mapping[str, Any], string: Tag, anything: Tag, ebnf: Ebnf, deep: int) -> Tag:
+        """A value of the schema; what is deeper may be any list or object."""
+
+        def inner(schema: Any) -> Tag:
+            if deep <= 1:
+                return one_of([string, anything, grammar(ebnf({"type": ["number", "boolean", "null"]}, _COMMAS))])
+            return self._value(schema, defs, string, anything, ebnf, deep - 1)
+
+        def one(key: str, schema: Any) -> Tag:
+            return sequence(constant(f"{key}:"), inner(schema))
+
         parts: list[Tag] = []
         for kind in alternatives(schema, defs):
             types = kind.get("type", ["string", "number", "boolean", "null", "array"])
@@ -249,13 +271,23 @@ class BracedCalls:
                 parts += [constant(self._written(value)) for value in kind["enum"]]
                 continue
             parts += [string] if "string" in types else []
-            parts += [anything] if "array" in types or "object" in types else []
+            if "array" in types and "items" in kind:
+                items = listed(inner(kind["items"]), kind.get("minItems", 0), kind.get("maxItems"), ",")
+                parts.append(tag("[", items, "]"))
+            elif "object" in types and "properties" in kind:
+                free = sequence(pattern(NAME), constant(":"), one_of([string, anything]))
+                parts.append(tag("{", arguments(HeldTool("", kind, defs), one, free, ","), "}"))
+            elif "array" in types or "object" in types:
+                parts.append(anything)
             plain = [word for word in types if word not in ("string", "array", "object")]
             parts += [
                 grammar(ebnf({**kind, "type": word} if "type" in kind else {"type": word}, _COMMAS)) for word in plain
             ]
         return one_of(parts)
 
+
+_HELD = 6
+"""Lists and objects within one another that are held."""
 
 _COMMAS = ", ", ": "
 

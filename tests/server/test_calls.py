@@ -14,9 +14,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from ponder.compute.engine import Grammar
 from ponder.server.calls import Offered, ToolCallParser
 from ponder.testing import Chain
-from tests.server.serving import answered, chat, door, events, joined, scripted
+from tests.server.serving import answered, chat, door, events, joined, refused, scripted
 
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
@@ -221,3 +221,30 @@ def test_white_space_before_a_document_stays_where_it_is(size: int) -> None:
     parser, text = ToolCallParser(Offered(frozenset({"time"}), held=True)), " \n {} "
     streamed = "".join(parser.feed(text[at : at + size])[0] for at in range(0, len(text), size))
     assert streamed + parser.end()[0] == text
+
+
+def test_a_strict_tool_is_held_also_where_the_model_chooses_and_others_stay_free() -> None:
+    strict: dict[str, Any] = {"type": "function", "function": WEATHER["function"] | {"strict": True}}
+    for choice in (None, "auto"):
+        engine = scripted(Chain("", f"Let me look. {CALL}"))
+        body = answered(door(engine), tools=[strict, TIME], tool_choice=choice)
+        grammar = engine.samplings[0].grammar
+        assert grammar is not None
+        assert (grammar.text, grammar.document, grammar.several) == (True, False, True)
+        assert [(call.name, call.strict, call.param) for call in grammar.calls] == [
+            ("weather", True, "tools.0.parameters"),
+            ("time", False, "tools.1.parameters"),
+        ]
+        # The parser looks for calls anywhere, as the text is free.
+        assert body["choices"][0]["message"]["content"] == "Let me look."
+        assert body["choices"][0]["finish_reason"] == "tool_calls"
+    engine = scripted(Chain("", "Hello."))
+    for more in ({"tools": [WEATHER, TIME]}, {"tools": [strict], "tool_choice": "none"}):
+        answered(door(engine), **more)
+        assert engine.samplings[-1].grammar is None
+    answered(door(engine), tools=[strict], parallel_tool_calls=False)
+    assert engine.samplings[-1].grammar is not None
+    assert not engine.samplings[-1].grammar.several
+    engine = scripted(Chain("", CALL), unsupported="city")
+    refused(chat(door(engine), tools=[strict]), 400, "invalid_json_schema", "tools.0.function.parameters")
+    assert chat(door(engine), tools=[WEATHER]).status_code == 200

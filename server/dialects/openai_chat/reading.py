@@ -144,7 +144,7 @@ def _document(form: wire.ResponseFormat | None) -> Document | None:
 def _tool(tool: wire.WireTool) -> Tool:
     function = tool.function
     parameters = function.parameters or {"type": "object", "properties": {}}
-    return Tool(function.name, function.description or "", json.dumps(parameters))
+    return Tool(function.name, function.description or "", json.dumps(parameters), bool(function.strict))
 
 
 def _tool_choice(request: ChatRequest) -> ToolChoice:
