@@ -83,12 +83,12 @@ class ChatCompletion(Part):
     thinking: ThinkingReport
 
 
-class DeltaFunction(_Part):
+class DeltaFunction(Part):
     name: str = Field(default="", description="When the call begins")
     arguments: str = Field(description="What is new of the JSON text")
 
 
-class DeltaCall(_Part):
+class DeltaCall(Part):
     index: int
     id: str = Field(default="", description="When the call begins")
     type: Literal["function"] = Field(default="function", description="When the call begins")
