@@ -11,6 +11,7 @@ from ponder.compute.chains import Chains
 from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted, Unavailable, first
 from ponder.compute.outcome import Notes, Outcome, StoppedBy
 from ponder.compute.plan import Plan
+from ponder.compute.progress import Watch
 from ponder.compute.resources import Resources
 from ponder.compute.run import Run, Task, decides
 from ponder.compute.stop import StopSignal
@@ -33,9 +34,10 @@ async def execute(
     stop_signal: StopSignal | None = None,
     *,
     timeout: float | None = None,  # noqa: ASYNC109 - part of it is kept for the ending
+    watch: Watch | None = None,
 ) -> Outcome:
     """Runs the plan's strategy to an answer, within its budget and its time: `timeout` seconds from now, or as the plan
-    says.
+    says. `watch` may look at it meanwhile.
 
     The visible text goes to `on_delta`, all of it exactly once, in order, as early as the strategy allows. Cut short by
     the budget, by time or by the stop signal, the best so far is completed and answered. Raises `DeadlinePassed` when
@@ -44,7 +46,8 @@ async def execute(
     Cancelled, it stops the model; when it has returned, the spending is complete.
     """
     try:
-        return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal(), timeout or plan.timeout)
+        seconds = timeout or plan.timeout
+        return await _execute(plan, resources, spending, on_delta, stop_signal or StopSignal(), seconds, watch)
     except BaseExceptionGroup as group:
         raise first(group) from None
 
@@ -56,6 +59,7 @@ async def _execute(
     on_delta: OnDelta,
     stop_signal: StopSignal,
     seconds: float | None,
+    watch: Watch | None,
 ) -> Outcome:
     now = asyncio.get_running_loop().time()
     deadline = None if seconds is None else now + seconds
@@ -64,6 +68,8 @@ async def _execute(
     drafts, notes = chains.drafts, Notes()
     if plan.summary is not None:
         spending.kept = kept(chains, plan.summary)
+    if watch is not None:
+        watch.begin(chains, notes)
     task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut, plan.yields, plan.called)
     stopped_by: StoppedBy = "finished"
     chosen: Candidate | None = None

@@ -85,6 +85,10 @@ class Notes:
     scores: dict[int, Score] = field(default_factory=dict[int, Score])
     """By number of the chain."""
     agreement: float | None = None
+    votes: tuple[int, ...] = ()
+    """How many chains gave each answer in the last vote, most first."""
+    judging: int = 0
+    """Verifiers that are at work."""
     stopped_early: bool = False
     """Chains were stopped because the answer stood without them."""
     short: bool = False

@@ -364,9 +364,11 @@ class Run:
     async def _judged(self, judge: Selection[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
         """Its scores. Raises `EngineError` over another number of them, or one that is no number in [0, 1]."""
         spending, started, read = self._spending, now(), self._spending.verifier
+        self._notes.judging += 1
         try:
             scores = await judge.call(self, candidates)
         finally:
+            self._notes.judging -= 1
             seconds, tokens = now() - started, spending.verifier - read
             spending.judgements.append(Judgement(judge.name, len(candidates), started, seconds, tokens))
         if len(scores) != len(candidates):
@@ -466,6 +468,7 @@ class Run:
                 self._spending.reservations[candidate.number].answer_group = answer
         vote = tally(candidates, weights, groups)
         self.offer(vote.leader)
+        self._notes.votes = tuple(sorted(vote.counts, reverse=True))
         if vote.counts:
             self._notes.agreement = vote.share
         self._notes.ungrouped = not vote.counts and len(candidates) > 1

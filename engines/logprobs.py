@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ponder.compute.text import TokenLogprob
@@ -57,28 +58,53 @@ def token_logprobs(
 
 
 @dataclass(slots=True)
-class Waiting:
-    """Visible tokens whose text may turn out to be none of the answer's: they are told when that is known."""
+class Spelling:
+    """Tells the tokens of an answer so that they spell its text: those of white space, wrappers and stop strings that
+    are no part of it are left out, and of a token that is one in part, what is no part of it."""
 
-    _tokens: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    _tokens: deque[TokenLogprob] = field(default_factory=deque[TokenLogprob])
+    """Those whose text was not told yet."""
+    _text: bytes = b""
+    """What was told of the first of them."""
 
-    def told(self, tokens: Sequence[TokenLogprob], unread: str) -> tuple[TokenLogprob, ...]:
-        """Those that may be told now, of all so far; `unread`: the text that is kept back, with which the last end."""
+    def told(self, tokens: Sequence[TokenLogprob], text: str) -> tuple[TokenLogprob, ...]:
+        """Those that may be told now, with new tokens and the new text of the answer, which may lag behind them."""
         self._tokens.extend(tokens)
-        first, rest = len(self._tokens), len(unread.encode())
-        while first and rest > 0:
-            first -= 1
-            rest -= len(self._tokens[first].bytes)
-        told, self._tokens = self._tokens[:first], self._tokens[first:]
+        self._text += text.encode()
+        told: list[TokenLogprob] = []
+        while self._tokens and self._text:
+            spelt = self._tokens[0].bytes
+            if self._text.startswith(spelt):
+                told.append(self._tokens.popleft())
+                self._text = self._text[len(spelt) :]
+            elif spelt.startswith(self._text):
+                break
+            elif not self._skip():
+                self._text = b""
+        if not self._tokens:
+            # What no token spells was put in.
+            self._text = b""
         return tuple(told)
 
-    def last(self, read: str) -> tuple[TokenLogprob, ...]:
-        """Those that spell the text that was kept back and is read after all."""
-        rest = len(read.encode())
-        told: list[TokenLogprob] = []
-        for token in self._tokens:
-            if rest <= 0:
-                break
-            rest -= len(token.bytes)
-            told.append(token)
-        return tuple(told)
+    def last(self, text: str) -> tuple[TokenLogprob, ...]:
+        """The rest, with the last text: the token in which the answer ends, as far as it is part of it."""
+        told = self.told((), text)
+        if not self._text or not self._tokens:
+            return told
+        return *told, _spelt(self._tokens[0], self._text)
+
+    def _skip(self) -> bool:
+        """Leaves out what stands before the text and is no part of it; False where the text stands nowhere."""
+        spelt = b"".join(token.bytes for token in self._tokens)
+        size = left = max(0, spelt.find(self._text))
+        while left > 0:
+            first = self._tokens.popleft()
+            if len(first.bytes) > left:
+                self._tokens.appendleft(_spelt(first, first.bytes[left:]))
+            left -= len(first.bytes)
+        return size > 0
+
+
+def _spelt(token: TokenLogprob, part: bytes) -> TokenLogprob:
+    """A token of which this part counts."""
+    return replace(token, text=part.decode(errors="replace"), bytes=part)

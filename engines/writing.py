@@ -18,7 +18,7 @@ from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 from ponder.engines.boundary import Boundary, headed
 from ponder.engines.channels import HEAD, Harmony, Turn
-from ponder.engines.logprobs import FlatLogprobs, Waiting, likelihood, token_logprobs
+from ponder.engines.logprobs import FlatLogprobs, Spelling, likelihood, token_logprobs
 from ponder.engines.model import Model
 from ponder.engines.thinking import Splitter
 
@@ -108,7 +108,7 @@ class Writing:
             turn=turn,
             midway=rendered.midway,
         )
-        self.waiting = Waiting()
+        self.spelling = Spelling()
         self.begun_thought = list(self.chain) if begun and begun.thinking else []
         self.boundary = Boundary(
             model,
@@ -320,8 +320,8 @@ class Writing:
                     transcript.close_thought()
                     was_inside = False
                 tokens = () if part.hidden else self._logprobs(logprobs, run, offset + part.first)
-                if tokens and self.model.vocabulary.wrapper[1]:
-                    tokens = self.waiting.told(tokens, splitter.unread)
+                if self.sampling.logprobs is not None:
+                    tokens = self.spelling.told(tokens, part.text)
                 transcript.say(run, part.text, likely, tokens)
                 self.tokens.extend(tokens)
             if part.text:
@@ -399,12 +399,13 @@ class Writing:
     def finish(self) -> Delta | None:
         """Ends the chain; returns what of the visible text was kept back."""
         rest = self.splitter.finish()
-        if not rest:
+        tokens = self.spelling.last(rest)
+        if not rest and not tokens:
             return None
-        tokens = self.waiting.last(rest)
         self.transcript.say((), rest, (), tokens)
         thought = None if self.told or not self.sampling.tells_thought else self._thought_before()
-        self.told.append(rest)
+        if rest:
+            self.told.append(rest)
         self.tokens.extend(tokens)
         return Delta(rest, tokens, thought)
 

@@ -13,6 +13,7 @@ from typing import Literal
 from ponder.compute import usage as tokens
 from ponder.compute.budget import Spending
 from ponder.compute.outcome import Outcome, StoppedBy
+from ponder.compute.progress import Look, Phase
 from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.server import unseal
 from ponder.server.calls import ToolCallParser
@@ -33,6 +34,23 @@ class End:
     """Of the thought, where the request asks for one and its budget had room for it."""
     stop: str | None = None
     """The stop string that ended it, if one did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the work on one answer is: counts, and never a text."""
+
+    phase: Phase
+    samples: int
+    """Finished candidates."""
+    samples_planned: int
+    """As many as the strategy wants, so far as it has said."""
+    votes: tuple[int, ...]
+    """How many candidates gave each answer, most first; empty where there was no vote yet."""
+    tokens_left: int
+    """Hidden tokens that the answer may still take."""
+    cost_left_nano_usd: int | None = None
+    """Of what the request may cost; None where nothing but its tokens' limits bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +128,17 @@ def ended(resolved: ResolvedRequest, outcome: Outcome, parser: ToolCallParser, s
 def sealed(resolved: ResolvedRequest, outcome: Outcome) -> str | None:
     """The thought of an answer for its caller to carry; None where that was not asked for, or there is none."""
     return None if resolved.sealing is None else resolved.sealing.sealed(outcome.thought, outcome.spent.hidden)
+
+
+def progress(resolved: ResolvedRequest, spendings: Sequence[Spending], index: int, look: Look) -> Progress:
+    """How far an answer is that is looked at now. For keys whose numbers are exact."""
+    spending, cost = spendings[index] if spendings else None, None
+    if resolved.max_cost is not None and resolved.price is not None:
+        used = spent(resolved, spendings) if spendings else tokens.Usage()
+        cost = max(0, resolved.max_cost - resolved.price.cost(used))
+    budget = resolved.plans[index].budget.thinking
+    left = budget if spending is None else max(0, budget - spending.spent.hidden)
+    return Progress(look.phase, look.samples, look.planned, look.votes, left, cost)
 
 
 def stopped_by(outcomes: Sequence[Outcome]) -> StoppedBy:

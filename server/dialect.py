@@ -17,7 +17,7 @@ from starlette.routing import compile_path
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import TokenLogprob, ToolCall
-from ponder.server.answers import End, Failure, Summary, Whole
+from ponder.server.answers import End, Failure, Progress, Summary, Whole
 from ponder.server.plan import ResolvedRequest
 from ponder.server.request import Request
 from ponder.server.settings import Limits
@@ -82,6 +82,16 @@ class Writer(Protocol):
         """New text of the arguments of a call that has begun. Nothing is taken back: all pieces of a call together are
         its arguments, JSON, or where the model has gone wrong in them, as it wrote them. A call is complete when the
         next begins and when the answer ends, but for the last of an answer that ends `cut`."""
+        return b""
+
+    def revealed(self, index: int, thought: str) -> bytes:
+        """The thought of an answer, where the key may see it and the request asks for it, and it is over before the
+        first text. The end of the answer has it, too."""
+        return b""
+
+    def progress(self, index: int, progress: Progress) -> bytes:
+        """How far an answer is, where the request wants to know (`Request.progress`): when it changes, twice a second
+        at most, from the opening of the stream to the end of the answer."""
         return b""
 
     def end(self, index: int, end: End, summary: Summary | None) -> bytes:

@@ -72,6 +72,8 @@ class ResolvedRequest:
     timeout: float
     stream: bool
     shows_thought: bool
+    progress: bool
+    """Its stream tells how far the work is."""
     reads_thoughts: bool
     """The model goes on with its thought when the results of its calls come."""
     asked: int | None
@@ -208,7 +210,7 @@ async def make(
     await served.engine.accept(sampling)
     if getattr(verifier and verifier.call, "needs_likelihood", False):
         sampling = replace(sampling, likelihood=True)
-    if request.seals_thought and request.stream:
+    if request.stream and (request.seals_thought or permitted(key, request.show_thought)):
         sampling = replace(sampling, tells_thought=True)
     plans = tuple(
         Plan(
@@ -243,6 +245,7 @@ async def make(
         timeout=timeout,
         stream=request.stream,
         shows_thought=permitted(key, request.show_thought),
+        progress=request.progress and request.stream and key.coarse is None,
         reads_thoughts=card.shows_thoughts,
         asked=wish if wish is not None and wish >= 0 else None,
         price=price,
@@ -294,12 +297,15 @@ def _work(
 
 def _ignored(request: Request, strategy: Selection[Any], key: Key, settings: Settings) -> tuple[str, ...]:
     """Fields without effect: a verifier for a strategy that asks none, thoughts for a key that may not see them, a
-    summary where the operator wants none. Some clients ask for those whoever they speak to, and want the answer all the
-    same."""
-    verifier = request.verifier is not None and not _judged(strategy)
-    thought = request.show_thought and not permitted(key, True)
-    summary = request.summary is not None and not settings.summaries
-    return ("verifier",) * verifier + ("show_thought",) * thought + ("summary",) * summary
+    summary where the operator wants none, progress for a key with coarse numbers, to which the times of its changes
+    would tell more. Some clients ask for those whoever they speak to, and want the answer all the same."""
+    without = {
+        "verifier": request.verifier is not None and not _judged(strategy),
+        "show_thought": request.show_thought and not permitted(key, True),
+        "summary": request.summary is not None and not settings.summaries,
+        "progress": request.progress and key.coarse is not None,
+    }
+    return tuple(name for name, ignored in without.items() if ignored)
 
 
 def _effort(request: Request, settings: Settings) -> str | None:

@@ -123,7 +123,7 @@ class Request:
     summary: Literal["auto", "concise", "detailed"] | None = None
     """The answer carries a summary of its thought, so long; None: none."""
     progress: bool = False
-    """A stream tells how far the work is."""
+    """A stream tells how far the work is (`Writer.progress`); without effect for keys with coarse numbers."""
 
     @property
     def answers(self) -> int:

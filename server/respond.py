@@ -22,12 +22,13 @@ from ponder.compute.engine import Delta
 from ponder.compute.errors import DeadlinePassed, NotNow, RequestError, TooBusy, Unavailable
 from ponder.compute.execute import execute
 from ponder.compute.outcome import Outcome
+from ponder.compute.progress import Watch
 from ponder.compute.stop import StopSignal
 from ponder.compute.stream import OnDelta
 from ponder.compute.text import ToolCall
 from ponder.compute.usage import Usage
 from ponder.metering.metrics import Metrics
-from ponder.server import answers, away, errors
+from ponder.server import answers, away, errors, unseal
 from ponder.server.admission import Admission, Turn
 from ponder.server.calls import ToolCallParser
 from ponder.server.dialect import Dialect, Reading, Writer
@@ -41,6 +42,8 @@ from ponder.server.tracing import Span
 
 log = logging.getLogger(__name__)
 
+PROGRESS = 0.5
+"""Seconds between two looks at how far the work is, where the caller wants to know."""
 HELD = 45.0
 """Seconds in which a stream does not begin while the engine is away, so that a refusal has its status. Load balancers
 and proxies want a first byte within 60."""
@@ -95,6 +98,10 @@ class CompletionResponse:
         self._first: float | None = None
         self._started = False
         self._parsers: list[ToolCallParser] = []
+        self._watches: list[Watch] = []
+        """Of the runs of the answers, where the caller wants to hear how far they are."""
+        self._revealed: set[int] = set()
+        """Answers of which some was told, to a caller who may see their thoughts."""
         self._spendings: list[Spending] = []
         self._outcomes: list[Outcome | None] = []
         self._sealed: dict[int, str | None] = {}
@@ -185,6 +192,7 @@ class CompletionResponse:
         early = resolved.stream and self._writer.streams_arguments
         self._parsers = [ToolCallParser(resolved.tools, early) for _ in resolved.plans]
         self._outcomes = [None] * len(resolved.plans)
+        self._watches = [Watch() for _ in resolved.plans] if resolved.progress else []
         self._phase = "queued"
         self._metrics.begun()
 
@@ -244,6 +252,7 @@ class CompletionResponse:
 
                 sealing = self._resolved.sealing
                 tell = told if sealing is None else self._sealing(index, sealing, out, told)
+                tell = self._revealing(index, out, tell) if self._resolved.shows_thought else tell
                 return tell if self._resolved.coarse is None else self._late(tell)
 
             async def ended(index: int, outcome: Outcome) -> None:
@@ -251,14 +260,19 @@ class CompletionResponse:
                     await self._on_the_beat()
                 out.put(self._end(index, outcome))
 
-            last = writer.closing
+            last, follower = writer.closing, None
             try:
                 out.put(writer.opening())
+                if self._resolved.progress:
+                    follower = group.create_task(self._follow(out))
                 await begin()
                 await self._run(turn, stop_signals, on_delta, ended)
                 self._phase = "writing"
             except Exception as error:  # noqa: BLE001 - whatever it is, the stream tells it, behind the text it has
                 last = self._event(errors.first(error), request_id)
+            finally:
+                if follower is not None:
+                    follower.cancel()
             await self._settle(self._told or "answered", request_id)
             await out.end(last)
             keeper.cancel()
@@ -333,6 +347,29 @@ class CompletionResponse:
             await told(delta)
 
         return sealed
+
+    def _revealing(self, index: int, out: Outbox, told: OnDelta) -> OnDelta:
+        """The same, but before the first text comes the thought, where it is over then and the key may see it."""
+
+        async def revealed(delta: Delta, /) -> None:
+            if index not in self._revealed and (delta.text or delta.logprobs):
+                self._revealed.add(index)
+                if delta.thought is not None and (thought := unseal.over(delta.thought)):
+                    out.put(self._writer.revealed(index, thought))
+            await told(delta)
+
+        return revealed
+
+    async def _follow(self, out: Outbox) -> None:
+        """Tells how far the answers are, whenever that has changed, until it is cancelled."""
+        told: dict[int, answers.Progress] = {}
+        while True:
+            for index, watch in enumerate(self._watches):
+                now_ = answers.progress(self._resolved, self._spendings, index, watch.look())
+                if self._outcomes[index] is None and told.get(index) != now_ and not out.full:
+                    told[index] = now_
+                    out.put(self._writer.progress(index, now_))
+            await asyncio.sleep(PROGRESS)
 
     def _remember(self, outcome: Outcome, parser: ToolCallParser) -> None:
         """Keeps the thought behind the calls of an answer, for models that go on with it."""
@@ -416,7 +453,13 @@ class CompletionResponse:
 
         async def one(i: int) -> None:
             outcome = await execute(
-                resolved.plans[i], resolved.resources, self._spendings[i], on_delta(i), stop_signals[i], timeout=left
+                resolved.plans[i],
+                resolved.resources,
+                self._spendings[i],
+                on_delta(i),
+                stop_signals[i],
+                timeout=left,
+                watch=self._watches[i] if self._watches else None,
             )
             self._outcomes[i] = outcome
             if ended is not None:

@@ -65,6 +65,11 @@ def joined(thoughts: Sequence[Hidden[str]]) -> Hidden[str]:
     return thoughts[0] if len(thoughts) == 1 else Hidden("\n\n".join(one.unseal() for one in thoughts))
 
 
+def over(thought: Hidden[str]) -> str:
+    """The thought of the chain that is told, before its answer; call it only where `permitted` said so."""
+    return thought.unseal()
+
+
 def thought(outcome: Outcome) -> str:
     """The thought of the chosen chain; call it only where `permitted` said so."""
     return outcome.thought.unseal()

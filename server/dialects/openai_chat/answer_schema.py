@@ -113,6 +113,18 @@ class ChunkChoice(Part):
     finish_reason: FinishReason | None
 
 
+class ProgressReport(Part):
+    """How far the work on a choice is."""
+
+    index: int = Field(description="Of the choice")
+    phase: Literal["waiting", "thinking", "judging", "answering"]
+    samples: int = Field(description="Finished candidates")
+    samples_planned: int = Field(description="As many as the strategy wants, so far as it has said")
+    votes: list[int] = Field(description="How many candidates gave each answer, most first")
+    tokens_left: int = Field(description="Hidden tokens that may still be spent")
+    cost_left_usd: float = Field(default=0, description="Where something bounds the cost")
+
+
 class ChatCompletionChunk(Part):
     """The data of an event of a stream, whose last is `[DONE]`, or an error."""
 
@@ -123,3 +135,6 @@ class ChatCompletionChunk(Part):
     choices: list[ChunkChoice]
     usage: CompletionUsage | None = Field(default=None, description="In the last chunk, with include_usage")
     thinking: ThinkingReport | None = Field(default=None, description="In the last chunk; else left out")
+    progress: ProgressReport | None = Field(
+        default=None, description="With include_progress, in chunks without choices; else left out"
+    )

@@ -38,6 +38,7 @@ NAMES: Mapping[str, str] = {
     "logprobs": "top_logprobs",
     "messages.*.sealed": "messages.*.reasoning_details",
     "summary": "reasoning.summary",
+    "progress": "stream_options.include_progress",
     **OWN_NAMES,
 }
 """What OpenAI calls the fields of our request, where that is something else."""
@@ -122,6 +123,7 @@ def ours(request: ChatRequest) -> Request:
         total_tokens=request.max_completion_tokens or request.max_tokens,
         n=request.n or 1,
         stream=bool(request.stream),
+        progress=bool(request.stream_options and request.stream_options.include_progress),
         sampling=sampling(request),
         stop=stops(request),
         logit_bias=tuple(biases(request)),

@@ -38,6 +38,7 @@ class WireMessage(Wire):
 
 class StreamOptions(Wire):
     include_usage: bool | None = None
+    include_progress: bool | None = Field(default=None, description="Chunks that tell how far the work is")
 
 
 class JsonSchema(Wire):

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ponder.compute.price import NANO
 from ponder.compute.text import TokenLogprob, ToolCall
-from ponder.server.answers import End, Failure, Summary, Whole
+from ponder.server.answers import End, Failure, Progress, Summary, Whole
 from ponder.server.dialect import Writer
 from ponder.server.dialects.openai_chat import reasoning_details
 from ponder.server.dialects.openai_chat.reading import NAMES
@@ -43,6 +44,8 @@ class ChatWriter(Writer):
         self._model, self._answers = resolved.model, len(resolved.plans)
         self._logprobs = bool(wanted.logprobs)
         self._usage = bool(wanted.stream_options and wanted.stream_options.include_usage)
+        self._revealed: set[int] = set()
+        """Answers whose thought was told."""
         self._id = "chatcmpl-" + secrets.token_hex(12)
         self._created = int(time.time())
         usage = ', "usage": null' if self._usage else ""
@@ -81,9 +84,34 @@ class ChatWriter(Writer):
             index, f'{{"tool_calls": [{{"index": {number}, "function": {{"arguments": {json.dumps(piece)}}}}}]}}'
         )
 
+    def revealed(self, index: int, thought: str) -> bytes:
+        self._revealed.add(index)
+        return self._chunk(index, json.dumps({"reasoning": thought, "reasoning_content": thought}))
+
+    def progress(self, index: int, progress: Progress) -> bytes:
+        told: dict[str, Any] = {
+            "index": index,
+            "phase": progress.phase,
+            "samples": progress.samples,
+            "samples_planned": progress.samples_planned,
+            "votes": progress.votes,
+            "tokens_left": progress.tokens_left,
+        }
+        if progress.cost_left_nano_usd is not None:
+            told["cost_left_usd"] = progress.cost_left_nano_usd / NANO
+        return self._without_choices({"usage": None} if self._usage else {}, {"progress": told})
+
+    def _without_choices(self, *facts: Mapping[str, Any]) -> bytes:
+        """An event that is about no choice."""
+        chunk = self._base("chat.completion.chunk") | {"choices": []}
+        for more in facts:
+            chunk |= more
+        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
     def end(self, index: int, end: End, summary: Summary | None) -> bytes:
         events, more = b"", ""
-        if (shown := reasoning_details.shown(end)) is not None:
+        shown = reasoning_details.shown(end)
+        if shown is not None and not (end.thought is not None and index in self._revealed):
             events += self._chunk(index, json.dumps({"reasoning": shown, "reasoning_content": shown}))
         if details := reasoning_details.told(end):
             events += self._chunk(index, json.dumps({"reasoning_details": details}))
@@ -91,16 +119,16 @@ class ChatWriter(Writer):
             more = f', "thinking": {json.dumps(thinking(summary))}'
         events += self._chunk(index, "{}", finish=f'"{FINISH[end.reason]}"', more=more)
         if summary is not None and self._usage:
-            facts: dict[str, Any] = {
-                "choices": [],
-                "usage": shaped_usage(summary.usage),
-                "thinking": thinking(summary),
-            }
-            events += b"data: " + json.dumps(self._base("chat.completion.chunk") | facts).encode() + b"\n\n"
+            facts: dict[str, Any] = {"usage": shaped_usage(summary.usage), "thinking": thinking(summary)}
+            events += self._without_choices(facts)
         return events
 
     def failure(self, failure: Failure) -> bytes:
-        return b"data: " + json.dumps(body(failure)).encode() + b"\n\n"
+        used = b""
+        if self._usage and failure.usage is not None:
+            # Clients raise over the error, and drop what stands beside it.
+            used = self._without_choices({"usage": shaped_usage(failure.usage)})
+        return used + b"data: " + json.dumps(body(failure)).encode() + b"\n\n"
 
     # -- whole --------------------------------------------------------------------------------------------------------
 
