@@ -132,7 +132,7 @@ class ResponseStore:
         return await self._do(lambda connection: _appended(connection, id, self._me, values, number, events), seconds)
 
     async def finish(
-        self, id: str, status: Status, content: bytes, count: int, events: bytes, keep: float, seconds: float
+        self, id: str, status: Status, content: bytes | None, count: int, events: bytes, keep: float, seconds: float
     ) -> bool:
         """It is over; `events` are all of them. False: it was over already, or is gone."""
         until = _milliseconds() + round(keep * 1000)

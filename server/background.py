@@ -45,8 +45,11 @@ class BackgroundRun:
         seal: Seal,
         run: Callable[[Account], CompletionResponse],
         account: Account,
+        said: int,
     ) -> None:
-        """`run`: answers the request as a stream, and settles with the account it is given."""
+        """`run`: answers the request as a stream, and settles with the account it is given. `said`: characters of its
+        conversation."""
+        self._said = said
         self._kept, self._keeping, self._opening, self._seal = kept, keeping, opening, seal
         self._run = run(_Opened(account, self._open))
         self.events: list[bytes] = []
@@ -127,7 +130,7 @@ class BackgroundRun:
         # What keeps a connection alive is for nobody here.
         coming = [event + b"\n\n" for event in events if event and not event.startswith(b":")]
         self._size += sum(map(len, coming))
-        if self._size > self._kept.settings.response_bytes:
+        if self._size > self._most:
             self._large = True
             self.withdraw()
         elif coming:
@@ -160,7 +163,7 @@ class BackgroundRun:
         """Writes what has come; False where it is not to run any more."""
         events, number, content = list(self._coming), len(self.events), None
         if not self.events:
-            content = await self._shut(content_of(self._keeping, self._created, None).dumped(), self._bound())
+            content = await self._content(None)
         piece = await self._shut(b"".join(events), events_bound(self._opening.id, number, self._opening.key))
         try:
             wanted = await self._kept.store.append(
@@ -173,8 +176,7 @@ class BackgroundRun:
             # Its caller, who waits, is told that; nobody knows of it.
             self.error, wanted = error, False
         if not wanted:
-            self._stopped = True
-            self.withdraw()
+            self._stop()
             return False
         del self._coming[: len(events)]
         self.events += events
@@ -183,31 +185,32 @@ class BackgroundRun:
 
     async def _last(self) -> bool:
         """Writes what it came to; False where that cannot be yet."""
-        keeping, answer = self._keeping, self._keeping.answer
+        answer = self._keeping.answer
         if not self.events and not self._coming:
             # It was refused.
             return True
-        events = [*self.events, *self._coming]
-        if answer is None:
-            if self._gone.is_set() and not self._large:
-                # Whoever has withdrawn it has written that down.
-                return True
-            why = "it was broken off"
-            if self._large:
-                why = f"it is larger than the {self._kept.settings.response_bytes} bytes that this server keeps"
+        if answer is None and self._gone.is_set() and not self._large:
+            # Whoever has withdrawn it has written that down.
+            return True
+        events, content = [*self.events, *self._coming], None
+        if answer is not None:
+            content = await self._content(answer)
+            if content is None:
+                # The last event tells what there is not.
+                self._large, events = True, events[:-1]
+        if content is None:
+            why = f"it is larger than the {self._most} bytes that this server keeps" if self._large else "it broke off"
             answer = failed(self._created, f"the response came to no end: {why}")
             events.append(last_event(answer, len(events)))
-        content = content_of(keeping, self._created, answer).dumped()
+            content = await self._content(answer)
+        return await self._finish(answer or self._created, content, events)
+
+    async def _finish(self, answer: Item, content: bytes | None, events: list[bytes]) -> bool:
         id, key = self._opening.id, self._opening.key
+        whole = await self._shut(b"".join(events), events_bound(id, 0, key))
         try:
             written = await self._kept.store.finish(
-                id,
-                answer["status"],
-                await self._shut(content, self._bound()),
-                len(events),
-                await self._shut(b"".join(events), events_bound(id, 0, key)),
-                self._kept.seconds,
-                SETTLING,
+                id, answer["status"], content, len(events), whole, self._kept.seconds, SETTLING
             )
         except Unavailable:
             return False
@@ -221,8 +224,21 @@ class BackgroundRun:
         """What the response was told to be when it began."""
         return self._keeping.created or {"id": self._opening.id, "object": "response", "output": []}
 
-    def _bound(self) -> str:
-        return content_bound(self._opening.id, self._opening.request, self._opening.key)
+    async def _content(self, answer: Item | None) -> bytes | None:
+        """What is kept beside the events, sealed; None: it is too large. That it failed is kept always."""
+        bound = content_bound(self._opening.id, self._opening.request, self._opening.key)
+        content = content_of(self._keeping, self._created, answer)
+        most = None if answer is not None and answer["status"] == "failed" else self._most
+        return await self._kept.shut(self._seal, content, bound, self._said + self._size, most)
+
+    @property
+    def _most(self) -> int:
+        return self._kept.settings.response_bytes
+
+    def _stop(self) -> None:
+        """Nothing of it is to be written any more."""
+        self._stopped = True
+        self.withdraw()
 
     async def _shut(self, plain: bytes, bound: str) -> bytes:
         shut = partial(self._seal.shut, plain, bound)

@@ -12,15 +12,14 @@ from functools import partial
 from starlette.types import Message, Receive, Scope, Send
 
 from ponder.compute.account import Account
-from ponder.compute.errors import Unavailable, first
+from ponder.compute.errors import RequestError, Unavailable, first
 from ponder.metering.ledger import RETRY, SETTLING
 from ponder.metering.metrics import Metrics
 from ponder.metering.responses import Opening
 from ponder.server.background import BackgroundRun
 from ponder.server.dialect import Item, Keeping, Reading
 from ponder.server.event_stream import EventStream, follow
-from ponder.server.idempotency_seal import LARGE
-from ponder.server.kept_responses import KeptResponses, content_bound, content_of
+from ponder.server.kept_responses import Content, KeptResponses, content_bound, content_of
 from ponder.server.respond import CompletionResponse, HungUp, hang_up
 
 NOT_OF_A_STREAM = (b"content-type", b"cache-control", b"x-accel-buffering", b"content-length")
@@ -107,12 +106,11 @@ class KeptResponse:
         answer = keeping.answer
         if answer is None:
             return
-        content = content_of(keeping, answer, answer).dumped()
-        if len(content) > self._kept.settings.response_bytes:
+        content, bound = content_of(keeping, answer, answer), content_bound(opening.id, opening.request, opening.key)
+        most = self._kept.settings.response_bytes
+        sealed = await self._kept.shut(await self._kept.seal(), content, bound, said(self._reading), most)
+        if sealed is None:
             return
-        seal = await self._kept.seal()
-        shut = partial(seal.shut, content, content_bound(opening.id, opening.request, opening.key))
-        sealed = await asyncio.to_thread(shut) if len(content) > LARGE else shut()
         keep = partial(self._kept.store.keep, opening, answer["status"], sealed)
         try:
             await keep(SETTLING)
@@ -135,8 +133,17 @@ class KeptResponse:
 
     async def _behind(self, keeping: Keeping, opening: Opening, scope: Scope, receive: Receive, send: Send) -> None:
         reading = replace(self._reading, request=replace(self._reading.request, stream=True))
-        seal = await self._kept.seal()
-        run = BackgroundRun(self._kept, keeping, opening, seal, partial(self._asking.run, reading), self._account)
+        seal, most = await self._kept.seal(), self._kept.settings.response_bytes
+        if await self._kept.shut(seal, Content(keeping.items, {}), "", said(reading), most) is None:
+            raise RequestError(
+                f"background keeps the input, which is larger than the {most} bytes that this server keeps: wait for "
+                "the answer, or send less",
+                param="background",
+                code="response_too_large",
+            )
+        run = BackgroundRun(
+            self._kept, keeping, opening, seal, partial(self._asking.run, reading), self._account, said(reading)
+        )
         self._kept.begin(opening.id, run, run.go(scope))
         try:
             async with asyncio.TaskGroup() as group:
@@ -188,3 +195,8 @@ class KeptResponse:
             )
         for message in run.refusal:
             await send(message)
+
+
+def said(reading: Reading) -> int:
+    """Characters of a conversation."""
+    return sum(len(one.content) for one in reading.request.messages if isinstance(one.content, str))

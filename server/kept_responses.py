@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from ponder.compute.errors import NotFound, NotNow, RequestError
@@ -111,7 +110,7 @@ class KeptResponses:
         """Those that run here, by their ids."""
         self.closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._looking = False
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def store(self) -> ResponseStore:
@@ -216,7 +215,7 @@ class KeptResponses:
             begin = at if begin is None else begin
             if at != begin + len(events):
                 raise _altered()
-            events += split(await self._plain(found, events_bound(found.id, at, found.key), sealed))
+            events += await self._read(found, events_bound(found.id, at, found.key), sealed, split)
         if begin is None or begin > number or (not found.open and begin + len(events) != found.events):
             raise _altered()
         return events[number - begin :]
@@ -234,14 +233,14 @@ class KeptResponses:
     async def _opened(self, found: StoredResponse | None) -> tuple[StoredResponse, Content]:
         if found is None or found.content is None:
             raise _unknown()
-        plain = await self._plain(found, content_bound(found.id, found.request, found.key), found.content)
-        content = Content(*json.loads(plain))
+        bound = content_bound(found.id, found.request, found.key)
+        content = await self._read(found, bound, found.content, lambda plain: Content(*json.loads(plain)))
         if content.answer is not None and content.answer["status"] != found.status:
             raise _altered()
         return found, content
 
-    async def _plain(self, found: StoredResponse, bound: str, sealed: bytes) -> bytes:
-        """Raises `Unreadable`."""
+    async def _read(self, found: StoredResponse, bound: str, sealed: bytes, read: Callable[[bytes], T]) -> T:
+        """What was sealed, opened and read. Raises `Unreadable`."""
         seal = await self.seal()
         if seal.name != found.secret:
             raise Unreadable(
@@ -249,11 +248,24 @@ class KeptResponses:
                 "open it: servers that share a ledger want the same secret",
                 code="response_unreadable",
             )
-        opened = partial(seal.unshut, sealed, bound)
-        plain = await asyncio.to_thread(opened) if len(sealed) > LARGE else opened()
-        if plain is None:
-            raise _altered()
-        return plain
+
+        def opened() -> T:
+            plain = seal.unshut(sealed, bound)
+            if plain is None:
+                raise _altered()
+            return read(plain)
+
+        return await asyncio.to_thread(opened) if len(sealed) > LARGE else opened()
+
+    async def shut(self, seal: Seal, content: Content, bound: str, size: int, most: int | None) -> bytes | None:
+        """What is kept of a response, sealed; None where it has more than `most` bytes. `size`: about how many
+        characters it has."""
+
+        def shut() -> bytes | None:
+            plain = content.dumped()
+            return None if most is not None and len(plain) > most else seal.shut(plain, bound)
+
+        return await asyncio.to_thread(shut) if size > LARGE else shut()
 
     # -- what runs here -----------------------------------------------------------------------------------------------
 
@@ -265,9 +277,8 @@ class KeptResponses:
             self.runs.pop(id, None)
 
         self.beside(work).add_done_callback(ended)
-        if not self._looking:
-            self._looking = True
-            self.beside(self._look())
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
 
     def beside(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Does something that its caller need not wait for."""
@@ -280,6 +291,8 @@ class KeptResponses:
         """The server goes down, and has no requests any more: waits until what ran has been written, so long at most;
         what still runs then is cut off, and fails."""
         self.closing = True
+        if self._looking is not None:
+            self._looking.cancel()
         for wait, cut in ((seconds / 2, False), (seconds / 2, True)):
             if cut:
                 for task in self._tasks:
@@ -301,7 +314,6 @@ class KeptResponses:
                         if id not in wanted and run.watched:
                             run.withdraw()
             await asyncio.sleep(LOOK)
-        self._looking = False
 
 
 def split(events: bytes) -> list[bytes]:

@@ -317,6 +317,9 @@ def test_one_that_grows_too_large_fails_and_stops(sqlite: str) -> None:
             assert numbers(whole) == list(range(len(whole)))
             assert whole[-1]["response"] == response
             assert engine.produced < 2000
+            refused(await on.create(background=True, input="x" * 5000), 400, "response_too_large", "background")
+            await on.ended()
+            assert len(kept(sqlite)) == 1
 
     asyncio.run(go())
 
