@@ -21,7 +21,7 @@ from ponder.server.dialects.gemini.dialect import KEY_HEADER, Gemini, methods
 from ponder.server.dialects.gemini.models import GeminiModel, GeminiModelPages, GeminiModels
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
 from ponder.server.dialects.openai_completions.dialect import OpenAICompletions
-from ponder.server.dialects.openai_responses.dialect import OpenAIResponses
+from ponder.server.dialects.openai_responses.dialect import OpenAIInputTokens, OpenAIResponses
 from ponder.server.settings import WrongSettings
 from ponder.server.status import ModelLister
 
@@ -55,6 +55,7 @@ DIALECTS: Sequence[Dialect] = (
     OpenAICompletions(),
     OpenAIResponses(),
     *methods(),
+    OpenAIInputTokens(),
 )
 """Ours."""
 

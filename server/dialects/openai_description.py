@@ -36,15 +36,18 @@ def operation(
     *,
     request: type[BaseModel],
     whole: type[BaseModel],
-    event: type[BaseModel],
+    event: type[BaseModel] | None,
     refusal: type[BaseModel],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The operation `name`, and the schemas it refers to. `key_scheme` is the way a key is sent; the models are those
-    of what is posted, answered whole, answered in each event of a stream, and of an error."""
+    of what is posted, answered whole, answered in each event of a stream (None: there is none), and of an error."""
+    answers = [whole, refusal] if event is None else [whole, event, refusal]
     _, defined = models_json_schema(
-        [(request, "validation"), (whole, "serialization"), (event, "serialization"), (refusal, "serialization")],
-        ref_template=REF,
+        [(request, "validation"), *((answer, "serialization") for answer in answers)], ref_template=REF
     )
+    content = {"application/json": _schema(whole)}
+    if event is not None:
+        content["text/event-stream"] = _schema(event)
     refused = {"application/json": _schema(refusal)}
     told: dict[str, Any] = {
         "operationId": name,
@@ -55,11 +58,13 @@ def operation(
         "requestBody": {"required": True, "content": {"application/json": _schema(request)}},
         "responses": {
             "200": {
-                "description": "The answer, whole, or with stream as server-sent events",
+                "description": "The answer"
+                if event is None
+                else "The answer, whole, or with stream as server-sent events",
                 "headers": {
                     name: {"description": words, "schema": {"type": "string"}} for name, words in HEADERS.items()
                 },
-                "content": {"application/json": _schema(whole), "text/event-stream": _schema(event)},
+                "content": content,
             },
             "4XX": {"description": "The request is at fault, or came at a bad time", "content": refused},
             "5XX": {"description": "The server is at fault", "content": refused},

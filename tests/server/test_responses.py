@@ -13,6 +13,7 @@ import openai
 import pytest
 from fastapi import FastAPI
 from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from pydantic import BaseModel
 
 from ponder.compute.lengths import Lengths
@@ -663,6 +664,23 @@ def test_what_is_wrong_is_told_where_it_stands(body: dict[str, Any], code: str |
     answer = respond(door(scripted()), **body)
     words = refused(answer, 404 if code == "model_not_found" else 400, code, param)
     assert "messages" not in words or "messages" in body
+
+
+def test_the_tokens_of_a_prompt_are_counted_as_its_answer_has_them() -> None:
+    engine = scripted()
+    app = door(engine)
+    body: dict[str, Any] = {"instructions": "Be brief.", "input": [USER, {"role": "assistant", "content": "Hm."}, USER]}
+    counted = ask(app, url=f"{URL}/input_tokens", json={"model": "demo"} | body)
+    assert engine.calls == 0
+    assert counted.json() == {
+        "object": "response.input_tokens",
+        "input_tokens": answered(app, **body)["usage"]["input_tokens"],
+    }
+    assert strange(counted.json(), InputTokenCountResponse) is None
+    document = described(app)
+    fits(counted.json(), answer_of(document, f"{URL}/input_tokens", "post")["application/json"]["schema"], document)
+    wrong = ask(app, url=f"{URL}/input_tokens", json={"model": "demo", "previous_response_id": "resp_1"} | body)
+    refused(wrong, 400, "unsupported_parameter", "previous_response_id")
 
 
 # -- the description --------------------------------------------------------------------------------------------------

@@ -278,6 +278,13 @@ class ResponseStreamEvent(
     """The data of an event of a stream."""
 
 
+class InputTokenCount(Part):
+    """The tokens of a prompt."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class ResponseErrorBody(Part):
     """Every refusal."""
 

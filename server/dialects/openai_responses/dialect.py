@@ -1,18 +1,22 @@
-"""OpenAI's Responses: `POST /v1/responses`."""
+"""OpenAI's Responses: `POST /v1/responses`, and the tokens of a prompt: `POST /v1/responses/input_tokens`."""
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
 
+from ponder.compute.errors import RequestError
 from ponder.server.answers import Failure
 from ponder.server.dialect import Reading, Target
 from ponder.server.dialects.openai_description import operation
 from ponder.server.dialects.openai_errors import key, response
 from ponder.server.dialects.openai_responses.answer_schema import (
+    InputTokenCount,
     ResponseErrorBody,
     ResponseObject,
     ResponseStreamEvent,
@@ -52,3 +56,36 @@ class OpenAIResponses:
             event=ResponseStreamEvent,
             refusal=ResponseErrorBody,
         )
+
+
+class OpenAIInputTokens(OpenAIResponses):
+    """The dialect of those who want to know how long their prompt is."""
+
+    path = "/v1/responses/input_tokens"
+
+    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
+        reading = super().read(raw, limits, target)
+        if reading.keeping is not None and reading.keeping.previous is not None:
+            raise RequestError(
+                "previous_response_id is not read where tokens are counted: send the whole conversation in input",
+                param="previous_response_id",
+                code="unsupported_parameter",
+            )
+        return replace(reading, count=counted)
+
+    def operation(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return operation(
+            "count_input_tokens",
+            "Count the tokens of a prompt",
+            "The input_tokens that a response to the same request would have. Nothing is asked of the model.",
+            "key",
+            request=ResponsesRequest,
+            whole=InputTokenCount,
+            event=None,
+            refusal=ResponseErrorBody,
+        )
+
+
+def counted(tokens: int) -> bytes:
+    """The answer."""
+    return json.dumps({"object": "response.input_tokens", "input_tokens": tokens}).encode()
