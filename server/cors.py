@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 TOLD = (
     "x-request-id",
+    "request-id",
     "retry-after",
     "x-should-retry",
     "x-ignored-parameters",
@@ -40,5 +41,5 @@ class CrossOrigin(CORSMiddleware):
             response.body = json.dumps({"error": kind}).encode()
             response.headers["content-type"] = "application/json"
             response.headers["content-length"] = str(len(response.body))
-        response.headers["x-request-id"] = "req_" + secrets.token_hex(12)
+        response.headers["x-request-id"] = response.headers["request-id"] = "req_" + secrets.token_hex(12)
         return response

@@ -29,6 +29,7 @@ def refusal(status: int, code: str, message: str, request_id: str) -> tuple[byte
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"x-request-id", request_id.encode()),
+        (b"request-id", request_id.encode()),
         (b"connection", b"close"),
     ]
     return body, headers + ([(b"retry-after", b"1")] if status == 503 else [])

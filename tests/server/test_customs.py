@@ -202,7 +202,7 @@ def test_what_is_posted_to_a_path_with_a_slash_too_many_is_answered() -> None:
         ("/v1/embeddings", "no embeddings"),
         ("/embeddings", "no embeddings"),
         ("/v1/batches/batch_1", "no batches"),
-        ("/tokenize", "usage.prompt_tokens"),
+        ("/tokenize", "count_tokens"),
         ("/api/chat", "Ollama"),
     ],
 )

@@ -66,7 +66,8 @@ def test_without_a_key_nothing_but_the_probes_is_open() -> None:
             continue
         method = "POST" if "POST" in (route.methods or ()) else "GET"
         response = ask(app, method, route.path.replace("{id:path}", "demo"))
-        refused(response, 401, "missing_api_key")
+        assert response.status_code == 401
+        assert '"missing_api_key"' in response.text
         assert response.headers["www-authenticate"] == "Bearer"
     assert open_routes == {"/livez", "/readyz", "/health"}
 
