@@ -37,6 +37,7 @@ LONGEST = (
     "test_docs.py",
     "engines/test_mechanisms.py",
     "server/test_command.py",
+    "server/test_killed_background.py",
     "deploy/test_dashboards.py",
     "server/test_thoughts_stay_inside.py",
     "test_real_shapes.py",

@@ -242,18 +242,20 @@ def test_one_whose_server_is_taken_for_dead_has_failed_and_stops(address: str) -
 # -- ends that nobody wants -------------------------------------------------------------------------------------------
 
 
-def test_a_drain_finishes_it(sqlite: str) -> None:
+def test_a_drain_finishes_it_and_what_waits_has_failed(sqlite: str) -> None:
     async def go() -> None:
         engine = Held(at=AFTER_THOUGHT)
-        async with keeping(engine, sqlite) as on, asyncio.TaskGroup() as group:
+        async with keeping(engine, sqlite, Settings(max_inflight=1)) as on, asyncio.TaskGroup() as group:
             id = (await on.created(background=True))["id"]
             await engine.held.wait()
+            waits = (await on.created(background=True))["id"]
             drain = group.create_task(its_door(on.app).drain())
             await soon(lambda: its_door(on.app).admission.draining)
             refused(await on.create(background=True), 503, "draining")
             engine.on.set()
             await drain
-            assert kept(sqlite)[id]["status"] == "completed"
+            assert {one: row["status"] for one, row in kept(sqlite).items()} == {id: "completed", waits: "failed"}
+            assert (await on.response(waits))["error"]["code"] == "server_error"
         async with keeping(engine, sqlite) as on:
             assert text_of(await on.response(id)) == "It is 7."
 
