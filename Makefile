@@ -18,12 +18,12 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
-.PHONY: help serve test soak check style lint docs format bench dashboards install lock dist clean
+.PHONY: help serve test conformance soak check style lint docs format bench dashboards install lock dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@echo "Ponder: an OpenAI-compatible server whose thinking_budget binds"
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 serve: ## serve MODEL= (default: demo, the bundled reasoner; smollm2 talks) on HOST= PORT=; more flags in ARGS=; EXTRA=gpu on a GPU
 	@$(INSTALL) $(EXTRA)
@@ -34,6 +34,10 @@ test: ## run every test, JOBS= at a time (auto: as the cores and the memory allo
 	@missing=; for pair in $(SYSTEM); do command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	  if [ -n "$$missing" ]; then echo "ponder: some tests want Debian packages that are not here: sudo apt-get install$$missing"; fi
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+conformance: ## suites of other authors against a server over a test engine: openai-python's, TrustedRouter's, schemathesis
+	@$(INSTALL) $(EXTRA) dev
+	@$(BIN)/python -m pytest tests/conformance $(ARGS)
 
 soak: ## run the long tests that `make test` leaves out; results go to SOAK_RESULTS=, and a run that was cut goes on
 	@$(INSTALL) $(EXTRA) dev

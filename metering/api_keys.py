@@ -131,7 +131,7 @@ def revoke(engine: Engine, who: str, wanted: str) -> StoredKey:
 
 
 def change(engine: Engine, who: str, wanted: str, values: Mapping[str, Any]) -> StoredKey:
-    """Sets `owner`, `scopes`, `limits` or `expires_ms` of a key. Raises `NoSuchKey` and `KeyEnded`."""
+    """Sets `owner`, `scopes`, `limits` or `expires_ms` of a key, or nothing. Raises `NoSuchKey` and `KeyEnded`."""
     return _changed(engine, who, wanted, "key.changed", values)
 
 
@@ -145,6 +145,8 @@ def _changed(
             if ended:
                 return key
             raise _ended(key)
+        if not values:
+            return key
         connection.execute(update(keys).where(keys.c.id == key.id).values(**values))
         before = {name: getattr(key, name) for name in values}
         details = {} if ended else {"before": before, "after": dict(values)}

@@ -328,6 +328,7 @@ def create_app(
     google = GeminiModelPages(status.ids)
     page("/v1beta/models", "infer", google.gemini_models, response_model_exclude_unset=True, responses=GOOGLE.refusals)
     page("/v1beta/models/{id:path}", "infer", google.gemini_model, responses=GOOGLE.refusals)
+    page("/v1/models/{id:path}", "infer", status.delete_model, method="DELETE")
     page("/v1/strategies", "infer", status.strategies)
     page("/v1/traces/{id}", "trace", traces.one, operation_id="trace", responses=DEFAULT.refusals | TOLD)
     page("/v1/usage", "usage", usage.usage, response_model=UsagePage)

@@ -6,9 +6,10 @@ revoked here; each time the audit is told who did it.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import Engine
@@ -30,7 +31,7 @@ from ponder.server.settings.keys import NAME
 from ponder.server.settings.table import Table
 from ponder.server.stored_keys import StoredKeys, as_json
 from ponder.server.strict_json import loads
-from ponder.server.validation import checked, wrong
+from ponder.server.validation import wrong
 
 T = TypeVar("T")
 Wish = TypeVar("Wish", bound=BaseModel)
@@ -80,11 +81,15 @@ class ApiKeys(BaseModel):
     has_more: bool
 
 
+Owner = Annotated[str | None, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""Without control characters: not every database keeps them."""
+
+
 class KeyWish(Table):
     """A key that is to be made."""
 
     name: str = Field(pattern=NAME, description="What it is called; no other key ever is")
-    owner: str | None = Field(default=None, max_length=128, description="Who answers for it: a person, a team")
+    owner: Owner = Field(default=None, description="Who answers for it: a person, a team")
     scopes: frozenset[Scope] = Field(default=USUAL, description="What it may do")
     expires_at: int | None = Field(default=None, ge=0, le=LATEST, description="Unix seconds; left out: never")
     limits: KeyTerms = Field(default=KeyTerms(), description="As in the configuration")
@@ -93,7 +98,7 @@ class KeyWish(Table):
 class KeyChange(Table):
     """What is to be another way; what is left out stays as it is."""
 
-    owner: str | None = Field(default=None, max_length=128)
+    owner: Owner = Field(default=None, description="Who answers for it: a person, a team")
     scopes: frozenset[Scope] = Field(default=USUAL)
     expires_at: int | None = Field(default=None, ge=0, le=LATEST, description="Unix seconds; null: never")
     limits: KeyTerms = Field(default=KeyTerms(), description="All of them: those that are left out are gone")
@@ -232,10 +237,14 @@ class KeysPage:
     async def _read(self, request: Request, kind: type[Wish]) -> Wish:
         """The body as what it should be. Raises `RequestError`."""
         limits = self._limits()
-        value = loads(await read(request, limits), limits.json_depth, limits.json_values)
+        value: Any = loads(await read(request, limits), limits.json_depth, limits.json_values)
         if not isinstance(value, dict):
             raise RequestError("the body must be a JSON object", code="invalid_type")
-        return checked(kind, cast("dict[str, Any]", value))
+        # As JSON, not as Python's values: true is no number there, and a list may be a set.
+        try:
+            return kind.model_validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            raise wrong(error, value) from None
 
     def _may_be(self, expires_at: int | None, limits: KeyTerms) -> None:
         """Raises `RequestError`."""

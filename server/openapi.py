@@ -25,6 +25,9 @@ def document(version: str, pages: Sequence[APIRoute], dialects: Sequence[Dialect
         # Beside this document, wherever a proxy has it.
         servers=[{"url": "."}],
     )
+    for item in told["paths"].values():
+        for operation in item.values():
+            _refused_as_json(operation["responses"])
     components: dict[str, Any] = told.setdefault("components", {})
     schemas: dict[str, Any] = components.setdefault("schemas", {})
     for dialect in dialects:
@@ -38,6 +41,13 @@ def document(version: str, pages: Sequence[APIRoute], dialects: Sequence[Dialect
 def _templated(path: str) -> str:
     """A path as OpenAPI writes it: a part that varies by its name alone."""
     return re.sub(r"\{(\w+):\w+\}", r"{\1}", path)
+
+
+def _refused_as_json(responses: dict[str, Any]) -> None:
+    """Refusals are JSON on every page; FastAPI describes them as the page's own answer is sent."""
+    for status, response in responses.items():
+        if status in ("4XX", "5XX") and (content := response.get("content")) is not None:
+            response["content"] = {"application/json": next(iter(content.values()))}
 
 
 def _once(page: APIRoute) -> APIRoute:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ponder.compute.engine import Checked, Engine, RewardModel, State, supervision_of
-from ponder.compute.errors import NotFound, PonderError, Unavailable
+from ponder.compute.errors import NotFound, NotPermitted, PonderError, Unavailable
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics, Role
 from ponder.server import errors
@@ -180,6 +180,16 @@ class Status:
                 return _model(name, served) if lister is None else lister.one(name, served)
         raise NotFound(
             "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
+        )
+
+    async def delete_model(self, id: str, key: Caller) -> Model:
+        """Refuses: what is served is decided where the server is configured, and no request changes that."""
+        await self.model(id, key)
+        raise NotPermitted(
+            "a model that is served is not deleted over HTTP: take it out of the server's configuration and start it "
+            "again",
+            param="model",
+            code="model_is_served",
         )
 
     async def strategies(self, key: Caller) -> Strategies:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from ponder import under_one_name
 from ponder.testing.case import Case, Setting
 from ponder.testing.dialect_promises import Caller, check_dialect
+from ponder.testing.echo import EchoEngine
 from ponder.testing.engine_promises import check_engine
 from ponder.testing.profile_promises import check_profile
 from ponder.testing.promises import (
@@ -36,6 +37,7 @@ from ponder.testing.scripted import (
     always,
     question,
 )
+from ponder.testing.smallest import smallest
 from ponder.testing.virtual_time import VirtualTimeLoop, in_virtual_time
 
 under_one_name(__name__)
@@ -46,6 +48,7 @@ __all__ = [
     "Caller",
     "Case",
     "Chain",
+    "EchoEngine",
     "JudgingEngine",
     "Promise",
     "Script",
@@ -61,6 +64,7 @@ __all__ = [
     "check_verifier",
     "in_virtual_time",
     "question",
+    "smallest",
     "strategy_promises",
     "verifier_promises",
 ]

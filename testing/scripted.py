@@ -124,6 +124,10 @@ class ScriptedEngine:
             if self.unsupported and self.unsupported in schema:
                 raise RequestError("no such grammar", param=param, code="invalid_json_schema")
 
+    def chain(self, prompt: Prompt, sampling: Sampling, thought: str, number: int) -> Chain:
+        """What a call with these wishes would write, which begins with that thought: what the script says."""
+        return self.script(prompt, thought, number)
+
     async def wait(self, call: CallIdentity) -> None:
         """What a token of a call takes: its delay."""
         await asyncio.sleep(self.delay)
@@ -183,7 +187,7 @@ class _Writing:
         self.said = begun.text if begun else ""
         self.thinking = begun.thinking if begun else engine.card.thinks
         by_seed = engine.seeded and sampling.seed is not None
-        self.chain = engine.script(prompt, self.thought, sampling.seed or 0 if by_seed else call)
+        self.chain = engine.chain(prompt, sampling, self.thought, sampling.seed or 0 if by_seed else call)
         self.ending: Ending = "aborted"
         self.stop: str | None = None
         self.fails = engine.fail_at == call

@@ -119,6 +119,14 @@ def test_a_refusal_is_as_described_on_every_route() -> None:
     fits(away, answer_of(document, "/healthz", status="503")["application/json"]["schema"], document)
 
 
+def test_a_refusal_is_described_as_json_also_of_a_page_of_text() -> None:
+    document = described(door(scripted()))
+    for item in document["paths"].values():
+        for operation in item.values():
+            for status, response in operation["responses"].items():
+                assert status[:1] == "2" or set(response["content"]) == {"application/json"}
+
+
 def test_every_field_of_ours_is_explained_and_every_reference_leads_somewhere() -> None:
     document = described(door(scripted()))
     schemas = document["components"]["schemas"]

@@ -291,6 +291,9 @@ def test_keys_are_listed_in_pages_without_anything_of_their_secrets(file: str) -
         ({"name": "a", "limits": {"coarse_tokens": 64}}, "limits"),
         ({"name": "a", "hash": "sha256:" + "0" * 64}, "hash"),
         ({"name": "a", "owner": "o" * 129}, "owner"),
+        ({"name": "a", "owner": "o\0"}, "owner"),
+        ({"name": "a", "limits": {"coarse_tokens": "5"}}, "limits.coarse_tokens"),
+        ({"name": "a", "limits": {"weight": True}}, "limits.weight"),
         ([], None),
     ],
 )
@@ -300,6 +303,20 @@ def test_a_key_that_cannot_be_meant_is_refused_by_name(wish: Any, param: str | N
             answer = await on.root("POST", "/v1/keys", json=wish)
             refused(answer, 400, param=param)
             assert len((await on.root("GET", "/v1/keys")).json()["data"]) == 2
+
+    asyncio.run(go())
+
+
+def test_a_change_of_nothing_changes_nothing_and_a_grace_is_a_number(address: str) -> None:
+    async def go() -> None:
+        async with keyed(address) as on:
+            made = await on.made(name="carol", owner="team-a")
+            url = f"/v1/keys/{made['id']}"
+            before = len(audited(address))
+            same = await on.root("POST", url, json={})
+            assert (same.status_code, same.json()) == (200, (await on.root("GET", url)).json())
+            assert len(audited(address)) == before
+            refused(await on.root("POST", f"{url}/rotate", json={"grace": False}), 400, "invalid_type", "grace")
 
     asyncio.run(go())
 

@@ -1,0 +1,1 @@
+"""Suites of other authors against this server, unchanged: `make conformance`."""
