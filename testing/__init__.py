@@ -14,8 +14,9 @@ must be installed (`pip install 'ponder-server[server]'`), vLLM need not be.
 from __future__ import annotations
 
 from ponder import under_one_name
+from ponder.testing.callers import Billed, Caller, Wish
 from ponder.testing.case import Case, Setting
-from ponder.testing.dialect_promises import Caller, check_dialect
+from ponder.testing.dialect_promises import check_dialect
 from ponder.testing.echo import EchoEngine
 from ponder.testing.engine_promises import check_engine
 from ponder.testing.profile_promises import check_profile
@@ -45,6 +46,7 @@ under_one_name(__name__)
 __all__ = [
     "CARD",
     "MARKER",
+    "Billed",
     "Caller",
     "Case",
     "Chain",
@@ -56,6 +58,7 @@ __all__ = [
     "ScriptedRewards",
     "Setting",
     "VirtualTimeLoop",
+    "Wish",
     "always",
     "check_dialect",
     "check_engine",

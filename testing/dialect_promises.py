@@ -7,9 +7,10 @@ was asked, write all that was answered, refuse in its own words, and let no body
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, QueryParams
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from ponder.compute.account import Intent
 from ponder.compute.errors import RequestError
 from ponder.compute.lengths import Lengths
+from ponder.compute.text import Tool
 from ponder.compute.usage import Usage
 from ponder.server.answers import Failure
 from ponder.server.app import ServedModel, create_app
@@ -25,6 +27,8 @@ from ponder.server.dialect import ByPath, Dialect, Reading, Target, Writer
 from ponder.server.keys import digest
 from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
+from ponder.testing.callers import Caller, Wish
+from ponder.testing.echo import written_call
 from ponder.testing.require import at_most, promised, require
 from ponder.testing.scripted import MARKER, Chain, ScriptedEngine, always
 from ponder.testing.virtual_time import in_virtual_time
@@ -35,6 +39,7 @@ ANSWER = 'It is 7,\nor "seven"\u2028 \\n é 🙂: {}</s>\r\n\n.'
 """Has what a framing may stumble over."""
 CHAIN = Chain(f"{MARKER}: three and four\nmake seven", ANSWER)
 LONG = Chain(MARKER * 40, ANSWER * 4)
+TAKES = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
 KEY = "sk-of-the-check"
 BUDGETS = (0, 1, 7, 60, 700)
 """Thinking budgets in tokens, from none to plenty."""
@@ -44,33 +49,14 @@ STRANGE = (b"", b"{", b"null", b"[]", b"{}", b'"x"', b"\xff\xfe", b'{"a": NaN}',
 """Bodies that are nobody's request."""
 
 
-class Caller(Protocol):
-    """Somebody who speaks the dialect: what the check must be told of it."""
-
-    def body(self, question: str, *, model: str, thinking: int, streamed: bool) -> bytes:
-        """A request that asks a question of a model, with so many tokens of thought at most."""
-        ...
-
-    def headers(self, key: str) -> Mapping[str, str]:
-        """The headers that present an API key, and what else each request of the dialect has."""
-        ...
-
-    def path(self, dialect: Dialect, *, model: str, streamed: bool) -> str:
-        """Where such a request is posted, a query behind a `?` included; said where the dialect's path has parts that
-        vary."""
-        return dialect.path
-
-    def text(self, raw: bytes, *, streamed: bool) -> str:
-        """The text of the first answer, from the whole body of a response."""
-        ...
-
-
 def check_dialect(dialect: Dialect, caller: Caller) -> None:
     """Checks all promises of a dialect, one after another, in virtual time and without a network.
 
     Raises `AssertionError` that says which promise was broken and how.
     """
-    for promise in (_reads, _bound, _whole_and_streamed, _strange, _refuses, _keys, _alive, _hang_up, _engine_fails):
+    answering = (_reads, _bound, _whole_and_streamed, _tells_usage, _calls)
+    failing = (_strange, _refuses, _keys, _alive, _hang_up, _engine_fails, _tells_failures)
+    for promise in (*answering, *failing):
         with promised(type(dialect).__name__, promise.__doc__):
             in_virtual_time(promise(dialect, caller))
 
@@ -119,6 +105,38 @@ async def _whole_and_streamed(dialect: Dialect, caller: Caller) -> None:
             (writer,) = call.dialect.writers
             require(bool(writer.closing), "`closing` is empty: a stream's last bytes are at least one")
             require(call.raw.endswith(writer.closing), "a stream that did not fail does not end with `closing`")
+
+
+async def _tells_usage(dialect: Dialect, caller: Caller) -> None:
+    """What an answer says it has used is what is billed."""
+    for streamed in (False, True):
+        for thinking in BUDGETS:
+            wish = Wish(QUESTION, MODEL, thinking, streamed)
+            call = _Call(dialect, caller, ScriptedEngine(always(CHAIN), cached=3))
+            await call.wishes(wish)
+            call.answered()
+            told, billed = caller.usage(call.raw, streamed=streamed), call.account.usage
+            if told is None:
+                return
+            for what, found, wanted in (
+                ("tokens of the prompt", told.prompt, billed.prompt),
+                ("generated tokens", told.generated, billed.generated),
+                ("hidden tokens", told.hidden, billed.hidden),
+                ("tokens from the cache", told.cached, billed.prompt_cached),
+            ):
+                require(found in (None, wanted), f"an answer says {found} {what}, where {wanted} are billed")
+
+
+async def _calls(dialect: Dialect, caller: Caller) -> None:
+    """A call of a tool is one, whole and streamed."""
+    for streamed in (False, True):
+        call = _Call(dialect, caller, ScriptedEngine(always(Chain(MARKER, written_call("add", '{"a": 3}')))))
+        if not await call.wishes(Wish(QUESTION, MODEL, 60, streamed, tool=Tool("add", "", TAKES))):
+            return
+        call.answered()
+        found = caller.calls(call.raw, streamed=streamed) or ()
+        made = [(name, json.loads(arguments)) for name, arguments in found]
+        require(made == [("add", {"a": 3})], f"a call of add is told as {made}")
 
 
 async def _strange(dialect: Dialect, caller: Caller) -> None:
@@ -215,6 +233,26 @@ async def _engine_fails(dialect: Dialect, caller: Caller) -> None:
         require(bool(told), "`failure` wrote nothing: a stream's last bytes are at least one")
 
 
+async def _tells_failures(dialect: Dialect, caller: Caller) -> None:
+    """An error has a message, before the first byte and after it, and an answer has none."""
+    for streamed in (False, True):
+        call = _Call(dialect, caller, ScriptedEngine(always(CHAIN)))
+        await call.ask(streamed=streamed)
+        require(caller.failure(call.raw, streamed=streamed) is None, "an answer is told as a failure")
+    # The model goes away in the middle of the answer: of a stream something is out already.
+    call = _Call(dialect, caller, ScriptedEngine(always(CHAIN), vanish_at={0: len(CHAIN.thought) + 9}))
+    await call.ask()
+    if not (whole := caller.failure(call.raw, streamed=False)):
+        return
+    require(call.status == 503, f"a model that went away is a {call.status}, not a 503")
+    call = _Call(dialect, caller, ScriptedEngine(always(CHAIN), vanish_at={0: len(CHAIN.thought) + 9}))
+    await call.ask(streamed=True)
+    require(call.status == 200, f"a stream in which the model went away begins with a {call.status}")
+    told = caller.failure(call.raw, streamed=True)
+    require(told == whole, f"a stream whose model went away ends with {told!r}, where the whole answer says {whole!r}")
+    call.settled()
+
+
 # -- what they are checked with ---------------------------------------------------------------------------------------
 
 
@@ -293,6 +331,16 @@ class _Call:
         headers = None if key is None else self.caller.headers(key)
         body = self.caller.body(QUESTION, model=MODEL, thinking=thinking, streamed=streamed)
         await self.send(body, headers, streamed=streamed)
+
+    async def wishes(self, wish: Wish) -> bool:
+        """Asks for all of it; False where the dialect has no words for that."""
+        body = self.caller.asks(wish)
+        if body is None and wish != Wish(wish.question, wish.model, wish.thinking, wish.streamed):
+            return False
+        if body is None:
+            body = self.caller.body(wish.question, model=MODEL, thinking=wish.thinking or 0, streamed=wish.streamed)
+        await self.send(body, self.caller.headers(KEY), streamed=wish.streamed)
+        return True
 
     async def send(
         self, body: bytes, headers: Mapping[str, str] | None = None, *, model: str = MODEL, streamed: bool = False

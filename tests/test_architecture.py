@@ -18,7 +18,7 @@ ROOMS = {
     "metering": {"compute"},
     "clients": set[str](),
     "models": {"compute", "engines"},
-    "testing": {"compute", "strategies", "engines", "server"},
+    "testing": {"compute", "strategies", "engines", "metering", "server"},
     "server": {"compute", "strategies", "verifiers", "engines", "metering"},
     "ponder": {"server", "clients"},
 }

@@ -43,7 +43,7 @@ SCHEMAS: list[Any] = [
 ]
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "tree", "parameters": TREE}}
 FORM: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "tree", "schema": TREE}}
-SMALL = {"leaves": [], "size": 0}
+SMALL: dict[str, Any] = {"leaves": [], "size": 0}
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=str)
