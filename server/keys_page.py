@@ -99,7 +99,7 @@ class KeyChange(Table):
     """What is to be another way; what is left out stays as it is."""
 
     owner: Owner = Field(default=None, description="Who answers for it: a person, a team")
-    scopes: frozenset[Scope] = Field(default=USUAL)
+    scopes: frozenset[Scope] = Field(default=USUAL, description="What it may do")
     expires_at: int | None = Field(default=None, ge=0, le=LATEST, description="Unix seconds; null: never")
     limits: KeyTerms = Field(default=KeyTerms(), description="All of them: those that are left out are gone")
 

@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from ponder.server.dialects.slips import Refused
+
 REF = "#/components/schemas/{model}"
 HEADERS: dict[str, Any] = {
     "x-request-id": "The name of this request, in the log and on /v1/traces",
@@ -38,9 +40,11 @@ def operation(
     whole: type[BaseModel],
     event: type[BaseModel] | None,
     refusal: type[BaseModel],
+    refused: Refused | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The operation `name`, and the schemas it refers to. `key_scheme` is the way a key is sent; the models are those
-    of what is posted, answered whole, answered in each event of a stream (None: there is none), and of an error."""
+    of what is posted, answered whole, answered in each event of a stream (None: there is none), and of an error.
+    `refused` are fields that are known and not offered: `x-refused-fields`."""
     answers = [whole, refusal] if event is None else [whole, event, refusal]
     _, defined = models_json_schema(
         [(request, "validation"), *((answer, "serialization") for answer in answers)], ref_template=REF
@@ -48,11 +52,12 @@ def operation(
     content = {"application/json": _schema(whole)}
     if event is not None:
         content["text/event-stream"] = _schema(event)
-    refused = {"application/json": _schema(refusal)}
+    errors = {"application/json": _schema(refusal)}
     told: dict[str, Any] = {
         "operationId": name,
         "summary": summary,
         "description": description,
+        "x-asks-a-model": True,
         "security": [{key_scheme: []}],
         "parameters": [TIMEOUT, IDEMPOTENCY],
         "requestBody": {"required": True, "content": {"application/json": _schema(request)}},
@@ -66,10 +71,12 @@ def operation(
                 },
                 "content": content,
             },
-            "4XX": {"description": "The request is at fault, or came at a bad time", "content": refused},
-            "5XX": {"description": "The server is at fault", "content": refused},
+            "4XX": {"description": "The request is at fault, or came at a bad time", "content": errors},
+            "5XX": {"description": "The server is at fault", "content": errors},
         },
     }
+    if refused is not None:
+        told["x-refused-fields"] = refused.described
     return told, defined["$defs"]
 
 

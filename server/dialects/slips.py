@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,15 @@ class Refused:
     """By their names, what to use instead."""
     off: Mapping[str, tuple[Any, ...]]
     """By their names, the values at which they change nothing."""
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What to say of each: what to use instead, and the values that are taken because they change nothing."""
+        told = {name: self.instead.get(name, "leave it out") for name in sorted({*self.instead, *self.off})}
+        for name, values in self.off.items():
+            shown = " and ".join(dict.fromkeys(json.dumps(value) for value in values if not isinstance(value, float)))
+            told[name] += f"; {shown} changes nothing and is taken"
+        return told
 
 
 @lru_cache

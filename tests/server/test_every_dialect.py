@@ -10,8 +10,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,6 +23,7 @@ from ponder.compute.engine import Engine
 from ponder.compute.lengths import Lengths
 from ponder.compute.text import Prompt, Tool
 from ponder.metering.receipts import COUNTS, Signer, verify
+from ponder.server import openapi
 from ponder.server.dialect import Dialect
 from ponder.server.keys import digest
 from ponder.server.registry import Registry
@@ -30,6 +32,7 @@ from ponder.testing import MARKER, Caller, Chain, EchoEngine, ScriptedEngine, Sc
 from tests.server.ledgered import Ledgered, ledgered
 from tests.server.serving import CHAIN, Line, counted, door, its_door, scripted
 from tests.server.spoken import spoken
+from tests.server.test_description import closed
 
 STRATEGIES = sorted(Registry().strategies)
 ASK = Wish("What is 3 + 4?", "demo", 400)
@@ -58,6 +61,7 @@ class Heard(Line):
         super().__init__()
         body = caller.asks(wish)
         self.has_words = body is not None
+        self._path = dialect.path
         self._body = body or b"{}"
         place, _, query = caller.path(dialect, model=wish.model, streamed=wish.streamed).partition("?")
         # What else each request of a dialect has comes with its key.
@@ -76,6 +80,19 @@ class Heard(Line):
 
     async def call(self, app: FastAPI, key: str | None = None) -> None:
         await app(self._head, self.receive, self.send)
+        if self.sent and not self.gone.is_set():
+            self._as_described()
+
+    def _as_described(self) -> None:
+        """What was answered has the schema that `/openapi.json` says, each event of a stream, too."""
+        status = "200" if self.status == 200 else f"{self.status // 100}XX"
+        media = self.headers["content-type"].partition(";")[0]
+        validator = described(self._path, status, media)
+        found = events_of(self.text) if media == "text/event-stream" else [json.loads(self.text)]
+        for one in found:
+            # The error that ends a stream is that of a refusal.
+            kind = described(self._path, "5XX", "application/json") if self.status == 200 and "error" in one else None
+            (kind or validator).validate(one)
 
     @property
     def status(self) -> int:
@@ -84,6 +101,22 @@ class Heard(Line):
     @property
     def headers(self) -> dict[str, str]:
         return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+
+DOCUMENT = openapi.document("1", [], [dialect for dialect, _ in spoken()])
+
+
+@cache
+def described(path: str, status: str, media: str) -> Any:
+    """What checks an answer. A field that is not described is none."""
+    schema = DOCUMENT["paths"][path]["post"]["responses"][status]["content"][media]["schema"]
+    return cast("Any", Draft202012Validator)({**schema, "components": closed(DOCUMENT["components"])})
+
+
+def events_of(raw: bytes) -> list[Any]:
+    """The JSON of each event."""
+    lines = [line.removeprefix("data: ") for line in raw.decode().split("\n") if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
 async def heard(app: FastAPI, *words: Any, **more: Any) -> Heard:
@@ -121,7 +154,7 @@ def test_the_budget_binds_and_one_bill_is_told_everywhere(dialect: Dialect, call
         async with ledgered(engine, file(tmp_path), Settings(prices=BOOK), **parts) as on:
             for strategy in STRATEGIES:
                 for streamed in (False, True):
-                    for thinking in (0, 30, 400):
+                    for thinking in (30, 400):
                         verifier = "prm" if strategy in ("best_of_n", "beam_search") else None
                         wish = said(
                             ASK, strategy=strategy, streamed=streamed, thinking=thinking, verifier=verifier, seed=3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ponder.server.dialects.openai_chat.answer_schema import ChatCompletion, ChatCompletionChunk
+from ponder.server.dialects.openai_chat.refused import REFUSED
 from ponder.server.dialects.openai_chat.schema import ChatRequest
 from ponder.server.dialects.openai_description import operation
 from ponder.server.dialects.openai_errors import ErrorBody
@@ -22,4 +23,5 @@ def described(key_scheme: str) -> tuple[dict[str, Any], dict[str, Any]]:
         whole=ChatCompletion,
         event=ChatCompletionChunk,
         refusal=ErrorBody,
+        refused=REFUSED,
     )

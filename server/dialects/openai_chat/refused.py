@@ -21,6 +21,7 @@ _INSTEAD = {
     "tokens": "use messages",
     "web_search_options": "this server fetches nothing",
     "prediction": "it is not offered",
+    "moderation": "this server judges no content",
 }
 """What would change the result and is not offered, and what to use instead."""
 _OFF = {

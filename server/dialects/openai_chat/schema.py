@@ -98,5 +98,5 @@ class ChatRequest(Spellings, SamplingFields):
     parallel_tool_calls: bool | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None
-    store: bool | None = None
-    modalities: Several[Literal["text"]] | None = None
+    store: bool | None = Field(default=None, json_schema_extra={"x-without-effect": True})
+    modalities: Several[Literal["text"]] | None = Field(default=None, description="Text alone")
