@@ -24,7 +24,8 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.text import Prompt, Tool
 from ponder.metering.receipts import COUNTS, Signer, verify
 from ponder.server import openapi
-from ponder.server.dialect import Dialect
+from ponder.server.dialect import ByPath, Dialect
+from ponder.server.dialects import DIALECTS
 from ponder.server.keys import digest
 from ponder.server.registry import Registry
 from ponder.server.settings import KeySettings, PriceBook, Settings
@@ -61,9 +62,11 @@ class Heard(Line):
         super().__init__()
         body = caller.asks(wish)
         self.has_words = body is not None
-        self._path = dialect.path
         self._body = body or b"{}"
         place, _, query = caller.path(dialect, model=wish.model, streamed=wish.streamed).partition("?")
+        found = PATHS(place)
+        assert found is not None, f"{place} is no path of a dialect"
+        self._path = found[1]
         # What else each request of a dialect has comes with its key.
         given = {"content-type": "application/json", **caller.headers(key or ""), **(headers or {})}
         if key is None:
@@ -103,13 +106,14 @@ class Heard(Line):
         return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
 
 
-DOCUMENT = openapi.document("1", [], [dialect for dialect, _ in spoken()])
+DOCUMENT = openapi.document("1", [], DIALECTS)
+PATHS = ByPath({dialect.path: True for dialect in DIALECTS})
 
 
 @cache
 def described(path: str, status: str, media: str) -> Any:
     """What checks an answer. A field that is not described is none."""
-    schema = DOCUMENT["paths"][path]["post"]["responses"][status]["content"][media]["schema"]
+    schema = DOCUMENT["paths"][path.replace(":path}", "}")]["post"]["responses"][status]["content"][media]["schema"]
     return cast("Any", Draft202012Validator)({**schema, "components": closed(DOCUMENT["components"])})
 
 
