@@ -182,9 +182,9 @@ class Status:
             "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
         )
 
-    async def delete_model(self, id: str, key: Caller) -> Model:
+    async def delete_model(self, request: Request, id: str, key: Caller) -> Model:
         """Refuses: what is served is decided where the server is configured, and no request changes that."""
-        await self.model(id, key)
+        await self.model(request, id, key)
         raise NotPermitted(
             "a model that is served is not deleted over HTTP: take it out of the server's configuration and start it "
             "again",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,9 @@ class Wire(BaseModel):
 Item = TypeVar("Item")
 Several = Annotated[list[Item], Field(fail_fast=True)]
 """A list that is complained of once: a complaint of each entry would take longer than reading them."""
+
+WITHOUT_EFFECT: dict[str, Any] = {"x-without-effect": True}
+"""`json_schema_extra` of a field that is taken and changes nothing."""
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 Tokens = Annotated[int, Field(ge=0, le=2**31)]

@@ -94,7 +94,7 @@ class Heard(Line):
         found = events_of(self.text) if media == "text/event-stream" else [json.loads(self.text)]
         for one in found:
             # The error that ends a stream is that of a refusal.
-            kind = described(self._path, "5XX", "application/json") if self.status == 200 and "error" in one else None
+            kind = described(self._path, "5XX", "application/json") if self.status == 200 and is_error(one) else None
             (kind or validator).validate(one)
 
     @property
@@ -115,6 +115,11 @@ def described(path: str, status: str, media: str) -> Any:
     """What checks an answer. A field that is not described is none."""
     schema = DOCUMENT["paths"][path.replace(":path}", "}")]["post"]["responses"][status]["content"][media]["schema"]
     return cast("Any", Draft202012Validator)({**schema, "components": closed(DOCUMENT["components"])})
+
+
+def is_error(event: Any) -> bool:
+    """It is the error that ends a stream, in the shape of a refusal."""
+    return isinstance(event.get("error"), dict)
 
 
 def events_of(raw: bytes) -> list[Any]:

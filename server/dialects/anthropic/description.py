@@ -9,6 +9,7 @@ from pydantic import RootModel
 from ponder.server.dialects.anthropic.answer_schema import Event, Message, TokenCount
 from ponder.server.dialects.anthropic.errors import MessageErrorBody
 from ponder.server.dialects.anthropic.schema import CountRequest, MessagesRequest
+from ponder.server.dialects.anthropic.slips import CLEARED, REFUSED
 from ponder.server.dialects.openai_description import operation as described
 
 KEY_SCHEME = "key"
@@ -30,6 +31,13 @@ HEADERS = (
 )
 
 
+OTHERS = {
+    "thread": "send the whole conversation",
+    "context_management": f"send the conversation as the model is to read it; {CLEARED} changes nothing and is taken",
+}
+"""Fields that are refused in a way of their own."""
+
+
 class MessageEvent(RootModel[Event]):
     """The data of an event of a stream, whose last is a `message_stop`, or an error."""
 
@@ -46,7 +54,9 @@ def messages() -> tuple[dict[str, Any], dict[str, Any]]:
         whole=Message,
         event=MessageEvent,
         refusal=MessageErrorBody,
+        refused=REFUSED,
     )
+    told["x-refused-fields"] |= OTHERS
     told["parameters"] = [*HEADERS, *told["parameters"]]
     return told, schemas
 

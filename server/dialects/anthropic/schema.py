@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from ponder.server.dialects.own_fields import OwnFields
-from ponder.server.dialects.wire import Effort, Several, SomeTokens, Tokens, Wire
+from ponder.server.dialects.wire import WITHOUT_EFFECT, Effort, Several, SomeTokens, Tokens, Wire
 
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
 Blocks = Several[dict[str, Any]]
@@ -16,7 +16,7 @@ Blocks = Several[dict[str, Any]]
 
 class CacheControl(Wire):
     type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] | None = None
+    ttl: Literal["5m", "1h"] | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
 
 
 class Turn(Wire):
@@ -34,7 +34,7 @@ class CustomTool(Wire):
     strict: bool | None = None
     input_examples: Several[dict[str, Any]] | None = None
     cache_control: CacheControl | None = None
-    eager_input_streaming: bool | None = None
+    eager_input_streaming: bool | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
     defer_loading: Literal[False] | None = None
     allowed_callers: list[Literal["direct"]] | None = None
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from ponder.server.dialects.openai_sampling import SamplingFields
 from ponder.server.dialects.thinking_spellings import Spellings
-from ponder.server.dialects.wire import Name, Several, SomeTokens, Wire
+from ponder.server.dialects.wire import WITHOUT_EFFECT, Name, Several, SomeTokens, Wire
 
 
 class Function(Wire):
@@ -98,5 +98,5 @@ class ChatRequest(Spellings, SamplingFields):
     parallel_tool_calls: bool | None = None
     metadata: dict[str, str] | None = None
     user: str | None = None
-    store: bool | None = Field(default=None, json_schema_extra={"x-without-effect": True})
+    store: bool | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
     modalities: Several[Literal["text"]] | None = Field(default=None, description="Text alone")

@@ -12,7 +12,7 @@ from ponder.server.answers import Failure
 from ponder.server.dialect import Reading, Target
 from ponder.server.dialects.openai_completions.answer_schema import TextCompletion, TextCompletionChunk
 from ponder.server.dialects.openai_completions.reading import NAMES, completion_request, ours
-from ponder.server.dialects.openai_completions.schema import CompletionRequest
+from ponder.server.dialects.openai_completions.schema import REFUSED, CompletionRequest
 from ponder.server.dialects.openai_completions.writing import CompletionWriter
 from ponder.server.dialects.openai_description import operation
 from ponder.server.dialects.openai_errors import ErrorBody, key, response
@@ -46,4 +46,5 @@ class OpenAICompletions:
             whole=TextCompletion,
             event=TextCompletionChunk,
             refusal=ErrorBody,
+            refused=REFUSED,
         )

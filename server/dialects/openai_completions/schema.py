@@ -10,7 +10,7 @@ from ponder.server.dialects.openai_sampling import SamplingFields
 from ponder.server.dialects.refused_sampling import INSTEAD, OFF
 from ponder.server.dialects.slips import Refused
 from ponder.server.dialects.thinking_spellings import Spellings
-from ponder.server.dialects.wire import SomeTokens, Wire
+from ponder.server.dialects.wire import WITHOUT_EFFECT, SomeTokens, Wire
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(fail_fast=True, min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -23,7 +23,7 @@ DEFAULT_TOKENS = 16
 
 class StreamOptions(Wire):
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_obfuscation: bool | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
 
 
 class CompletionRequest(Spellings, SamplingFields):

@@ -23,6 +23,7 @@ from ponder.server.dialects.openai_responses.answer_schema import (
 )
 from ponder.server.dialects.openai_responses.kept import read
 from ponder.server.dialects.openai_responses.reading import responses_request
+from ponder.server.dialects.openai_responses.refused import REFUSED
 from ponder.server.dialects.openai_responses.schema import ResponsesRequest
 from ponder.server.dialects.openai_responses.usage import response_usage
 from ponder.server.settings import Limits
@@ -55,6 +56,7 @@ class OpenAIResponses:
             whole=ResponseObject,
             event=ResponseStreamEvent,
             refusal=ResponseErrorBody,
+            refused=REFUSED,
         )
 
 
@@ -83,6 +85,7 @@ class OpenAIInputTokens(OpenAIResponses):
             whole=InputTokenCount,
             event=None,
             refusal=ResponseErrorBody,
+            refused=REFUSED,
         )
 
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from ponder.server.dialects.openai_sampling import SamplingFields
 from ponder.server.dialects.thinking_spellings import Reasoning, Spellings
-from ponder.server.dialects.wire import Name, Several, SomeTokens, Wire
+from ponder.server.dialects.wire import WITHOUT_EFFECT, Name, Several, SomeTokens, Wire
 
 SummaryLength = Literal["auto", "concise", "detailed"]
 
@@ -24,7 +24,7 @@ class InputMessage(Wire):
     content: str | Several[dict[str, Any]]
     id: str | None = None
     status: str | None = None
-    phase: str | None = None
+    phase: str | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
 
 
 class FunctionCall(Wire):
@@ -135,7 +135,7 @@ class HeldToSchema(Wire):
 
 class TextWish(Wire):
     format: Annotated[PlainText | AnyObject | HeldToSchema, Discriminator("type")] | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
 
 
 class ReasoningWish(Reasoning):
@@ -151,7 +151,7 @@ class ReasoningWish(Reasoning):
 
 class ResponseStreamOptions(Wire):
     include_progress: bool | None = Field(default=None, description="The stream tells how far the work is")
-    include_obfuscation: bool | None = None
+    include_obfuscation: bool | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
 
 
 Included = Literal[
@@ -194,9 +194,11 @@ class ResponsesRequest(Spellings, SamplingFields):
     metadata: dict[str, str] | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+    prompt_cache_key: str | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = Field(
+        default=None, json_schema_extra=WITHOUT_EFFECT
+    )
     truncation: Literal["auto", "disabled"] | None = None
-    store: bool | None = None
+    store: bool | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
     background: bool | None = None
     previous_response_id: str | None = None
