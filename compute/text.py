@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
@@ -40,6 +41,24 @@ class Hidden(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """An image of a message: a file as bytes, and its media type. As it comes in it may be anything; what an engine is
+    given was decoded and written anew as a PNG of plain RGB (`ponder.server.images`)."""
+
+    media_type: str
+    data: bytes = field(repr=False)
+    digest: str = ""
+    """Equal for equal images of one tenant, and of no other: what a model made of one is found by it. Set where it was
+    checked."""
+    param: str = field(default="messages", compare=False)
+    """The field of the request that has it, for a refusal."""
+
+
+Images = tuple[tuple[int, Image], ...]
+"""Images of a message, in order, each with the characters of the text that stand before it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A function the model wants called. `arguments` is JSON text, as the model wrote it."""
 
@@ -72,6 +91,33 @@ class Message:
     thought: Hidden[str] | None = None
     sealed: str | None = None
     """The thought as the caller was given it and has handed it back, not opened yet; several are joined by commas."""
+    images: Images = ()
+    """The images in `content`. Who reads texts alone reads `content` and passes these over."""
+
+    @property
+    def pieces(self) -> list[str | Image]:
+        """Texts and images in the order in which the caller has put them; no text is empty."""
+        text = self.content if isinstance(self.content, str) else self.content.unseal()
+        found: list[str | Image] = []
+        at = 0
+        for place, image in self.images:
+            found += [text[at:place]] * (place > at) + [image]
+            at = place
+        return found + [text[at:]] * (at < len(text))
+
+
+def joined(parts: Iterable[str | Image]) -> tuple[str, Images]:
+    """Texts and images, in order, as `content` and `images` of a message."""
+    texts: list[str] = []
+    images: list[tuple[int, Image]] = []
+    at = 0
+    for part in parts:
+        if isinstance(part, Image):
+            images.append((at, part))
+        else:
+            texts.append(part)
+            at += len(part)
+    return "".join(texts), tuple(images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +147,14 @@ class Prompt:
     """What they have made of the whole. It goes with the prompt: models keep nothing of it elsewhere."""
 
     @property
+    def images(self) -> tuple[Image, ...]:
+        """All its images, in order."""
+        return tuple(image for message in self.messages for _, image in message.images)
+
+    @property
     def size(self) -> int:
-        """Characters of its texts, hidden ones too; for each message, call and tool about as many more as reading it
-        takes."""
+        """Characters of its texts, hidden ones too; for each message, call, tool and image about as many more as
+        reading it takes."""
         if "size" not in self.read:
             self.read["size"] = sum(map(_size, self.messages)) + sum(
                 EACH + len(tool.description) + len(tool.parameters) for tool in self.tools
@@ -128,11 +179,13 @@ def _size(message: Message) -> int:
     content = message.content if isinstance(message.content, str) else message.content.unseal()
     thought = "" if message.thought is None else message.thought.unseal()
     calls = sum(EACH + len(call.arguments) for call in message.tool_calls)
-    return EACH + len(content) + len(thought) + calls
+    return EACH + len(content) + len(thought) + calls + IMAGE_SIZE * len(message.images)
 
 
 EACH = 64
 """Characters of text that take as long to be read as what is around each."""
+IMAGE_SIZE = 1 << 15
+"""The same for an image."""
 
 
 @dataclass(frozen=True, slots=True)

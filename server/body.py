@@ -10,15 +10,17 @@ from ponder.server.errors import TooLarge, TooSlow, WrongMedia
 from ponder.server.settings import Limits
 
 
-async def read(request: Request, limits: Limits) -> bytes:
-    """The whole body. Raises `TooLarge`, `TooSlow`, `WrongMedia`, and `ClientDisconnect` when the caller goes."""
+async def read(request: Request, limits: Limits, *, most: int | None = None) -> bytes:
+    """The whole body, of `most` bytes at most where that is given, else of `limits.body_bytes`. Raises `TooLarge`,
+    `TooSlow`, `WrongMedia`, and `ClientDisconnect` when the caller goes."""
+    most = limits.body_bytes if most is None else most
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise WrongMedia("the body must be sent as Content-Type: application/json", code="unsupported_media_type")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise WrongMedia("the body must be sent without Content-Encoding", code="unsupported_encoding")
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:12]) > limits.body_bytes:
+    if announced.isdecimal() and int(announced[:12]) > most:
         raise _too_large(limits)
     parts: list[bytes] = []
     size = 0
@@ -30,7 +32,7 @@ async def read(request: Request, limits: Limits) -> bytes:
                     raise ClientDisconnect
                 part: bytes = message.get("body", b"")
                 size += len(part)
-                if size > limits.body_bytes:
+                if size > most:
                     raise _too_large(limits)
                 parts.append(part)
                 if not message.get("more_body", False):

@@ -6,6 +6,7 @@ import json
 from typing import NoReturn
 
 from ponder.compute.errors import RequestError
+from ponder.server.errors import TooLarge
 from ponder.server.request import Request
 from ponder.server.settings import Limits
 from ponder.server.strict_json import deeper, half_characters
@@ -14,6 +15,7 @@ from ponder.server.strict_json import deeper, half_characters
 def check(request: Request, limits: Limits) -> None:
     """Raises `RequestError` for what is of the right type and too much."""
     too_many("messages", len(request.messages), limits.messages)
+    _images(request, limits)
     for i, message in enumerate(request.messages):
         for j, call in enumerate(message.tool_calls):
             _arguments(call.arguments, f"messages.{i}.tool_calls.{j}.arguments", limits)
@@ -45,6 +47,46 @@ def check(request: Request, limits: Limits) -> None:
     document = request.document
     if document and document.schema and deeper(document.schema, limits.schema_depth):
         _too_deep("document.schema", limits)
+
+
+def check_size(raw: bytes, request: Request, limits: Limits) -> None:
+    """Raises `TooLarge` for a body whose text is longer than it may be, its escapes read and its images left out."""
+    if len(raw) <= limits.body_bytes:
+        return
+    images = sum(4 * -(-len(image.data) // 3) for message in request.messages for _, image in message.images)
+    if text_size(raw) - images > limits.body_bytes:
+        raise TooLarge(f"the body is larger than the {limits.body_bytes} bytes allowed", code="body_too_large")
+
+
+def text_size(raw: bytes) -> int:
+    """Bytes of a JSON text with each `\\uXXXX` of it written as the character it stands for."""
+    if b"\\u" not in raw:
+        return len(raw)
+    # Every byte that is no escape becomes one character, of which those beyond ASCII would be two bytes.
+    text = raw.decode("raw_unicode_escape", "replace")
+    beyond = len(raw) - len(raw.translate(None, _BEYOND))
+    return len(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()) - beyond
+
+
+_BEYOND = bytes(range(128, 256))
+
+
+def _images(request: Request, limits: Limits) -> None:
+    """How many images there are, and how large they are together."""
+    found = [image for message in request.messages for _, image in message.images]
+    if len(found) > limits.images:
+        raise RequestError(
+            f"the request has {len(found)} images, more than the {limits.images} allowed",
+            param=found[limits.images].param,
+            code="too_many",
+        )
+    if (size := sum(len(image.data) for image in found)) > limits.image_bytes:
+        raise RequestError(
+            f"the images have {size} bytes, more than the {limits.image_bytes} allowed for a request: make them "
+            "smaller",
+            param=max(found, key=lambda image: len(image.data)).param,
+            code="image_file_too_large",
+        )
 
 
 def too_many(field: str, found: int, most: int) -> None:

@@ -26,7 +26,7 @@ from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest, make
 from ponder.server.receipts import Receipts
-from ponder.server.registry import Registry, ServedModel
+from ponder.server.registry import Registry, ServedModel, takes_images
 from ponder.server.reload import LiveSettings
 from ponder.server.request import Request as Asked
 from ponder.server.respond import CompletionResponse
@@ -68,9 +68,9 @@ class Completions:
         began = now()
         settings = self._live.now
         self._admission.check(key.name, key.weight)
-        raw = await read(request, settings.limits)
-        large = len(raw) >= LONG
         limits, target = settings.limits, Target(request.path_params, request.query_params, request.headers)
+        raw = await read(request, limits, most=limits.wire_bytes(takes_images(self._models)))
+        large = len(raw) >= LONG
         if large:
             reading = await beside(key.name, lambda: self._read(raw, limits, target))
         else:
@@ -137,7 +137,9 @@ class Completions:
 
     def _read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         """A body within its bounds. Raises `RequestError` in the dialect's words."""
-        return self._bounded(self._dialect.read(raw, limits, target), limits)
+        reading = self._dialect.read(raw, limits, target)
+        bounds.check_size(raw, reading.request, limits)
+        return self._bounded(reading, limits)
 
     def _bounded(self, reading: Reading, limits: Limits) -> Reading:
         try:

@@ -40,6 +40,11 @@ class ServedModel:
         object.__setattr__(self, "slots", found)
 
 
+def takes_images(models: Mapping[str, ServedModel]) -> bool:
+    """One of them reads images."""
+    return any("image" in served.engine.card.modalities for served in models.values())
+
+
 PARAMETERS = 64
 """Of a strategy or verifier at most: each that it does not have would be complained of."""
 

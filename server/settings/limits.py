@@ -10,7 +10,12 @@ from ponder.server.settings.table import Table
 class Limits(Table):
     """Bounds on what one request may bring, so that no request can tie up the server."""
 
-    body_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 28, description="Size of a request's body.")
+    body_bytes: int = Field(
+        default=1 << 20,
+        ge=1024,
+        le=1 << 28,
+        description="Size of a request's body, escapes (\\u4f60) counted as what they stand for, images not.",
+    )
     body_timeout: float = Field(default=30, gt=0, le=3600, description="Seconds for a body to arrive.")
     header_bytes: int = Field(default=32768, ge=1024, le=1 << 20, description="Size of a request's line and headers.")
     header_timeout: float = Field(default=10, gt=0, le=3600, description="Seconds for the headers to arrive.")
@@ -33,6 +38,16 @@ class Limits(Table):
     )
     schema_depth: int = Field(default=32, ge=1, le=200, description="Nesting of a JSON schema for tools or answers.")
     messages: int = Field(default=1024, ge=1, le=1 << 16, description="Messages of a conversation.")
+    images: int = Field(default=16, ge=0, le=1024, description="Images of a request, for models that read them.")
+    image_bytes: int = Field(
+        default=1 << 23, ge=1024, le=1 << 28, description="Size of all images of a request together, as files."
+    )
+    image_pixels: int = Field(
+        default=1 << 25, ge=1024, le=1 << 28, description="Pixels of an image; one of more is refused undecoded."
+    )
+    image_read_pixels: int = Field(
+        default=1 << 21, ge=1024, le=1 << 26, description="Pixels a model reads; an image of more is made smaller."
+    )
     n: int = Field(default=64, ge=1, le=1024, description="Choices of one request.")
     samples: int = Field(default=256, ge=1, le=4096, description="Chains one choice's strategy may ask for.")
     stop: int = Field(default=4, ge=0, le=64, description="Stop strings.")
@@ -43,3 +58,12 @@ class Limits(Table):
     logprobs: int = Field(
         default=20, ge=0, le=20, description="top_logprobs of one token; the engine gives 20 at most."
     )
+
+    def wire_bytes(self, images: bool) -> int:
+        """Bytes of a body on the wire at most: what is escaped takes up to three times what it stands for, and images
+        are written in base64 where a model here reads them."""
+        return ESCAPED * self.body_bytes + (self.image_bytes * 4 // 3 + self.images * 256 if images else 0)
+
+
+ESCAPED = 3
+"""Bytes of an escape for each that it stands for, where it stands for text: `\\u00e9` are six for two."""

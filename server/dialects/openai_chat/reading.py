@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from ponder.compute.errors import RequestError
-from ponder.compute.text import Message, Tool, ToolCall
+from ponder.compute.text import Image, Images, Message, Tool, ToolCall, joined
 from ponder.server.bounds import too_many
 from ponder.server.dialects.customs import TEXTS, text_of, understood, without_thought
+from ponder.server.dialects.images import image_of_url, other_media
 from ponder.server.dialects.openai_chat import reasoning_details
 from ponder.server.dialects.openai_chat import schema as wire
 from ponder.server.dialects.openai_chat.refused import REFUSED
@@ -54,6 +55,12 @@ WHOLE = (
 """Fields that are whole numbers, and may be written with a point."""
 UNLIMITED = ("max_tokens", "max_completion_tokens")
 """Limits that are none at -1."""
+
+
+IMAGES = ("image_url", "input_image")
+"""Parts that hold an image; the second is that of the Responses API."""
+SEE = ("user", "tool")
+"""Who may show a model images."""
 
 
 def chat_request(raw: bytes, limits: Limits) -> tuple[ChatRequest, Sequence[Stray]]:
@@ -172,15 +179,22 @@ def message(given: WireMessage, param: str) -> Message:
                 f"{param}.content is required", param=f"{param}.content", code="missing_required_parameter"
             )
         content = given.refusal or ""
+    images: Images = ()
     if not isinstance(content, str):
-        content = "".join(_part(part, f"{param}.content.{i}") for i, part in enumerate(content))
+        content, images = joined([_part(part, f"{param}.content.{i}") for i, part in enumerate(content)])
+    if images and given.role not in SEE:
+        raise RequestError(
+            f"{param}: images stand in messages of a user or of a tool",
+            param=images[0][1].param,
+            code="unsupported_content_part",
+        )
     if given.role == "assistant":
         content = without_thought(content)
     sealed = reasoning_details.sealed(given.reasoning_details, f"{param}.reasoning_details")
-    return Message(given.role, content, given.name, calls, given.tool_call_id, sealed=sealed)
+    return Message(given.role, content, given.name, calls, given.tool_call_id, sealed=sealed, images=images)
 
 
-def _part(part: Mapping[str, Any], param: str) -> str:
+def _part(part: Mapping[str, Any], param: str) -> str | Image:
     kind = part.get("type")
     text = text_of(part)
     if text is not None:
@@ -188,9 +202,12 @@ def _part(part: Mapping[str, Any], param: str) -> str:
     if kind in TEXTS:
         field = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
         raise RequestError(f"{field} should be a string", param=field, code="invalid_type")
-    known = kind in ("image_url", "input_image", "image", "input_audio", "file", "input_file", "video_url")
-    raise RequestError(
-        "this model reads text parts only",
-        param=f"{param}.type",
-        code="unsupported_content_part" if known else "invalid_value",
+    if kind in IMAGES:
+        field = f"{param}.image_url"
+        held = part.get("image_url")
+        if isinstance(held, dict):
+            held, field = cast("dict[str, Any]", held).get("url"), f"{field}.url"
+        return image_of_url(held, field)
+    raise other_media(kind, f"{param}.type") or RequestError(
+        f"{param}.type is none that is known; there are text and image_url", param=f"{param}.type", code="invalid_value"
     )
