@@ -131,6 +131,9 @@ class ModelCard:
     """Unix time, for `/v1/models`."""
     owner: str = "ponder"
     modalities: frozenset[str] = frozenset({"text"})
+    """What its prompts may hold: `text`, `image`."""
+    images: int | None = None
+    """Images of a prompt at most, where it reads them; None: no bound of its own."""
     tools: str = "hermes"
     """How it writes calls of tools, a name of `ponder.engines.tools`; empty where that is not known."""
 

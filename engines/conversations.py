@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
-from ponder.compute.text import Hidden, Prompt
+from ponder.compute.text import Hidden, Message, Prompt
+from ponder.engines.images import TEXT, Shape, has, with_more
 from ponder.engines.profiles import Profile
 from ponder.engines.tools import as_turns
 
@@ -22,19 +24,23 @@ def conversation(
     short_ids: bool = False,
     one_call: bool = False,
     one_text: bool = False,
+    shape: Shape = TEXT,
 ) -> list[dict[str, Any]]:
     """The messages as templates expect them, each text through `put`. `as_text`: the template wants the arguments of a
     call as JSON text; most want an object. `short_ids`: it takes ids of calls of nine letters and digits only.
-    `one_call`: of the calls of one turn it shows one. `one_text`: a turn with calls has a text or a thought."""
+    `one_call`: of the calls of one turn it shows one. `one_text`: a turn with calls has a text or a thought. `shape`:
+    how it takes the content of a message, and images in it."""
 
     def numbered(text: str) -> str:
         return put(_short(text) if short_ids else text)
 
     turns: list[dict[str, Any]] = []
+    seen = 0
     for message in as_turns(prompt.messages, profile.tools, one_call=one_call):
         content = message.content if isinstance(message.content, str) else message.content.unseal()
         role = "system" if message.role == "developer" else message.role
-        turn: dict[str, Any] = {"role": role, "content": put(content)}
+        turn: dict[str, Any] = {"role": role, "content": shape.content(message, put, seen)}
+        seen += len(message.images)
         if message.name:
             turn["name"] = put(message.name)
         if message.thought is not None and profile.shows_thoughts and (thought := _as_field(message.thought, profile)):
@@ -44,7 +50,10 @@ def conversation(
                     {"type": "text", "text": put(content)},
                 ]
             elif one_text and content and message.tool_calls:
-                turn |= {"content": "", profile.thoughts_field: put(f"{thought}\n\n{content}")}
+                turn |= {
+                    "content": shape.content(replace(message, content=""), put, seen),
+                    profile.thoughts_field: put(f"{thought}\n\n{content}"),
+                }
             else:
                 turn[profile.thoughts_field] = put(thought)
         if message.tool_call_id:
@@ -61,13 +70,13 @@ def conversation(
         turns.append(turn)
     if said := profile.sentences(thinking):
         if turns and turns[0]["role"] == "system":
-            turns[0]["content"] = f"{turns[0]['content']}\n\n{said}"
+            turns[0]["content"] = with_more(turns[0]["content"], said, before="\n\n")
         else:
-            turns.insert(0, {"role": "system", "content": said})
+            turns.insert(0, {"role": "system", "content": shape.content(Message("system", said), str, 0)})
     if word := profile.word[0 if thinking else 1]:
         last = next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
-        if last is not None and word not in last["content"]:
-            last["content"] = f"{last['content']} {word}"
+        if last is not None and not has(last["content"], word):
+            last["content"] = with_more(last["content"], word, before=" ")
     return turns
 
 

@@ -117,6 +117,9 @@ def arguments(path: str, options: EngineOptions) -> dict[str, Any]:
             "kv_cache_memory_bytes": 1 << 30,
             "enable_chunked_prefill": False,
         }
+    # Images are all that a prompt may hold beside text. What was made of them is kept for calls to come, here and in
+    # the engine's process; a sixteenth of what vLLM would keep is a dozen images or more.
+    device |= {"limit_mm_per_prompt": {"video": 0, "audio": 0}, "mm_processor_cache_gb": 0.25}
     return device | dict(options.more) | {name: value for name, value in given.items() if value is not None}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ponder.compute.engine import ModelCard
 from ponder.engines.channels import ANSWER, END, HEAD
 from ponder.engines.channels import BANNED as BANNED_WORDS
+from ponder.engines.images import ImageReader
 from ponder.engines.profiles import Profile, template_source
 from ponder.engines.profiles.finding import added_tokens
 from ponder.engines.prompts import Prompts
@@ -35,13 +36,14 @@ class Model:
         context: int,
         vocabulary_size: int,
         repetition_in_answers: bool = False,
+        images: ImageReader | None = None,
     ) -> None:
         """`context` in tokens, prompt and output together; `vocabulary_size` of the logits. `repetition_in_answers`:
-        an answer that goes in circles is ended, as a thought is in any case."""
+        an answer that goes in circles is ended, as a thought is in any case. `images`: what reads images."""
         self.repetition_in_answers = repetition_in_answers
         tools = format_of(profile.tools, template_source(tokenizer), added_tokens(tokenizer), name)
         self.profile = profile = profile.model_copy(update={"tools": tools or "none"})
-        self.prompts = Prompts(tokenizer, profile, context)
+        self.prompts = Prompts(tokenizer, profile, context, images=images)
         self.vocabulary = Vocabulary.of(
             self.prompts.tokenizer, profile, openers=openers_of(tools), spelt=texts_of(tools)
         )
@@ -89,6 +91,8 @@ class Model:
             shows_thoughts=profile.shows_thoughts,
             keeps_thoughts=profile.reads_thoughts == "always",
             created=int(time.time()),
+            modalities=frozenset({"text", "image"} if self.prompts.reads_images else {"text"}),
+            images=self.prompts.reads_images,
             tools=tools,
         )
 

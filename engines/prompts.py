@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ponder.compute.errors import EngineError, RequestError
-from ponder.compute.text import Hidden, Message, Prompt, Raw, Tool, ToolCall, without_thoughts
+from ponder.compute.text import Hidden, Image, Message, Prompt, Raw, Tool, ToolCall, joined, without_thoughts
 from ponder.engines.channels import ANSWER, END, HEAD, THOUGHT
 from ponder.engines.conversations import conversation, offered
 from ponder.engines.fast_tokenizers import fast_tokenizer
+from ponder.engines.images import Expanded, Form, ImageReader, Shape
 from ponder.engines.plain_tools import Shown, plainly
 from ponder.engines.profiles import Profile
 from ponder.engines.raw_texts import RawTexts
@@ -47,6 +48,8 @@ class Rendered:
     """It leaves the model within what wraps its answer."""
     midway: bool = False
     """It leaves the model in the middle of a text: white space at the beginning of what follows is part of it."""
+    media: Any = None
+    """What the engine is given beside the ids, where there are images; their tokens are among them."""
 
 
 class Prompts:
@@ -58,15 +61,18 @@ class Prompts:
         profile: Profile,
         context: int | None = None,
         tokens: type[SpanTokenizer] = SpanTokenizer,
+        images: ImageReader | None = None,
     ) -> None:
-        """`context` in tokens; `tokens` is what tokenises. Raises `EngineError` where there is no chat template, or the
-        profile does not fit it."""
+        """`context` in tokens; `tokens` is what tokenises; `images`: what reads images, for a model that does. Raises
+        `EngineError` where there is no chat template, or the profile does not fit it."""
         self._profile = profile
         self.tokenizer = fast_tokenizer(tokenizer)
         """What reads and spells its text."""
         self._tokens = tokens(self.tokenizer, profile)
         self._context = context
         self._arguments_as_text = self._short_ids = self._one_call = self._one_text = False
+        self._shape = Shape()
+        self._images = images
         self.shown = Shown()
         """What of tools its template shows the model; the rest is written into the text."""
         variables = self.variables(profile.thinks)
@@ -126,7 +132,13 @@ class Prompts:
             spans = self._reopened(spans)
         ids = self.tokenised(spans, prompt.parts)
         added, inside, wrapped = self._ending(_tail(spans), thinking, calls=bool(prompt.tools))
-        rendered = prompt.read[self, thinking] = Rendered((*ids, *self.with_markers(added)), inside, wrapped)
+        ids = (*ids, *self.with_markers(added))
+        if self._images is None or self._shape.form == "none" or not (images := prompt.images):
+            rendered = Rendered(ids, inside, wrapped)
+        else:
+            seen = self._with_images(ids, images, self._images)
+            rendered = Rendered(tuple(seen.ids), inside, wrapped, media=seen.media)
+        prompt.read[self, thinking] = rendered
         return rendered
 
     def _as_raw(self, prompt: Prompt, raw: Raw, spans: list[Span], thinking: bool) -> Rendered:
@@ -155,6 +167,24 @@ class Prompts:
         )
         return True if inside else None
 
+    def _with_images(self, ids: Sequence[int], images: Sequence[Image], reader: ImageReader) -> Expanded:
+        """The prompt with the tokens of its images. Some processors go by the text of a prompt where they do not find
+        the place of an image among its ids, and would make control tokens of what was typed: that is refused."""
+        seen = reader.expanded(ids, images)
+        own = {i for begin, end in seen.ranges for i in seen.ids[begin:end]}
+        beside = list(seen.ids)
+        for begin, end in reversed(seen.ranges):
+            del beside[begin:end]
+        if [i for i in ids if i in self._tokens.marker_ids - own] != [
+            i for i in beside if i in self._tokens.marker_ids
+        ]:
+            raise RequestError(
+                f"{images[0].param}: the images of this conversation cannot be put into its prompt",
+                param=images[0].param,
+                code="invalid_image",
+            )
+        return seen
+
     def tokenised(self, spans: Sequence[Span], parts: dict[Any, Any] | None = None) -> list[int]:
         """The ids of a rendered prompt; see `SpanTokenizer.ids`."""
         if self._exact:
@@ -168,6 +198,11 @@ class Prompts:
     def encoded(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """The ids of pieces of text, (text, a caller's): markers are markers only in what is not a caller's."""
         return self._tokens.ids([Span(text, typed) for text, typed in parts])
+
+    @property
+    def reads_images(self) -> int:
+        """Images that a prompt may have; 0 where the model, or its template, takes none."""
+        return 0 if self._images is None or self._shape.form == "none" else self._images.most
 
     def is_marker(self, text: str) -> bool:
         """A text of ours that is one control token, never merged with what stands beside it."""
@@ -210,6 +245,7 @@ class Prompts:
                 short_ids=self._short_ids,
                 one_call=self._one_call,
                 one_text=self._one_text,
+                shape=self._shape,
             )
             tools = offered(prompt, put)
             if self.shown.all:
@@ -296,6 +332,7 @@ class Prompts:
     def _probe(self) -> None:
         """At start: what the template takes, whether it does what the profile says, and whether tokenising in pieces is
         exact for this model."""
+        self._shape = self._shape_of_texts()
         self._arguments_as_text = self._wants_text()
         self.shown = self._what_shows()
         self._short_ids = self._said(_CALLS) != "" and self._said(_OTHERS_CALLS) == ""
@@ -316,6 +353,36 @@ class Prompts:
                     written += self.tokenised(self.spans(prompt, thinking))
         written += self.with_markers("".join((profile.start, profile.end)))
         self._raw_texts = RawTexts(self.tokenizer, self._tokens, profile, list(tails.items()), written)
+        if self._images is not None:
+            self._shape = self._shape_of_images(self._images)
+
+    def _shape_of_texts(self) -> Shape:
+        """Whether texts are to be parts: of a content that is a text some templates show nothing."""
+        asked = _PLAIN.messages[0].content
+        if isinstance(asked, str) and asked not in self._said(_PLAIN):
+            self._shape = Shape(parts=True)
+            if asked in self._said(_PLAIN):
+                return self._shape
+        return Shape()
+
+    def _shape_of_images(self, reader: ImageReader) -> Shape:
+        """How the template takes images: in the first way in which the processor finds a place for each, between the
+        texts where they belong."""
+        samples = reader.samples[: reader.most]
+        text, images = joined(["See ", *(part for image in samples for part in (image, " and here."))])
+        prompt = Prompt((Message("user", text, images=images),))
+        forms: tuple[Form, ...] = ("part", "word")
+        for form in forms:
+            self._shape = Shape(form, self._shape.parts, reader.words)
+            try:
+                ids = self.tokenised(self._as_it_is(prompt, self._profile.thinks))
+                seen = self._with_images(ids, samples, reader)
+            except RequestError:
+                continue
+            if len(seen.ranges) == len(samples) and len(seen.ids) > len(ids):
+                return self._shape
+        log.warning("this model reads images, but its chat template shows it none: requests with images are refused")
+        return Shape("none", self._shape.parts)
 
     def _in_pieces(self) -> bool:
         """Tokenised in pieces, conversations have the ids they have as a whole."""

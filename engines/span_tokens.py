@@ -45,6 +45,11 @@ class SpanTokenizer:
         """The control tokens as text."""
         return self._markers.keys()
 
+    @property
+    def marker_ids(self) -> frozenset[int]:
+        """Their ids."""
+        return self._marker_ids
+
     def is_marker(self, text: str) -> bool:
         """A text of ours that is one control token, never merged with what stands beside it."""
         return text in self._markers

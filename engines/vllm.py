@@ -44,6 +44,7 @@ from ponder.engines.supervised import SupervisedEngine
 from ponder.engines.supervisor import Supervisor
 from ponder.engines.tools import DEFAULT
 from ponder.engines.vllm_calls import VllmCalls, take
+from ponder.engines.vllm_images import Media, VllmImages
 from ponder.engines.vllm_process import Seen, VllmProcess
 from ponder.engines.writing import Writing
 
@@ -80,6 +81,7 @@ async def start(
             repetition_in_answers=options.repetition_in_answers,
             grammar_seconds=options.grammar_seconds,
             slots=slots,
+            images=VllmImages.of(llm.model_config),
         )
         for adapter, lora in zip(found, await _loaded(llm, found, name), strict=True):
             engine.adapters.append(engine.adapted(adapter.name, lora))
@@ -149,9 +151,11 @@ class VllmEngine:
         repetition_in_answers: bool = False,
         grammar_seconds: float = GRAMMAR_SECONDS,
         slots: Slots | None = None,
+        images: VllmImages | None = None,
     ) -> None:
         self.llm = llm
         self._inputs: Any = importlib.import_module("vllm.inputs.engine")
+        self._images = images
         self._refusal: type[Exception] = importlib.import_module("vllm.exceptions").VLLMClientError
         self.model = Model(
             tokenizer,
@@ -160,6 +164,7 @@ class VllmEngine:
             context=int(llm.model_config.max_model_len),
             vocabulary_size=int(llm.model_config.get_vocab_size()),
             repetition_in_answers=repetition_in_answers,
+            images=self._images,
         )
         self.calls = VllmCalls(self.model)
         self.grammars = HeldGrammars(self.model.card.tools or DEFAULT, grammar_seconds, lambda: vocabulary_of(self.llm))
@@ -219,7 +224,8 @@ class VllmEngine:
             grammar = sampling.grammar and await self.grammars.held(sampling.grammar, sampling.tenant)
             while (call := writing.next_call()) is not None:
                 llm = self._open()
-                stream = await self._submit(call.ids, self.calls.parameters(sampling, call, grammar), sampling, name)
+                params = self.calls.parameters(sampling, call, grammar)
+                stream = await self._submit(call.ids, params, sampling, name, writing.media)
                 finished = False
                 seen.calls[id(call)] = call
                 try:
@@ -262,14 +268,20 @@ class VllmEngine:
             raise Unavailable(f"model {self.card.name} is closed", code="engine_unavailable")
         return self.llm
 
-    async def _submit(self, ids: list[int], params: Any, sampling: Sampling, name: str) -> Any:
-        """Begins a call; returns vLLM's collector of its outputs. vLLM's logs and traces have it under `name`."""
+    async def _submit(
+        self, ids: list[int], params: Any, sampling: Sampling, name: str, media: Media | None = None
+    ) -> Any:
+        """Begins a call; returns vLLM's collector of its outputs. vLLM's logs and traces have it under `name`. `media`:
+        the images in the prompt."""
         self._open()
         number = f"{name}-{next(self._numbers)}"
+        tensors = None if media is None else await self._tensors(media)
         try:
             return await self.llm.add_request(
                 number,
-                self._inputs.tokens_input(ids, cache_salt=sampling.tenant),
+                self._inputs.tokens_input(ids, cache_salt=sampling.tenant)
+                if media is None or tensors is None
+                else self._input_with(ids, media, tensors, sampling.tenant),
                 params,
                 **self._by_adapter,
             )
@@ -281,6 +293,22 @@ class VllmEngine:
         except BaseException:
             await self.llm.abort(number)
             raise
+
+    async def _tensors(self, media: Media) -> Any:
+        """Those of the images of a prompt; they are made again, in a thread, where they are no longer there."""
+        if self._images is None:
+            raise TypeError("a model without images has no prompt with some")
+        ready = self._images.ready(media)
+        return self._images.items(media) if ready else await asyncio.to_thread(self._images.items, media)
+
+    def _input_with(self, ids: list[int], media: Media, tensors: Any, tenant: str | None) -> Any:
+        """A prompt with images, as vLLM takes it. What the engine's process has seen already is not sent again: vLLM's
+        own front end keeps account of that, in the order in which calls are made."""
+        cache: Any = self.llm.renderer.mm_processor_cache
+        if cache is not None:
+            for n, name in enumerate(media.names):
+                tensors["image"][n] = cache.get_and_update_item((tensors["image"][n], []), name)[0]
+        return self._inputs.mm_input(ids, tensors, {"image": media.names}, {"image": media.places}, cache_salt=tenant)
 
     async def check(self) -> Checked | None:
         """Returns when the model makes tokens: it has just made some, or makes one now."""

@@ -83,7 +83,7 @@ class Writing:
         self.thought_first = on
         """What is kept begins with a thought."""
         rendered = model.prompts.render(prompt, thinking=on)
-        self.prompt_ids = rendered.ids
+        self.prompt_ids, self.media = rendered.ids, rendered.media
         turn: Turn | None = None
         if vocabulary.harmony is not None:
             turn = self._turn(vocabulary.harmony, rendered.inside)

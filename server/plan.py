@@ -24,6 +24,7 @@ from ponder.server.calls import Offered
 from ponder.server.coarse import Coarse
 from ponder.server.cost import MaxCost
 from ponder.server.cost import most as most_cost
+from ponder.server.images import with_images
 from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel, chains, configured
@@ -133,6 +134,8 @@ async def make(
     if not key.may_ask(base):
         raise NotPermitted("this API key may not ask this model", param="model", code="model_not_permitted")
     card, own = served.engine.card, served.settings
+    if any(message.images for message in request.messages):
+        request = await with_images(request, card, settings.limits, key.id)
     price = settings.price_of(base)
     cost = most_cost(request, base, own, key, price)
     offered, grammar = _tools(request, card.tools)
