@@ -45,7 +45,7 @@ def _refuse_unread(messages: Sequence[Message], card: ModelCard) -> None:
     if "image" not in card.modalities:
         raise RequestError(
             f"{found[0].param} is an image, and this model reads text only: leave images out, or ask a model whose "
-            "modalities in GET /v1/models have image",
+            "input_modalities in GET /v1/models have image",
             param=found[0].param,
             code="unsupported_content_part",
         )

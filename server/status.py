@@ -52,6 +52,7 @@ class Model(BaseModel):
     owned_by: str
     max_model_len: int = Field(description="Tokens of prompt and output together, as vLLM calls them")
     context_length: int = Field(description="The same, as others call them")
+    input_modalities: list[Literal["text", "image"]] = Field(description="What its messages may hold")
 
 
 class Models(BaseModel):
@@ -341,6 +342,7 @@ def _model(name: str, served: ServedModel) -> Model:
         owned_by=card.owner,
         max_model_len=card.context,
         context_length=card.context,
+        input_modalities=["text", "image"] if "image" in card.modalities else ["text"],
     )
 
 

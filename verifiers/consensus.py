@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from ponder.compute.errors import EngineError
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
+from ponder.verifiers.turns import as_text, in_front
 
 LEAST = 0.01
 """All letters together must be at least this probable, or the model has not understood the question."""
@@ -89,7 +90,7 @@ class Consensus:
 
     def question(self, prompt: Prompt, texts: Sequence[str], counts: Sequence[int]) -> Prompt:
         """The conversation and the candidates, marked off as material. Hidden: what is shown may be a thought."""
-        turns = "\n".join(f"{m.role}: {_text(m.content)}" for m in prompt.messages)[-LONGEST:]
+        turns = as_text(prompt)[-LONGEST:]
         parts = [text[-(ALL // len(texts)) :] for text in texts]
         mark = hashlib.sha256("\0".join((turns, *parts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
         shown = "\n\n".join(
@@ -103,7 +104,7 @@ class Consensus:
             f"{shown}\n\n{self.criterion} Reply with its letter alone, one of "
             f"{', '.join(ascii_uppercase[: len(texts)])}."
         )
-        return Prompt((Message("user", Hidden(text)),))
+        return Prompt((Message("user", Hidden(text), images=in_front(prompt)),))
 
 
 def _order(texts: Sequence[str], number: int) -> list[str]:
@@ -111,10 +112,6 @@ def _order(texts: Sequence[str], number: int) -> list[str]:
     forward = list(texts) if number % 2 == 0 else list(reversed(texts))
     turned = (number // 2) % len(forward)
     return forward[turned:] + forward[:turned]
-
-
-def _text(content: str | Hidden[str]) -> str:
-    return content if isinstance(content, str) else content.unseal()
 
 
 def _shown(candidate: Candidate) -> str:

@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from ponder.compute.errors import EngineError
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
+from ponder.verifiers.turns import as_text, in_front
 
 YES, NO = "yes", "no"
 LEAST = 0.01
@@ -69,7 +70,7 @@ class Judge:
 
     def question(self, candidate: Candidate) -> Prompt:
         """The conversation and the answer, marked off as material. Hidden: what is judged may be a thought."""
-        turns = "\n".join(f"{m.role}: {_text(m.content)}" for m in candidate.prompt.messages)[-LONGEST:]
+        turns = as_text(candidate.prompt)[-LONGEST:]
         shown = _shown(candidate)
         mark = hashlib.sha256(f"{turns}\0{shown}".encode()).hexdigest()[:16]
         text = (
@@ -78,11 +79,7 @@ class Judge:
             f"<proposed-answer {mark}>\n{shown}\n</proposed-answer {mark}>\n\n"
             f"{self.criterion} Reply with one word, Yes or No."
         )
-        return Prompt((Message("user", Hidden(text)),))
-
-
-def _text(content: str | Hidden[str]) -> str:
-    return content if isinstance(content, str) else content.unseal()
+        return Prompt((Message("user", Hidden(text), images=in_front(candidate.prompt)),))
 
 
 def _shown(candidate: Candidate) -> str:
