@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ponder.compute.text import Hidden, Message, Prompt
-from ponder.engines.images import TEXT, Shape, has, with_more
+from ponder.engines.images import TEXT, Shape, has, together
 from ponder.engines.profiles import Profile
 from ponder.engines.tools import as_turns
 
@@ -70,13 +70,13 @@ def conversation(
         turns.append(turn)
     if said := profile.sentences(thinking):
         if turns and turns[0]["role"] == "system":
-            turns[0]["content"] = with_more(turns[0]["content"], said, before="\n\n")
+            turns[0]["content"] = together([turns[0]["content"], f"\n\n{said}"])
         else:
             turns.insert(0, {"role": "system", "content": shape.content(Message("system", said), str, 0)})
     if word := profile.word[0 if thinking else 1]:
         last = next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
         if last is not None and not has(last["content"], word):
-            last["content"] = with_more(last["content"], word, before=" ")
+            last["content"] = together([last["content"], f" {word}"])
     return turns
 
 

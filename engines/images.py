@@ -88,11 +88,18 @@ TEXT = Shape()
 """What most take."""
 
 
-def with_more(content: Any, text: str, *, before: str = "") -> Any:
-    """A content with more text behind it."""
-    if isinstance(content, str):
-        return f"{content}{before}{text}"
-    return [*content, {"type": "text", "text": f"{before}{text}"}]
+def together(contents: Sequence[Any]) -> Any:
+    """Contents, texts and lists of parts, as one; texts that follow one another are one."""
+    if all(isinstance(content, str) for content in contents):
+        return Written.joined(contents)
+    parts: list[Any] = []
+    for content in contents:
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if parts and "text" in parts[-1] and "text" in part:
+                parts[-1] = part | {"text": Written.joined([parts[-1]["text"], part["text"]])}
+            else:
+                parts.append(part)
+    return parts
 
 
 def has(content: Any, word: str) -> bool:

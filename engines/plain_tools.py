@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from ponder.engines.images import together
 from ponder.engines.tools import DEFAULT, FORMATS
 from ponder.engines.written import Written
 
@@ -55,11 +56,12 @@ def plainly(turns: list[Turn], tools: Sequence[Turn] | None, form: str, shown: S
         said, break_ = _described(tools, form), Written.whole("\n\n")
         asked = next((n for n, turn in enumerate(turns) if turn["role"] == "user"), None)
         if not shown.system and asked is not None:
-            turns[asked] = turns[asked] | {"content": Written.joined([said, break_, turns[asked]["content"]])}
+            turns[asked] = turns[asked] | {"content": together([said, break_, turns[asked]["content"]])}
         elif turns and turns[0]["role"] == "system":
-            turns[0] = turns[0] | {"content": Written.joined([turns[0]["content"], break_, said])}
+            turns[0] = turns[0] | {"content": together([turns[0]["content"], break_, said])}
         else:
-            turns.insert(0, {"role": "system", "content": said})
+            parts = turns and isinstance(turns[0]["content"], list)
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": said}] if parts else said})
     return turns
 
 
@@ -86,12 +88,12 @@ def _results_of_users(turns: Sequence[Turn]) -> Iterator[Turn]:
     open_turn: Turn | None = None
     for turn in turns:
         if turn["role"] == "tool":
-            result = Written.joined([Written.whole(RESULT[0]), turn["content"], Written.whole(RESULT[1])])
+            result = together([Written.whole(RESULT[0]), turn["content"], Written.whole(RESULT[1])])
             before = [open_turn["content"], Written.whole("\n")] if open_turn else []
-            open_turn = {"role": "user", "content": Written.joined([*before, result])}
+            open_turn = {"role": "user", "content": together([*before, result])}
             continue
         if open_turn is not None and turn["role"] == "user":
-            turn = turn | {"content": Written.joined([open_turn["content"], Written.whole("\n\n"), turn["content"]])}
+            turn = turn | {"content": together([open_turn["content"], Written.whole("\n\n"), turn["content"]])}
         elif open_turn is not None:
             yield open_turn
         open_turn = None

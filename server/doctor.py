@@ -156,8 +156,8 @@ def family(name: str, settings: ModelSettings) -> list[Finding]:
         return [Finding(False, f"{name}: {found.wrong}", found.mend, facts(found))]
     told = [Finding(True, f"{name}: {how_it_thinks(found.profile)}", facts=facts(found))]
     told += [Finding(one.ok, f"{name}: {one.words}", one.mend) for one in found.proofs]
-    ok, words, mend = how_it_calls(found.tools, found.unshown)
-    return [*told, Finding(ok, f"{name}: {words}", mend)]
+    lines = [how_it_calls(found.tools, found.unshown)] + ([found.sight] if found.sight else [])
+    return [*told, *(Finding(ok, f"{name}: {words}", mend) for ok, words, mend in lines)]
 
 
 def _snapshot(path: str) -> Path | None:

@@ -16,6 +16,7 @@ from ponder.engines.launch import read_config, read_generation
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find, sampled, template_source
 from ponder.engines.proving import CONTEXT, Proof, proofs_of, table
+from ponder.server.doctor_images import eyes, how_it_sees
 from ponder.server.settings import ModelSettings
 
 
@@ -34,6 +35,8 @@ class Examined:
     """How it writes calls of tools; empty where that is not known."""
     unshown: tuple[str, ...] = ()
     """What of tools its chat template does not show it."""
+    sight: tuple[bool | None, str, str] | None = None
+    """Whether it reads images, in words, and what mends it; None: it has no part for them."""
 
 
 def tokenizer_of(folder: str, *, trust_remote_code: bool = False) -> Any:
@@ -80,7 +83,15 @@ def examined(name: str, folder: Path, settings: ModelSettings) -> Examined:
             profile = find(settings.path, read_config(str(folder)), template_source(tokenizer), tokenizer, generation)
         else:
             profile = sampled(chosen, generation, keep=chosen.model_fields_set)
-        model = Model(tokenizer, profile, name, context=CONTEXT, vocabulary_size=len(tokenizer))
+        seen = eyes(str(folder), read_config(str(folder)), settings)
+        model = Model(
+            tokenizer,
+            profile,
+            name,
+            context=CONTEXT,
+            vocabulary_size=len(tokenizer),
+            images=None if seen is None else seen.reader,
+        )
         said_by_it = {
             one: getattr(profile, one) for one in ("temperature", "top_p", "top_k", "min_p") if one in generation
         }
@@ -90,6 +101,7 @@ def examined(name: str, folder: Path, settings: ModelSettings) -> Examined:
             sampling=said_by_it,
             tools=model.card.tools,
             unshown=_unshown(model),
+            sight=None if seen is None else how_it_sees(seen, model.prompts.reads_images),
         )
     except PonderError as error:
         return Examined(wrong=error.message, mend="a profile that fits it, in ponder.toml: docs/write-a-family.md")

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from PIL import Image as Pillow
+from transformers import AutoTokenizer
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Sampling
@@ -25,7 +27,13 @@ from ponder.compute.text import Image, Message, Prompt, joined
 from ponder.compute.transcript import Transcript
 from ponder.engines import vllm
 from ponder.engines.launch import EngineOptions, metrics_text
+from ponder.engines.model import Model
+from ponder.engines.proving import proofs_of
 from ponder.engines.vllm import VllmEngine
+from ponder.engines.vllm_images import VllmImages
+from ponder.server import doctor
+from ponder.server.settings import ModelSettings
+from ponder.server.settings.engine import EngineSettings
 from tests.engines import vision_model
 from tests.engines.vision_model import CONTEXT, TOKENS, WORD, png
 from tests.server.serving import asked, counted, door, events
@@ -164,3 +172,37 @@ def test_what_a_caller_is_told_is_what_the_engine_counts(stage: Stage, strategy:
     assert prompt + cached == used["prompt_tokens_total"]
     assert told["usage"]["prompt_tokens"] == stage.engine.length(seen("What is on ", RED, " and on ", BLUE))
     assert cached == used["prompt_tokens_cached_total"]
+
+
+def test_the_doctor_says_that_it_reads_images(stage: Stage, tmp_path: Path) -> None:
+    folder = vision_model.make(tmp_path / "model")
+    settings = ModelSettings.model_validate({"path": str(folder), "engine": {"max_model_len": CONTEXT}})
+    findings = doctor.family("eyes", settings)
+    assert [finding for finding in findings if finding.ok is False] == []
+    assert findings[-1].words == "eyes: reads images, at most 999 in a prompt"
+    closed = settings.model_copy(
+        update={
+            "engine": EngineSettings.model_validate({"limit_mm_per_prompt": {"image": 0}, "max_model_len": CONTEXT})
+        }
+    )
+    assert doctor.family("eyes", closed)[-1].ok is None
+
+
+def test_a_template_of_parts_alone_and_one_of_texts_alone_both_show_images(stage: Stage, tmp_path: Path) -> None:
+    """The first makes nothing of a content that is a text; into the second the word for an image is put here."""
+    reader = stage.engine.model.prompts
+    for number, template in enumerate((vision_model.OF_PARTS, vision_model.OF_TEXTS)):
+        tokens = cast("Any", AutoTokenizer).from_pretrained(vision_model.make(tmp_path / str(number), template))
+        made = Model(
+            tokens,
+            stage.engine.model.profile,
+            "demo",
+            context=CONTEXT,
+            vocabulary_size=len(tokens),
+            images=VllmImages.of(stage.engine.llm.model_config),
+        )
+        assert made.card.modalities == {"text", "image"}
+        assert [proof for proof in proofs_of(made, tokens) if proof.ok is False] == []
+        for prompt in (seen("See ", RED, f" and {WORD}"), seen("What is it?")):
+            rendered = made.prompts.render(prompt, thinking=True).ids
+            assert rendered == reader.render(prompt, thinking=True).ids

@@ -42,6 +42,10 @@ AS_PARTS = (
 """A chat template that takes parts and writes the word for an image itself, as most do."""
 OF_PARTS = AS_PARTS.replace("{%- if message.content is string %}{{- message.content }}{%- else %}", "{%- if true %}")
 """One that makes nothing of a content that is a text, as LLaVA's own."""
+OF_TEXTS = AS_PARTS.replace("{%- if message.content is string %}", "{%- if true %}").replace(
+    "{{- message.content }}", "{{- message.content + '' }}"
+)
+"""One that takes texts only."""
 
 
 def make(folder: Path, template: str = AS_PARTS) -> Path:
