@@ -271,7 +271,17 @@ def create_app(
                 # Those of a model and its adapters are the same.
                 metrics.slots(name, role, slots)
                 told.add(slots)
-    status = Status(models, registry, admission, metrics, engine_metrics, DEFAULT.error_body, lister, ledger)
+    status = Status(
+        models,
+        registry,
+        admission,
+        metrics,
+        engine_metrics,
+        DEFAULT.error_body,
+        lister,
+        ledger,
+        lambda: live.now.list_strategies,
+    )
     usage = UsageReports(ledger)
     receipts = Receipts(signer, usage)
     traces = Traces(settings.traces, settings.trace_bytes)

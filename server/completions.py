@@ -109,6 +109,7 @@ class Completions:
                 began=began,
                 keepalive=settings.keepalive,
                 send_timeout=settings.limits.send_timeout,
+                headers_after=settings.headers_after,
             )
 
         async def behind(keeping: Keeping, items: list[Item]) -> Reading:

@@ -132,6 +132,17 @@ def configured(chosen: str | Chosen) -> Asked:
     return Asked(chosen) if isinstance(chosen, str) else Asked(chosen.name, chosen.model_extra or {})
 
 
+def aliases_of(name: str, served: ServedModel) -> Sequence[str]:
+    """Other names of a model; an adapter, which has the settings of its model, has none of them."""
+    return () if name in served.settings.adapters else served.settings.aliases
+
+
+def _own_name(models: Mapping[str, ServedModel], asked: str) -> str | None:
+    if asked in models:
+        return asked
+    return next((name for name, served in models.items() if asked in aliases_of(name, served)), None)
+
+
 class Registry:
     """The strategies and verifiers of this server."""
 
@@ -145,12 +156,13 @@ class Registry:
             entry.forget()
 
     def pick(self, models: Mapping[str, ServedModel], asked: str) -> tuple[str, ServedModel, str | None]:
-        """The model and, where it is `MODEL:STRATEGY`, the strategy that an id asks for. Raises `NotFound`."""
-        if asked in models:
-            return asked, models[asked], None
+        """The model under its own name and, where it is `MODEL:STRATEGY`, the strategy that an id asks for; a model may
+        be asked by other names of its own (`aliases`). Raises `NotFound`."""
+        if (own := _own_name(models, asked)) is not None:
+            return own, models[own], None
         name, colon, strategy = asked.rpartition(":")
-        if colon and name in models and strategy in self.strategies:
-            return name, models[name], strategy
+        if colon and strategy in self.strategies and (own := _own_name(models, name)) is not None:
+            return own, models[own], strategy
         raise NotFound(
             "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
         )

@@ -85,7 +85,10 @@ class CompletionResponse:
         began: float,
         keepalive: float,
         send_timeout: float,
+        headers_after: float = 240.0,
     ) -> None:
+        """Times in seconds. `headers_after`: an answer in one piece begins then, whether it is there or not."""
+        self._headers_after = headers_after
         self._reading, self._plan, self._dialect = reading, plan, dialect
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
@@ -97,6 +100,8 @@ class CompletionResponse:
         self._phase = "planning"
         self._first: float | None = None
         self._started = False
+        self._early: list[asyncio.Task[None]] = []
+        """What sends white space before an answer in one piece."""
         self._parsers: list[ToolCallParser] = []
         self._watches: list[Watch] = []
         """Of the runs of the answers, where the caller wants to hear how far they are."""
@@ -130,7 +135,7 @@ class CompletionResponse:
                 if self._resolved.stream:
                     await self._stream(send, request_id, group)
                 else:
-                    await self._whole(send, request_id)
+                    await self._whole(send, request_id, group)
                 watch.cancel()
             ended = self._told or "answered"
         except BaseExceptionGroup as group:
@@ -198,14 +203,37 @@ class CompletionResponse:
 
     # -- working ------------------------------------------------------------------------------------------------------
 
-    async def _whole(self, send: Send, request_id: str) -> None:
+    async def _whole(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
-        async with self._admission.place(stop_signals, self._resolved.work, self._left()) as turn:
-            await self._begin(turn, request_id, stop_signals)
-            await self._run(turn, stop_signals, lambda _: self._listen)
-            if self._resolved.coarse is not None:
-                await self._on_the_beat()
-            await self._send_whole(send, request_id)
+        begins = asyncio.get_running_loop().call_at(
+            self._began + self._headers_after, lambda: self._early.append(group.create_task(self._before(send)))
+        )
+        try:
+            async with self._admission.place(stop_signals, self._resolved.work, self._left()) as turn:
+                await self._begin(turn, request_id, stop_signals)
+                await self._run(turn, stop_signals, lambda _: self._listen)
+                if self._resolved.coarse is not None:
+                    await self._on_the_beat()
+                begins.cancel()
+                await self._send_whole(send, request_id)
+        finally:
+            begins.cancel()
+            for early in self._early:
+                early.cancel()
+
+    async def _before(self, send: Send) -> None:
+        """Begins an answer in one piece that takes long: its status and headers, and white space, which JSON may begin
+        with. Some clients give up after 300 seconds without any (Node's `fetch`). What fails behind that ends without
+        its last chunk, so nobody takes it for an answer."""
+        self._started = True
+        await send({"type": "http.response.start", "status": 200, "headers": self._heads()})
+        while True:
+            await send({"type": "http.response.body", "body": b" ", "more_body": True})
+            await asyncio.sleep(self._headers_after)
+
+    def _heads(self) -> list[tuple[bytes, bytes]]:
+        """Headers of an answer in one piece."""
+        return [(b"content-type", self._writer.media_type.encode()), *self._headers, *self._limits()]
 
     async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
@@ -479,6 +507,8 @@ class CompletionResponse:
 
     async def _send_whole(self, send: Send, request_id: str) -> None:
         self._phase = "writing"
+        for early in self._early:
+            early.cancel()
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
         resolved, each = self._resolved, zip(outcomes, self._parsers, strict=True)
         content = self._writer.whole(
@@ -487,17 +517,13 @@ class CompletionResponse:
         )
         for outcome, parser in zip(outcomes, self._parsers, strict=True):
             self._remember(outcome, parser)
-        headers = [
-            (b"content-type", self._writer.media_type.encode()),
-            (b"content-length", str(len(content)).encode()),
-            *self._headers,
-        ]
         await self._settle("answered", request_id)
-        headers += self._limits()
         try:
             async with asyncio.timeout(self._send_timeout):
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                self._started = True
+                if not self._started:
+                    headers = [*self._heads(), (b"content-length", str(len(content)).encode())]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    self._started = True
                 await send({"type": "http.response.body", "body": content})
         except TimeoutError:
             raise SlowReader from None
@@ -519,13 +545,18 @@ class CompletionResponse:
             return self._told or "disconnected"
         if not isinstance(error, Exception):
             raise error
-        if self._started:
+        if self._started and self._resolved.stream:
             errors.told(error, request_id)
+            return _word(error)
+        await self._settle(_word(error), request_id)
+        used = answers.used(self._resolved, self._spendings)
+        refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, used)
+        if self._started:
+            # Its status is told. The words are for who reads them; that the last chunk is missing, for all others.
+            sent = send({"type": "http.response.body", "body": bytes(refusal.body), "more_body": True})
         else:
-            await self._settle(_word(error), request_id)
-            used = answers.used(self._resolved, self._spendings)
-            refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, used)
-            await self._in_time(refusal(scope, receive, send))
+            sent = refusal(scope, receive, send)
+        await self._in_time(sent)
         return _word(error)
 
     async def _in_time(self, sending: Awaitable[None]) -> None:

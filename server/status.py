@@ -22,7 +22,7 @@ from ponder.server.access import Caller
 from ponder.server.admission import Admission
 from ponder.server.answers import Failure
 from ponder.server.keys import Key
-from ponder.server.registry import Entry, Registry, ServedModel
+from ponder.server.registry import Entry, Registry, ServedModel, aliases_of
 
 CHECK_SECONDS = 5.0
 """An engine that has not answered by then is away."""
@@ -142,8 +142,11 @@ class Status:
         error_body: Callable[[Failure], Mapping[str, Any]],
         lister: Callable[[Mapping[str, str]], ModelLister | None],
         ledger: Ledger | None = None,
+        lists_strategies: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`lister` tells from a request's headers who shows the models to its caller; None: OpenAI's way."""
+        """`lister` tells from a request's headers who shows the models to its caller; None: OpenAI's way.
+        `lists_strategies`: each model is listed with each strategy, too."""
+        self._lists_strategies = lists_strategies
         self._models, self._registry, self._admission = models, registry, admission
         self._metrics, self._engine_metrics, self._error_body = metrics, engine_metrics, error_body
         self._lister, self._ledger = lister, ledger
@@ -158,16 +161,31 @@ class Status:
 
     # -- models -------------------------------------------------------------------------------------------------------
 
+    def _names(self, key: Key) -> Iterator[tuple[str, str, ServedModel]]:
+        """(name or other name, own name, model) of the models that a key may ask."""
+        for own, served in self._models.items():
+            if key.may_ask(own):
+                for name in (own, *aliases_of(own, served)):
+                    yield name, own, served
+
+    def _ids(self, key: Key) -> Iterator[tuple[str, ServedModel]]:
+        """The models alone, and then each with each strategy: a list to choose from begins with the usual."""
+        for name, _, served in self._names(key):
+            yield name, served
+        for name, _, served in self._names(key):
+            for strategy in filter(key.may_use, self._registry.strategies):
+                yield f"{name}:{strategy}", served
+
     def ids(self, key: Key) -> Iterator[tuple[str, ServedModel]]:
-        """What a key may ask: the models, each alone and with each strategy."""
-        for name, served in self._models.items():
-            if key.may_ask(name):
-                yield name, served
-                for strategy in filter(key.may_use, self._registry.strategies):
-                    yield f"{name}:{strategy}", served
+        """What a key is told that it may ask: the models under all their names, and under their own with each strategy
+        where the configuration lets that be listed."""
+        others = {name for name, own, _ in self._names(key) if name != own}
+        for id, served in self._ids(key):
+            if ":" not in id or (self._lists_strategies() and id.rpartition(":")[0] not in others):
+                yield id, served
 
     async def models(self, request: Request, key: Caller) -> Any:
-        """Lists the models, each alone and with each strategy. With the header anthropic-version, as Anthropic does."""
+        """Lists the models. With the header anthropic-version, as Anthropic does."""
         found = list(self.ids(key))
         if (lister := self._lister(request.headers)) is not None:
             return lister.several(found, request.query_params)

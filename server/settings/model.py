@@ -190,3 +190,7 @@ class ModelSettings(Defaults):
         default_factory=dict,
         description="LoRA adapters of the model, each a folder or hub id, by the names they are asked by.",
     )
+    aliases: list[str] = Field(
+        default_factory=list[str],
+        description="Other names the model is asked by; keys, prices and metrics know it by the name of its table.",
+    )

@@ -64,6 +64,14 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         default_factory=dict,
         description="LoRA adapters of the one model, each a folder or hub id, by the names they are asked by.",
     )
+    aliases: list[str] = Field(
+        default_factory=list[str], description="Other names the one model is asked by, such as a name of OpenAI's."
+    )
+    list_strategies: bool = Field(
+        default=True,
+        description="GET /v1/models lists each model with each strategy (MODEL:STRATEGY), behind the models alone. "
+        "They can be asked for and looked up in any case.",
+    )
     models: dict[str, ModelSettings] = Field(default_factory=dict, description="Models to serve, by name.")
     keys: list[KeySettings] = Field(default_factory=list[KeySettings], description="Who may ask.")
     require_key: bool | None = Field(
@@ -78,6 +86,13 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     )
     timeout: float = Field(default=540, gt=0, le=86400, description="Seconds for an answer that is not streamed.")
     stream_timeout: float = Field(default=3600, gt=0, le=86400, description="Seconds for an answer that is streamed.")
+    headers_after: float = Field(
+        default=240,
+        gt=0,
+        le=86400,
+        description="Seconds after which an answer that is not streamed begins with its headers and white space; some "
+        "clients give up after 300.",
+    )
     keepalive: float = Field(default=10, gt=0, le=300, description="Seconds between comments on a silent stream.")
     drain_timeout: float = Field(
         default=30,
@@ -215,6 +230,8 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
                 raise ValueError(f"prices.models: {model} is not served{nearest(model, known)}")
         if self.models and self.adapters:
             raise ValueError("adapters: with a models table they stand in the table of their model")
+        if self.models and self.aliases:
+            raise ValueError("aliases: with a models table they stand in the table of their model")
         names = [key.name for key in self.keys]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"keys: two keys are called {twice[0]}; a name belongs to one key")
@@ -223,11 +240,19 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
             raise ValueError(f"adapters: two models are called {twice[0]}; a name belongs to one model or adapter")
         if wrong := [name for name in served if not name or ":" in name or name != name.strip()]:
             raise ValueError(f'adapters: "{wrong[0]}" cannot be a name; ":" separates a model from a strategy')
+        aliases = {alias: own for own, model in self.served().items() for alias in model.aliases}
+        names = [*served, *(alias for model in self.served().values() for alias in model.aliases)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"aliases: two models are called {twice[0]}; a name belongs to one")
+        if wrong := [name for name in aliases if not name or ":" in name or name != name.strip()]:
+            raise ValueError(f'aliases: "{wrong[0]}" cannot be a name; ":" separates a model from a strategy')
         ids = [key.identity for key in self.keys]
         if twice := [key.name for key in self.keys if ids.count(key.identity) > 1]:
             raise ValueError(f"keys: {twice[0]} and {twice[1]} have the same id; an id belongs to one key")
         for key in self.keys:
             for model in sorted(key.models or ()):
+                if model in aliases:
+                    raise ValueError(f"keys: {key.name} may ask {model}, which is another name: say {aliases[model]}")
                 if model not in served:
                     raise ValueError(f"keys: {key.name} may ask {model}, which is not served{nearest(model, served)}")
         if self.keys and self.require_key is False:
@@ -281,7 +306,9 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         if not models:
             folder = Path(self.model)
             name = folder.resolve().name if folder.is_dir() else self.model
-            models = {name.replace(":", "-"): ModelSettings(path=self.model, adapters=self.adapters)}
+            models = {
+                name.replace(":", "-"): ModelSettings(path=self.model, adapters=self.adapters, aliases=self.aliases)
+            }
         elif "model" in self.model_fields_set:
             models = {self.model: models[self.model]}
         return {name: self._completed(model) for name, model in models.items()}
