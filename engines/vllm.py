@@ -295,11 +295,10 @@ class VllmEngine:
             raise
 
     async def _tensors(self, media: Media) -> Any:
-        """Those of the images of a prompt; they are made again, in a thread, where they are no longer there."""
+        """Those of the images of a prompt. In a thread: they may have to be made again, or to wait for others."""
         if self._images is None:
             raise TypeError("a model without images has no prompt with some")
-        ready = self._images.ready(media)
-        return self._images.items(media) if ready else await asyncio.to_thread(self._images.items, media)
+        return await asyncio.to_thread(self._images.items, media)
 
     def _input_with(self, ids: list[int], media: Media, tensors: Any, tenant: str | None) -> Any:
         """A prompt with images, as vLLM takes it. What the engine's process has seen already is not sent again: vLLM's

@@ -92,10 +92,6 @@ class VllmImages:
                 return self._inputs.MultiModalKwargsItems({"image": kept})
         return self._processed(media.ids, media.images, media.names)["mm_kwargs"]
 
-    def ready(self, media: Media) -> bool:
-        """`items` has them at once."""
-        return all(self._made.is_cached(media.names))
-
     def _processed(self, ids: Sequence[int], images: Sequence[Image], names: list[str]) -> Any:
         with self._lock, self._threads(1):
             kept = self._made.is_cached(names)

@@ -98,10 +98,15 @@ async def _checked(image: Image, limits: Limits, tenant: str, until: float) -> I
         if "refused" in said:
             words, code = said["refused"]
             raise RequestError(f"{image.param} {words}", param=image.param, code=code)
-        made.seek(0)
-        data = made.read(BYTES * limits.image_read_pixels + HEAD)
-    digest = blake2b(data, digest_size=32, key=tenant.encode()[:64]).hexdigest()
+        data, digest = await asyncio.to_thread(_taken, made, BYTES * limits.image_read_pixels + HEAD, tenant)
     return Image("image/png", data, digest, image.param)
+
+
+def _taken(file: IO[bytes], most: int, tenant: str) -> tuple[bytes, str]:
+    """(what a worker has written, the name of that among the tenant's)."""
+    file.seek(0)
+    data = file.read(most)
+    return data, blake2b(data, digest_size=32, key=tenant.encode()[:64]).hexdigest()
 
 
 def _file(data: bytes) -> IO[bytes]:

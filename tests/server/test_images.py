@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
 import struct
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -249,6 +251,25 @@ def test_an_image_with_a_preview_in_its_file_is_no_film() -> None:
     file = BytesIO()
     Pillow.new("RGB", (8, 8)).save(file, "MPO", save_all=True, append_images=[Pillow.new("RGB", (4, 4))])
     assert pixels(made_of(file.getvalue())).size == (8, 8)
+
+
+def test_bytes_on_their_way_to_a_worker_hold_the_loop_no_longer_than_they_are_many() -> None:
+    async def spent(n: int) -> float:
+        """Seconds of processor time of the loop's thread."""
+        message = Message("user", "", images=((0, Image("image/png", random.Random(n).randbytes(n))),))
+        began = time.thread_time()
+        with pytest.raises(RequestError):
+            await checked((message,), Limits(), "a")
+        return time.thread_time() - began
+
+    async def least(n: int) -> float:
+        return min([await spent(n) for _ in range(3)])
+
+    async def sizes() -> list[float]:
+        return [await least(Limits().image_bytes // part) for part in (4, 2, 1)]
+
+    one, two, four = asyncio.run(sizes())
+    assert four <= 0.02 or four <= 9 * one or (two <= 3 * one and four <= 3 * two)
 
 
 # -- bytes and text ---------------------------------------------------------------------------------------------------
