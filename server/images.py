@@ -26,7 +26,7 @@ from ponder.server.settings import Limits
 
 TASK = "ponder.compute.images:normaliser"
 SECONDS = 10.0
-"""Of processor time, for one image. The largest that is let in by default takes two."""
+"""Of processor time, for one image. The largest that is let in by default takes up to four on a slow core."""
 BYTES, HEAD = 4, 1 << 16
 """Of each pixel of a PNG at most, and of what is around them."""
 WAIT = 60.0

@@ -146,9 +146,14 @@ STRATEGIES: list[Any] = [
 ]
 
 
+TOLD: dict[str, tuple[str, int]] = {}
+"""What each strategy answered, and in how many tokens."""
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_what_a_caller_is_told_is_what_the_engine_counts(stage: Stage, strategy: Any, stream: bool) -> None:
+    """And the same with the same seed, streamed or not."""
     app = door(stage.engine, lengths=Lengths(20, 40))
     content = [{"type": "text", "text": "What is on "}, part(RED), {"type": "text", "text": " and on "}, part(BLUE)]
     body = {
@@ -164,7 +169,14 @@ def test_what_a_caller_is_told_is_what_the_engine_counts(stage: Stage, strategy:
     before = stage.counters()
     answer = stage.do(asked(app, "POST", "/v1/chat/completions", json=body))
     assert answer.status_code == 200, answer.text
-    told = events(answer.text)[-1] if stream else answer.json()
+    chunks = events(answer.text) if stream else [answer.json()]
+    told = chunks[-1]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    text = "".join(choice["delta" if stream else "message"].get("content") or "" for choice in choices)
+    assert TOLD.setdefault(str(strategy), (text, told["usage"]["completion_tokens"])) == (
+        text,
+        told["usage"]["completion_tokens"],
+    )
     used = {name: count - before[name] for name, count in stage.counters().items()}
     assert told["usage"]["completion_tokens"] == used["generation_tokens_total"]
     prompt = counted(app, 'ponder_engine_tokens_total{kind="prompt"}')
