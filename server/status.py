@@ -193,7 +193,7 @@ class Status:
 
     async def model(self, request: Request, id: str, key: Caller) -> Any:
         """Finds one of the models listed. Ids may hold slashes."""
-        for name, served in self.ids(key):
+        for name, served in self._ids(key):
             if name == id:
                 lister = self._lister(request.headers)
                 return _model(name, served) if lister is None else lister.one(name, served)
