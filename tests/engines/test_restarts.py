@@ -46,7 +46,8 @@ def plan(name: str, *, seed: int | None = 5, question: str = "What is it?", **mo
         sampling,
         Selection("prm", VERIFIERS["prm"]()),
         Selection("agreement", VERIFIERS["agreement"]()),
-        **{"stream": False} | more,
+        stream=more.pop("stream", False),
+        **more,
     )
 
 

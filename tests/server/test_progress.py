@@ -112,9 +112,8 @@ def test_openais_client_and_its_helper_read_such_a_stream(usage: bool) -> None:
     async def ask() -> tuple[str, list[Any], Any]:
         transport = httpx.ASGITransport(served())
         options: Any = {"include_progress": True, "include_usage": usage}
-        async with openai.AsyncOpenAI(
-            base_url="http://door/v1", api_key="none", http_client=httpx.AsyncClient(transport=transport)
-        ) as client:
+        client_over: Any = httpx.AsyncClient(transport=transport)
+        async with openai.AsyncOpenAI(base_url="http://door/v1", api_key="none", http_client=client_over) as client:
             question: Any = ASK["messages"]
             stream = await client.chat.completions.create(
                 model="demo", messages=question, stream=True, stream_options=options,
@@ -127,7 +126,7 @@ def test_openais_client_and_its_helper_read_such_a_stream(usage: bool) -> None:
                 extra_body={"strategy": VOTE, "thinking_budget": 2000},
             ) as helper:  # fmt: skip
                 final = await helper.get_final_completion()
-            return text, [chunk.progress for chunk in chunks if hasattr(chunk, "progress")], final
+            return text, [told for chunk in chunks if (told := getattr(chunk, "progress", None)) is not None], final
 
     text, progress, final = in_virtual_time(ask())
     assert text == final.choices[0].message.content == "It is 7."

@@ -103,7 +103,7 @@ class ChatWriter(Writer):
 
     def _without_choices(self, *facts: Mapping[str, Any]) -> bytes:
         """An event that is about no choice."""
-        chunk = self._base("chat.completion.chunk") | {"choices": []}
+        chunk: dict[str, Any] = {**self._base("chat.completion.chunk"), "choices": []}
         for more in facts:
             chunk |= more
         return b"data: " + json.dumps(chunk).encode() + b"\n\n"
