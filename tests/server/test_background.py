@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from ponder.compute.errors import TooBusy
@@ -437,5 +439,40 @@ def test_the_same_key_and_body_run_once_in_the_background(streamed: bool, sqlite
             if not streamed:
                 assert json.loads(told[0].content)["id"] == id
             assert (engine.calls, len(on.rows)) == (1, 1)
+
+    asyncio.run(go())
+
+
+def test_openai_s_client_polls_streams_lists_cancels_and_deletes(sqlite: str) -> None:
+    async def go() -> None:
+        engine = Held(at=AFTER_THOUGHT)
+        async with keeping(engine, sqlite) as on:
+            http: Any = httpx.AsyncClient(transport=httpx.ASGITransport(on.app))
+            async with openai.AsyncOpenAI(base_url="http://door/v1", api_key="none", http_client=http) as client:
+                first = await client.responses.create(model="demo", input="What is 3 + 4?", background=True)
+                assert first.status == "queued"
+                await engine.held.wait()
+                other = await client.responses.create(model="demo", input="And 4 + 4?", background=True)
+                other = await client.responses.cancel(other.id)
+                assert other.status == "cancelled"
+                engine.on.set()
+                await on.ended()
+                found = await client.responses.retrieve(first.id)
+                assert (found.status, found.output_text) == ("completed", "It is 7.")
+                stream = await client.responses.retrieve(first.id, stream=True)
+                events = [event async for event in stream]
+                stream = await client.responses.retrieve(first.id, stream=True, starting_after=4)
+                assert [event async for event in stream] == events[5:]
+                assert events[-1].type == "response.completed"
+                second = await client.responses.create(model="demo", input="Why?", previous_response_id=first.id)
+                items = [item async for item in client.responses.input_items.list(second.id, limit=1, order="asc")]
+                assert [item.type for item in items] == ["message", "reasoning", "message", "message"]
+                await client.responses.delete(first.id)
+                with pytest.raises(openai.NotFoundError):
+                    await client.responses.retrieve(first.id)
+                with pytest.raises(openai.BadRequestError):
+                    await client.responses.create(model="demo", input="Why?", previous_response_id=first.id)
+                with pytest.raises(openai.BadRequestError):
+                    await client.responses.cancel(second.id)
 
     asyncio.run(go())
