@@ -112,8 +112,8 @@ class Completions:
                 headers_after=settings.headers_after,
             )
 
-        async def behind(keeping: Keeping, items: list[Item]) -> Reading:
-            return await beside(key.name, lambda: self._bounded(keeping.behind(items), limits))
+        async def behind(keeping: Keeping, items: list[Item], named: Mapping[str, Item]) -> Reading:
+            return await beside(key.name, lambda: self._bounded(keeping.behind(items, named), limits))
 
         def response(account: Account) -> CompletionResponse | KeptResponse:
             if reading.keeping is None:

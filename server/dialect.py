@@ -127,8 +127,11 @@ class Keeping:
     """The response whose conversation it goes on with."""
     items: Sequence[Item]
     """The input, with what it goes on with before it."""
-    behind: Callable[[Sequence[Item]], Reading]
-    """The same request behind the items of an earlier conversation. Raises `RequestError` in the dialect's words."""
+    behind: Callable[[Sequence[Item], Mapping[str, Item]], Reading]
+    """The same request behind the items of an earlier conversation, and with those that it only names, by their ids, as
+    far as they were found. Raises `RequestError` in the dialect's words."""
+    named: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Items of earlier answers that the input only names: their ids, and the ids of the responses they are of."""
     created: Item | None = None
     """Told by the writer with the opening of a stream: the response as it is then."""
     answer: Item | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,8 +34,8 @@ class Asking:
 
     key: str
     """The id of the API key."""
-    behind: Callable[[Keeping, list[Item]], Awaitable[Reading]]
-    """The request behind an earlier conversation, within its bounds."""
+    behind: Callable[[Keeping, list[Item], Mapping[str, Item]], Awaitable[Reading]]
+    """The request behind an earlier conversation and with the items that it names, within its bounds."""
     run: Callable[[Reading, Account], CompletionResponse]
     stream: bool
     """The caller wants a stream."""
@@ -70,9 +70,12 @@ class KeptResponse:
         """Raises what planning does, and what is to be said of what cannot be kept here, in the dialect's words."""
         keeping, kept, key = self._keeping, self._kept, self._asking.key
         stored = kept.kept(keeping, shows_thought=self._reading.request.show_thought)
-        if keeping.previous is not None:
-            items = await kept.conversation(keeping.previous, key, self._reading.request.model)
-            self._reading = await self._asking.behind(keeping, items)
+        if keeping.previous is not None or keeping.named:
+            model, items = self._reading.request.model, list[Item]()
+            if keeping.previous is not None:
+                items = await kept.conversation(keeping.previous, key, model)
+            named = await kept.items(keeping.named, key, model)
+            self._reading = await self._asking.behind(keeping, items, named)
             keeping = self._reading.keeping or keeping
         if not stored:
             self._inner = self._asking.run(self._reading, self._account)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -84,11 +84,11 @@ class Content:
         """The response, which has this status."""
         return ended(self.created, status) if self.answer is None else dict(self.answer)
 
-    @property
-    def conversation(self) -> list[Item]:
-        """All that a model goes on with."""
-        output = () if self.answer is None else self.answer["output"]
-        return [*self.items, *joined(output, self.sealed)]
+    def answered(self, model: str) -> list[Item]:
+        """The items of the answer, as a model goes on with them: another one cannot read its thoughts."""
+        if self.answer is None:
+            return []
+        return joined(self.answer["output"], self.sealed if self.answer.get("model") == model else {})
 
 
 def content_of(keeping: Keeping, created: Item, answer: Item | None) -> Content:
@@ -183,10 +183,19 @@ class KeptResponses:
                 param="previous_response_id",
                 code="previous_response_not_finished",
             )
-        if content.answer is not None and content.answer.get("model") != model:
-            # Another model cannot read its thoughts.
-            content = Content(content.items, content.created, content.answer)
-        return content.conversation
+        return [*content.items, *content.answered(model)]
+
+    async def items(self, named: Mapping[str, str], key: str, model: str) -> dict[str, Item]:
+        """Items of answers that are kept for a key, by their ids, as far as they are there. `named`: their ids, and
+        those of the responses they are of."""
+        found: dict[str, Item] = {}
+        if self._store is None or not self.settings.retention_days:
+            return found
+        for id in dict.fromkeys(named.values()):
+            with suppress(NotFound):
+                _, content = await self.find(id, key)
+                found |= {item["id"]: item for item in content.answered(model) if item["id"] in named}
+        return found
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 

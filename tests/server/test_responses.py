@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -27,6 +28,7 @@ from ponder.server.plan import ResolvedRequest
 from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine, always, in_virtual_time
+from tests.server.keeping import keeping
 from tests.server.sdk_types import strange
 from tests.server.serving import PATH, Line, ask, asked, counted, door, its_door, refused, scripted, written
 from tests.server.test_description import answer_of, described, fits
@@ -681,6 +683,51 @@ def test_the_tokens_of_a_prompt_are_counted_as_its_answer_has_them() -> None:
     fits(counted.json(), answer_of(document, f"{URL}/input_tokens", "post")["application/json"]["schema"], document)
     wrong = ask(app, url=f"{URL}/input_tokens", json={"model": "demo", "previous_response_id": "resp_1"} | body)
     refused(wrong, 400, "unsupported_parameter", "previous_response_id")
+
+
+def test_items_of_answers_that_are_kept_may_be_named_alone(tmp_path: Path) -> None:
+    def names(answer: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"type": "item_reference", "id": item["id"]} for item in answer["output"]]
+
+    async def go() -> None:
+        engine = ScriptedEngine(always(Chain(f"{MARKER} one\nand", CALL)), card=READS)
+        settings = Settings(loop_thoughts=0, keys=[*KEYS, KeySettings(name="bob", hash=digest("pk-bob"))])
+        seals = SealedThoughts([b"s" * 32])
+        async with keeping(engine, f"sqlite:///{tmp_path}/ledger.db", settings, seals=seals) as on:
+            answer = (await on.create(ANN, tools=[ADD])).json()
+            call = answer["output"][-1]
+            result = {"type": "function_call_output", "call_id": call["call_id"], "output": "7"}
+            told = await on.create(ANN, tools=[ADD], input=[USER, *names(answer), result])
+            assert told.status_code == 200, told.text
+            calls = (ToolCall(call["call_id"], "add", '{"a": 3}'),)
+            messages = engine.prompts[-1].messages
+            assert [(m.role, m.content, m.tool_calls) for m in messages] == [
+                ("user", "Hi", ()),
+                ("assistant", "So:", calls),
+                ("tool", "7", ()),
+            ]
+            thought = messages[1].thought
+            assert thought is not None
+            assert thought.unseal().startswith(f"{MARKER} one\nand")
+            # What went on is kept whole, so it can be gone on with again when the first is gone.
+            listed = (await on.one(told.json()["id"], "/input_items", headers=ANN)).json()["data"]
+            assert [item["type"] for item in listed] == [
+                "function_call_output",
+                "function_call",
+                "message",
+                "reasoning",
+                "message",
+            ]
+            assert MARKER not in f"{told.text} {listed}"
+            bob = {"authorization": "Bearer pk-bob"}
+            refused(await on.create(bob, input=[USER, *names(answer)]), 400, "item_not_found", "input.1.id")
+            await on.delete(answer["id"], headers=ANN)
+            refused(await on.create(ANN, input=[USER, *names(answer)]), 400, "item_not_found", "input.1.id")
+            more = await on.create(ANN, tools=[ADD], input="And?", previous_response_id=told.json()["id"])
+            assert more.status_code == 200, more.text
+            assert [m.content for m in engine.prompts[-1].messages[:3]] == ["Hi", "So:", "7"]
+
+    asyncio.run(go())
 
 
 # -- the description --------------------------------------------------------------------------------------------------

@@ -67,7 +67,14 @@ class OpenAIInputTokens(OpenAIResponses):
 
     def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         reading = super().read(raw, limits, target)
-        if reading.keeping is not None and reading.keeping.previous is not None:
+        keeping = reading.keeping
+        if keeping is not None and keeping.named:
+            raise RequestError(
+                "items that are kept are not read where tokens are counted: send them themselves",
+                param="input",
+                code="unsupported_parameter",
+            )
+        if keeping is not None and keeping.previous is not None:
             raise RequestError(
                 "previous_response_id is not read where tokens are counted: send the whole conversation in input",
                 param="previous_response_id",

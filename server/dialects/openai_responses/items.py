@@ -6,6 +6,7 @@ same turn until somebody else speaks, or the assistant has said something twice 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,10 @@ from ponder.server.dialects.openai_responses.schema import (
 )
 from ponder.server.sealed_thoughts import SEVERAL
 
-Items = Sequence[InputMessage | FunctionCall | FunctionCallOutput | ReasoningItem | ItemReference]
+OneItem = InputMessage | FunctionCall | FunctionCallOutput | ReasoningItem | ItemReference
+Items = Sequence[OneItem]
+OF_AN_ANSWER = re.compile(r"(?:rs|msg|fc)_([0-9a-f]{48})(?:[0-9a-f]{2,8})?")
+"""Ids of items of answers, which have that of their response in them."""
 OTHERS = frozenset({"input_image", "image_url", "image", "input_audio", "input_file", "file", "video_url"})
 """Parts that this server knows and that the model does not read."""
 
@@ -45,36 +49,46 @@ class _Turn:
 class Conversation:
     """Turns that are put together of items, and where each came from."""
 
-    def __init__(self) -> None:
+    def __init__(self, named: Mapping[str, OneItem] | None = None) -> None:
+        """`named`: items that the others only name, by their ids; None: they are yet to be looked for."""
+        self._named = named
         self.messages: list[Message] = []
         self.names: dict[str, str] = {}
         """Paths of our request, and what they are called in the caller's."""
         self._turn = _Turn()
 
-    def add(self, items: Items, place: str) -> None:
-        """Raises `RequestError`. `place` is the field that has them."""
-        for i, item in enumerate(items):
-            where = f"{place}.{i}"
-            match item:
-                case ReasoningItem():
-                    self._reasoned(item, where)
-                case FunctionCall():
-                    self._called(item, where)
-                case FunctionCallOutput():
-                    output = text_in(item.output, f"{where}.output")
-                    self.say(Message("tool", output, tool_call_id=item.call_id), where, f"{where}.output")
-                case ItemReference():
-                    raise RequestError(
-                        f"{where} refers to an item that is not kept here: send the item itself",
-                        param=f"{where}.id",
-                        code="item_not_found",
-                    )
-                case InputMessage():
-                    text = text_in(item.content, f"{where}.content")
-                    if item.role == "assistant":
-                        self._said(without_thought(text), where)
-                    else:
-                        self.say(Message(item.role, text), where)
+    def add(self, item: OneItem, where: str) -> None:
+        """Raises `RequestError`. `where`: the field that has it."""
+        match item:
+            case ReasoningItem():
+                self._reasoned(item, where)
+            case FunctionCall():
+                self._called(item, where)
+            case FunctionCallOutput():
+                output = text_in(item.output, f"{where}.output")
+                self.say(Message("tool", output, tool_call_id=item.call_id), where, f"{where}.output")
+            case ItemReference():
+                self._named_only(item.id, where)
+            case InputMessage():
+                text = text_in(item.content, f"{where}.content")
+                if item.role == "assistant":
+                    self._said(without_thought(text), where)
+                else:
+                    self.say(Message(item.role, text), where)
+
+    def _named_only(self, id: str, where: str) -> None:
+        """An item of an earlier answer. While it is yet to be looked for, it is something that the assistant said."""
+        found = None if self._named is None else self._named.get(id)
+        if found is not None:
+            self.add(found, where)
+        elif self._named is None and response_of(id):
+            self._said("", where)
+        else:
+            raise RequestError(
+                f"{where} refers to an item that is not kept for this API key: send the item itself",
+                param=f"{where}.id",
+                code="item_not_found",
+            )
 
     def say(self, message: Message, where: str, content: str | None = None) -> None:
         """A whole turn. `content`: where its text is, if that is not called so."""
@@ -131,6 +145,12 @@ class Conversation:
             self.close()
         self._turn.place = self._turn.place or where
         self._turn.texts.append(text)
+
+
+def response_of(id: str) -> str | None:
+    """The id of the response that an item is of; None: it is of no answer of this server's."""
+    found = OF_AN_ANSWER.fullmatch(id)
+    return None if found is None else f"resp_{found[1]}"
 
 
 def of_this_turn(messages: Sequence[Message]) -> list[Message]:

@@ -4,7 +4,7 @@ an earlier conversation."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from ponder.server.dialect import Item, Keeping, Reading
 from ponder.server.dialects.customs import text_of
-from ponder.server.dialects.openai_responses.items import Items
+from ponder.server.dialects.openai_responses.items import Items, response_of
 from ponder.server.dialects.openai_responses.reading import ours
 from ponder.server.dialects.openai_responses.schema import (
     FunctionCall,
@@ -26,41 +26,55 @@ from ponder.server.dialects.openai_responses.schema import (
 from ponder.server.dialects.openai_responses.writing import ResponsesWriter
 from ponder.server.dialects.slips import Stray
 
-EARLIER = TypeAdapter[list[Any]](list[InputItem])
+KEPT = TypeAdapter[list[Any]](list[InputItem])
 PREFIX = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 """Of the ids that are made for items."""
 
 
-def read(id: str, wanted: ResponsesRequest, strays: Sequence[Stray], earlier: Sequence[Item] = ()) -> Reading:
-    """The request, behind the items of an earlier conversation. `id`: of the response. Raises `RequestError`."""
-    before: Items = EARLIER.validate_python(list(earlier)) if earlier else ()
-    request, names = ours(wanted, before)
+def read(
+    id: str,
+    wanted: ResponsesRequest,
+    strays: Sequence[Stray],
+    earlier: Sequence[Item] = (),
+    named: Mapping[str, Item] | None = None,
+) -> Reading:
+    """The request, behind the items of an earlier conversation. `id`: of the response; `named`: items of answers that
+    the input only names, by their ids; None: they are yet to be looked for. Raises `RequestError`."""
+    found = None if named is None else dict(zip(named, _read_again(named.values()), strict=True))
+    request, names = ours(wanted, _read_again(earlier), found)
+    given = () if isinstance(wanted.input, str) else wanted.input
     keeping = Keeping(
         id,
         wanted.store,
         bool(wanted.background),
         wanted.previous_response_id,
-        [*earlier, *_kept(wanted, {item["id"] for item in earlier})],
+        [*earlier, *_kept(wanted, {item["id"] for item in earlier}, named or {})],
         partial(read, id, wanted, strays),
+        {item.id: of for item in given if isinstance(item, ItemReference) and (of := response_of(item.id))},
     )
     return Reading(request, partial(ResponsesWriter, keeping, wanted, strays), names, keeping=keeping)
 
 
-def _kept(wanted: ResponsesRequest, taken: set[str]) -> Sequence[Item]:
+def _read_again(items: Collection[Item]) -> Items:
+    """Items that were kept."""
+    return KEPT.validate_python(list(items)) if items else ()
+
+
+def _kept(wanted: ResponsesRequest, taken: set[str], named: Mapping[str, Item]) -> Sequence[Item]:
     """The input as it is kept. An id that a caller has given is kept, where no other item has it."""
     given = wanted.input
     if isinstance(given, str):
         given = [InputMessage(role="user", content=given)]
     items: list[Item] = []
     for item in given:
-        kept = _item(item)
+        kept = named.get(item.id) if isinstance(item, ItemReference) else _item(item)
         if kept is None:
             continue
         id = item.id
         if not id or id in taken:
             id = f"{PREFIX[kept['type']]}_{secrets.token_hex(24)}"
         taken.add(id)
-        items.append({"id": id, **kept})
+        items.append({**kept, "id": id})
     return items
 
 

@@ -14,7 +14,7 @@ from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool
 from ponder.server.bounds import too_many
 from ponder.server.dialects.customs import understood
-from ponder.server.dialects.openai_responses.items import Conversation, Items, of_this_turn
+from ponder.server.dialects.openai_responses.items import Conversation, Items, OneItem, of_this_turn
 from ponder.server.dialects.openai_responses.refused import REFUSED, offered
 from ponder.server.dialects.openai_responses.schema import (
     AllowedTools,
@@ -108,17 +108,22 @@ def _together(request: ResponsesRequest) -> None:
         )
 
 
-def ours(request: ResponsesRequest, earlier: Items = ()) -> tuple[Request, Mapping[str, str]]:
+def ours(
+    request: ResponsesRequest, earlier: Items = (), named: Mapping[str, OneItem] | None = None
+) -> tuple[Request, Mapping[str, str]]:
     """The request in our words, and what its fields are called in the caller's. `earlier`: the items of the
-    conversation it goes on with. Raises `RequestError`."""
-    talk = Conversation()
+    conversation it goes on with; `named`: those of answers that it only names, by their ids; None: they are yet to be
+    looked for. Raises `RequestError`."""
+    talk = Conversation(named)
     if request.instructions is not None:
         talk.say(Message("system", request.instructions), "instructions", "instructions")
-    talk.add(earlier, "previous_response_id")
+    for item in earlier:
+        talk.add(item, "previous_response_id")
     if isinstance(request.input, str):
         talk.say(Message("user", request.input), "input", "input")
     else:
-        talk.add(request.input, "input")
+        for i, item in enumerate(request.input):
+            talk.add(item, f"input.{i}")
         talk.close()
     reasoning = request.reasoning
     messages = talk.messages
