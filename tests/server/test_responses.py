@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,16 +16,10 @@ from openai.types.responses import Response, ResponseStreamEvent
 from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from pydantic import BaseModel
 
-from ponder.compute.lengths import Lengths
 from ponder.compute.text import Message, ToolCall
-from ponder.server.answers import End, Summary, Whole
-from ponder.server.app import ServedModel, create_app
-from ponder.server.dialect import Reading, Target, Writer
-from ponder.server.dialects.openai_responses.dialect import OpenAIResponses
 from ponder.server.keys import digest
-from ponder.server.plan import ResolvedRequest
 from ponder.server.sealed_thoughts import SealedThoughts
-from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
+from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine, always, in_virtual_time
 from tests.server.keeping import keeping
 from tests.server.sdk_types import strange
@@ -227,42 +220,15 @@ def test_the_thought_is_shown_to_a_key_that_may_see_it_as_content_of_its_item() 
     assert respond(others, include_reasoning=True).headers["x-ignored-parameters"] == "include_reasoning"
 
 
-class Summarised:
-    """A writer, told what it is where the model has written a summary."""
-
-    def __init__(self, inner: Writer) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def end(self, index: int, end: End, summary: Summary | None) -> bytes:
-        return self._inner.end(index, replace(end, summary="It adds."), summary)
-
-    def whole(self, answers: Sequence[Whole], summary: Summary) -> bytes:
-        return self._inner.whole([replace(one, end=replace(one.end, summary="It adds.")) for one in answers], summary)
-
-
-class Summarising(OpenAIResponses):
-    """The dialect over such a writer."""
-
-    def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
-        reading = super().read(raw, limits, target)
-
-        def writer(resolved: ResolvedRequest) -> Writer:
-            return cast("Writer", Summarised(reading.writer(resolved)))
-
-        return replace(reading, writer=writer)
-
-
 def test_a_summary_is_told_in_the_item_of_the_thought_behind_the_answer_it_was_written_after() -> None:
     def one() -> FastAPI:
-        served = ServedModel(scripted(), Lengths(20, 40), ModelSettings(path="scripted"))
-        return create_app(Settings(), {"demo": served}, dialects=[Summarising()])
+        return door(scripted(Chain(f"{MARKER}: three and four make seven", "It adds.")))
 
     asked: dict[str, Any] = {"reasoning": {"summary": "auto"}}
     whole, told = answered(one(), **asked), streamed(one(), **asked)
+    assert whole["reasoning"]["summary"] == "auto"
     assert whole["output"][0]["summary"] == [{"type": "summary_text", "text": "It adds."}]
+    assert MARKER not in f"{whole} {told}"
     assert timeless(whole) == timeless(told[-1]["response"])
     assert kinds(told)[-6:] == [
         "reasoning_summary_part.added",
