@@ -21,7 +21,7 @@ from ponder.metering.responses import ResponseStore, StoredResponse
 from ponder.server.dialect import Item, Keeping
 from ponder.server.errors import Unreadable
 from ponder.server.idempotency_seal import LARGE, Seal, Sealing
-from ponder.server.response_shapes import ended, joined, parted
+from ponder.server.response_shapes import ended, joined, listed, parted
 from ponder.server.settings import ResponseSettings
 
 T = TypeVar("T")
@@ -183,7 +183,10 @@ class KeptResponses:
                 param="previous_response_id",
                 code="previous_response_not_finished",
             )
-        return [*content.items, *content.answered(model)]
+        if content.answer is None or content.answer.get("model") == model:
+            return [*content.items, *content.answered(model)]
+        # Another model cannot read its thoughts, nor those before.
+        return listed([*content.items, *content.answered(model)], ())
 
     async def items(self, named: Mapping[str, str], key: str, model: str) -> dict[str, Item]:
         """Items of answers that are kept for a key, by their ids, as far as they are there. `named`: their ids, and

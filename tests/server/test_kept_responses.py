@@ -185,6 +185,8 @@ def test_a_conversation_goes_on_with_another_model_without_its_thoughts(sqlite: 
         engine = ScriptedEngine(always(CHAIN), replace(READS, keeps_thoughts=True))
         async with keeping(engine, sqlite) as on:
             first = await on.created()
+            first = await on.created(previous_response_id=first["id"])
+            assert [message.thought for message in engine.prompts[-1].messages if message.thought]
             await on.created(previous_response_id=first["id"], model="demo:best_of_n")
             assert not [message.thought for message in engine.prompts[-1].messages if message.thought]
             assert sent(engine)[1] == "It is 7."
