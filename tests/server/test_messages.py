@@ -19,6 +19,8 @@ from ponder.server.dialects.anthropic.writing import thinking_block
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine
+from tests.compute.test_summary import OWN, THOUGHT
+from tests.compute.test_summary import engine as engine_that_sums_up
 from tests.server.callers import message_events
 from tests.server.serving import CHAIN, ask, chat, door, its_door, scripted
 from tests.server.test_loop_thoughts import reader, thoughts
@@ -446,6 +448,23 @@ def test_two_thoughts_in_one_turn_are_refused_and_one_twice_is_one() -> None:
     assert messages(app, messages=again(first, first, text)).status_code == 200
     response = messages(app, messages=again(first, other, text))
     refused(response, 400, "invalid_request_error", "invalid_value", "messages.1.content.1")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_summary_is_in_the_block_of_the_thought_which_comes_last_in_a_stream(stream: bool) -> None:
+    wish: dict[str, Any] = {"max_tokens": 9000, "seed": 1, "stream": stream}
+    wish["thinking"] = {"type": "enabled", "budget_tokens": 4000, "display": "summarized"}
+    app = door(engine_that_sums_up(OWN))
+    response = messages(app, **wish)
+    assert MARKER not in response.text
+    content = blocks(response)
+    thinking = content.pop(-1 if stream else 0)
+    assert content == [{"type": "text", "text": "It is 12."}]
+    assert (thinking["type"], thinking["thinking"], bool(thinking["signature"])) == ("thinking", OWN, True)
+    wish["thinking"]["budget_tokens"] = len(THOUGHT) + 2
+    none = blocks(messages(app, **wish))
+    assert none.pop(-1 if stream else 0)["type"] == "redacted_thinking"
+    assert none == content
 
 
 def test_where_a_summary_was_asked_for_and_there_is_none_the_thought_is_redacted() -> None:
