@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ponder.compute.errors import RequestError
+from ponder.compute.text import Tool
 from ponder.server.dialect import Reading
 from ponder.server.plan import ResolvedRequest
 from ponder.server.request import Request, ToolChoice
@@ -21,7 +22,8 @@ from ponder.server.request import Request, ToolChoice
 
 def of_the_prompt(request: Request) -> Request:
     """The request without what changes no prompt and takes work: grammars of its answer and its calls."""
-    return replace(request, document=None, tool_choice=ToolChoice())
+    tools = tuple(Tool(one.name, one.description, one.parameters) for one in request.tools)
+    return replace(request, document=None, tools=tools, tool_choice=ToolChoice())
 
 
 class TokenCountResponse:

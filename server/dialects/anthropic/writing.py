@@ -17,7 +17,7 @@ from ponder.server.dialect import Writer
 from ponder.server.dialects.anthropic.errors import body
 from ponder.server.dialects.anthropic.reading import NAMES
 from ponder.server.dialects.anthropic.schema import CountRequest
-from ponder.server.dialects.anthropic.thinking import has_summary
+from ponder.server.dialects.anthropic.thinking import has_blocks, has_summary
 from ponder.server.dialects.anthropic.usage import shaped_usage
 from ponder.server.dialects.openai_writing import STREAM_HEADERS, dumped, headers
 from ponder.server.dialects.slips import Stray
@@ -46,8 +46,9 @@ class MessageWriter(Writer):
         """`strays` are the keys of the request that nobody knows."""
         self.headers: Mapping[str, str] = headers(resolved, strays, NAMES)
         self._summary = has_summary(wanted)
-        self._late = self._summary or resolved.shows_thought
-        """What is shown of the thought comes behind the answer, and the thought with it."""
+        self._seals, self._shows = has_blocks(wanted), resolved.shows_thought
+        self._shown: str | None = None
+        """What is shown of the thought, where it came before the answer."""
         self._prompt = resolved.told_prompt
         self._head: dict[str, Any] = {
             "id": "msg_" + secrets.token_hex(12),
@@ -73,7 +74,14 @@ class MessageWriter(Writer):
         return event("message_start", message=self._head | told) + self.keep_alive
 
     def thought(self, index: int, sealed: str) -> bytes:
-        return b"" if self._late else self._thinking("", sealed)
+        if self._shown is None and (self._summary or self._shows):
+            # What is shown comes behind the answer, and the block with it.
+            return b""
+        return self._thinking(self._shown or "", sealed)
+
+    def revealed(self, index: int, thought: str) -> bytes:
+        self._shown = thought
+        return b"" if self._seals else self._thinking(thought, "")
 
     def text(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
         if not text:
