@@ -335,6 +335,22 @@ def test_errors_have_googles_words() -> None:
     refused(asked(door(scripted(fail_at=0))), 500, "INTERNAL")
 
 
+@pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent?alt=sse", "streamGenerateContent"])
+@pytest.mark.parametrize("name", ["plain", "reveal"])
+def test_a_thought_is_shown_to_keys_that_may_see_it_alone(method: str, name: str) -> None:
+    keys = [
+        KeySettings(name="plain", hash=digest("plain")),
+        KeySettings(name="reveal", hash=digest("reveal"), scopes=frozenset({"infer", "reveal"})),
+    ]
+    body: dict[str, Any] = {"tools": [{"functionDeclarations": [ADD]}], "generationConfig": {"candidateCount": 2}}
+    app = door(scripted(Chain(MARKER, CALL)), Settings(keys=keys))
+    response = asked(app, method, {"x-goog-api-key": name}, include_reasoning=True, **body)
+    parts = [part for piece in gemini_pieces(response.content) for part in parts_of(piece, 1)]
+    shown = [part for part in parts if part.get("thought")]
+    assert [part["text"] for part in shown] == ([MARKER] if name == "reveal" else [])
+    assert (MARKER in response.text) == (name == "reveal")
+
+
 def test_a_failed_stream_ends_with_an_error() -> None:
     for query in ("?alt=sse", ""):
         response = asked(door(scripted(fail_at=0)), f"streamGenerateContent{query}")

@@ -28,6 +28,7 @@ NEEDED: dict[str, Scope] = {
     "/v1/messages": "infer",
     "/v1/messages/count_tokens": "infer",
     "/v1/completions": "infer",
+    "/v1/responses": "infer",
     "/v1beta/models/{model:path}:generateContent": "infer",
     "/v1beta/models/{model:path}:streamGenerateContent": "infer",
     "/v1beta/models/{model:path}:countTokens": "infer",
