@@ -46,9 +46,11 @@ class Coarse:
             score=_tenths(outcome.score),
         )
 
-    def prompt(self, tokens: int, earlier: int) -> int:
-        """Tokens of a prompt, of which so many are `earlier` thoughts that were given back to the model."""
-        return tokens - earlier + self.up(earlier)
+    def prompt(self, tokens: int, earlier: int, thoughts: int) -> int:
+        """Tokens of a prompt, of which so many are `earlier` ones: of so many thoughts that were given back to the
+        model. The same thought many times over tells no more of its length than once."""
+        step = self.tokens * max(1, thoughts)
+        return tokens - earlier + -(-earlier // step) * step
 
     def hidden(self, tokens: int, budget: int) -> int:
         """Hidden tokens of an answer that came to nothing."""

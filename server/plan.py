@@ -29,7 +29,7 @@ from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel, chains, configured
 from ponder.server.request import AUTO, Asked, Request
-from ponder.server.sealed_thoughts import SealedThoughts, Sealing, handed_back
+from ponder.server.sealed_thoughts import SealedThoughts, Sealing, given_back, handed_back
 from ponder.server.settings import ModelSettings, Settings
 from ponder.server.thinking import allowance, ceiling, known_effort, wished
 from ponder.server.unseal import permitted
@@ -99,6 +99,8 @@ class ResolvedRequest:
     """Each with as many answers."""
     earlier: int = 0
     """Tokens of the prompt that are thoughts given back to the model; worked out where numbers are coarse."""
+    thoughts: int = 0
+    """How many those are."""
     sealing: Sealing | None = None
     """How its answers' thoughts are sealed; None where they are not."""
 
@@ -109,7 +111,9 @@ class ResolvedRequest:
     @property
     def told_prompt(self) -> int:
         """Tokens of the prompt as the caller is told of them."""
-        return self.prompt_tokens if self.coarse is None else self.coarse.prompt(self.prompt_tokens, self.earlier)
+        if self.coarse is None:
+            return self.prompt_tokens
+        return self.coarse.prompt(self.prompt_tokens, self.earlier, self.thoughts)
 
 
 async def make(
@@ -180,7 +184,7 @@ async def make(
             )
         thinking, clamped = most, thinking
     # What a caller sees of it must tell no more of earlier thoughts than the number of tokens of the prompt does.
-    told = length if key.coarse is None else key.coarse.prompt(length, earlier)
+    told = length if key.coarse is None else key.coarse.prompt(length, earlier, given_back(prompt.messages))
     short = False
     if cost is not None:
         cost.check(told)
@@ -242,6 +246,7 @@ async def make(
         key_id=key.id,
         prompt_tokens=length,
         earlier=earlier,
+        thoughts=given_back(prompt.messages),
         budget=thinking,
         source=request.thinking.source,
         clamped_from=clamped,

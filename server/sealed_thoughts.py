@@ -162,6 +162,11 @@ def handed_back(
     return tuple(told), spent
 
 
+def given_back(messages: Sequence[Message]) -> int:
+    """How many thoughts a model is given back with them, at most."""
+    return sum(1 + (one.sealed or "").count(SEVERAL) for one in messages if one.thought is not None)
+
+
 def _opened(seals: SealedThoughts, key: str, model: str, number: int, message: Message) -> Iterator[tuple[str, Opened]]:
     for sealed in (message.sealed or "").split(SEVERAL) if message.sealed else ():
         try:

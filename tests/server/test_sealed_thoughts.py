@@ -274,6 +274,25 @@ def test_coarse_numbers_tell_neither_its_length_nor_how_long_what_comes_back_is(
     assert len({json.dumps(usage) for _, usage in told[1:]}) == 1
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_thought_many_times_over_tells_no_more_of_its_length_than_once(together: bool) -> None:
+    """A caller can have the same thought sealed as often as it likes."""
+    told: list[int] = []
+    headers = {"authorization": "Bearer pk-ann"}
+    for letters in (3, 60):
+        engine = Long(
+            lambda p, t, c, n=letters: Chain("t" * n, "7.") if len(p.messages) < 2 else Chain("", "21."), READS
+        )
+        app = served(engine, keyed("ann", coarse_tokens=64))
+        entries = [entry(sealed(app, headers)) for _ in range(8)]
+        turns = [entries] if together else [[one] for one in entries]
+        body = [{"role": "assistant", "content": "7", "reasoning_details": one} for one in turns]
+        told.append(chat(app, headers, messages=[*ASK["messages"], *body]).json()["usage"]["prompt_tokens"])
+        assert sum(len(one or "") for one in thoughts(engine.prompts[-1])) >= 8 * letters
+    # Together they stand with lines between them.
+    assert told[0] == told[1]
+
+
 def test_the_thought_is_nowhere_to_be_seen(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     engine = reader()
