@@ -115,7 +115,7 @@ def _tool(tool: CustomTool) -> Tool:
     schema = tool.input_schema
     if tool.input_examples:
         schema = {**schema, "examples": tool.input_examples}
-    return Tool(tool.name, tool.description or "", json.dumps(schema))
+    return Tool(tool.name, tool.description or "", json.dumps(schema), bool(tool.strict))
 
 
 def _tool_choice(request: CountRequest) -> ToolChoice:

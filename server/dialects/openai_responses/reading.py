@@ -193,7 +193,7 @@ def _tools(request: ResponsesRequest) -> list[tuple[int, ResponseTool]]:
 
 def _tool(tool: ResponseTool) -> Tool:
     parameters = tool.parameters or {"type": "object", "properties": {}}
-    return Tool(tool.name, tool.description or "", json.dumps(parameters))
+    return Tool(tool.name, tool.description or "", json.dumps(parameters), bool(tool.strict))
 
 
 def _tool_choice(request: ResponsesRequest) -> ToolChoice:
