@@ -24,6 +24,7 @@ from ponder.engines.tools.form import (
     End,
     Found,
     HeldTool,
+    InText,
     Piece,
     Reader,
     Tag,
@@ -36,7 +37,7 @@ from ponder.engines.tools.form import (
     sequence,
     tag,
 )
-from ponder.engines.tools.in_text import InText, behind_openers
+from ponder.engines.tools.in_text import behind_openers
 from ponder.engines.tools.json_calls import JsonCalls
 from ponder.engines.tools.named import KINDS, NAME, arguments, kinds, loose_texts, unquoted
 from ponder.engines.tools.values import kind_of, plain, typed

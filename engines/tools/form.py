@@ -10,10 +10,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from sys import float_info
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from ponder.engines.tools.in_text import InText
+from typing import Any, Protocol
 
 MORE, NOT_A_CALL = -1, -2
 """Of `End`: the end has not come yet · what begins so is no call."""
@@ -58,6 +55,28 @@ class HeldTool:
     arguments: Any
     defs: Mapping[str, Any]
     """What `$ref` within it points at, by the last part of the pointer."""
+
+
+@dataclass(frozen=True, slots=True)
+class InText:
+    """How calls stand in a text."""
+
+    rules: Sequence[tuple[str, Tag]]
+    """(what begins a call, what has to follow it)."""
+    excluded: Sequence[str] = ()
+    """What the text may not have."""
+
+    def tag(self, several: bool) -> Tag:
+        """The text, with any number of calls in it, or with one at most, which ends it."""
+        triggers = [trigger for trigger, _ in self.rules]
+        # What contains a trigger is never come to, and what a trigger contains has to be allowed.
+        excluded = [one for one in self.excluded if not any(one in begin or begin in one for begin in triggers)]
+        return {
+            "type": "dispatch",
+            "rules": [[trigger, rest] for trigger, rest in self.rules],
+            "loop": several,
+            "excludes": excluded,
+        }
 
 
 class End(Protocol):

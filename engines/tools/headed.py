@@ -21,6 +21,7 @@ from ponder.engines.tools.form import (
     End,
     Found,
     HeldTool,
+    InText,
     Reader,
     Tag,
     Types,
@@ -34,7 +35,7 @@ from ponder.engines.tools.form import (
     sequence,
     tag,
 )
-from ponder.engines.tools.in_text import InText, behind_openers
+from ponder.engines.tools.in_text import behind_openers
 
 
 @dataclass(frozen=True)

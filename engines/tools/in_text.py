@@ -6,33 +6,10 @@ a family's calls may also be begun in a way that cannot be held, the text has no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
-from ponder.engines.tools.form import Tag, any_number, constant, one_of, sequence
-
-
-@dataclass(frozen=True, slots=True)
-class InText:
-    """How calls stand in a text."""
-
-    rules: Sequence[tuple[str, Tag]]
-    """(what begins a call, what has to follow it)."""
-    excluded: Sequence[str] = ()
-    """What the text may not have."""
-
-    def tag(self, several: bool) -> Tag:
-        """The text, with any number of calls in it, or with one at most, which ends it."""
-        triggers = [trigger for trigger, _ in self.rules]
-        # What contains a trigger is never come to, and what a trigger contains has to be allowed.
-        excluded = [one for one in self.excluded if not any(one in begin or begin in one for begin in triggers)]
-        return {
-            "type": "dispatch",
-            "rules": [[trigger, rest] for trigger, rest in self.rules],
-            "loop": several,
-            "excludes": excluded,
-        }
+from ponder.engines.tools.form import InText, Tag, any_number, constant, one_of, sequence
 
 
 def behind_openers(held: Tag, openers: Collection[str]) -> InText:

@@ -22,6 +22,7 @@ from ponder.engines.tools.form import (
     End,
     Found,
     HeldTool,
+    InText,
     Reader,
     Tag,
     Types,
@@ -35,7 +36,6 @@ from ponder.engines.tools.form import (
     sequence,
     tag,
 )
-from ponder.engines.tools.in_text import InText
 
 _BETWEEN = re.compile(r"[\s,;]*+")
 _SPACE = re.compile(r"\s*+")

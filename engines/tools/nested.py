@@ -21,6 +21,7 @@ from ponder.engines.tools.form import (
     End,
     Found,
     HeldTool,
+    InText,
     Tag,
     Types,
     any_number,
@@ -32,7 +33,7 @@ from ponder.engines.tools.form import (
     sequence,
     tag,
 )
-from ponder.engines.tools.in_text import InText, behind_openers
+from ponder.engines.tools.in_text import behind_openers
 from ponder.engines.tools.named import NAME, alternatives, arguments, listed, loose_texts, unquoted
 from ponder.engines.tools.values import plain, shapes, typed
 

@@ -16,6 +16,7 @@ from ponder.engines.tools.form import (
     End,
     Found,
     HeldTool,
+    InText,
     Tag,
     Types,
     constant,
@@ -27,7 +28,7 @@ from ponder.engines.tools.form import (
     sequence,
     tag,
 )
-from ponder.engines.tools.in_text import InText, behind_openers
+from ponder.engines.tools.in_text import behind_openers
 from ponder.engines.tools.literals import Literals, NoValue, comma, space
 from ponder.engines.tools.named import NAME, alternatives, arguments, listed, loose_arguments, loose_texts
 

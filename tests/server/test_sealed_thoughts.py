@@ -38,7 +38,7 @@ from ponder.server.sealed_thoughts import (
 from ponder.server.settings import KeySettings, Limits, ModelSettings, SealedThoughtSettings, Settings, WrongSettings
 from ponder.testing import CARD, MARKER, Chain, ScriptedEngine
 from tests.engines.scripted_vllm import FAMILIES, Nature, ScriptedVllm, engine
-from tests.server.serving import ASK, answered, ask, chat, door, events, its_door, refused
+from tests.server.serving import ASK, answered, ask, chat, door, events, its_door, joined, refused
 from tests.server.test_loop_thoughts import CALL, READS, TOOLS, Long, reader, results, thoughts
 from tests.server.toy_dialect import Toy, ToyWriter, line
 
@@ -91,9 +91,8 @@ def test_what_one_server_has_sealed_another_gives_back_to_the_model(strategy: st
     assert MARKER not in response.text
     (given,) = details(response)
     if stream:
-        calls = [c for e in events(response.text) for o in e["choices"] for c in o["delta"].get("tool_calls", [])]
-        message = {"role": "assistant", "content": "", "tool_calls": [c | {"index": 0} for c in calls]}
-        message["tool_calls"] = [{name: c[name] for name in ("id", "type", "function")} for c in calls]
+        calls = joined(o["delta"] for e in events(response.text) for o in e["choices"])
+        message: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": calls}
     else:
         message = response.json()["choices"][0]["message"]
     turns = results(message)
