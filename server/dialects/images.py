@@ -10,7 +10,7 @@ import binascii
 import re
 
 from ponder.compute.errors import RequestError
-from ponder.compute.text import Image
+from ponder.compute.text import Image, Images
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 """What may be sent; `image/jpg` is known as a name of JPEG."""
@@ -84,6 +84,16 @@ def other_media(kind: object, param: str) -> RequestError | None:
     return RequestError(
         f"{param} is of a kind that is not read here: models are given texts and images, and no {named}. Leave the "
         "part out, or send what it holds as text",
+        param=param,
+        code="unsupported_content_part",
+    )
+
+
+def not_of_users(images: Images) -> RequestError:
+    """What to say of images in a message of somebody who shows none: the system, the model itself."""
+    param = images[0][1].param
+    return RequestError(
+        f"{param}: images stand in messages of a user or in what a tool returned",
         param=param,
         code="unsupported_content_part",
     )

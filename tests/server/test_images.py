@@ -93,6 +93,56 @@ def test_text_and_images_reach_the_model_in_their_order() -> None:
     assert seen[0].content == "a  b "
 
 
+def test_the_responses_api_takes_the_same_images() -> None:
+    seen: list[Message] = []
+    shown = {"type": "input_image", "image_url": url(PNG), "detail": "auto"}
+    items = [
+        {
+            "role": "user",
+            "content": [{"type": "input_text", "text": "a "}, shown, {"type": "input_text", "text": " b"}],
+        },
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": [shown]},
+    ]
+    app = door(sees(seen))
+    response = ask(app, url="/v1/responses", json={"model": "demo", "input": items})
+    assert response.status_code == 200, response.text
+    assert [len(message.images) for message in seen[:3]] == [1, 0, 1]
+    assert seen[0].content == "a  b"
+    for broken, place in (({"image_url": "https://a.example/b.png"}, "image_url"), ({"file_id": "f"}, "image_url")):
+        item = {"role": "user", "content": [{"type": "input_image", **broken}]}
+        told = ask(app, url="/v1/responses", json={"model": "demo", "input": [item]})
+        refused(told, code="unsupported_content_part", param=f"input.0.content.0.{place}")
+
+
+def test_anthropics_messages_take_the_same_images() -> None:
+    seen: list[Message] = []
+    source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(PNG).decode()}
+    shown = {"type": "image", "source": source}
+    call: dict[str, Any] = {"type": "tool_use", "id": "c1", "name": "look", "input": {}}
+    turns: list[Any] = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, shown, shown, {"type": "text", "text": "b"}]},
+        {"role": "user", "content": [{"type": "text", "text": "c"}, {"type": "text", "text": "d"}, shown]},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [shown]}]},
+    ]
+    body: dict[str, Any] = {"model": "demo", "max_tokens": 64, "messages": turns}
+    app, headers = door(sees(seen)), {"anthropic-version": "2023-06-01"}
+    response = ask(app, url="/v1/messages", json=body, headers=headers)
+    assert response.status_code == 200, response.text
+    assert [len(message.images) for message in seen[:3]] == [3, 0, 1]
+    assert seen[0].content == "ab\nc\nd"
+    assert [at for at, _ in seen[0].images] == [1, 1, 6]
+    for broken, place in (
+        ({"type": "url", "url": "https://a.example/b.png"}, "url"),
+        ({"type": "base64", "media_type": "image/png", "data": "@"}, "data"),
+    ):
+        turns = [{"role": "user", "content": [{"type": "image", "source": broken}]}]
+        told = ask(app, url="/v1/messages", json=body | {"messages": turns}, headers=headers)
+        assert told.status_code == 400
+        assert f"messages.0.content.0.source.{place}" in told.json()["error"]["message"]
+
+
 def test_a_model_that_reads_text_refuses_images_by_name() -> None:
     engine = scripted()
     told = refused(chat(door(engine), messages=asks("a", part())), code="unsupported_content_part")

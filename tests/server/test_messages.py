@@ -247,7 +247,15 @@ def test_what_has_no_effect_is_named() -> None:
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"messages": []}, "invalid_value", "messages"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "unsupported_parameter", "messages.0"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "unsupported_content_part", None),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}
+                ]
+            },
+            "unsupported_content_part",
+            None,
+        ),
         ({"messages": [{"role": "user", "content": [{"type": ["text"]}]}]}, "invalid_value", None),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "missing_required_parameter", None),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "x"}]}]}, None, None),

@@ -570,7 +570,7 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/b.png"}]}]},
         "unsupported_content_part",
-        "input.0.content.0.type",
+        "input.0.content.0.image_url",
     ),
     (
         {"input": [{"role": "user", "content": [{"type": "input_text", "text": 3}]}]},

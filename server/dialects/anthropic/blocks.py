@@ -8,14 +8,15 @@ request, for errors.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 from ponder.compute.errors import RequestError
-from ponder.compute.text import Message, ToolCall
+from ponder.compute.text import Image, Images, Message, ToolCall, joined
 from ponder.server.dialects.anthropic.schema import CountRequest, Turn
 from ponder.server.dialects.customs import without_thought
+from ponder.server.dialects.images import image_of_base64, image_of_url
 
 BETWEEN = "\n"
 """Between the texts of a user's turn, of a result, of the system's prompt: each is a text of its own."""
@@ -62,18 +63,20 @@ class Turns:
             self._user(content, place)
 
     def _user(self, blocks: Sequence[Mapping[str, Any]], place: str) -> None:
-        texts: list[str] = []
+        said: list[str | Image] = []
         for j, block in enumerate(blocks):
             at = f"{place}.content.{j}"
             if block.get("type") != "tool_result":
-                texts.append(_text(block, at))
+                said.append(_piece(block, at))
                 continue
-            if texts:
-                self._add(Message("user", BETWEEN.join(texts)), place)
-                texts = []
-            self._add(Message("tool", _result(block, at), tool_call_id=_given(block, "tool_use_id", str, at)), at)
-        if texts or not blocks:
-            self._add(Message("user", BETWEEN.join(texts)), place)
+            if said:
+                self._add(_user_said(said), place)
+                said = []
+            text, images = _result(block, at)
+            name = _given(block, "tool_use_id", str, at)
+            self._add(Message("tool", text, tool_call_id=name, images=images), at)
+        if said or not blocks:
+            self._add(_user_said(said), place)
 
     def _assistant(self, content: str | Sequence[Mapping[str, Any]], place: str) -> None:
         if isinstance(content, str):
@@ -127,9 +130,11 @@ class Turns:
             self.messages.append(message)
             return
         between = BETWEEN if message.role == "user" else ""
+        content, images = joined([*last.pieces, between, *message.pieces])
         self.messages[-1] = replace(
             last,
-            content=f"{last.content}{between}{message.content}",
+            content=content,
+            images=images,
             tool_calls=last.tool_calls + message.tool_calls,
             sealed=last.sealed or message.sealed,
         )
@@ -141,14 +146,46 @@ def _texts(content: str | Sequence[Mapping[str, Any]], place: str) -> str:
     return BETWEEN.join(_text(block, f"{place}.{j}") for j, block in enumerate(content))
 
 
-def _result(block: Mapping[str, Any], place: str) -> str:
-    """The text of a tool's result."""
+def _result(block: Mapping[str, Any], place: str) -> tuple[str, Images]:
+    """The text of a tool's result, and the images in it."""
     content, failed = block.get("content"), _given(block, "is_error", bool, place, False)
     if content is not None and not isinstance(content, str | list):
         _mistyped(f"{place}.content", "a string or a list")
     found = cast("str | list[Any] | None", content)
-    text = found if isinstance(found, str) else BETWEEN.join(_several(found or [], f"{place}.content"))
-    return FAILED + text if failed else text
+    pieces = (
+        [found]
+        if isinstance(found, str)
+        else [_piece(one, f"{place}.content.{j}") for j, one in enumerate(found or [])]
+    )
+    return joined([FAILED * failed, *_apart(pieces)])
+
+
+def _user_said(pieces: Sequence[str | Image]) -> Message:
+    text, images = joined(_apart(pieces))
+    return Message("user", text, images=images)
+
+
+def _apart(pieces: Sequence[str | Image]) -> Iterator[str | Image]:
+    """Texts that follow one another stay texts of their own."""
+    before: str | Image | None = None
+    for piece in pieces:
+        if isinstance(before, str) and isinstance(piece, str):
+            yield BETWEEN
+        yield piece
+        before = piece
+
+
+def _piece(block: Any, place: str) -> str | Image:
+    """What a block of a user's or of a result is."""
+    if not isinstance(block, dict) or cast("dict[str, Any]", block).get("type") != "image":
+        return _text(block, place)
+    source: dict[str, Any] = _given(cast("dict[str, Any]", block), "source", dict, place)
+    kind = source.get("type")
+    if kind == "url":
+        return image_of_url(source.get("url"), f"{place}.source.url")
+    if kind != "base64":
+        _unsupported(f"{place}.source", "this server keeps no files: send the image itself, as base64")
+    return image_of_base64(source.get("media_type"), source.get("data"), f"{place}.source.data")
 
 
 def _several(blocks: Sequence[Any], place: str) -> list[str]:
@@ -170,7 +207,7 @@ def _text(block: Any, place: str) -> str:
         head = [_given(given, name, str, place) for name in ("title", "source")]
         return BETWEEN.join([*head, *_several(found, f"{place}.content")])
     if kind == "image":
-        _unsupported(f"{place}.type", "this model reads text only, and no images")
+        _unsupported(f"{place}.type", "images stand in turns of a user or in what a tool returned")
     if kind in KNOWN:
         _unsupported(f"{place}.type", "this server has nothing for blocks of this type")
     raise RequestError(

@@ -13,7 +13,7 @@ from ponder.compute.errors import RequestError
 from ponder.compute.text import Image, Images, Message, Tool, ToolCall, joined
 from ponder.server.bounds import too_many
 from ponder.server.dialects.customs import TEXTS, text_of, understood, without_thought
-from ponder.server.dialects.images import image_of_url, other_media
+from ponder.server.dialects.images import image_of_url, not_of_users, other_media
 from ponder.server.dialects.openai_chat import reasoning_details
 from ponder.server.dialects.openai_chat import schema as wire
 from ponder.server.dialects.openai_chat.refused import REFUSED
@@ -183,11 +183,7 @@ def message(given: WireMessage, param: str) -> Message:
     if not isinstance(content, str):
         content, images = joined([_part(part, f"{param}.content.{i}") for i, part in enumerate(content)])
     if images and given.role not in SEE:
-        raise RequestError(
-            f"{param}: images stand in messages of a user or of a tool",
-            param=images[0][1].param,
-            code="unsupported_content_part",
-        )
+        raise not_of_users(images)
     if given.role == "assistant":
         content = without_thought(content)
     sealed = reasoning_details.sealed(given.reasoning_details, f"{param}.reasoning_details")

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ponder.compute.errors import RequestError
-from ponder.compute.text import Message, ToolCall
+from ponder.compute.text import Image, Images, Message, ToolCall, joined
 from ponder.server.dialects.customs import TEXTS, text_of, without_thought
+from ponder.server.dialects.images import image_of_url, not_of_users, other_media
 from ponder.server.dialects.openai_responses.schema import (
     FunctionCall,
     FunctionCallOutput,
@@ -27,8 +28,6 @@ OneItem = InputMessage | FunctionCall | FunctionCallOutput | ReasoningItem | Ite
 Items = Sequence[OneItem]
 OF_AN_ANSWER = re.compile(r"(?:rs|msg|fc)_([0-9a-f]{48})(?:[0-9a-f]{2,8})?")
 """Ids of items of answers, which have that of their response in them."""
-OTHERS = frozenset({"input_image", "image_url", "image", "input_audio", "input_file", "file", "video_url"})
-"""Parts that this server knows and that the model does not read."""
 
 
 @dataclass(slots=True)
@@ -65,16 +64,19 @@ class Conversation:
             case FunctionCall():
                 self._called(item, where)
             case FunctionCallOutput():
-                output = text_in(item.output, f"{where}.output")
-                self.say(Message("tool", output, tool_call_id=item.call_id), where, f"{where}.output")
+                output, images = content_of(item.output, f"{where}.output")
+                told = Message("tool", output, tool_call_id=item.call_id, images=images)
+                self.say(told, where, f"{where}.output")
             case ItemReference():
                 self._named_only(item.id, where)
             case InputMessage():
-                text = text_in(item.content, f"{where}.content")
+                text, images = content_of(item.content, f"{where}.content")
+                if images and item.role != "user":
+                    raise not_of_users(images)
                 if item.role == "assistant":
                     self._said(without_thought(text), where)
                 else:
-                    self.say(Message(item.role, text), where)
+                    self.say(Message(item.role, text, images=images), where)
 
     def _named_only(self, id: str, where: str) -> None:
         """An item of an earlier answer. While it is yet to be looked for, it is something that the assistant said."""
@@ -162,22 +164,31 @@ def of_this_turn(messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def text_in(given: str | Sequence[Mapping[str, Any]], param: str) -> str:
-    """The text of a content or an output. Raises `RequestError` for parts this server has no model for."""
+def content_of(given: str | Sequence[Mapping[str, Any]], param: str) -> tuple[str, Images]:
+    """The text of a content or an output, and the images in it. Raises `RequestError` for parts this server has no
+    model for."""
     if isinstance(given, str):
-        return given
-    return "".join(_part(part, f"{param}.{i}") for i, part in enumerate(given))
+        return given, ()
+    return joined([_part(part, f"{param}.{i}") for i, part in enumerate(given)])
 
 
-def _part(part: Mapping[str, Any], param: str) -> str:
+def _part(part: Mapping[str, Any], param: str) -> str | Image:
     kind, text = part.get("type"), text_of(part)
     if text is not None:
         return text
     if kind in TEXTS:
         name = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
         raise RequestError(f"{name} should be a string", param=name, code="invalid_type")
-    raise RequestError(
-        f"{param}.type: this model reads text parts only",
+    if kind == "input_image" and part.get("image_url") is not None:
+        return image_of_url(part["image_url"], f"{param}.image_url")
+    if kind == "input_image":
+        raise RequestError(
+            f"{param} names no image_url: this server keeps no files, so send the image itself, as a data URL",
+            param=f"{param}.image_url",
+            code="unsupported_content_part",
+        )
+    raise other_media(kind, f"{param}.type") or RequestError(
+        f"{param}.type is none that is known; there are input_text and input_image",
         param=f"{param}.type",
-        code="unsupported_content_part" if isinstance(kind, str) and kind in OTHERS else "invalid_value",
+        code="invalid_value",
     )
