@@ -26,6 +26,8 @@ from starlette.routing import Route
 from ponder.server.sockets import bind, listen, url_of
 
 MADE_UP = re.compile(r"^/v1/responses/(resp_677efb5139a88190b512bc3fef8e535d|response_id)(?=/|$)")
+NOBODY = "resp_none"
+"""In its place where the server stores none: the suite hears what the server says of one that is not there."""
 HOPS = ("host", "content-length", "transfer-encoding", "connection", "content-encoding", "accept-encoding")
 """Headers of a connection, not of what goes over it."""
 
@@ -68,15 +70,16 @@ class Front:
         body = {"model": self._model, "input": "Say this.", "store": True, "background": background}
         headers = {"authorization": request.headers.get("authorization", "")}
         if not background:
-            return (await self._client.post("/v1/responses", json=body, headers=headers)).json()["id"]
+            told: dict[str, Any] = (await self._client.post("/v1/responses", json=body, headers=headers)).json()
+            return str(told.get("id", NOBODY))
         async with self._client.stream(
             "POST", "/v1/responses", json=body | {"stream": True}, headers=headers
         ) as stream:
             async for line in stream.aiter_lines():
                 if line.startswith("data: {"):
-                    told: dict[str, Any] = json.loads(line.removeprefix("data: "))
+                    told = json.loads(line.removeprefix("data: "))
                     return told["response"]["id"]
-        raise AssertionError("a stream of a response tells no id")
+        return NOBODY
 
 
 @contextmanager

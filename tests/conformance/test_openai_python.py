@@ -69,6 +69,19 @@ SUITES = (
         ),
     ),
     Suite(
+        "test_completions.py",
+        (Group("test_(method|raw_response|streaming_response)_create", 40),),
+    ),
+    Suite(
+        "test_responses.py",
+        (
+            Group("test_method_create_with_all_params", 10, Refused("BadRequestError", "is not supported")),
+            Group("test_(method|raw_response|streaming_response)_create", 30),
+            Group("test_path_params|test_parse_method_in_sync", 20),
+            Group("test_(method|raw_response|streaming_response)_(retrieve|delete|cancel|compact)", 90, NO_ROUTE),
+        ),
+    ),
+    Suite(
         "test_models.py",
         (
             Group("test_(method|raw_response|streaming_response)_(retrieve|list)", 30),
