@@ -54,6 +54,7 @@ class Suite:
     groups: Sequence[Group]
 
 
+NOT_INCLUDED = Refused("BadRequestError", "include may name reasoning.encrypted_content")
 NO_MODEL = Refused("NotFoundError", "no such model")
 NO_ROUTE = Refused("NotFoundError", "there is no such route")
 NO_METHOD = Refused("APIStatusError", "this route does not take this method")
@@ -75,11 +76,25 @@ SUITES = (
     Suite(
         "test_responses.py",
         (
-            Group("test_method_create_with_all_params", 10, Refused("BadRequestError", "is not supported")),
+            Group("test_method_create_with_all_params", 10, Refused("BadRequestError", "background_options is not")),
+            Group("test_method_retrieve_with_all_params", 10, NOT_INCLUDED),
             Group("test_(method|raw_response|streaming_response)_create", 30),
+            Group("test_(method|raw_response|streaming_response)_(retrieve|delete|cancel)", 60),
             Group("test_path_params|test_parse_method_in_sync", 20),
-            Group("test_(method|raw_response|streaming_response)_(retrieve|delete|cancel|compact)", 90, NO_ROUTE),
+            Group("test_(method|raw_response|streaming_response)_compact", 20, NO_METHOD),
         ),
+    ),
+    Suite(
+        "responses/test_input_items.py",
+        (
+            Group("test_method_list_with_all_params", 5, NOT_INCLUDED),
+            Group("test_(method|raw_response|streaming_response)_list", 15),
+            Group("test_path_params", 5),
+        ),
+    ),
+    Suite(
+        "responses/test_input_tokens.py",
+        (Group("test_(method|raw_response|streaming_response)_count", 20, NO_METHOD),),
     ),
     Suite(
         "test_models.py",

@@ -199,6 +199,6 @@ class ResponsesRequest(Spellings, SamplingFields):
         default=None, json_schema_extra=WITHOUT_EFFECT
     )
     truncation: Literal["auto", "disabled"] | None = None
-    store: bool | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
+    store: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
