@@ -462,3 +462,13 @@ def test_every_method_describes_itself() -> None:
 def test_an_error_is_written_whatever_it_is() -> None:
     response: Response = Gemini().error(Failure(418, "teapot", "no", None))
     assert json.loads(bytes(response.body))["error"]["status"] == "INVALID_ARGUMENT"
+
+
+def test_a_summary_of_the_thought_is_a_part_of_its_own() -> None:
+    chains = (Chain(f"{MARKER}: three and four\nmake seven", "It is 7."), Chain("", "I added both."))
+    for method in ("generateContent", "streamGenerateContent?alt=sse"):
+        config = {"thinkingConfig": {"thinkingBudget": 600, "includeThoughts": True}}
+        pieces = answered(door(scripted(*chains)), method, generationConfig=config)
+        parts = [part for piece in pieces for part in parts_of(piece)]
+        assert "".join(part["text"] for part in parts if not part.get("thought")) == "It is 7."
+        assert [part["text"] for part in parts if part.get("thought")] == ["I added both."]
