@@ -52,7 +52,6 @@ NEEDED: dict[str, Scope] = {
     "/v1/keys/{id}/rotate": "admin",
     "/v1/reload": "admin",
     "/v1/responses/input_tokens": "infer",
-    "/v1/responses": "infer",
     "/v1/responses/{id}": "infer",
     "/v1/responses/{id}/cancel": "infer",
     "/v1/responses/{id}/input_items": "infer",
