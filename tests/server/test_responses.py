@@ -154,9 +154,7 @@ def test_a_response_is_of_the_sdk_s_types_and_its_stream_ends_in_the_same(name: 
     assert told[-1]["type"] == f"response.{final['status']}"
     assert final["status"] == ("incomplete" if name == "cut" else "completed")
     assert whole["incomplete_details"] == ({"reason": "max_output_tokens"} if name == "cut" else None)
-    assert [event["item"] for event in told if event["type"].endswith("item.done")] == sorted(
-        final["output"], key=lambda item: item["type"] == "reasoning" and name == "shown"
-    )
+    assert [event["item"] for event in told if event["type"].endswith("item.done")] == final["output"]
     assert {event["item"]["id"] for event in told if event["type"].endswith("item.added")} == {
         item["id"] for item in final["output"]
     }
@@ -242,6 +240,26 @@ def test_a_summary_is_told_in_the_item_of_the_thought_behind_the_answer_it_was_w
     document = described(one())
     for event in told:
         fits(event, answer_of(document, URL, "post")["text/event-stream"]["schema"], document)
+
+
+def test_a_stream_tells_its_progress_to_whoever_asks_and_its_numbers_have_no_gap() -> None:
+    async def go() -> tuple[str, dict[str, Any]]:
+        app = door(scripted(delay=0.5))
+        body = {"stream": True, "strategy": "majority_vote", "thinking_budget": 900}
+        told = await asked(app, "POST", URL, json=ASK | body | {"stream_options": {"include_progress": True}})
+        return told.text, (await asked(app, "GET", "/openapi.json")).json()
+
+    raw, document = in_virtual_time(go())
+    blocks = [block for block in raw.split("\n\n") if block and not block.startswith(":")]
+    told = [json.loads(block.partition("\ndata: ")[2]) for block in blocks]
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    progress = [event for event in told if event["type"] == "response.progress"]
+    assert {"thinking"} <= {event["progress"]["phase"] for event in progress}
+    assert {event["response_id"] for event in progress} == {told[0]["response"]["id"]}
+    assert MARKER not in raw
+    for event in told:
+        fits(event, answer_of(document, URL, "post")["text/event-stream"]["schema"], document)
+    assert "response.progress" not in {event["type"] for event in streamed(door(scripted()))}
 
 
 # -- OpenAI's own client ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ponder.server.dialects.described import Part
 from ponder.server.dialects.openai_usage import CompletionUsage
+from ponder.server.dialects.progress_report import ProgressReport
 from ponder.server.dialects.thinking_report import ThinkingReport
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -113,16 +114,10 @@ class ChunkChoice(Part):
     finish_reason: FinishReason | None
 
 
-class ProgressReport(Part):
+class ChoiceProgress(ProgressReport):
     """How far the work on a choice is."""
 
     index: int = Field(description="Of the choice")
-    phase: Literal["waiting", "thinking", "judging", "answering"]
-    samples: int = Field(description="Finished candidates")
-    samples_planned: int = Field(description="As many as the strategy wants, so far as it has said")
-    votes: list[int] = Field(description="How many candidates gave each answer, most first")
-    tokens_left: int = Field(description="Hidden tokens that may still be spent")
-    cost_left_usd: float = Field(default=0, description="Where something bounds the cost")
 
 
 class ChatCompletionChunk(Part):
@@ -135,6 +130,6 @@ class ChatCompletionChunk(Part):
     choices: list[ChunkChoice]
     usage: CompletionUsage | None = Field(default=None, description="In the last chunk, with include_usage")
     thinking: ThinkingReport | None = Field(default=None, description="In the last chunk; else left out")
-    progress: ProgressReport | None = Field(
+    progress: ChoiceProgress | None = Field(
         default=None, description="With include_progress, in chunks without choices; else left out"
     )

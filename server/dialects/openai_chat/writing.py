@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ponder.compute.price import NANO
 from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.server.answers import End, Failure, Progress, Summary, Whole
 from ponder.server.dialect import Writer
@@ -21,6 +20,7 @@ from ponder.server.dialects.openai_chat.schema import ChatRequest
 from ponder.server.dialects.openai_errors import body
 from ponder.server.dialects.openai_usage import shaped_usage
 from ponder.server.dialects.openai_writing import STREAM_HEADERS, dumped, headers, token_logprobs
+from ponder.server.dialects.progress_report import progress_report
 from ponder.server.dialects.slips import Stray
 from ponder.server.dialects.thinking_report import thinking
 from ponder.server.plan import ResolvedRequest
@@ -89,16 +89,7 @@ class ChatWriter(Writer):
         return self._chunk(index, json.dumps({"reasoning": thought, "reasoning_content": thought}))
 
     def progress(self, index: int, progress: Progress) -> bytes:
-        told: dict[str, Any] = {
-            "index": index,
-            "phase": progress.phase,
-            "samples": progress.samples,
-            "samples_planned": progress.samples_planned,
-            "votes": progress.votes,
-            "tokens_left": progress.tokens_left,
-        }
-        if progress.cost_left_nano_usd is not None:
-            told["cost_left_usd"] = progress.cost_left_nano_usd / NANO
+        told = {"index": index, **progress_report(progress)}
         return self._without_choices({"usage": None} if self._usage else {}, {"progress": told})
 
     def _without_choices(self, *facts: Mapping[str, Any]) -> bytes:

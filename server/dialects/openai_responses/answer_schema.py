@@ -12,6 +12,7 @@ from pydantic import Field, RootModel
 from ponder.server.dialects.described import Part
 from ponder.server.dialects.openai_errors import Error
 from ponder.server.dialects.openai_responses.usage import ResponseUsage
+from ponder.server.dialects.progress_report import ProgressReport
 from ponder.server.dialects.thinking_report import ThinkingReport
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -256,6 +257,14 @@ class SummaryDone(_OfAnItem):
     text: str
 
 
+class ProgressEvent(_Event):
+    """With stream_options.include_progress: an event of our own."""
+
+    type: Literal["response.progress"]
+    response_id: str
+    progress: ProgressReport
+
+
 class ResponseStreamEvent(
     RootModel[
         Annotated[
@@ -270,7 +279,8 @@ class ResponseStreamEvent(
             | ReasoningTextDone
             | SummaryPartEvent
             | SummaryDelta
-            | SummaryDone,
+            | SummaryDone
+            | ProgressEvent,
             Field(discriminator="type"),
         ]
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ponder.compute.text import TokenLogprob, ToolCall
-from ponder.server.answers import End, Failure, Summary, Whole
+from ponder.server.answers import End, Failure, Progress, Summary, Whole
 from ponder.server.dialect import Keeping, Writer
 from ponder.server.dialects.openai_responses.reading import NAMES, gives_logprobs, gives_sealed, summary_length
 from ponder.server.dialects.openai_responses.response import (
@@ -29,6 +29,7 @@ from ponder.server.dialects.openai_responses.response import (
 from ponder.server.dialects.openai_responses.schema import ResponsesRequest
 from ponder.server.dialects.openai_responses.usage import response_usage
 from ponder.server.dialects.openai_writing import STREAM_HEADERS, dumped, headers, token_logprobs
+from ponder.server.dialects.progress_report import progress_report
 from ponder.server.dialects.slips import Stray
 from ponder.server.dialects.thinking_report import thinking
 from ponder.server.plan import ResolvedRequest
@@ -79,7 +80,8 @@ class ResponsesWriter(Writer):
         self._name = keeping.id.partition("_")[2]
         self._logprobs = gives_logprobs(wanted)
         self._sealed = gives_sealed(wanted)
-        self._late = resolved.shows_thought or summary_length(wanted) is not None
+        self._shows = resolved.shows_thought
+        self._late = summary_length(wanted) is not None
         """What the thought is given out with is known when the answer has ended."""
         self._thinks = resolved.budget > 0
         self._number = 0
@@ -88,6 +90,8 @@ class ResponsesWriter(Writer):
         self._reasoning: str | None = None
         """The id of the thought, while it is open."""
         self._seal: str | None = None
+        self._shown: str | None = None
+        """The thought, sealed, and to a key that may see it, as far as it has come."""
         self._message: _OpenMessage | None = None
         self._call: _OpenCall | None = None
 
@@ -115,6 +119,13 @@ class ResponsesWriter(Writer):
     def thought(self, index: int, sealed: str) -> bytes:
         self._seal = sealed
         return b""
+
+    def revealed(self, index: int, thought: str) -> bytes:
+        self._shown = thought
+        return b""
+
+    def progress(self, index: int, progress: Progress) -> bytes:
+        return self._told("response.progress", response_id=self._asked["id"], progress=progress_report(progress))
 
     def text(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
         if not text and not (self._logprobs and logprobs):
@@ -222,12 +233,12 @@ class ResponsesWriter(Writer):
     def _end_thought(self, end: End | None = None) -> bytes:
         """The thought is over, where all that it is given out with is known: at the `end`, or before."""
         id = self._reasoning
-        waits = self._late or (self._sealed and self._seal is None)
+        waits = self._late or (self._sealed and self._seal is None) or (self._shows and self._shown is None)
         if id is None or (waits and end is None):
             return b""
         self._reasoning = None
         sealed = (end.sealed if end is not None else None) or self._seal
-        summary, thought = (end.summary, end.thought) if end is not None else (None, None)
+        summary, thought = (end.summary, end.thought) if end is not None else (None, self._shown)
         events = b""
         if thought is not None:
             events += self._shown_thought(id, thought)
