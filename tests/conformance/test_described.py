@@ -37,6 +37,9 @@ def fuzz(url: str, *, streamed: bool, each: int, seed: int) -> int:
     words += ["--request-timeout", "500", "--suppress-health-check", "all"]
     if streamed:
         words += [word for path in streaming(url) for word in ("--include-path", path)]
+        # Its own check of streams wants a schema of each event's fields (OpenAPI 3.2); ours, in hooks.py, holds the
+        # data of each event to the schema.
+        words += ["--exclude-checks", "response_schema_conformance"]
     config = HERE / "fuzz"
     done = subprocess.run(
         [str(st), "--config-file", str(config / "schemathesis.toml"), *words],
@@ -62,13 +65,13 @@ def streaming(url: str) -> list[str]:
 
 
 def test_two_thousand_requests_made_of_the_document_are_answered_as_it_says(url: str) -> None:
-    assert fuzz(url, streamed=False, each=12, seed=7) + fuzz(url, streamed=True, each=120, seed=7) >= 2000
+    assert fuzz(url, streamed=False, each=12, seed=7) + fuzz(url, streamed=True, each=12, seed=7) >= 2000
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_four_thousand_more(seed: int, url: str, record_property: Callable[[str, object], None]) -> None:
-    made = [fuzz(url, streamed=False, each=60, seed=seed), fuzz(url, streamed=True, each=500, seed=seed)]
+    made = [fuzz(url, streamed=False, each=60, seed=seed), fuzz(url, streamed=True, each=150, seed=seed)]
     record_property("requests", made)
     assert sum(made) >= 4000
