@@ -283,6 +283,7 @@ SPEAKERS: Mapping[str, Caller | None] = {
     **{f"/v1/{GEMINI}{method}": None for method in ("generateContent", "streamGenerateContent", "countTokens")},
     # What counts tokens asks no model.
     "/v1/messages/count_tokens": None,
+    "/v1/responses/input_tokens": None,
     f"/v1beta/{GEMINI}countTokens": None,
 }
 """By the path of the dialect. None: another one's promises are its own."""
