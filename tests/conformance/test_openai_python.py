@@ -94,7 +94,10 @@ SUITES = (
     ),
     Suite(
         "responses/test_input_tokens.py",
-        (Group("test_(method|raw_response|streaming_response)_count", 20, NO_METHOD),),
+        (
+            Group("test_method_count_with_all_params", 5, Refused("BadRequestError", "conversation is not supported")),
+            Group("test_(method|raw_response|streaming_response)_count", 15),
+        ),
     ),
     Suite(
         "test_models.py",

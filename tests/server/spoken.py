@@ -25,7 +25,7 @@ def function(tool: Tool) -> dict[str, Any]:
     return {"name": tool.name, "description": tool.description, "parameters": json.loads(tool.parameters)}
 
 
-def datas(raw: bytes) -> list[dict[str, Any]]:
+def data_of(raw: bytes) -> list[dict[str, Any]]:
     """The JSON of each event of a stream that may have failed."""
     lines = [line.removeprefix("data: ") for line in raw.decode().split("\n") if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
@@ -108,7 +108,7 @@ class ChatSpeaker(OpenAICaller):
         return list(found.values())
 
     def failure(self, raw: bytes, *, streamed: bool) -> str | None:
-        return message_of(datas(raw)[-1] if is_stream(raw) else json.loads(raw))
+        return message_of(data_of(raw)[-1] if is_stream(raw) else json.loads(raw))
 
 
 class ResponsesSpeaker(Speaker):
@@ -124,11 +124,11 @@ class ResponsesSpeaker(Speaker):
         return json.dumps(asked).encode()
 
     def _response(self, raw: bytes, streamed: bool) -> dict[str, Any]:
-        return datas(raw)[-1]["response"] if streamed else json.loads(raw)
+        return data_of(raw)[-1]["response"] if streamed else json.loads(raw)
 
     def text(self, raw: bytes, *, streamed: bool) -> str:
         if streamed:
-            return "".join(one["delta"] for one in datas(raw) if one["type"] == "response.output_text.delta")
+            return "".join(one["delta"] for one in data_of(raw) if one["type"] == "response.output_text.delta")
         items = [item for item in json.loads(raw)["output"] if item["type"] == "message"]
         return "".join(part["text"] for item in items for part in item["content"])
 
@@ -144,7 +144,7 @@ class ResponsesSpeaker(Speaker):
     def failure(self, raw: bytes, *, streamed: bool) -> str | None:
         if not is_stream(raw):
             return message_of(json.loads(raw))
-        last = datas(raw)[-1]
+        last = data_of(raw)[-1]
         return last["message"] if last["type"] == "error" else message_of(last.get("response", {}))
 
 
@@ -166,7 +166,7 @@ class CompletionsSpeaker(Speaker):
         return chat_usage(raw, streamed)
 
     def failure(self, raw: bytes, *, streamed: bool) -> str | None:
-        return message_of(datas(raw)[-1] if is_stream(raw) else json.loads(raw))
+        return message_of(data_of(raw)[-1] if is_stream(raw) else json.loads(raw))
 
 
 class MessagesSpeaker(Speaker):
@@ -191,12 +191,12 @@ class MessagesSpeaker(Speaker):
     def text(self, raw: bytes, *, streamed: bool) -> str:
         if not streamed:
             return "".join(block.get("text", "") for block in json.loads(raw)["content"])
-        deltas = [one["delta"] for one in datas(raw) if one["type"] == "content_block_delta"]
+        deltas = [one["delta"] for one in data_of(raw) if one["type"] == "content_block_delta"]
         return "".join(delta.get("text", "") for delta in deltas)
 
     def usage(self, raw: bytes, *, streamed: bool) -> Billed | None:
         if streamed:
-            pieces = datas(raw)
+            pieces = data_of(raw)
             used = dict(next(one["message"]["usage"] for one in pieces if one["type"] == "message_start"))
             used |= next(one["usage"] for one in pieces if one["type"] == "message_delta")
         else:
@@ -210,7 +210,7 @@ class MessagesSpeaker(Speaker):
             blocks = [block for block in json.loads(raw)["content"] if block["type"] == "tool_use"]
             return [(block["name"], json.dumps(block["input"])) for block in blocks]
         found: dict[int, tuple[str, str]] = {}
-        for one in datas(raw):
+        for one in data_of(raw):
             if one["type"] == "content_block_start" and one["content_block"]["type"] == "tool_use":
                 found[one["index"]] = one["content_block"]["name"], ""
             elif one["type"] == "content_block_delta" and one["delta"]["type"] == "input_json_delta":
@@ -219,7 +219,7 @@ class MessagesSpeaker(Speaker):
         return list(found.values())
 
     def failure(self, raw: bytes, *, streamed: bool) -> str | None:
-        return message_of(datas(raw)[-1] if is_stream(raw) else json.loads(raw))
+        return message_of(data_of(raw)[-1] if is_stream(raw) else json.loads(raw))
 
 
 class GeminiSpeaker(Speaker):
@@ -248,7 +248,7 @@ class GeminiSpeaker(Speaker):
         return json.dumps(asked).encode()
 
     def _pieces(self, raw: bytes) -> list[dict[str, Any]]:
-        return datas(raw) if is_stream(raw) else [json.loads(raw)]
+        return data_of(raw) if is_stream(raw) else [json.loads(raw)]
 
     def _parts(self, raw: bytes) -> list[dict[str, Any]]:
         candidates = [one for piece in self._pieces(raw) for one in piece.get("candidates", ())]
