@@ -189,7 +189,7 @@ class Status:
         found = list(self.ids(key))
         if (lister := self._lister(request.headers)) is not None:
             return lister.several(found, request.query_params)
-        return Models(data=[_model(name, served) for name, served in found])
+        return Models(object="list", data=[_model(name, served) for name, served in found])
 
     async def model(self, request: Request, id: str, key: Caller) -> Any:
         """Finds one of the models listed. Ids may hold slashes."""
@@ -356,6 +356,7 @@ def _model(name: str, served: ServedModel) -> Model:
     card = served.engine.card
     return Model(
         id=name,
+        object="model",
         created=card.created,
         owned_by=card.owner,
         max_model_len=card.context,

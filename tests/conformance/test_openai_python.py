@@ -3,6 +3,7 @@ refused by name, and they fail in just that way."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from tests.conformance.environments import environment, source
 from tests.conformance.front import front
 from tests.conformance.served import served
+from tests.server.test_serve import ponder_serve
 
 MODELS = ("gpt-6-astra", "gpt-3.5-turbo-instruct")
 """The models that the tests ask for."""
@@ -108,6 +110,17 @@ SUITES = (
         ),
     ),
 )
+ON_THE_DEMO = (
+    *(one for one in SUITES if one.file in ("chat/test_completions.py", "test_responses.py", "test_models.py")),
+    Suite(
+        "test_completions.py",
+        (
+            Group("test_method_create_with_all_params", 10, Refused("BadRequestError", "suffix is not supported")),
+            Group("test_(method|raw_response|streaming_response)_create", 30),
+        ),
+    ),
+)
+"""Its vocabulary has no tokens to fill in a middle."""
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +129,26 @@ def address() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`ponder serve demo` under the names that these tests ask for."""
+    folder = tmp_path_factory.mktemp("demo")
+    settings = {"PONDER_ALIASES": json.dumps(MODELS), "XDG_STATE_HOME": str(folder)}
+    with ponder_serve(folder, "demo", environment=settings) as (_, url), front(url, MODELS[0]) as address:
+        yield address
+
+
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.file)
 def test_its_own_tests_come_out_as_the_table_says(suite: Suite, address: str, tmp_path: Path) -> None:
+    judge(suite, address, tmp_path)
+
+
+@pytest.mark.parametrize("suite", ON_THE_DEMO, ids=lambda suite: suite.file)
+def test_they_come_out_so_over_a_real_engine(suite: Suite, demo: str, tmp_path: Path) -> None:
+    judge(suite, demo, tmp_path)
+
+
+def judge(suite: Suite, address: str, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     python = environment("openai-python") / "bin" / "python"
     options = ["-o", "addopts=", "-p", "no:cacheprovider", "-q", "--tb=line", f"--junit-xml={report}"]
