@@ -423,6 +423,8 @@ def test_our_own_fields_work_here() -> None:
     assert told["thinking"]["budget_source"] == "thinking_budget"
     (told,) = answered(door(scripted()), generationConfig={"thinkingConfig": {"thinkingLevel": "LOW"}})
     assert told["thinking"]["budget_source"] == "generationConfig.thinkingConfig.thinkingLevel"
+    assert read(thinking_budget=200, thinking_budget_scope="loop").thinking.loop
+    assert not read(thinking_budget=200).thinking.loop
 
 
 @pytest.mark.parametrize(

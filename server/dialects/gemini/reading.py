@@ -170,7 +170,8 @@ def _thinking(request: GenerateRequest, config: wire.ThinkingConfig | None) -> T
     tokens = [("thinking_budget", request.tokens), (f"{THINKING}.thinkingBudget", config and config.thinking_budget)]
     level = None if config is None else config.thinking_level
     levels = [] if level in (None, "thinking_level_unspecified") else [(f"{THINKING}.thinkingLevel", level)]
-    return agreed([(name, most) for name, most in tokens if most is not None], [], levels, exact=request.exact)
+    budgets = [(name, most) for name, most in tokens if most is not None]
+    return agreed(budgets, [], levels, exact=request.exact, loop=request.loop)
 
 
 def _together(request: GenerateRequest, config: GenerationConfig) -> None:
