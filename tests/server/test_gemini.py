@@ -30,7 +30,7 @@ from tests.server.serving import ask, chat, door, scripted
 ROOT = "/v1beta/models/demo"
 THINKING = "generationConfig.thinkingConfig"
 FIRST = {"functionCall": {"name": "add", "args": {"a": 3}}}
-IMAGE = {"inlineData": {"mimeType": "image/png", "data": ""}}
+IMAGE = {"inlineData": {"mimeType": "image/png", "data": "iVBO"}}
 CONTENTS = [{"role": "user", "parts": [{"text": "What is 3 + 4?"}]}]
 CALL = 'So: <tool_call>{"name": "add", "arguments": {"a": 3}}</tool_call>'
 ADD = {"name": "add", "description": "Adds", "parameters": {"type": "OBJECT", "properties": {"a": {"type": "INTEGER"}}}}
@@ -252,8 +252,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"contents": [{"parts": [{}]}]}, "contents.0.parts.0.text"),
     (
         {"contents": [{"parts": [IMAGE]}]},
-        "contents.0.parts.0.inlineData",
+        "contents.0.parts.0.inlineData.data",
     ),
+    (
+        {"contents": [{"parts": [{"inlineData": {"mimeType": "audio/wav", "data": "iVBO"}}]}]},
+        "contents.0.parts.0.inlineData.data",
+    ),
+    ({"contents": [{"parts": [{"inlineData": "iVBO"}]}]}, "contents.0.parts.0.inlineData"),
+    ({"contents": [{"parts": [{"fileData": {"fileUri": "gs://a/b"}}]}]}, "contents.0.parts.0.fileData"),
+    ({"contents": [{"role": "model", "parts": [IMAGE]}]}, "contents.0.parts.0.inlineData"),
+    ({"systemInstruction": {"parts": [IMAGE]}}, "systemInstruction.parts.0.inlineData"),
     ({"contents": [{"parts": [{"executableCode": {}}]}]}, "contents.0.parts.0"),
     (
         {"contents": [{"role": "model", "parts": [{"functionCall": {"args": 3, "name": "a"}}]}]},

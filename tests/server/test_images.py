@@ -143,6 +143,27 @@ def test_anthropics_messages_take_the_same_images() -> None:
         assert f"messages.0.content.0.source.{place}" in told.json()["error"]["message"]
 
 
+def test_gemini_takes_the_same_images() -> None:
+    seen: list[Message] = []
+    data = base64.b64encode(PNG).decode()
+    shown: dict[str, Any] = {"inlineData": {"mimeType": "image/png", "data": data}}
+    told: dict[str, Any] = {"name": "look", "response": {"output": "Here: "}, "parts": [shown]}
+    contents: list[Any] = [
+        {"role": "user", "parts": [{"text": "a "}, {"inline_data": {"mime_type": "image/png", "data": data}}, shown]},
+        {"role": "model", "parts": [{"functionCall": {"name": "look", "args": {}}}]},
+        {"role": "user", "parts": [{"functionResponse": told}, {"text": "b"}]},
+    ]
+    response = ask(door(sees(seen)), url="/v1beta/models/demo:generateContent", json={"contents": contents})
+    assert response.status_code == 200, response.text
+    assert [(message.content, [at for at, _ in message.images]) for message in seen[:4]] == [
+        ("a ", [2, 2]),
+        ("", []),
+        ("Here: ", [6]),
+        ("b", []),
+    ]
+    assert pixels(seen[0].images[0][1]).getpixel((0, 0)) == (200, 30, 30)
+
+
 def test_a_model_that_reads_text_refuses_images_by_name() -> None:
     engine = scripted()
     told = refused(chat(door(engine), messages=asks("a", part())), code="unsupported_content_part")

@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 from ponder.compute.errors import RequestError
-from ponder.compute.text import Message, ToolCall
+from ponder.compute.text import Image, Message, ToolCall, joined
 from ponder.server.dialects.customs import without_thought
 from ponder.server.dialects.gemini.schema import Content, SystemInstruction
+from ponder.server.dialects.images import image_of_base64
 from ponder.server.sealed_thoughts import SEVERAL
 
-MEDIA = ("inlineData", "fileData")
+MEDIA = {
+    "inlineData": "images stand in contents of a user or in what a function returned",
+    "fileData": "this server keeps no files and fetches none: send the image itself, as inlineData",
+}
+"""Where a part has something else than text, and what to say where it may not."""
 KINDS = ("text", "functionCall", "functionResponse")
 BESIDE = frozenset({"thought", "thoughtSignature", "videoMetadata", "partMetadata", "mediaResolution", *KINDS, *MEDIA})
 """What a part may have."""
@@ -95,30 +100,43 @@ class _Answer:
 
 
 def _user(made: Turns, parts: Sequence[Mapping[str, Any]], place: str) -> None:
-    texts: list[str] = []
+    pieces: list[str | Image] = []
     results: list[tuple[Message, str]] = []
     for n, part in enumerate(parts):
         where = f"{place}.parts.{n}"
         if (result := part.get("functionResponse")) is not None:
             results.append((_result(made, result, f"{where}.functionResponse"), where))
         else:
-            texts.append(_text(part, where))
+            pieces.append(_piece(part, where))
     for message, where in results:
         made.add(message, where)
-    if texts or not results:
-        made.add(Message("user", "".join(texts)), place)
+    if pieces or not results:
+        text, images = joined(pieces)
+        made.add(Message("user", text, images=images), place)
+
+
+def _piece(given: Any, place: str) -> str | Image:
+    """What a part of a user's or of a result is."""
+    if not isinstance(given, dict):
+        _mistyped(place, "an object")
+    part = cast("dict[str, Any]", given)
+    data = part.get("inlineData")
+    if data is None or part.keys() - BESIDE:
+        return _text(part, place)
+    param = f"{place}.inlineData"
+    if not isinstance(data, dict):
+        _mistyped(param, "an object")
+    held = cast("dict[str, Any]", data)
+    return image_of_base64(held.get("mimeType"), held.get("data"), f"{param}.data")
 
 
 def _text(part: Mapping[str, Any], place: str) -> str:
-    """The text of a part. Raises `RequestError` for parts this server has no model for."""
-    unknown = next((key for key in part if key not in BESIDE), None)
-    if unknown is not None or any(part.get(kind) is not None for kind in MEDIA):
-        kind = next((kind for kind in MEDIA if part.get(kind) is not None), None)
-        raise RequestError(
-            "this model reads text parts only",
-            param=place if kind is None else f"{place}.{kind}",
-            code="unsupported_content_part",
-        )
+    """The text of a part. Raises `RequestError` for parts that are of another kind."""
+    kind = next((kind for kind in MEDIA if part.get(kind) is not None), None)
+    if kind is not None or part.keys() - BESIDE:
+        param = place if kind is None else f"{place}.{kind}"
+        words = MEDIA.get(kind or "", "parts are text, inlineData with an image, functionCall or functionResponse")
+        raise RequestError(f"{param}: {words}", param=param, code="unsupported_content_part")
     text = part.get("text")
     if isinstance(text, str):
         return text
@@ -140,8 +158,16 @@ def _result(made: Turns, given: Any, param: str) -> Message:
     if found is not None:
         made.waiting.remove(found)
     output = response["output"] if response.keys() == {"output"} else response
-    content = output if isinstance(output, str) else json.dumps(output)
-    return Message("tool", content, name=name, tool_call_id=id or (found.id if found else name))
+    content, images = joined([output if isinstance(output, str) else json.dumps(output), *_shown(given, param)])
+    return Message("tool", content, name=name, tool_call_id=id or (found.id if found else name), images=images)
+
+
+def _shown(result: Mapping[str, Any], param: str) -> Sequence[str | Image]:
+    """What the result of a call has beside its object: images, mostly."""
+    parts = result.get("parts")
+    if parts is not None and not isinstance(parts, list):
+        _mistyped(f"{param}.parts", "a list")
+    return [_piece(part, f"{param}.parts.{n}") for n, part in enumerate(cast("list[Any]", parts or []))]
 
 
 def _object(given: Any, param: str, key: str) -> tuple[str, dict[str, Any], str | None]:

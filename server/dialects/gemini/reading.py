@@ -54,7 +54,7 @@ REFUSED_CONFIG = {
     "responseFormat": "use responseMimeType with responseJsonSchema",
     "speechConfig": "answers are text",
     "imageConfig": "answers are text",
-    "audioTimestamp": "this model reads text parts only",
+    "audioTimestamp": "models are given texts and images",
     "routingConfig": "the path names the model",
     "modelConfig": "the path names the model",
     "modelSelectionConfig": "the path names the model",

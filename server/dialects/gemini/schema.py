@@ -41,7 +41,8 @@ class GeminiWire(Wire):
 class Content(GeminiWire):
     role: Literal["user", "model", "function", "tool"] | None = None
     parts: Several[dict[str, Any]] | None = Field(
-        default=None, description="text, functionCall, functionResponse, each with thought and thoughtSignature"
+        default=None,
+        description="text, inlineData, functionCall, functionResponse, each with thought and thoughtSignature",
     )
 
 
