@@ -209,6 +209,8 @@ def test_contents_are_turns() -> None:
         ({"mode": "NONE"}, ToolChoice("none"), ["add", "sub"]),
         ({"mode": "ANY"}, ToolChoice("required"), ["add", "sub"]),
         ({"mode": "ANY", "allowedFunctionNames": ["sub"]}, ToolChoice("required"), ["sub"]),
+        ({"mode": "VALIDATED"}, ToolChoice("auto"), ["add", "sub"]),
+        ({"mode": "validated", "allowedFunctionNames": ["sub"]}, ToolChoice("auto"), ["sub"]),
     ],
 )
 def test_how_functions_may_be_used(config: dict[str, Any] | None, choice: ToolChoice, names: list[str]) -> None:
@@ -219,6 +221,8 @@ def test_how_functions_may_be_used(config: dict[str, Any] | None, choice: ToolCh
     )
     assert request.tool_choice == choice
     assert [tool.name for tool in request.tools] == names
+    held = config is not None and config["mode"].upper() == "VALIDATED"
+    assert [tool.strict for tool in request.tools] == [held] * len(names)
     assert "snake_case" in request.tools[-1].parameters
 
 
@@ -292,7 +296,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"cachedContent": "cachedContents/x"}, "cachedContent"),
     ({"tools": [{"googleSearch": {"x": 1}}]}, "tools.0.googleSearch"),
     ({"tools": [{"functionDeclarations": [{"name": "a b"}]}]}, "tools.0.functionDeclarations.0.name"),
-    ({"toolConfig": {"functionCallingConfig": {"mode": "VALIDATED"}}}, "toolConfig.functionCallingConfig.mode"),
+    (
+        {"toolConfig": {"functionCallingConfig": {"mode": "VALIDATED", "allowedFunctionNames": ["sub"]}}},
+        "toolConfig.functionCallingConfig.allowedFunctionNames",
+    ),
     ({"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}, "toolConfig.functionCallingConfig.mode"),
     ({"strategy": "none"}, "strategy"),
     ({"thinkng_budget": 3}, "thinkngBudget"),

@@ -41,7 +41,8 @@ def json_schema(schema: Any) -> Any:
 
 def _named(schemas: dict[str, Any], order: Any) -> dict[str, Any]:
     """Schemas by their names, in an order that was said."""
-    names = [name for name in cast("list[Any]", order) if name in schemas] if isinstance(order, list) else []
+    listed = cast("list[Any]", order) if isinstance(order, list) else []
+    names = [name for name in listed if isinstance(name, str) and name in schemas]
     return {name: json_schema(schemas[name]) for name in dict.fromkeys([*names, *schemas])}
 
 
