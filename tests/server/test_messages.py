@@ -13,11 +13,13 @@ from pydantic import TypeAdapter
 
 from ponder.compute.text import Hidden
 from ponder.server.answers import End
+from ponder.server.dialect import Target
 from ponder.server.dialects.anthropic import answer_schema as told
 from ponder.server.dialects.anthropic.description import MessageEvent
+from ponder.server.dialects.anthropic.dialect import AnthropicMessages
 from ponder.server.dialects.anthropic.writing import thinking_block
 from ponder.server.keys import digest
-from ponder.server.settings import KeySettings, Settings
+from ponder.server.settings import KeySettings, Limits, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine
 from tests.compute.test_summary import OWN, THOUGHT
 from tests.compute.test_summary import engine as engine_that_sums_up
@@ -210,6 +212,24 @@ def test_how_much_to_think_is_said_in_anthropics_words_and_in_ours(
 ) -> None:
     report = answered(door(scripted()), **body)["ponder"]
     assert (report["budget"], report["budget_source"]) == (budget, source)
+
+
+@pytest.mark.parametrize(
+    ("beta", "body", "loop"),
+    [
+        ("interleaved-thinking-2025-05-14", {}, True),
+        ("files-api-2025-04-14, interleaved-thinking-2025-05-14", {}, True),
+        ("interleaved-thinking-2025-05-14", {"thinking_budget_scope": "request"}, False),
+        ("files-api-2025-04-14", {"thinking_budget_scope": "loop"}, True),
+        ("files-api-2025-04-14", {}, False),
+    ],
+)
+def test_with_interleaved_thinking_a_budget_is_for_a_whole_tool_loop(
+    beta: str, body: dict[str, Any], loop: bool
+) -> None:
+    target = Target(headers=VERSION | {"anthropic-beta": beta})
+    raw = json.dumps(ASK | {"thinking": THINK} | body).encode()
+    assert AnthropicMessages().read(raw, Limits(), target).request.thinking.loop == loop
 
 
 def test_a_budget_above_max_tokens_is_lowered_and_said_to_be() -> None:

@@ -32,7 +32,7 @@ class AnthropicMessages:
     def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         wanted, strays = checked_request(raw, limits, target, MessagesRequest)
         turns = Turns(wanted)
-        return Reading(ours(wanted, turns), partial(MessageWriter, wanted, strays), {**NAMES, **turns.names})
+        return Reading(ours(wanted, turns, target), partial(MessageWriter, wanted, strays), {**NAMES, **turns.names})
 
     def error(self, failure: Failure) -> Response:
         return errors.response(failure)
@@ -49,7 +49,9 @@ class AnthropicTokenCounts(AnthropicMessages):
     def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         wanted, strays = checked_request(raw, limits, target, CountRequest)
         turns = Turns(wanted)
-        return Reading(ours(wanted, turns), partial(MessageWriter, wanted, strays), {**NAMES, **turns.names}, counted)
+        return Reading(
+            ours(wanted, turns, target), partial(MessageWriter, wanted, strays), {**NAMES, **turns.names}, counted
+        )
 
     def operation(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         return description.token_counts()

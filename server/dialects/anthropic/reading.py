@@ -89,12 +89,12 @@ def _offered(tools: Any) -> None:
             )
 
 
-def ours(request: CountRequest, turns: Turns) -> Request:
+def ours(request: CountRequest, turns: Turns, target: Target) -> Request:
     """The request in our words. Raises `RequestError`."""
     return Request(
         model=request.model,
         messages=tuple(turns.messages),
-        thinking=wished(request),
+        thinking=wished(request, target.headers),
         tools=tuple(map(_tool, request.tools or ())),
         tool_choice=_tool_choice(request),
         document=_document(request),

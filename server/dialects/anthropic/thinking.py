@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ponder.compute.errors import RequestError
 from ponder.server.dialects.anthropic.schema import CountRequest
 from ponder.server.dialects.thinking_spellings import agreed
 from ponder.server.request import ThinkingWish
 
+INTERLEAVED = "interleaved-thinking-"
+"""What the name of a beta begins with by which a budget is for all thoughts of a turn, those between its calls of tools
+too."""
 
-def wished(request: CountRequest) -> ThinkingWish:
-    """`thinking_budget`, `thinking` and `output_config.effort` as one wish. Raises `RequestError` where two
-    disagree."""
+
+def wished(request: CountRequest, headers: Mapping[str, str]) -> ThinkingWish:
+    """`thinking_budget`, `thinking` and `output_config.effort` as one wish. `headers` finds names in lower case. Raises
+    `RequestError` where two disagree."""
     thinking, config = request.thinking, request.output_config
     if thinking is not None and thinking.type == "enabled" and thinking.budget_tokens is None:
         raise RequestError(
@@ -26,7 +32,11 @@ def wished(request: CountRequest) -> ThinkingWish:
     ]
     switches = [] if thinking is None else [("thinking.type", thinking.type != "disabled")]
     efforts = [] if config is None or config.effort is None else [("output_config.effort", config.effort)]
-    return agreed(budgets, switches, efforts, exact=request.exact, loop=request.loop)
+    betas = [beta.strip() for beta in headers.get("anthropic-beta", "").split(",")]
+    loop = request.loop
+    if request.thinking_budget_scope is None:
+        loop = any(beta.startswith(INTERLEAVED) for beta in betas)
+    return agreed(budgets, switches, efforts, exact=request.exact, loop=loop)
 
 
 def has_blocks(request: CountRequest) -> bool:
