@@ -279,6 +279,9 @@ class CompletionResponse:
                         await out.room()
 
                 sealing = self._resolved.sealing
+                if self._reading.request.thinking.loop and self._resolved.plans[index].summary is not None:
+                    # A seal says how much the loop has thought, and a summary is more of that: it comes behind it.
+                    sealing = None
                 tell = told if sealing is None else self._sealing(index, sealing, out, told)
                 tell = self._revealing(index, out, tell) if self._resolved.shows_thought else tell
                 return tell if self._resolved.coarse is None else self._late(tell)

@@ -10,6 +10,7 @@ import pytest
 from ponder.compute.lengths import Lengths
 from ponder.compute.text import Prompt
 from ponder.server.keys import digest
+from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine
 from ponder.testing.scripted import question
@@ -92,6 +93,16 @@ def test_with_the_sealed_thought_both_are_there_and_the_thought_itself_where_tha
     message, _, _ = told(chat(app, {"authorization": "Bearer pk-ann"}, **body))
     assert [one["type"] for one in message["reasoning_details"]] == ["reasoning.summary", "reasoning.encrypted"]
     assert message["reasoning"] == THOUGHT
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_seal_counts_the_summary_among_the_tokens_of_its_loop(stream: bool) -> None:
+    seals = SealedThoughts([b"s" * 32])
+    app = door(engine(OWN), seals=seals)
+    body = {**WISH, "include": ["reasoning.encrypted_content"], "thinking_budget_scope": "loop"}
+    message, usage, _ = told(chat(app, **body, **streamed(stream)))
+    (seal,) = [one["data"] for one in message["reasoning_details"] if one["type"] == "reasoning.encrypted"]
+    assert seals.open(seal, "anyone", "demo").spent == usage["completion_tokens_details"]["reasoning_tokens"]
 
 
 def test_an_operator_may_allow_none() -> None:
