@@ -1,10 +1,10 @@
 // Google's client for Node, unmodified, against a server: what it was given is printed as JSON.
-// node google_genai.mjs URL KEY FOLDER, the folder that has the package under node_modules.
+// node google_genai.mjs URL KEY, with the package's folder as NODE_PATH, which only `require` looks at.
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const [url, key, folder] = process.argv.slice(2);
-const require = createRequire(`${folder}/`);
+const [url, key] = process.argv.slice(2);
+const require = createRequire(import.meta.url);
 const { GoogleGenAI, Type, ApiError } = await import(pathToFileURL(require.resolve("@google/genai")).href);
 
 const client = (apiKey) => new GoogleGenAI({ apiKey, httpOptions: { baseUrl: url } });

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,11 @@ from ponder.compute.text import Prompt
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine
-from tests.clients.node import package
+from tests.needs import node, npm
 from tests.server.serving import door, serving
 
+NODE = ("@google/genai", "2.32.0")
+"""Google's client for Node, as it is in npm's registry."""
 KEY = "pk-ann"
 QUESTION = "What is 3 + 4?"
 
@@ -263,13 +264,8 @@ def test_a_failure_of_the_model_is_a_server_error(on: Served, streamed: bool) ->
 
 
 def test_nodes_client_is_given_the_same(on: Served) -> None:
-    folder = package("@google/genai", "2.32.0")
-    script = Path(__file__).with_name("google_genai.mjs")
-    told = subprocess.run(
-        ["node", str(script), on.url, KEY, str(folder)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout)
+    told = node(Path(__file__).with_name("google_genai.mjs"), npm(*NODE), on.url, KEY)
+    found = json.loads(told)
     there = on.counted
     assert found["whole"] == found["streamed"] == "It is 7."
     assert found["usage"]["promptTokenCount"] == found["tokens"] == there["prompt"]
@@ -281,4 +277,4 @@ def test_nodes_client_is_given_the_same(on: Served) -> None:
     assert "models/demo" in found["models"]
     assert found["chat"] == ["It is 7.", "It is 7."]
     assert found["errors"] == [404, 401, 400, 400]
-    assert MARKER not in told.stdout + told.stderr
+    assert MARKER not in told
