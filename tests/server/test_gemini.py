@@ -469,6 +469,8 @@ def test_googles_schemas_are_json_schemas(google: dict[str, Any], plain: dict[st
 def test_properties_come_in_the_order_that_is_said() -> None:
     given: dict[str, Any] = {"properties": {"b": {}, "a": {}, "c": {}}, "propertyOrdering": ["c", "a"]}
     assert list(json_schema(given)["properties"]) == ["c", "a", "b"]
+    given["propertyOrdering"] = [["c"], {}, None, "a"]
+    assert list(json_schema(given)["properties"]) == ["a", "b", "c"]
 
 
 def test_every_method_describes_itself() -> None:
