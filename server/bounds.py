@@ -58,6 +58,23 @@ def check_size(raw: bytes, request: Request, limits: Limits) -> None:
         raise TooLarge(f"the body is larger than the {limits.body_bytes} bytes allowed", code="body_too_large")
 
 
+def check_conversation(request: Request, most: int) -> None:
+    """Raises `TooLarge` for a conversation of more than so many characters, its images left out: what is kept may be
+    named by a few bytes, and over and over."""
+    size = sum(
+        len(text)
+        for message in request.messages
+        for text in (message.content, message.sealed, *(call.arguments for call in message.tool_calls))
+        if isinstance(text, str)
+    )
+    if size > most:
+        raise TooLarge(
+            f"messages have {size} characters with what they go on with, more than the {most} allowed",
+            param="messages",
+            code="conversation_too_large",
+        )
+
+
 def text_size(raw: bytes) -> int:
     """Bytes of a JSON text with each `\\uXXXX` of it written as the character it stands for."""
     if b"\\u" not in raw:

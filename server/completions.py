@@ -95,7 +95,8 @@ class Completions:
 
         def run(reading: Reading, account: Account) -> CompletionResponse:
             # What it goes on with is in no body.
-            longer = reading.keeping is not None and reading.keeping.previous is not None
+            keeping = reading.keeping
+            longer = keeping is not None and bool(keeping.previous is not None or keeping.named)
             return CompletionResponse(
                 reading,
                 partial(plan, reading.request, large=large or longer),
@@ -113,7 +114,8 @@ class Completions:
             )
 
         async def behind(keeping: Keeping, items: list[Item], named: Mapping[str, Item]) -> Reading:
-            return await beside(key.name, lambda: self._bounded(keeping.behind(items, named), limits))
+            most = limits.body_bytes + settings.responses.response_bytes
+            return await beside(key.name, lambda: self._bounded(keeping.behind(items, named), limits, most))
 
         def response(account: Account) -> CompletionResponse | KeptResponse:
             if reading.keeping is None:
@@ -142,8 +144,11 @@ class Completions:
         bounds.check_size(raw, reading.request, limits)
         return self._bounded(reading, limits)
 
-    def _bounded(self, reading: Reading, limits: Limits) -> Reading:
+    def _bounded(self, reading: Reading, limits: Limits, most: int | None = None) -> Reading:
+        """`most`: characters of a conversation that is not all in its body."""
         try:
+            if most is not None:
+                bounds.check_conversation(reading.request, most)
             bounds.check(reading.request, limits)
         except RequestError as error:
             raise reading.renamed(error) from None

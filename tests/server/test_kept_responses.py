@@ -93,6 +93,22 @@ def test_a_conversation_that_grows_beyond_the_bounds_of_a_request_is_refused(sql
     asyncio.run(go())
 
 
+def test_what_is_kept_cannot_be_named_until_it_is_more_than_a_request_may_bring(sqlite: str) -> None:
+    async def go() -> None:
+        settings = Settings(responses=ResponseSettings(response_bytes=1 << 14))
+        limits = settings.limits.model_copy(update={"body_bytes": 1 << 14})
+        engine = scripted(replace(CHAIN, answer="7" * 2000))
+        async with keeping(engine, sqlite, settings.model_copy(update={"limits": limits})) as on:
+            first = await on.created()
+            said = {"type": "item_reference", "id": first["output"][-1]["id"]}
+            asks = {"role": "user", "content": "Why?"}
+            assert (await on.create(input=[*[said] * 10, asks])).status_code == 200
+            refused(await on.create(input=[*[said] * 40, asks]), 413, "conversation_too_large", "input")
+            assert len(engine.prompts) == 2
+
+    asyncio.run(go())
+
+
 def test_what_another_key_keeps_is_not_there(sqlite: str) -> None:
     async def go() -> None:
         async with keeping(scripted(), sqlite, TWO_KEYS) as on:
