@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from ponder.compute.errors import RequestError
 
@@ -29,11 +30,11 @@ def wrong(error: ValidationError, body: Any, prefix: str = "") -> RequestError:
     complaints = [
         (
             c["type"],
-            c["msg"],
+            _tags(c) if c["type"] == "union_tag_invalid" else c["msg"],
             path(c["loc"], body, missing=c["type"] in ("missing", "extra_forbidden", "unexpected_keyword_argument")),
             c["loc"][:1],
         )
-        for c in error.errors(include_url=False, include_input=False, include_context=False)
+        for c in error.errors(include_url=False, include_input=False)
     ]
     same = [c for c in complaints if c[3] == complaints[0][3]]
     kind, message, found, _ = max(same, key=lambda c: len(c[2]))
@@ -50,6 +51,12 @@ def wrong(error: ValidationError, body: Any, prefix: str = "") -> RequestError:
     mistyped = kind.endswith(("_type", "_from_float"))
     code = "invalid_type" if mistyped else "invalid_value"
     return RequestError(f"{param or 'the body'}{' ' if verb else ': '}{' or '.join(words)}", param=param, code=code)
+
+
+def _tags(complaint: ErrorDetails) -> str:
+    """A complaint of a value whose kind is none of those there are, without what the caller has called it."""
+    context = complaint.get("ctx", {})
+    return f"should have as {str(context.get('discriminator')).strip(chr(39))} one of {context.get('expected_tags')}"
 
 
 def _plain(message: str) -> str:

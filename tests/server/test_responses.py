@@ -650,6 +650,8 @@ def test_what_is_wrong_is_told_where_it_stands(body: dict[str, Any], code: str |
     answer = respond(door(scripted()), **body)
     words = refused(answer, 404 if code == "model_not_found" else 400, code, param)
     assert "messages" not in words or "messages" in body
+    # Of what the caller wrote it quotes nothing.
+    assert not any(word in words for word in ("poem", "juggling", "grammar", "everything", "wild"))
 
 
 def test_the_tokens_of_a_prompt_are_counted_as_its_answer_has_them() -> None:

@@ -8,7 +8,6 @@ from typing import Any, cast
 from ponder.compute.errors import RequestError
 from ponder.server.dialects.refused_sampling import INSTEAD, OFF
 from ponder.server.dialects.slips import Refused
-from ponder.server.validation import SAFE
 
 REFUSED = Refused(
     {
@@ -93,7 +92,7 @@ def offered(body: dict[str, Any]) -> None:
 
 
 def _no_tool(kind: str, param: str) -> RequestError:
-    named = f" {kind}" if SAFE.fullmatch(kind) else ""
+    named = f" {kind}" if kind in HOSTED else ""
     how = "is not offered here" if kind in HOSTED else "is none that is known"
     return RequestError(
         f"{param}{' is' if named else ''}{named}, and a tool of that kind {how}: a tool is a function, which you run "
