@@ -106,8 +106,7 @@ class BackgroundRun:
                     self._complete = True
                     self._tell()
             if self._open_row and not self.events:
-                with suppress(NotNow):
-                    await self._kept.store.drop(self._opening.id, SETTLING)
+                await self._dropped()
         finally:
             self.over = True
             self._tell()
@@ -190,8 +189,8 @@ class BackgroundRun:
             # It was refused.
             return True
         if answer is None and self._gone.is_set() and not self._large:
-            # Whoever has withdrawn it has written that down.
-            return True
+            # Whoever has withdrawn it has written that down, or was its caller, who does not know of it.
+            return await self._dropped()
         events, content = [*self.events, *self._coming], None
         if answer is not None:
             content = await self._content(answer)
@@ -204,6 +203,14 @@ class BackgroundRun:
             events.append(last_event(answer, len(events)))
             content = await self._content(answer)
         return await self._finish(answer or self._created, content, events)
+
+    async def _dropped(self) -> bool:
+        """Nothing is kept of it, where its row is open yet; False where that cannot be written yet."""
+        try:
+            await self._kept.store.drop(self._opening.id, SETTLING)
+        except NotNow:
+            return False
+        return True
 
     async def _finish(self, answer: Item, content: bytes | None, events: list[bytes]) -> bool:
         id, key = self._opening.id, self._opening.key

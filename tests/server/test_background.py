@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from ponder.compute.account import Account
 from ponder.compute.errors import TooBusy
+from ponder.compute.usage import Usage
+from ponder.metering.ledger import Ledger
+from ponder.metering.responses import Opening, ResponseStore
+from ponder.server.background import BackgroundRun
+from ponder.server.dialect import Keeping
+from ponder.server.idempotency_seal import Sealing
+from ponder.server.kept_responses import KeptResponses
+from ponder.server.respond import HungUp
 from ponder.server.settings import IdempotencySettings, ResponseSettings, Settings
 from ponder.testing import Chain
-from tests.metering.ledgers import execute
+from tests.metering.ledgers import a_ledger, execute, intent
 from tests.metering.test_responses import kept
 from tests.server.keeping import Reader, Server, events_of, keeping, numbers, text_of
 from tests.server.resent import KEY, Held, soon, turns
@@ -365,6 +377,64 @@ def test_those_that_wait_for_their_turn_are_queued(sqlite: str) -> None:
             await on.ended()
             assert (await status(on, first), await status(on, second)) == ("completed", "cancelled")
             assert engine.calls == 1
+
+    asyncio.run(go())
+
+
+@dataclass(eq=False)
+class Slow(ResponseStore):
+    """Writes down no event before it is told to."""
+
+    ledger: Ledger
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.ledger)
+
+    async def append(
+        self, id: str, content: bytes | None, number: int, count: int, events: bytes, seconds: float
+    ) -> bool:
+        self.asked.set()
+        await self.on.wait()
+        return await super().append(id, content, number, count, events, seconds)
+
+
+class Endless:
+    """A request that has begun its stream, and goes on until it is withdrawn."""
+
+    waits = False
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        bill = await self._account.reserve(intent("req_1"))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"event: a\ndata: {}\n\n", "more_body": True})
+        with suppress(HungUp):
+            await receive()
+        await bill.settle(Usage(), "disconnected")
+
+
+def test_one_whose_caller_goes_while_its_first_event_is_written_leaves_nothing(sqlite: str) -> None:
+    async def go() -> None:
+        async with a_ledger(sqlite) as ledger:
+            store = Slow(ledger)
+            kept_here = KeptResponses(ResponseSettings(), store, Sealing(SHARED.idempotency, None))
+            keeping = Keeping(
+                "resp_1", None, True, None, [], lambda items, named: pytest.fail("it goes on with nothing")
+            )
+            endless: Any = Endless
+            opening = Opening("resp_1", "req_1", "alice", None, "secret", 3600)
+            run = BackgroundRun(kept_here, keeping, opening, await kept_here.seal(), endless, ledger, 0)
+            kept_here.begin("resp_1", run, run.go({"type": "http"}))
+            await store.asked.wait()
+            run.withdraw()
+            store.on.set()
+            while not run.over:
+                await run.news()
+            assert not kept(sqlite)
 
     asyncio.run(go())
 
