@@ -28,9 +28,8 @@ class CrossOrigin(CORSMiddleware):
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         """No cookies are in play: a page sends its key in a header, as every caller does."""
-        super().__init__(
-            app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=TOLD
-        )
+        methods = ["GET", "POST", "DELETE"]
+        super().__init__(app, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=TOLD)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a browser that asks beforehand. A refusal has the shape of all others."""

@@ -126,6 +126,9 @@ def test_pages_of_the_sites_that_are_listed_may_ask_and_read_what_they_are_told(
     assert asked.headers["access-control-allow-origin"] == "https://good.example"
     assert asked.headers["access-control-allow-headers"] == "authorization, content-type"
     assert "access-control-allow-credentials" not in asked.headers
+    # A kept response is deleted by its client.
+    deletes = good | wish | {"access-control-request-method": "DELETE"}
+    assert ask(app, "OPTIONS", url="/v1/responses/resp_1", headers=deletes).status_code == 200
     told = ask(app, headers=good, json=ASK)
     assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, "https://good.example")
     assert "x-request-id" in told.headers["access-control-expose-headers"]
