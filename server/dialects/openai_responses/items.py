@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ponder.compute.errors import RequestError
@@ -158,10 +158,7 @@ def response_of(id: str) -> str | None:
 def of_this_turn(messages: Sequence[Message]) -> list[Message]:
     """The same, without the thoughts from before the last message of the user."""
     last = max((i for i, one in enumerate(messages) if one.role == "user"), default=0)
-    return [
-        Message(one.role, one.content, one.name, one.tool_calls, one.tool_call_id) if i < last and one.sealed else one
-        for i, one in enumerate(messages)
-    ]
+    return [replace(one, sealed=None) if i < last and one.sealed else one for i, one in enumerate(messages)]
 
 
 def content_of(given: str | Sequence[Mapping[str, Any]], param: str) -> tuple[str, Images]:
