@@ -4,6 +4,7 @@ wanted."""
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -43,29 +44,43 @@ def npm(package: str, version: str) -> Path:
     """The `node_modules` that hold a package of npm's registry in this version, without what it would run when it is
     installed. It is fetched once, into the user's cache. Where that cannot be the test is skipped; under continuous
     integration it fails."""
+    return _modules(f"{package.strip('@').replace('/', '-')}-{version}", f"{package}@{version}")
+
+
+def npm_project(manifest: Path) -> Path:
+    """The same for all that a `package.json` names."""
+    wanted = hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]
+    return _modules(f"{manifest.parent.name}-{wanted}", manifest=manifest)
+
+
+def _modules(name: str, *packages: str, manifest: Path | None = None) -> Path:
     command = tool("npm", "npm")
     tool("node", "nodejs")
     where = made.cache() / "npm"
     where.mkdir(parents=True, exist_ok=True)
-    folder = where / f"{package.strip('@').replace('/', '-')}-{version}"
+    # Of this name, for packages find one another by it.
+    folder = where / name / "node_modules"
     with (where / "lock").open("w") as lock:
         # Tests of several processes want it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=where) as fresh:
+                if manifest is not None:
+                    shutil.copy(manifest, fresh)
                 flags = ["--prefix", fresh, "--no-audit", "--no-fund", "--ignore-scripts"]
                 done = subprocess.run(
-                    [command, "install", *flags, f"{package}@{version}"],
+                    [command, "install", *flags, *packages],
                     cwd=fresh,
                     capture_output=True,
                     text=True,
                     timeout=300,
                 )
                 if done.returncode != 0:
-                    reason = f"npm cannot install {package}@{version}: {done.stderr.strip()[-300:]}"
+                    reason = f"npm cannot install {manifest or packages[0]}: {done.stderr.strip()[-300:]}"
                     if os.environ.get("CI"):
                         pytest.fail(reason, pytrace=False)
                     pytest.skip(reason)
+                folder.parent.mkdir(exist_ok=True)
                 Path(fresh).joinpath("node_modules").rename(folder)
     return folder
 

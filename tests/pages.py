@@ -72,6 +72,9 @@ class Page:
 
 
 PAGES = [
-    Page(path) for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "models").glob("*.md")])
+    Page(path)
+    for path in sorted(
+        [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md"), *ROOT.glob("examples/*.md")]
+    )
 ]
 """All documents of the repository."""

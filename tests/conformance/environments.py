@@ -28,12 +28,16 @@ def python(suite: str) -> Path:
     return environment(suite) / "bin" / "python"
 
 
-@cache
 def environment(suite: str) -> Path:
     """The folder of it."""
-    pins = HERE / f"{suite}.txt"
+    return made_of(HERE / f"{suite}.txt", suite)
+
+
+@cache
+def made_of(pins: Path, name: str) -> Path:
+    """The folder of an environment that has what a file of pins says."""
     wanted = hashlib.sha256((pins.read_text() + sys.version).encode()).hexdigest()[:16]
-    folder = cache_folder() / "conformance" / f"{suite}-{wanted}"
+    folder = cache_folder() / "conformance" / f"{name}-{wanted}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
