@@ -142,6 +142,29 @@ class Reply(Part):
         return self.choices[0].text
 
 
+class Response(Part):
+    """A response, as far as it has come. `status` is that of OpenAI's: `completed`, `incomplete` (`cut_by` says why),
+    `failed` (`error` says why), `cancelled`, or `queued` and `in_progress` for one in the background that is not over.
+    `output` has all its items as the server wrote them, to be sent back in a later `input`."""
+
+    id: str
+    status: str
+    model: str = ""
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    output: tuple[dict[str, Any], ...] = ()
+    cut_by: str | None = None
+    error: str | None = None
+    usage: Usage = Usage()
+    thinking: Thinking = Thinking()
+    request_id: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will come of it."""
+        return self.status not in ("queued", "in_progress")
+
+
 class Piece(Part):
     """Visible text as it is written, of choice number `choice`."""
 

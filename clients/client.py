@@ -3,6 +3,8 @@
     with Client("http://127.0.0.1:8000") as ponder:
         reply = ponder.chat("Tom has 12 apples and gets 7 more. How many now?", thinking_budget=256)
         print(reply.text, reply.usage.reasoning_tokens, reply.thinking.stopped_by)
+        begun = ponder.responses.create("And with 3 more?", thinking_budget=256, background=True)
+        print(ponder.responses.retrieve(begun.id).status)
 
 It speaks HTTP and imports nothing of the server's. What can go wrong::
 
@@ -18,10 +20,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
-from httpx_sse import EventSource
 
 from ponder.clients import exchange
 from ponder.clients.answers import (
@@ -33,6 +34,7 @@ from ponder.clients.answers import (
     Piece,
     Refused,
     Reply,
+    Response,
     Strategy,
     Thinking,
     ToolCall,
@@ -40,7 +42,9 @@ from ponder.clients.answers import (
     Unsendable,
     Usage,
 )
-from ponder.clients.exchange import Exchange, Gathering, Messages, Question, Request, in_our_words
+from ponder.clients.exchange import Gathering, Messages, Question
+from ponder.clients.responses import AsyncResponses, Responses
+from ponder.clients.sending import AsyncSender, Sender
 
 __all__ = [
     "AskError",
@@ -54,6 +58,7 @@ __all__ = [
     "Piece",
     "Refused",
     "Reply",
+    "Response",
     "Strategy",
     "Thinking",
     "ToolCall",
@@ -61,29 +66,6 @@ __all__ = [
     "Unsendable",
     "Usage",
 ]
-
-T = TypeVar("T")
-
-
-def _address(url: str) -> str:
-    """With or without `/v1` at its end, as people write it for OpenAI clients."""
-    return url.rstrip("/").removesuffix("/v1")
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"authorization": f"Bearer {api_key}"} if api_key else {}
-
-
-def _sent(request: Request) -> dict[str, Any]:
-    """A request as arguments of httpx's methods."""
-    headers = {"content-type": "application/json"} if request.content is not None else {}
-    return {
-        "method": request.method,
-        "url": request.path,
-        "content": request.content,
-        "headers": headers,
-        "timeout": request.timeout,
-    }
 
 
 class Client:
@@ -98,8 +80,9 @@ class Client:
         api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.address = _address(url)
-        self._http = httpx.Client(base_url=self.address, headers=_headers(api_key), transport=transport)
+        self._sender = Sender(url, api_key, transport)
+        self.address = self._sender.address
+        self.responses = Responses(self._sender)
 
     def __enter__(self) -> Client:
         return self
@@ -111,17 +94,15 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections. Idempotent."""
-        self._http.close()
+        self._sender.close()
 
     def models(self) -> list[Model]:
         """The models the server lists, `MODEL:STRATEGY` included."""
-        with in_our_words(self.address):
-            return self._result(exchange.models())
+        return self._sender.result(exchange.models())
 
     def strategies(self) -> list[Strategy]:
         """The strategies the server lists."""
-        with in_our_words(self.address):
-            return self._result(exchange.strategies())
+        return self._sender.result(exchange.strategies())
 
     def chat(
         self,
@@ -137,8 +118,7 @@ class Client:
         -1 or "auto" leaves it to the server. `max_cost_usd` bounds what all of it costs. `fields` are any others of the
         API's."""
         question = Question(messages, model, thinking_budget, max_cost_usd, strategy, fields)
-        with in_our_words(self.address):
-            return self._result(exchange.chat(question))
+        return self._sender.result(exchange.chat(question))
 
     def stream(
         self,
@@ -153,24 +133,7 @@ class Client:
         """The answer's pieces as they are written, then the whole reply; parameters are those of `chat`. Closing it
         hangs up: the server stops."""
         question = Question(messages, model, thinking_budget, max_cost_usd, strategy, fields)
-        with in_our_words(self.address):
-            request = self._result(exchange.asked(question, streamed=True))
-            with self._http.stream(**_sent(request)) as response:
-                if not response.is_success:
-                    response.read()
-                gathering = Gathering(response)
-                for event in EventSource(response).iter_sse():
-                    yield from gathering.take(event.data)
-                yield gathering.reply()
-
-    def _result(self, flow: Exchange[T]) -> T:
-        """Sends what an exchange yields, until it returns."""
-        try:
-            request = next(flow)
-            while True:
-                request = flow.send(self._http.request(**_sent(request)))
-        except StopIteration as end:
-            return end.value
+        yield from self._sender.streamed(exchange.asked(question, streamed=True), Gathering)
 
 
 class AsyncClient:
@@ -182,8 +145,9 @@ class AsyncClient:
         api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.address = _address(url)
-        self._http = httpx.AsyncClient(base_url=self.address, headers=_headers(api_key), transport=transport)
+        self._sender = AsyncSender(url, api_key, transport)
+        self.address = self._sender.address
+        self.responses = AsyncResponses(self._sender)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -195,17 +159,15 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connections. Idempotent."""
-        await self._http.aclose()
+        await self._sender.close()
 
     async def models(self) -> list[Model]:
         """The models the server lists, `MODEL:STRATEGY` included."""
-        with in_our_words(self.address):
-            return await self._result(exchange.models())
+        return await self._sender.result(exchange.models())
 
     async def strategies(self) -> list[Strategy]:
         """The strategies the server lists."""
-        with in_our_words(self.address):
-            return await self._result(exchange.strategies())
+        return await self._sender.result(exchange.strategies())
 
     async def chat(
         self,
@@ -221,8 +183,7 @@ class AsyncClient:
         -1 or "auto" leaves it to the server. `max_cost_usd` bounds what all of it costs. `fields` are any others of the
         API's."""
         question = Question(messages, model, thinking_budget, max_cost_usd, strategy, fields)
-        with in_our_words(self.address):
-            return await self._result(exchange.chat(question))
+        return await self._sender.result(exchange.chat(question))
 
     async def stream(
         self,
@@ -237,23 +198,6 @@ class AsyncClient:
         """The answer's pieces as they are written, then the whole reply; parameters are those of `chat`. Closing it
         hangs up: the server stops."""
         question = Question(messages, model, thinking_budget, max_cost_usd, strategy, fields)
-        with in_our_words(self.address):
-            request = await self._result(exchange.asked(question, streamed=True))
-            async with self._http.stream(**_sent(request)) as response:
-                if not response.is_success:
-                    await response.aread()
-                gathering = Gathering(response)
-                async with aclosing(EventSource(response).aiter_sse()) as events:
-                    async for event in events:
-                        for piece in gathering.take(event.data):
-                            yield piece
-                yield gathering.reply()
-
-    async def _result(self, flow: Exchange[T]) -> T:
-        """Sends what an exchange yields, until it returns."""
-        try:
-            request = next(flow)
-            while True:
-                request = flow.send(await self._http.request(**_sent(request)))
-        except StopIteration as end:
-            return end.value
+        async with aclosing(self._sender.streamed(exchange.asked(question, streamed=True), Gathering)) as stream:
+            async for part in stream:
+                yield part

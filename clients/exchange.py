@@ -94,28 +94,33 @@ def chat(question: Question) -> Exchange[Reply]:
 
 
 def asked(question: Question, *, streamed: bool) -> Exchange[Request]:
-    """The request that asks a question; the models are listed first where none is named. Its silence stands behind the
-    server's own limit: with `timeout` asked of that, half a minute more. Raises `Unsendable` before all."""
+    """The request that asks a question of chat completions."""
     messages = question.messages
     talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    body: dict[str, Any] = {"model": question.model, "messages": talk}
+    more = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
+    return (yield from asking("/v1/chat/completions", "messages", talk, question, more))
+
+
+def asking(path: str, name: str, talk: object, question: Question, more: Mapping[str, Any]) -> Exchange[Request]:
+    """The request that asks a question, its conversation in the field `name`; the models are listed first where none is
+    named. Its silence stands behind the server's own limit: with `timeout` asked of that, half a minute more. Raises
+    `Unsendable` before all."""
+    body: dict[str, Any] = {"model": question.model, name: talk}
     wishes = {
         "thinking_budget": question.thinking_budget,
         "max_cost_usd": question.max_cost_usd,
         "strategy": question.strategy,
     }
-    body |= {k: v for k, v in wishes.items() if v is not None} | dict(question.fields)
-    if streamed:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
-    parts = {name: _written(name, value) for name, value in body.items()}
+    body |= {k: v for k, v in wishes.items() if v is not None} | dict(question.fields) | dict(more)
+    parts = {field: _written(field, value) for field, value in body.items()}
     if not question.model:
         parts["model"] = _written("model", (yield from models())[0].id)
     limit = question.fields.get("timeout")
-    silence = SILENCE if streamed else UNSTREAMED
+    silence = SILENCE if more else UNSTREAMED
     if isinstance(limit, int | float):
         silence = limit + 30.0
-    content = b",".join(_written("a name", name) + b":" + value for name, value in parts.items())
-    return Request("POST", "/v1/chat/completions", b"{" + content + b"}", silence)
+    content = b",".join(_written("a name", field) + b":" + value for field, value in parts.items())
+    return Request("POST", path, b"{" + content + b"}", silence)
 
 
 def _written(name: str, value: object) -> bytes:
@@ -159,10 +164,11 @@ def checked(response: httpx.Response) -> httpx.Response:
         error = _Failed.model_validate_json(response.content).error
     except ValidationError:
         error = {}
-    raise _refusal(error, response.status_code, response.headers)
+    raise refusal(error, response.status_code, response.headers)
 
 
-def _refusal(error: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> Refused:
+def refusal(error: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> Refused:
+    """A server's error object as an error of this client."""
     wait = headers.get("retry-after", "")
     return Refused(
         str(error.get("message") or f"the server answered {status}"),
@@ -205,7 +211,7 @@ class Gathering:
             return
         chunk: dict[str, Any] = json.loads(data)
         if "error" in chunk:
-            raise _refusal(chunk["error"], 200, self._headers)
+            raise refusal(chunk["error"], 200, self._headers)
         self._whole |= {k: chunk[k] for k in ("id", "model", "usage", "thinking") if chunk.get(k) is not None}
         for part in chunk["choices"]:
             choice = self._choices.setdefault(part["index"], {"text": "", "tool_calls": {}})
