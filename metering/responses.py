@@ -333,6 +333,9 @@ def _appended(connection: Connection, id: str, me: str, values: dict[str, Any], 
 def _found(connection: Connection, id: str, key: str) -> StoredResponse | None:
     """A response of a key, as it is. One that runs on a server which has ended, or has another epoch by now, fails."""
     rows, now = responses.c, _milliseconds()
+    if storable(id) != id:
+        # PostgreSQL would not even look for it.
+        return None
     wanted = select(responses).where(rows.id == id, rows.key == key, rows.until_ms > now, rows.content.is_not(None))
     row = connection.execute(wanted).mappings().one_or_none()
     if row is None:

@@ -83,6 +83,10 @@ def test_another_key_sees_cancels_and_deletes_nothing(address: str) -> None:
             assert await store.find("resp_1", "bob", LONG) is None
             assert await store.cancel("resp_1", "bob", LONG) is None
             assert not await store.delete("resp_1", "bob", LONG)
+            # What no row can have.
+            assert await store.find("resp_1\0", "alice", LONG) is None
+            assert await store.cancel("\ud800", "alice", LONG) is None
+            assert not await store.delete("\0", "alice", LONG)
             assert await store.delete("resp_1", "alice", LONG)
             assert not await store.delete("resp_1", "alice", LONG)
             assert not kept(address)
