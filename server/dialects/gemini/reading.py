@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from ponder.compute.errors import RequestError
@@ -246,15 +246,15 @@ def _tool_choice(
     config = request.tool_config and request.tool_config.function_calling_config
     mode = None if config is None or config.mode in (None, "MODE_UNSPECIFIED") else config.mode
     allowed = config.allowed_function_names if config is not None else None
-    if allowed and mode != "ANY":
+    if allowed and mode not in ("ANY", "VALIDATED"):
         raise RequestError(
-            f"{CALLING}.allowedFunctionNames wants mode: ANY",
+            f"{CALLING}.allowedFunctionNames wants mode: ANY or VALIDATED",
             param=f"{CALLING}.allowedFunctionNames",
             code="invalid_value",
         )
     if mode == "NONE":
         return ToolChoice("none"), declared
-    if mode != "ANY":
+    if mode in (None, "AUTO") or not (declared or allowed or mode == "ANY"):
         return ToolChoice(None if mode is None else "auto") if declared else ToolChoice(), declared
     usable = [one for one in declared if not allowed or one[0].name in allowed]
     if allowed and set(allowed) - {tool.name for tool, _ in usable}:
@@ -263,4 +263,6 @@ def _tool_choice(
             param=f"{CALLING}.allowedFunctionNames",
             code="invalid_value",
         )
-    return ToolChoice("required"), usable
+    if mode == "ANY":
+        return ToolChoice("required"), usable
+    return ToolChoice("auto"), [(replace(tool, strict=True), place) for tool, place in usable]

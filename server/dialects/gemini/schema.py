@@ -64,7 +64,9 @@ class Tool(GeminiWire):
 
 
 class FunctionCallingConfig(GeminiWire):
-    mode: Annotated[Literal["MODE_UNSPECIFIED", "AUTO", "ANY", "NONE"], BeforeValidator(_upper)] | None = None
+    mode: Annotated[Literal["MODE_UNSPECIFIED", "AUTO", "ANY", "VALIDATED", "NONE"], BeforeValidator(_upper)] | None = (
+        None
+    )
     allowed_function_names: Several[Name] | None = None
 
 
