@@ -6,11 +6,14 @@ All of it happens on the body before it is checked, so that a wish says the same
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from ponder.compute.errors import RequestError
+from ponder.server.strict_json import deeper
 
 OWN = frozenset({"google"})
 """What belongs into `extra_body` in the body itself, as Google's documents have it."""
@@ -18,6 +21,8 @@ TEXTS = ("text", "refusal", "input_text", "output_text")
 """Parts of a message that hold a text."""
 THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 """Parts that hold a thought, in the histories of other APIs."""
+DEEPEST = 256
+"""Brackets of JSON that a model wrote, at most: what encodes an answer goes no deeper than some hundreds."""
 _THOUGHT = re.compile(
     r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>.*?</\1>|\[THINK\].*?\[/THINK\])\s*", re.DOTALL
 )
@@ -70,3 +75,22 @@ def text_of(part: Mapping[str, Any]) -> str | None:
         text = part.get("refusal" if kind == "refusal" else "text")
         return text if isinstance(text, str) else None
     return "" if kind in THOUGHTS else None
+
+
+def written_json(text: str) -> Any:
+    """JSON that a model wrote, to be put into an answer as what it is. Raises `ValueError` for what is none, or what
+    no client could read there: numbers that are not finite, nesting without end."""
+    if deeper(text, DEEPEST):
+        raise ValueError
+    return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+
+
+def _no_number(_: str) -> NoReturn:
+    raise ValueError
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value

@@ -247,6 +247,17 @@ def test_calls_come_as_parts_the_first_with_the_sealed_thought(method: str) -> N
     assert "messages" not in message
 
 
+@pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent?alt=sse"])
+@pytest.mark.parametrize("odd", ["1e999", "[" * 300 + "]" * 300], ids=["large", "deep"])
+def test_arguments_that_no_client_could_read_come_as_text(method: str, odd: str) -> None:
+    app = door(scripted(Chain(MARKER, CALL.replace("3", odd)), seeded=False))
+    parts = [
+        part for piece in answered(app, method, tools=[{"functionDeclarations": [ADD]}]) for part in parts_of(piece)
+    ]
+    (called,) = [part["functionCall"] for part in parts if "functionCall" in part]
+    assert called["args"] == {"arguments": f'{{"a": {odd}}}'}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"contents": None}, "contents"),
     ({"contents": []}, "contents"),

@@ -86,6 +86,13 @@ def test_a_message_is_exactly_anthropics_shape() -> None:
     assert set(body) - set(Message.model_fields) == {"ponder"}
 
 
+@pytest.mark.parametrize("odd", ["1e999", "[" * 300 + "]" * 300], ids=["large", "deep"])
+def test_an_input_that_no_client_could_read_comes_as_text(odd: str) -> None:
+    app = door(scripted(Chain(MARKER, CALL.replace("3", odd)), seeded=False))
+    (called,) = [one for one in answered(app, tools=[ADD])["content"] if one["type"] == "tool_use"]
+    assert called["input"] == {"arguments": f'{{"a": {odd}, "b": 4}}'}
+
+
 def test_a_stream_is_anthropics_events_in_anthropics_order_and_says_the_same() -> None:
     engine = scripted(Chain(MARKER, f"So: {CALL}"))
     whole = answered(door(engine), tools=[ADD], seed=5)

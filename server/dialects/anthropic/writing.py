@@ -19,6 +19,7 @@ from ponder.server.dialects.anthropic.reading import NAMES
 from ponder.server.dialects.anthropic.schema import CountRequest
 from ponder.server.dialects.anthropic.thinking import has_blocks, has_summary
 from ponder.server.dialects.anthropic.usage import shaped_usage
+from ponder.server.dialects.customs import written_json
 from ponder.server.dialects.openai_writing import STREAM_HEADERS, dumped, headers
 from ponder.server.dialects.slips import Stray
 from ponder.server.dialects.thinking_report import thinking
@@ -179,7 +180,7 @@ def thinking_block(end: End, *, summarised: bool) -> dict[str, Any] | None:
 def as_object(arguments: str) -> str:
     """The arguments of a call as the JSON object that `input` is: itself, or around what a model wrote instead."""
     try:
-        value: Any = json.loads(arguments)
-    except (ValueError, RecursionError):
+        value: Any = written_json(arguments)
+    except ValueError:
         value = arguments
     return arguments if isinstance(value, dict) else json.dumps({"arguments": value})

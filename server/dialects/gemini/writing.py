@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 from ponder.compute.text import TokenLogprob, ToolCall
 from ponder.server.answers import End, Failure, Summary, Whole
 from ponder.server.dialect import Writer
+from ponder.server.dialects.customs import written_json
 from ponder.server.dialects.gemini.errors import body
 from ponder.server.dialects.gemini.reading import Wanted
 from ponder.server.dialects.gemini.usage import shaped_usage
@@ -145,7 +145,7 @@ def _thoughts(end: End) -> list[dict[str, Any]]:
 def _called(call: ToolCall) -> dict[str, Any]:
     """A call as Gemini writes it: arguments are an object."""
     try:
-        args: object = json.loads(call.arguments)
+        args: object = written_json(call.arguments)
     except ValueError:
         args = None
     if not isinstance(args, dict):
