@@ -420,6 +420,9 @@ def create_app(
 
     async def no_route(request: Request, error: Exception) -> Response:
         def allowed() -> list[str]:
+            if by_path(request.url.path) is not None:
+                # It is no name of a model or a response, which stand in such places, too.
+                return ["POST"]
             routes = [one for one in app.router.routes if isinstance(one, Route)]
             here = [one for one in routes if one.matches(request.scope)[0] is not Match.NONE]
             return sorted({method for one in here for method in one.methods or ()})

@@ -90,6 +90,7 @@ class Completions:
                 large=large,
             )
 
+        name = asked(request)
         if reading.count is not None:
             return TokenCountResponse(reading, reading.count, partial(plan, of_the_prompt(reading.request)))
 
@@ -125,7 +126,6 @@ class Completions:
             )
             return KeptResponse(self._kept, reading, reading.keeping, asking, account, self._metrics)
 
-        name = asked(request)
         if name is None:
             return response(self._account)
         most = settings.stream_timeout if reading.request.stream else settings.timeout

@@ -406,7 +406,6 @@ def test_what_is_not_known_inside_of_objects_is_named_by_its_path() -> None:
         "messages.annotations",
         "messages.reasoning_content",
         "messages.content.cache_control",
-        "reasoning.summary",
         "chat_template_kwargs.add_vision_id",
         "thinking_config.include_thoughts",
         "?",

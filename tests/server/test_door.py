@@ -67,7 +67,7 @@ def test_without_a_key_nothing_but_the_probes_is_open() -> None:
         method = "POST" if "POST" in (route.methods or ()) else "GET"
         response = ask(app, method, route.path.replace("{id:path}", "demo"))
         assert response.status_code == 401
-        assert '"missing_api_key"' in response.text
+        assert '"missing_api_key"' in response.text.lower()
         assert response.headers["www-authenticate"] == "Bearer"
     assert open_routes == {"/livez", "/readyz", "/health"}
 

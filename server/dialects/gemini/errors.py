@@ -42,6 +42,8 @@ def body(failure: Failure) -> dict[str, Any]:
 def response(failure: Failure) -> Response:
     """The answer."""
     headers = {} if failure.again else {"x-should-retry": "false"}
+    if failure.wants_key:
+        headers["www-authenticate"] = "Bearer"
     return Response(json.dumps(body(failure)).encode(), failure.status, headers, media_type="application/json")
 
 
