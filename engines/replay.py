@@ -136,7 +136,7 @@ class ReplayEngine:
             transcript.end(writing.ending, Hidden(str(number)))
 
     def _request(self, prompt: Prompt) -> _Request:
-        request = self._requests.get(prompt.messages[0])
+        request = self._requests.get(prompt.messages[0]) if prompt.messages else None
         if request is None:
             raise EngineError("this is none of the questions of the pool")
         return request

@@ -21,7 +21,7 @@ from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
-from ponder.compute.text import Candidate, Message, Prompt
+from ponder.compute.text import Candidate, Message, Prompt, Raw
 from ponder.compute.transcript import Transcript
 from ponder.engines.replay import RecordedRewards, ReplayEngine
 from ponder.engines.samples import Question, Sample, read
@@ -341,3 +341,8 @@ def test_a_chain_stopped_by_a_deadline_has_the_tokens_there_was_time_for() -> No
     assert (thought.tokens, thought.ending) == (round(3.6 / TOKEN), "aborted")
     assert (answer.purpose, answer.visible, answer.ending) == ("answer", round(0.4 / TOKEN), "aborted")
     assert (outcome.stopped_by, outcome.complete, took) == ("deadline", False, pytest.approx(4.0))
+
+
+def test_a_raw_text_is_none_of_its_questions() -> None:
+    with pytest.raises(EngineError, match="none of the questions of the pool"):
+        on_virtual_time(write(engine_of(), Prompt((), raw=Raw("So"))))
