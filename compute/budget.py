@@ -276,12 +276,16 @@ class Spending:
     def free(self) -> int:
         """Tokens of the thinking budget neither spent nor reserved, as far as the cost limit pays for them. What is
         reserved for the visible part of a chain that is not bound to be the answer counts too: it may lose."""
-        return max(0, min(self._free, self._payable(surely_hidden=False)) - self.kept)
+        return max(0, self._afforded(surely_hidden=False) - self.kept)
 
     @property
     def free_thought(self) -> int:
         """The same of tokens that are hidden for certain, which may be cheaper than those of an answer."""
-        return max(0, min(self._free, self._payable(surely_hidden=True)) - self.kept)
+        return max(0, self._afforded(surely_hidden=True) - self.kept)
+
+    def _afforded(self, *, surely_hidden: bool) -> int:
+        """Those that are free and that the cost limit pays for, with what is kept."""
+        return min(self._free, self._payable(surely_hidden=surely_hidden))
 
     @property
     def _free(self) -> int:
@@ -360,7 +364,7 @@ class Spending:
         cost = self.budget.cost
         if cost is None:
             return False
-        return cost.thought_short or self._dear or self.unread or self.free + self.kept < self._free
+        return cost.thought_short or self._dear or self.unread or self._afforded(surely_hidden=False) < self._free
 
     @asynccontextmanager
     async def reading(self, tokens: int) -> AsyncGenerator[None]:
@@ -404,7 +408,7 @@ class Spending:
         if bound and answer > self.allowance:
             raise Exhausted(f"{purpose} asks for {answer} visible tokens and {self.allowance} are left")
         if self.budget.cost is not None:
-            self._dear = self._dear or free + self.kept < self._free
+            self._dear = self._dear or self._afforded(surely_hidden=bound) < self._free
         if not self._open:
             self.idle_seconds += perf_counter() - self._since
         child = self._children.get(parent, 0)

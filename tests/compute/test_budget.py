@@ -147,6 +147,13 @@ def test_what_a_reward_model_reads_is_held_before_it_is_read() -> None:
     assert spending.dear
 
 
+def test_what_is_kept_for_behind_the_answer_hides_no_lack_of_money() -> None:
+    spending = Spending(Budget(12, 50, cost=CostLimit(hidden=2, visible=2, verifier=0, amount=10)))
+    assert (spending.free, spending.dear) == (5, True)
+    spending.kept = 12
+    assert (spending.free, spending.dear) == (0, True)
+
+
 @given(
     st.builds(CostLimit, *[st.integers(0, 9)] * 3, st.integers(0, 2000), judging=st.just(0)),
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30), st.sampled_from("rbv"), st.integers(0, 3)), max_size=30),
