@@ -252,6 +252,7 @@ def _hash(prompt: Prompt, sampling: Sampling) -> bytes:
         until=None,
         unclosed=False,
         streamed=False,
+        tells_thought=False,
         likelihood=False,
     )
     return blake2b(repr(wishes).encode(), key=told, digest_size=16).digest()

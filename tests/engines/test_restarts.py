@@ -520,9 +520,10 @@ def test_what_was_refused_is_refused_for_an_hour_when_the_same_key_sends_it_agai
     engine = Mortal(poison=lambda transcript: transcript.call.request.startswith("bad") and transcript.gained == 9)
 
     async def lives(one: SupervisedEngine, name: str, **more: Any) -> int:
-        tenant, before = more.pop("tenant", "ann"), engine.process.lives
+        wishes = {"tenant": "ann"} | {key: more.pop(key) for key in ("tenant", "tells_thought") if key in more}
+        before = engine.process.lives
         form = plan("direct", question=more.pop("question", "Kill?"), **more)
-        form = replace(form, sampling=replace(form.sampling, tenant=tenant))
+        form = replace(form, sampling=replace(form.sampling, **wishes))
         with pytest.raises(RequestError) as refused:
             await Asked(form, name).on(one)
         assert refused.value.code == "request_quarantined"
@@ -532,6 +533,7 @@ def test_what_was_refused_is_refused_for_an_hour_when_the_same_key_sends_it_agai
         assert await lives(one, "bad1") == 2
         assert await lives(one, "bad2") == 0
         assert await lives(one, "bad3", seed=7, budget=Budget(300, 20)) == 0
+        assert await lives(one, "bad3", stream=True, tells_thought=True) == 0
         assert await lives(one, "bad4", tenant="bob") == 2, "another key's is its own business"
         assert await lives(one, "bad5", question="Kill!") == 2
         await Asked(plan("direct", question="Kill?"), "good").on(one)
