@@ -175,9 +175,9 @@ class Prompts:
         beside = list(seen.ids)
         for begin, end in reversed(seen.ranges):
             del beside[begin:end]
-        if [i for i in ids if i in self._tokens.marker_ids - own] != [
-            i for i in beside if i in self._tokens.marker_ids
-        ]:
+        markers = self._tokens.marker_ids
+        others = markers - own
+        if [i for i in ids if i in others] != [i for i in beside if i in markers]:
             raise RequestError(
                 f"{images[0].param}: the images of this conversation cannot be put into its prompt",
                 param=images[0].param,
