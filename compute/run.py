@@ -406,14 +406,11 @@ class Run:
         """Scores of candidates of one prompt: as many at a time as the request is given slots of the reward model."""
         prompt, share = siblings[0].prompt, self._resources.judging
         read = self._spending.reads([candidate.number for candidate in siblings]).read
-        tenant, hold = self.tenant, unheld
-        if self._spending.quota is not None:
-            hold = self._spending.reading
-        if self._spending.budget.cost is not None:
-            hold = self._spending.reading
-            if self.seed is not None:
-                # What is left must not depend on what the model has read for other requests.
-                tenant = f"{tenant} {self._spending.identity(None, 'reward')}"
+        tenant, bounded = self.tenant, self._spending.budget.cost is not None
+        hold = self._spending.reading if bounded or self._spending.quota is not None else unheld
+        if bounded and self.seed is not None:
+            # What is left must not depend on what the model has read for other requests.
+            tenant = f"{tenant} {self._spending.identity(None, 'reward')}"
         if share is None:
             return await model.reward(prompt, siblings, read=read, hold=hold, tenant=tenant, calls=calls)
         cost = 0.0
