@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from ponder.compute.chains import Chains
 from ponder.compute.engine import LONG
-from ponder.compute.errors import EngineError, Exhausted, OutOfQuota
+from ponder.compute.errors import EngineError, Exhausted
 from ponder.compute.outcome import StoppedBy, Summarised, SummaryLength
 from ponder.compute.stop import StopSignal
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
@@ -125,7 +125,7 @@ def _left(chains: Chains, most: int) -> int:
 
 async def _asking(chains: Chains, thought: str, length: SummaryLength, answer: int) -> Prompt:
     """The question for a summary of so many tokens. Of a thought that does not fit into the context, the middle is
-    left out. Raises `OutOfQuota` where even that does not help."""
+    left out. Raises `Exhausted` where even that does not help."""
     context = chains.card.context
     for _ in range(TRIES):
         prompt = _question(thought, length)
@@ -135,7 +135,7 @@ async def _asking(chains: Chains, thought: str, length: SummaryLength, answer: i
             return prompt
         kept = int(len(thought) * max(0.1, min(0.9, 0.9 * (context - answer) / (context - room))))
         thought = f"{thought[: kept // 3]}\n...\n{thought[-(kept - kept // 3) :]}"
-    raise OutOfQuota("summary: the thought does not fit into the context")
+    raise Exhausted("summary: the thought does not fit into the context")
 
 
 def _question(thought: str, length: SummaryLength) -> Prompt:
