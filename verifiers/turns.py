@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from ponder.compute.text import Image, Images, Message, Prompt
+from ponder.compute.text import Image, Images, Prompt
 
 
 def as_text(prompt: Prompt) -> str:
     """A line for each turn; each image is named by its number."""
-    if not prompt.images:
-        return "\n".join(f"{one.role}: {_text(one)}" for one in prompt.messages)
     lines: list[str] = []
     number = 0
     for message in prompt.messages:
@@ -23,7 +21,3 @@ def as_text(prompt: Prompt) -> str:
 def in_front(prompt: Prompt) -> Images:
     """Its images, in order, before the text of the one message that shows it to the judge."""
     return tuple((0, image) for image in prompt.images)
-
-
-def _text(message: Message) -> str:
-    return message.content if isinstance(message.content, str) else message.content.unseal()
