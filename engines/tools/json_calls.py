@@ -223,23 +223,26 @@ class JsonCalls:
         )
 
     def held(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> Tag:
-        shape: dict[str, Any] = {"anyOf": [self._shape(tool) for tool in tools]}
-        if self.listed:
-            most = {} if several else {"maxItems": 1}
-            shape = {"type": "array", "items": shape, "minItems": 1, **most}
-        content = grammar(ebnf(shape, (", ", ": ")))
+        content = self._content({"anyOf": [self._shape(tool) for tool in tools]}, several, ebnf)
         if self.joined:
             inside = separated([tag("", content, "")], self.joined, several)
             return tag(self.open + self.inner, inside, self.inner + self.close)
         one = tag(self.open + self.inner, content, self.inner + self.close)
         return separated([one], self.between, several and not self.listed)
 
+    def _content(self, shape: dict[str, Any], several: bool, ebnf: Ebnf) -> Tag:
+        """A call of this shape, as what stands for it in a block: in a list, where the form has lists."""
+        if self.listed:
+            most = {} if several else {"maxItems": 1}
+            shape = {"type": "array", "items": shape, "minItems": 1, **most}
+        return grammar(ebnf(shape, (", ", ": ")))
+
     def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
-        shapes = {"anyOf": [self._shape(tool) for tool in tools]}
-        one = grammar(ebnf(shapes, (", ", ": ")))
-        most = {} if several else {"maxItems": 1}
-        block = grammar(ebnf({"type": "array", "items": shapes, "minItems": 1, **most}, (", ", ": ")))
-        block = block if self.listed else separated([tag("", one, "")], self.joined, several) if self.joined else one
+        shape = {"anyOf": [self._shape(tool) for tool in tools]}
+        one = grammar(ebnf(shape, (", ", ": ")))
+        block = self._content(shape, several, ebnf) if self.listed else one
+        if self.joined and not self.listed:
+            block = separated([tag("", one, "")], self.joined, several)
         rules: list[tuple[str, Tag]] = []
         for open, close in self._marks:
             if self.tight:
