@@ -286,7 +286,7 @@ class Elements:
         return separated(blocks, self.between, several)
 
     def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
-        return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+        return behind_openers(self, tools, several, ebnf)
 
     def loose(self, tool: HeldTool) -> Sequence[str] | None:
         return loose_texts(tool)

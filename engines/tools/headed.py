@@ -167,7 +167,7 @@ class HeadedCalls:
 
     def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
         if not self.ends_turn:
-            return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+            return behind_openers(self, tools, several, ebnf)
         # However the head of its message begins, the last of them stands in it; what follows the name differs, too.
         calls = [
             sequence(constant(tool.name), pattern(self.heading), grammar(ebnf(tool.arguments, (", ", ": "))))

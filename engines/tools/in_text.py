@@ -6,17 +6,19 @@ a family's calls may also be begun in a way that cannot be held, the text has no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from ponder.engines.tools.form import InText, Tag, any_number, constant, one_of, sequence
+from ponder.engines.tools.form import Ebnf, Form, HeldTool, InText, Tag, any_number, constant, one_of, sequence
 
 
-def behind_openers(held: Tag, openers: Collection[str]) -> InText:
-    """Calls as `held` has them, each begun by the first of these words that it begins with; the others are excluded."""
+def behind_openers(form: Form, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
+    """Calls as the form holds them, each begun by the first of its openers that it begins with; the others are
+    excluded."""
+    held = form.held(tools, several, ebnf)
     rules: list[tuple[str, Tag]] = []
     excluded: list[str] = []
-    for opener in dict.fromkeys(openers):
+    for opener in dict.fromkeys(form.openers([tool.name for tool in tools])):
         rest = behind(held, opener)
         if rest is None:
             excluded.append(opener)

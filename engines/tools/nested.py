@@ -192,7 +192,7 @@ class NestedCalls:
         return tag(f"{self._open}\n", separated(calls, "", several), self._close)
 
     def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
-        return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+        return behind_openers(self, tools, several, ebnf)
 
     def loose(self, tool: HeldTool) -> Sequence[str] | None:
         return loose_texts(tool, deep=_HELD)

@@ -125,7 +125,7 @@ class PythonCalls:
         return tag(f"{self.open}{self.inner}{begin}", inside, f"{end}{self.inner}{self.close}")
 
     def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
-        return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+        return behind_openers(self, tools, several, ebnf)
 
     def loose(self, tool: HeldTool) -> Sequence[str] | None:
         return loose_arguments(tool)
@@ -235,35 +235,40 @@ class BracedCalls:
                 return dumped(value)
 
     def held(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> Tag:
-        string = tag(self.quote, {"type": "any_text", "excludes": [self.quote]}, self.quote)
-        anything = grammar(_BRACED.replace("QUOTE", json.dumps(self.quote)))
-        calls: list[Tag] = []
-        for tool in tools:
-
-            def one(key: str, schema: Any, defs: Mapping[str, Any] = tool.defs) -> Tag:
-                return sequence(constant(f"{key}:"), self._value(schema, defs, string, anything, ebnf, _HELD))
-
-            free = sequence(pattern(NAME), constant(":"), one_of([string, anything]))
-            calls.append(tag(f"{self.open}call:{tool.name}{{", arguments(tool, one, free, ","), f"}}{self.close}"))
+        calls = [
+            tag(f"{self.open}call:{tool.name}{{", self._members(tool, ebnf, _HELD), f"}}{self.close}") for tool in tools
+        ]
         return separated(calls, "", several)
 
     def in_text(self, tools: Sequence[HeldTool], several: bool, ebnf: Ebnf) -> InText:
-        return behind_openers(self.held(tools, several, ebnf), self.openers([tool.name for tool in tools]))
+        return behind_openers(self, tools, several, ebnf)
 
     def loose(self, tool: HeldTool) -> Sequence[str] | None:
         return loose_texts(tool, deep=_HELD)
 
-    def _value(self, schema: Any, defs: Mapping[str, Any], string: Tag, anything: Tag, ebnf: Ebnf, deep: int) -> Tag:
-        """A value of the schema; what is deeper may be any list or object."""
+    @cached_property
+    def _string(self) -> Tag:
+        return tag(self.quote, {"type": "any_text", "excludes": [self.quote]}, self.quote)
 
-        def inner(schema: Any) -> Tag:
-            if deep <= 1:
-                return one_of([string, anything, grammar(ebnf({"type": ["number", "boolean", "null"]}, _COMMAS))])
-            return self._value(schema, defs, string, anything, ebnf, deep - 1)
+    @cached_property
+    def _anything(self) -> Tag:
+        """Any list or object."""
+        return grammar(_BRACED.replace("QUOTE", json.dumps(self.quote)))
+
+    def _members(self, tool: HeldTool, ebnf: Ebnf, deep: int) -> Tag:
+        """What stands between the braces of an object, whose values are held so deep."""
 
         def one(key: str, schema: Any) -> Tag:
-            return sequence(constant(f"{key}:"), inner(schema))
+            return sequence(constant(f"{key}:"), self._value(schema, tool.defs, ebnf, deep))
 
+        free = sequence(pattern(NAME), constant(":"), one_of([self._string, self._anything]))
+        return arguments(tool, one, free, ",")
+
+    def _value(self, schema: Any, defs: Mapping[str, Any], ebnf: Ebnf, deep: int) -> Tag:
+        """A value of the schema; what is deeper may be any list or object."""
+        string, anything = self._string, self._anything
+        if deep < 1:
+            return one_of([string, anything, grammar(ebnf({"type": ["number", "boolean", "null"]}, _COMMAS))])
         parts: list[Tag] = []
         for kind in alternatives(schema, defs):
             types = kind.get("type", ["string", "number", "boolean", "null", "array"])
@@ -273,11 +278,11 @@ class BracedCalls:
                 continue
             parts += [string] if "string" in types else []
             if "array" in types and "items" in kind:
-                items = listed(inner(kind["items"]), kind.get("minItems", 0), kind.get("maxItems"), ",")
+                item = self._value(kind["items"], defs, ebnf, deep - 1)
+                items = listed(item, kind.get("minItems", 0), kind.get("maxItems"), ",")
                 parts.append(tag("[", items, "]"))
             elif "object" in types and "properties" in kind:
-                free = sequence(pattern(NAME), constant(":"), one_of([string, anything]))
-                parts.append(tag("{", arguments(HeldTool("", kind, defs), one, free, ","), "}"))
+                parts.append(tag("{", self._members(HeldTool("", kind, defs), ebnf, deep - 1), "}"))
             elif "array" in types or "object" in types:
                 parts.append(anything)
             plain = [word for word in types if word not in ("string", "array", "object")]
