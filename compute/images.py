@@ -39,25 +39,33 @@ def normaliser() -> Callable[[str, str], dict[str, Any]]:
         most, read, path = json.loads(second)
         try:
             with image.open(first, formats=FORMATS) as given:
-                return _normalised(given, most, read, path, image, upright)
+                if (refused := _unfit(given, most)) is not None:
+                    return refused
+                given.load()
+                made = plain(upright(given), image)
         except broken:
             return _refused(f"is none of {', '.join(FORMATS)}, or is broken", "invalid_image_format")
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001 (decoders raise OSError, SyntaxError, ValueError, struct.error and more)
             return _refused("is broken: it cannot be decoded to its end", "image_parse_error")
+        return {"size": _written(made, read, path, image)}
 
     return normalise
 
 
-def _normalised(given: Any, most: int, read: int, path: str, image: Any, upright: Any) -> dict[str, Any]:
+def _unfit(given: Any, most: int) -> dict[str, Any] | None:
+    """Why an image is refused before anything of it is decoded."""
     width, height = given.size
     if width * height > most:
         return _refused(f"has {width} x {height} pixels, more than the {most} allowed", "image_too_large")
     if given.format in ANIMATED and getattr(given, "n_frames", 1) > 1:
         return _refused("is animated: send one frame of it", "invalid_image")
-    given.load()
-    made = plain(upright(given), image)
+    return None
+
+
+def _written(made: Any, read: int, path: str, image: Any) -> list[int]:
+    """Writes an image as a PNG of so many pixels at most; its size."""
     width, height = made.size
     if width * height > read:
         scale = (read / (width * height)) ** 0.5
@@ -70,7 +78,7 @@ def _normalised(given: Any, most: int, read: int, path: str, image: Any, upright
     with Path(path).open("r+b") as file:
         bare.save(file, "PNG", compress_level=1)
         file.truncate()
-    return {"size": list(bare.size)}
+    return list(bare.size)
 
 
 def plain(given: Any, image: Any) -> Any:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image as Pillow
 
 from ponder.compute.errors import RequestError
+from ponder.compute.images import normaliser
 from ponder.compute.text import Image, Message
 from ponder.server.bounds import text_size
 from ponder.server.dialects.images import image_of_base64, image_of_url
@@ -316,6 +318,12 @@ def test_what_no_model_is_to_be_given_is_refused(make: Callable[[], bytes], code
     assert caught.value.code == code
     assert caught.value.param == "here"
     assert caught.value.message.startswith("here ")
+
+
+def test_an_image_that_cannot_be_written_is_not_called_broken(tmp_path: Path) -> None:
+    (given := tmp_path / "given").write_bytes(PNG)
+    with pytest.raises(FileNotFoundError):
+        normaliser()(str(given), json.dumps([1 << 20, 1 << 20, str(tmp_path / "nowhere" / "made")]))
 
 
 def test_an_image_with_a_preview_in_its_file_is_no_film() -> None:
