@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ponder.compute.answers import quantities, several, single
 from ponder.compute.answers.algebraic import expression
+from ponder.compute.answers.documents import canonical
 from ponder.compute.answers.notation import plain
 from ponder.compute.answers.numerals import decimal
 from ponder.compute.answers.reading import Algebra, Reader, Reading, Readings, bare
@@ -82,7 +83,6 @@ def _document(text: str) -> str | None:
     if text[:1] not in ("{", "[") or '"' not in text:
         return None
     try:
-        found: Any = json.loads(text)
-        return json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return canonical(json.loads(text))
     except (ValueError, RecursionError):
         return None

@@ -181,4 +181,5 @@ def test_calls_and_documents_are_the_same_however_their_numbers_are_written_and_
         2,
         2,
     ]
+    assert groups(r'\boxed{["a", 2]}', r'\boxed{["a",2.0]}', r'\boxed{["a", "2"]}') == [0, 0, 1]
     assert groups('{"x": "2"}', '{"x": "2.0"}', '{"x": 1}', '{"x": true}') == [0, 1, 2, 3]
