@@ -131,7 +131,7 @@ class Completions:
         most = settings.stream_timeout if reading.request.stream else settings.timeout
         return IdempotentResponse(
             self._idempotency,
-            await self._idempotency.claim(name, request, raw, key.id),
+            await self._idempotency.claim(name, request, raw, reading.beside, key.id),
             response,
             self._account,
             until=began + min(limit for limit in (reading.request.timeout, timeout, most) if limit is not None),

@@ -153,6 +153,9 @@ class Reading:
     """Writes the number of tokens of the prompt, as JSON, where that alone was asked for; then there is no answer."""
     keeping: Keeping | None = None
     """None: the dialect keeps nothing."""
+    beside: str = ""
+    """What of its query and headers says something else than the body alone, for an `Idempotency-Key`: the same text
+    where they mean the same. No key is in it."""
 
     def renamed(self, error: BaseException) -> BaseException:
         """An error in the dialect's words, where it is the request's."""

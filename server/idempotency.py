@@ -41,9 +41,11 @@ class Idempotency:
         if self.live.get(live.claim.id) is live:
             del self.live[live.claim.id]
 
-    async def claim(self, key: str, request: Request, raw: bytes, owner: str) -> tuple[Claim, IdempotencyStore, Seal]:
-        """What a request with a key asks of the table. `owner`: the id of its API key. Raises `RequestError` and
-        `Unavailable` where no key can be taken."""
+    async def claim(
+        self, key: str, request: Request, raw: bytes, beside: str, owner: str
+    ) -> tuple[Claim, IdempotencyStore, Seal]:
+        """What a request with a key asks of the table. `beside`: as a `Reading` has it. `owner`: the id of its API key.
+        Raises `RequestError` and `Unavailable` where no key can be taken."""
         if self.store is None:
             raise RequestError(
                 f"this server keeps no ledger ([ledger] url is none), so it cannot promise to run a request once: send "
@@ -52,7 +54,7 @@ class Idempotency:
                 code="idempotency_unavailable",
             )
         seal, id = await self.sealing.seal(f"it takes no {NAME}", "idempotency_unavailable"), row_id(owner, key)
-        body = partial(canonical, request.url.path, raw)
+        body = partial(canonical, request.url.path, beside, raw)
         fingerprint = seal.fingerprint(id, await asyncio.to_thread(body) if len(raw) > LARGE else body())
         return Claim(id, str(request.state.request_id), owner, seal.name, fingerprint), self.store, seal
 

@@ -51,13 +51,14 @@ def row_id(owner: str, key: str) -> str:
     return hashlib.sha256(b"\0".join((b"ponder idempotency", owner.encode(), key.encode()))).hexdigest()
 
 
-def canonical(path: str, raw: bytes) -> bytes:
-    """Equal for bodies that say the same: JSON, however it is spaced and ordered and its numbers are written."""
+def canonical(path: str, beside: str, raw: bytes) -> bytes:
+    """Equal for requests that say the same there, beside their bodies, and in them: JSON, however it is spaced and
+    ordered and its numbers are written."""
     try:
         body = json.dumps(json.loads(raw, parse_float=_number), sort_keys=True, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
         body = raw
-    return path.encode() + b"\n" + body
+    return b"\n".join((path.encode(), *((beside.encode(),) if beside else ()), body))
 
 
 def _number(digits: str) -> float | int:

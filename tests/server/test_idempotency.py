@@ -109,6 +109,48 @@ def test_bodies_are_compared_as_json_and_by_their_route(sqlite: str) -> None:
     asyncio.run(go())
 
 
+BETA = {"anthropic-version": "2023-06-01", "anthropic-beta": "interleaved-thinking-2025-05-14"}
+ASKED = {"contents": [{"parts": [{"text": "hi"}]}]}
+SAID = {"model": "demo", "max_tokens": 99, "messages": [{"role": "user", "content": "hi"}]}
+STREAM = "/v1beta/models/demo:streamGenerateContent"
+BARE: dict[str, str] = {}
+
+
+@pytest.mark.parametrize(
+    ("body", "first", "same", "other"),
+    [
+        (ASKED, (f"{STREAM}?alt=sse", BARE), (f"{STREAM}?%24alt=sse&x=1", BARE), (STREAM, BARE)),
+        (ASKED, (STREAM, BARE), (f"{STREAM}?alt=json", BARE), (f"{STREAM}?alt=sse", BARE)),
+        (
+            SAID,
+            ("/v1/messages", BETA),
+            ("/v1/messages?beta=true", BETA | {"anthropic-beta": f"another, {BETA['anthropic-beta']}"}),
+            ("/v1/messages", BETA | {"anthropic-beta": "another"}),
+        ),
+    ],
+)
+def test_what_stands_beside_a_body_and_changes_the_answer_makes_another_request(
+    body: dict[str, Any],
+    first: tuple[str, dict[str, str]],
+    same: tuple[str, dict[str, str]],
+    other: tuple[str, dict[str, str]],
+    sqlite: str,
+) -> None:
+    async def go() -> None:
+        engine = scripted()
+        async with ledgered(engine, sqlite) as on:
+            answers = [
+                await asked(on.app, "POST", path, json=body, headers=KEY | headers)
+                for path, headers in (first, same, other)
+            ]
+            assert [one.status_code for one in answers] == [200, 200, 422], answers[-1].text
+            assert answers[1].content == answers[0].content
+            assert answers[1].headers["idempotent-replayed"] == "true"
+            assert engine.calls == len(on.rows) == 1
+
+    asyncio.run(go())
+
+
 def test_callers_do_not_meet_in_a_key(sqlite: str) -> None:
     async def go() -> None:
         made = [keys.make() for _ in range(2)]

@@ -32,7 +32,11 @@ class AnthropicMessages:
     def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         wanted, strays = checked_request(raw, limits, target, MessagesRequest)
         turns = Turns(wanted)
-        return Reading(ours(wanted, turns, target), partial(MessageWriter, wanted, strays), {**NAMES, **turns.names})
+        request = ours(wanted, turns, target)
+        # A beta header may have said it.
+        beside = "loop" if request.thinking.loop else ""
+        names = {**NAMES, **turns.names}
+        return Reading(request, partial(MessageWriter, wanted, strays), names, beside=beside)
 
     def error(self, failure: Failure) -> Response:
         return errors.response(failure)

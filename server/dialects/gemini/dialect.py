@@ -45,12 +45,13 @@ class Gemini:
 
     def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         wanted = generate_request(raw, limits, target.path.get("model", ""), stream=self.stream)
-        writer = GeminiWriter
-        if self.stream and (alt := target.query.get("alt") or target.query.get("$alt") or "json") != "sse":
-            if alt != "json":
-                raise RequestError("alt should be sse or json", param="alt", code="invalid_value")
-            writer = GeminiArrayWriter
-        return Reading(wanted.request, partial(writer, wanted), wanted.names)
+        if not self.stream:
+            return Reading(wanted.request, partial(GeminiWriter, wanted), wanted.names)
+        alt = target.query.get("alt") or target.query.get("$alt") or "json"
+        if alt not in ("sse", "json"):
+            raise RequestError("alt should be sse or json", param="alt", code="invalid_value")
+        writer = GeminiWriter if alt == "sse" else GeminiArrayWriter
+        return Reading(wanted.request, partial(writer, wanted), wanted.names, beside=alt)
 
     def error(self, failure: Failure) -> Response:
         return errors.response(failure)
