@@ -62,8 +62,8 @@ class StoredResponse:
     secret: str
     background: bool
     status: Status
-    content: bytes | None
-    """Sealed. None: it has not begun, and its caller does not know of it yet."""
+    content: bytes
+    """Sealed."""
     events: int
     """Of its stream, that are kept."""
 
@@ -331,7 +331,8 @@ def _appended(connection: Connection, id: str, me: str, values: dict[str, Any], 
 
 
 def _found(connection: Connection, id: str, key: str) -> StoredResponse | None:
-    """A response of a key, as it is. One that runs on a server which has ended, or has another epoch by now, fails."""
+    """A response of a key, as it is; one that has not begun is not known to its caller yet. One that runs on a server
+    which has ended, or has another epoch by now, fails."""
     rows, now = responses.c, _milliseconds()
     if storable(id) != id:
         # PostgreSQL would not even look for it.

@@ -45,7 +45,8 @@ async def follow(kept: KeptResponses, id: str, key: str, at: int) -> AsyncIterat
             else:
                 await run.news()
         try:
-            found, content = await kept.find(id, key)
+            found = await kept.row(id, key)
+            content = None if found.open else await kept.content(found)
             events = await kept.events(found, at) if found.events > at else []
         except NotFound:
             return
@@ -55,7 +56,7 @@ async def follow(kept: KeptResponses, id: str, key: str, at: int) -> AsyncIterat
         if events:
             at, pause = at + len(events), POLL[0]
             yield events
-        if not found.open:
+        if content is not None:
             if content.answer is None and at == found.events:
                 yield [last_event(content.response(found.status), at)]
             return

@@ -204,20 +204,33 @@ class KeptResponses:
 
     async def find(self, id: str, key: str) -> tuple[StoredResponse, Content]:
         """A response of a key. Raises `NotFound`, `Unavailable`, and `Unreadable`."""
-        found = await self.store.find(id, key, OPENING)
-        return await self._opened(found)
+        found = await self.row(id, key)
+        return found, await self.content(found)
+
+    async def row(self, id: str, key: str) -> StoredResponse:
+        """The same, sealed as it is. Raises `NotFound` and `Unavailable`."""
+        return _known(await self.store.find(id, key, OPENING))
 
     async def cancel(self, id: str, key: str) -> tuple[StoredResponse, Content]:
         """Ends one that runs in the background, wherever it does. Raises as `find` does."""
-        found = await self._opened(await self.store.cancel(id, key, OPENING))
+        found = _known(await self.store.cancel(id, key, OPENING))
+        content = await self.content(found)
         await self._withdrawn(id)
-        return found
+        return found, content
 
     async def delete(self, id: str, key: str) -> None:
         """Forgets one. Raises `NotFound` and `Unavailable`."""
         if not await self.store.delete(id, key, OPENING):
             raise _unknown()
         await self._withdrawn(id)
+
+    async def content(self, found: StoredResponse) -> Content:
+        """What is kept of a response beside its events. Raises as `find` does."""
+        bound = content_bound(found.id, found.request, found.key)
+        content = await self._read(found, bound, found.content, lambda plain: Content(*json.loads(plain)))
+        if content.answer is not None and content.answer["status"] != found.status:
+            raise _altered()
+        return content
 
     async def events(self, found: StoredResponse, number: int) -> list[bytes]:
         """The events of a response from a number on, as far as they are there. Raises as `find` does."""
@@ -241,15 +254,6 @@ class KeptResponses:
                 async with asyncio.timeout(OPENING):
                     while not run.over:
                         await run.news()
-
-    async def _opened(self, found: StoredResponse | None) -> tuple[StoredResponse, Content]:
-        if found is None or found.content is None:
-            raise _unknown()
-        bound = content_bound(found.id, found.request, found.key)
-        content = await self._read(found, bound, found.content, lambda plain: Content(*json.loads(plain)))
-        if content.answer is not None and content.answer["status"] != found.status:
-            raise _altered()
-        return found, content
 
     async def _read(self, found: StoredResponse, bound: str, sealed: bytes, read: Callable[[bytes], T]) -> T:
         """What was sealed, opened and read. Raises `Unreadable`."""
@@ -341,6 +345,12 @@ def content_bound(id: str, request: str, key: str) -> str:
 def events_bound(id: str, number: int, key: str) -> str:
     """What a piece of its stream is sealed for."""
     return f"response events {id} {number} {key}"
+
+
+def _known(found: StoredResponse | None) -> StoredResponse:
+    if found is None:
+        raise _unknown()
+    return found
 
 
 def _unknown() -> NotFound:
