@@ -20,8 +20,9 @@ from ponder.compute.errors import NotNow, Unavailable
 from ponder.compute.usage import Usage
 from ponder.metering.ledger import OPENING, SETTLING
 from ponder.metering.responses import Opening
+from ponder.server.beside import beside_if_large
 from ponder.server.dialect import Item, Keeping
-from ponder.server.idempotency_seal import LARGE, Seal
+from ponder.server.idempotency_seal import Seal
 from ponder.server.kept_responses import KeptResponses, content_bound, content_of, events_bound
 from ponder.server.respond import CompletionResponse, Withdrawn
 from ponder.server.response_shapes import failed, last_event
@@ -248,8 +249,7 @@ class BackgroundRun:
         self.withdraw()
 
     async def _shut(self, plain: bytes, bound: str) -> bytes:
-        shut = partial(self._seal.shut, plain, bound)
-        return await asyncio.to_thread(shut) if len(plain) > LARGE else shut()
+        return await beside_if_large(len(plain), partial(self._seal.shut, plain, bound))
 
     def _tell(self) -> None:
         self._changed.set()

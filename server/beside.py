@@ -16,6 +16,9 @@ from ponder.compute.pool import CORES, Turns
 
 T = TypeVar("T")
 
+LARGE = 1 << 16
+"""Bytes that are sealed, opened or read beside the event loop."""
+
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
 
 
@@ -28,3 +31,9 @@ async def beside(tenant: str | None, work: Callable[[], T]) -> T:
     """What `work` returns or raises, in a thread. Cancelled, it is not waited for; it has to be bounded."""
     async with turn(tenant):
         return await asyncio.to_thread(work)
+
+
+async def beside_if_large(size: int, work: Callable[[], T]) -> T:
+    """What `work` on so many bytes returns or raises: in a thread where they are many, else at once. It waits for no
+    turn: what is kept of an answer has its bounds."""
+    return await asyncio.to_thread(work) if size > LARGE else work()

@@ -7,7 +7,6 @@ has billed anything is over for good, whatever it came to; one that has billed n
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 
@@ -17,9 +16,10 @@ from ponder.compute.errors import RequestError
 from ponder.metering.idempotency import Claim, IdempotencyStore
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
+from ponder.server.beside import beside_if_large
 from ponder.server.idempotency_key import NAME, canonical, key_of, row_id
 from ponder.server.idempotency_run import Live
-from ponder.server.idempotency_seal import LARGE, Seal, Sealing
+from ponder.server.idempotency_seal import Seal, Sealing
 from ponder.server.settings import IdempotencySettings
 
 
@@ -55,7 +55,7 @@ class Idempotency:
             )
         seal, id = await self.sealing.seal(f"it takes no {NAME}", "idempotency_unavailable"), row_id(owner, key)
         body = partial(canonical, request.url.path, beside, raw)
-        fingerprint = seal.fingerprint(id, await asyncio.to_thread(body) if len(raw) > LARGE else body())
+        fingerprint = seal.fingerprint(id, await beside_if_large(len(raw), body))
         return Claim(id, str(request.state.request_id), owner, seal.name, fingerprint), self.store, seal
 
 

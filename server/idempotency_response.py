@@ -17,11 +17,12 @@ from ponder.compute.errors import Unavailable, first
 from ponder.compute.usage import Usage
 from ponder.metering.idempotency import Claim, IdempotencyStore, Kept
 from ponder.metering.ledger import OPENING, SETTLING
+from ponder.server.beside import beside_if_large
 from ponder.server.errors import AlreadyRun, KeyReused, StillRuns
 from ponder.server.idempotency import Idempotency
 from ponder.server.idempotency_key import NAME
 from ponder.server.idempotency_run import REPLAYED, Live
-from ponder.server.idempotency_seal import LARGE, Answer, Seal
+from ponder.server.idempotency_seal import Answer, Seal
 from ponder.server.outbox import PIECE, SlowReader
 from ponder.server.respond import HungUp, hang_up
 
@@ -169,7 +170,7 @@ class IdempotentResponse:
         answer = None
         if kept.answer is not None:
             opened = partial(self._seal.opened, kept.answer, self._bound(kept.request))
-            answer = await asyncio.to_thread(opened) if len(kept.answer) > LARGE else opened()
+            answer = await beside_if_large(len(kept.answer), opened)
         if answer is None:
             raise AlreadyRun(
                 f"the request with this {NAME}, {kept.request}, was answered and billed, and its answer is not kept: "
@@ -254,8 +255,7 @@ class IdempotentResponse:
     async def _sealed(self, started: Message, body: bytes) -> bytes:
         headers = tuple((name, value) for name, value in started["headers"] if name not in NOT_KEPT)
         answer = Answer(started["status"], headers, body)
-        seal = partial(self._seal.sealed, answer, self._bound(self._claim.request))
-        return await asyncio.to_thread(seal) if len(body) > LARGE else seal()
+        return await beside_if_large(len(body), partial(self._seal.sealed, answer, self._bound(self._claim.request)))
 
     async def _pay(self) -> None:
         """Writes what was owed when the database is back; until then the run is known here. A server that goes down

@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 
 NONCE = 12
 """Bytes."""
-LARGE = 1 << 16
-"""Bytes that are sealed, opened or read beside the event loop."""
 FILE = "idempotency.key"
 """The secret of a ledger that is no file, in the user's state folder."""
 

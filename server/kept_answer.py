@@ -17,8 +17,10 @@ from ponder.metering.ledger import RETRY, SETTLING
 from ponder.metering.metrics import Metrics
 from ponder.metering.responses import Opening
 from ponder.server.background import BackgroundRun
+from ponder.server.beside import beside_if_large
 from ponder.server.dialect import Item, Keeping, Reading
 from ponder.server.event_stream import EventStream, follow
+from ponder.server.idempotency_seal import Seal
 from ponder.server.kept_responses import Content, KeptResponses, content_bound, content_of
 from ponder.server.respond import CompletionResponse, HungUp, hang_up
 
@@ -88,30 +90,32 @@ class KeptResponse:
         # A model that goes on with it may want its thought.
         self._reading = replace(self._reading, request=replace(request, seals_thought=True))
         if keeping.background:
-            await self._behind(keeping, opening, scope, receive, send)
+            await self._behind(keeping, opening, seal, scope, receive, send)
         else:
-            await self._before(keeping, opening, scope, receive, send)
+            await self._before(keeping, opening, seal, scope, receive, send)
 
     # -- its caller waits for it --------------------------------------------------------------------------------------
 
-    async def _before(self, keeping: Keeping, opening: Opening, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _before(
+        self, keeping: Keeping, opening: Opening, seal: Seal, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         inner = self._inner = self._asking.run(self._reading, self._account)
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                await self._keep(keeping, opening)
+                await self._keep(keeping, opening, seal)
             await send(message)
 
         await inner(scope, receive, sending)
 
-    async def _keep(self, keeping: Keeping, opening: Opening) -> None:
+    async def _keep(self, keeping: Keeping, opening: Opening, seal: Seal) -> None:
         """Before the last byte of the answer leaves, as far as that does not take long."""
         answer = keeping.answer
         if answer is None:
             return
         content, bound = content_of(keeping, answer, answer), content_bound(opening.id, opening.request, opening.key)
         most = self._kept.settings.response_bytes
-        sealed = await self._kept.shut(await self._kept.seal(), content, bound, said(self._reading), most)
+        sealed = await self._kept.shut(seal, content, bound, said(self._reading), most)
         if sealed is None:
             return
         keep = partial(self._kept.store.keep, opening, answer["status"], sealed)
@@ -134,10 +138,13 @@ class KeptResponse:
 
     # -- it runs behind its caller ------------------------------------------------------------------------------------
 
-    async def _behind(self, keeping: Keeping, opening: Opening, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _behind(
+        self, keeping: Keeping, opening: Opening, seal: Seal, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         reading = replace(self._reading, request=replace(self._reading.request, stream=True))
-        seal, most = await self._kept.seal(), self._kept.settings.response_bytes
-        if await self._kept.shut(seal, Content(keeping.items, {}), "", said(reading), most) is None:
+        most = self._kept.settings.response_bytes
+        dumped = await beside_if_large(said(reading), Content(keeping.items, {}).dumped)
+        if len(dumped) > most:
             raise RequestError(
                 f"background keeps the input, which is larger than the {most} bytes that this server keeps: wait for "
                 "the answer, or send less",

@@ -18,9 +18,10 @@ from typing import Any, Protocol, TypeVar
 from ponder.compute.errors import NotFound, NotNow, RequestError
 from ponder.metering.ledger import OPENING
 from ponder.metering.responses import ResponseStore, StoredResponse
+from ponder.server.beside import beside_if_large
 from ponder.server.dialect import Item, Keeping
 from ponder.server.errors import Unreadable
-from ponder.server.idempotency_seal import LARGE, Seal, Sealing
+from ponder.server.idempotency_seal import Seal, Sealing
 from ponder.server.response_shapes import ended, joined, listed, parted
 from ponder.server.settings import ResponseSettings
 
@@ -271,7 +272,7 @@ class KeptResponses:
                 raise _altered()
             return read(plain)
 
-        return await asyncio.to_thread(opened) if len(sealed) > LARGE else opened()
+        return await beside_if_large(len(sealed), opened)
 
     async def shut(self, seal: Seal, content: Content, bound: str, size: int, most: int | None) -> bytes | None:
         """What is kept of a response, sealed; None where it has more than `most` bytes. `size`: about how many
@@ -281,7 +282,7 @@ class KeptResponses:
             plain = content.dumped()
             return None if most is not None and len(plain) > most else seal.shut(plain, bound)
 
-        return await asyncio.to_thread(shut) if size > LARGE else shut()
+        return await beside_if_large(size, shut)
 
     # -- what runs here -----------------------------------------------------------------------------------------------
 
