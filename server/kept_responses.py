@@ -116,9 +116,14 @@ class KeptResponses:
     @property
     def store(self) -> ResponseStore:
         """Raises `NotFound` where nothing is kept."""
-        if self._store is None or not self.settings.retention_days:
+        if self._store is None or not self._keeps:
             raise NotFound(f"no response is kept: {self._why}", param="id", code="responses_not_kept")
         return self._store
+
+    @property
+    def _keeps(self) -> bool:
+        """Responses are kept here."""
+        return self._store is not None and self.settings.retention_days > 0
 
     @property
     def _why(self) -> str:
@@ -137,7 +142,7 @@ class KeptResponses:
 
     def kept(self, keeping: Keeping, *, shows_thought: bool) -> bool:
         """Whether the response to a request is kept. Raises `RequestError` for what cannot be had here."""
-        if self._store is None or not self.settings.retention_days:
+        if not self._keeps:
             instead = {
                 "background": (keeping.background, "leave background out, and wait for the answer"),
                 "previous_response_id": (keeping.previous is not None, "send the whole conversation in input"),
@@ -193,7 +198,7 @@ class KeptResponses:
         """Items of answers that are kept for a key, by their ids, as far as they are there. `named`: their ids, and
         those of the responses they are of."""
         found: dict[str, Item] = {}
-        if self._store is None or not self.settings.retention_days:
+        if not self._keeps:
             return found
         for id in dict.fromkeys(named.values()):
             with suppress(NotFound):
