@@ -35,6 +35,8 @@ OLDEST = (3, 30)
 """The first SQLite that orders rows with empty places first, and filters what it counts."""
 READ = 500
 """Rows that are read at a time."""
+ASKED = 500
+"""Rows that one statement asks for by their ids, at most: one of an old SQLite takes 999 values."""
 LONG = "-c timezone=UTC"
 """For work that may take its time: migrations, copies."""
 NO_HOME = "this user has no home folder: name a place for the ledger in [ledger] url, or in XDG_STATE_HOME"

@@ -6,12 +6,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, select, update
 
+from ponder.metering.database import ASKED
 from ponder.metering.tables import response_events, responses
 
 OPEN = ("queued", "in_progress")
 """Statuses of a response that runs."""
-ASKED = 500
-"""Ids in one statement, at most: one of an old SQLite takes 999 values."""
 
 
 def fail_responses(connection: Connection, owner: str, epoch: int) -> int:

@@ -21,8 +21,9 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ponder.compute.errors import Unavailable
+from ponder.metering.database import ASKED
 from ponder.metering.ledger import RETRY, Ledger, storable
-from ponder.metering.response_rows import ASKED, OPEN, forget_responses
+from ponder.metering.response_rows import OPEN, forget_responses
 from ponder.metering.retention import DAY
 from ponder.metering.tables import response_events, responses, servers
 from ponder.metering.writer import MOST, insert_of

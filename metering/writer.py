@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from ponder.metering import leases
+from ponder.metering.database import ASKED
 from ponder.metering.leases import Ask, Lease, Window
 from ponder.metering.processes import Process, Watcher, name_sessions, sessions
 from ponder.metering.retention import DAY, Retention, expire_answers
@@ -46,9 +47,6 @@ FORGOTTEN = 30 * DAY
 """Milliseconds after which the row of a process that has ended goes."""
 LAST = 5.0
 """Seconds in which what is owed must be written when the process ends."""
-
-ASKED = 500
-"""Rows that one statement asks for, at most: one of an old SQLite takes 999 values."""
 
 Kind = Literal["open", "checkpoint", "settle"]
 Settled = Mapping[str, Any]
