@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from ponder.server.settings import Settings
 from tests.server.serving import ask, door, scripted
+from tools.written_page import placed, write
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 BEGIN, END = "<!-- fields: begin -->\n", "<!-- fields: end -->"
@@ -121,21 +122,8 @@ def row(name: str, how: str, words: str) -> str:
 
 def made(page: str) -> str:
     """The page as it is to be."""
-    before, found, rest = page.partition(BEGIN)
-    if not found or END not in rest:
-        raise SystemExit(f"{PAGE}: there is no {BEGIN.strip()} ... {END}")
-    return before + BEGIN + "\n".join(tables()) + "\n" + END + rest.partition(END)[2]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Writes the page; with `--check` it says whether that would change it."""
-    page = PAGE.read_text(encoding="utf-8")
-    now = made(page)
-    if "--check" in arguments:
-        return int(now != page)
-    PAGE.write_text(now, encoding="utf-8")
-    return 0
+    return placed(page, PAGE, BEGIN, END, tables())
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write(PAGE, made, sys.argv[1:]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ponder.compute.errors import PonderError
@@ -23,6 +23,7 @@ from ponder.server.doctor_models import switching
 from tests.engines.family_models import Family, families, tokenizer
 from tests.engines.parser_families import ROWS
 from tests.engines.parser_tools import CALLS
+from tools.written_page import placed, write
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 TRIED = "TEST_TEMPLATES"
@@ -104,31 +105,17 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in cells) + " |"
 
 
-def placed(page: str, name: str, lines: Iterable[str]) -> str:
+def tabled(page: str, name: str, lines: Iterable[str]) -> str:
     """The page, with these lines as the table of that name."""
-    begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
-    before, found, rest = page.partition(begin)
-    if not found or end not in rest:
-        raise SystemExit(f"{PAGE}: there is no {begin.strip()} ... {end}")
-    return before + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+    return placed(page, PAGE, f"<!-- table: {name} -->\n", f"<!-- end: {name} -->", lines)
 
 
 def made(page: str) -> str:
     """The page as it is to be."""
-    page = placed(placed(page, "reasoning", parsers()), "calls", calls())
+    page = tabled(tabled(page, "reasoning", parsers()), "calls", calls())
     folder = os.environ.get(TRIED)
-    return placed(page, "tried", tried(Path(folder))) if folder else page
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Writes the page; with `--check` it says whether that would change it."""
-    page = PAGE.read_text(encoding="utf-8")
-    now = made(page)
-    if "--check" in arguments:
-        return int(now != page)
-    PAGE.write_text(now, encoding="utf-8")
-    return 0
+    return tabled(page, "tried", tried(Path(folder))) if folder else page
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write(PAGE, made, sys.argv[1:]))
