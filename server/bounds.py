@@ -61,18 +61,22 @@ def check_size(raw: bytes, request: Request, limits: Limits) -> None:
 def check_conversation(request: Request, most: int) -> None:
     """Raises `TooLarge` for a conversation of more than so many characters, its images left out: what is kept may be
     named by a few bytes, and over and over."""
-    size = sum(
-        len(text)
-        for message in request.messages
-        for text in (message.content, message.sealed, *(call.arguments for call in message.tool_calls))
-        if isinstance(text, str)
-    )
-    if size > most:
+    if (size := characters(request)) > most:
         raise TooLarge(
             f"messages have {size} characters with what they go on with, more than the {most} allowed",
             param="messages",
             code="conversation_too_large",
         )
+
+
+def characters(request: Request) -> int:
+    """Characters of a conversation, its images left out."""
+    return sum(
+        len(text)
+        for message in request.messages
+        for text in (message.content, message.sealed, *(call.arguments for call in message.tool_calls))
+        if isinstance(text, str)
+    )
 
 
 def text_size(raw: bytes) -> int:

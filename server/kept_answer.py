@@ -18,6 +18,7 @@ from ponder.metering.metrics import Metrics
 from ponder.metering.responses import Opening
 from ponder.server.background import BackgroundRun
 from ponder.server.beside import beside_if_large
+from ponder.server.bounds import characters
 from ponder.server.dialect import Item, Keeping, Reading
 from ponder.server.event_stream import EventStream, follow
 from ponder.server.idempotency_seal import Seal
@@ -208,5 +209,6 @@ class KeptResponse:
 
 
 def said(reading: Reading) -> int:
-    """Characters of a conversation."""
-    return sum(len(one.content) for one in reading.request.messages if isinstance(one.content, str))
+    """About how many characters are kept of a request: its images are kept, too."""
+    images = sum(len(image.data) for message in reading.request.messages for _, image in message.images)
+    return characters(reading.request) + images

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
 
+from ponder.compute.text import Image, Message, ToolCall
 from ponder.metering.database import database
 from ponder.metering.tables import response_events, responses
 from ponder.server import keys
+from ponder.server.dialect import Reading
+from ponder.server.kept_answer import said
+from ponder.server.request import Request
 from ponder.server.settings import IdempotencySettings, KeySettings, ResponseSettings, Settings
 from ponder.testing import MARKER, ScriptedEngine, always
 from tests.metering.ledgers import execute
@@ -298,6 +302,19 @@ def test_what_is_given_again_is_as_openai_s_types_have_it(background: bool, sqli
                     typed(event, ResponseStreamEvent)
 
     asyncio.run(go())
+
+
+def test_what_is_sealed_beside_the_event_loop_is_told_by_all_that_is_kept() -> None:
+    long = "x" * (1 << 16)
+    image = Image("image/png", long.encode(), "", "input.0.content.0.image_url")
+    for message in (
+        Message("user", long),
+        Message("user", "?", images=((0, image),)),
+        Message("assistant", "", tool_calls=(ToolCall("call_1", "add", long),)),
+        Message("assistant", "", sealed=long),
+    ):
+        reading = Reading(Request("demo", (message,)), lambda _: pytest.fail("it is not answered"), {})
+        assert said(reading) >= 1 << 16
 
 
 def unreadable(folder: Path) -> None:
