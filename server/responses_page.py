@@ -19,12 +19,12 @@ from ponder.server.access import Caller
 from ponder.server.dialect import Item
 from ponder.server.event_stream import HEADERS, EventStream, follow
 from ponder.server.kept_responses import KeptResponses
-from ponder.server.response_shapes import joined, listed
+from ponder.server.response_shapes import THOUGHTS, joined, listed
 from ponder.server.settings import Settings
 
 MOST = 100
 """Items on a page."""
-INCLUDABLE = ("reasoning.encrypted_content", "message.output_text.logprobs", "message.input_image.image_url")
+INCLUDABLE = (THOUGHTS, "message.output_text.logprobs", "message.input_image.image_url")
 """What `include` may name: what else OpenAI has is of tools that are not offered here."""
 
 
