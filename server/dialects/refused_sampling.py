@@ -1,5 +1,6 @@
-"""How other servers let an answer be drawn and cut, where that would change the result and is not offered here: each
-refused by its name, in every one of OpenAI's dialects."""
+"""What other servers and OpenAI's own have that would change the result and is not offered here, each refused by its
+name: how an answer is drawn and cut, in every one of OpenAI's dialects; and what belongs to a conversation, in those
+that have one."""
 
 from __future__ import annotations
 
@@ -26,3 +27,23 @@ OFF = {
     "spaces_between_special_tokens": (True,),
 }
 """Values of such fields at which they change nothing."""
+TALK_INSTEAD = {
+    **INSTEAD,
+    "functions": "use tools instead",
+    "function_call": "use tool_choice instead",
+    "audio": "answers are text",
+    "best_of": "use the strategy best_of_n",
+    "chat_template": "the template is the model's",
+    "echo": "an answer is what comes behind the prompt",
+    "prediction": "it is not offered",
+    "web_search_options": "this server fetches nothing",
+}
+"""The same for a conversation."""
+TALK_OFF = {
+    **OFF,
+    "add_generation_prompt": (True,),
+    "best_of": (1,),
+    "continue_final_message": (False,),
+    "echo": (False,),
+}
+"""And values at which those change nothing."""

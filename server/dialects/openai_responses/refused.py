@@ -6,17 +6,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 from ponder.compute.errors import RequestError
-from ponder.server.dialects.refused_sampling import INSTEAD, OFF
+from ponder.server.dialects.refused_sampling import TALK_INSTEAD, TALK_OFF
 from ponder.server.dialects.slips import Refused
 
 REFUSED = Refused(
     {
-        **INSTEAD,
-        "best_of": "use the strategy best_of_n",
-        "chat_template": "the template is the model's",
-        "web_search_options": "this server fetches nothing",
-        "prediction": "it is not offered",
-        "audio": "answers are text",
+        **TALK_INSTEAD,
         "messages": "use input",
         "prompt": "templates of prompts are kept nowhere; write the text into input or instructions",
         "conversation": "conversations are kept nowhere; use previous_response_id, or send the items in input",
@@ -27,8 +22,6 @@ REFUSED = Refused(
         "max_completion_tokens": "use max_output_tokens",
         "n": "a response has one answer",
         "response_format": "use text.format",
-        "functions": "use tools instead",
-        "function_call": "use tool_choice instead",
         "logprobs": 'use include with "message.output_text.logprobs"',
         "guided_json": "use text.format with a JSON schema",
         "guided_choice": "use text.format with a schema that has an enum",
@@ -36,16 +29,11 @@ REFUSED = Refused(
         "guided_grammar": "use text.format with a JSON schema",
         "structured_outputs": "use text.format with a JSON schema",
         "prompt_logprobs": "there are no log-probabilities of a prompt",
-        "echo": "an answer is what comes behind the prompt",
         "documents": "put them into input",
         "previous_input_messages": "send them in input",
     },
     {
-        **OFF,
-        "continue_final_message": (False,),
-        "add_generation_prompt": (True,),
-        "echo": (False,),
-        "best_of": (1,),
+        **TALK_OFF,
         "n": (1,),
         "logprobs": (False,),
         "max_tokens": (-1,),
