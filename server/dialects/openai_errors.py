@@ -3,7 +3,6 @@ were made all the same, the `usage` of an answer."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from starlette.responses import Response
 
 from ponder.server.answers import Failure, Usage
 from ponder.server.dialects.openai_usage import CompletionUsage, shaped_usage
+from ponder.server.dialects.refusal import refusal
 
 TYPES = {
     401: "authentication_error",
@@ -45,13 +45,8 @@ def key(headers: Mapping[str, str]) -> str | None:
 
 
 def response(failure: Failure, usage: Callable[[Usage], dict[str, Any]] = shaped_usage) -> Response:
-    """The answer, with the headers that OpenAI's clients look at."""
-    headers: dict[str, str] = {}
-    if failure.wants_key:
-        headers["www-authenticate"] = "Bearer"
-    if not failure.again:
-        headers["x-should-retry"] = "false"
-    return Response(json.dumps(body(failure, usage)).encode(), failure.status, headers, media_type="application/json")
+    """The answer."""
+    return refusal(failure, body(failure, usage))
 
 
 class Error(BaseModel):

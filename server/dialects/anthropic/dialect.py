@@ -11,12 +11,14 @@ from starlette.responses import Response
 
 from ponder.server.answers import Failure
 from ponder.server.dialect import Reading, Target
-from ponder.server.dialects.anthropic import description, errors
+from ponder.server.dialects.anthropic import description
 from ponder.server.dialects.anthropic.blocks import Turns
+from ponder.server.dialects.anthropic.errors import body
 from ponder.server.dialects.anthropic.reading import NAMES, checked_request, ours
 from ponder.server.dialects.anthropic.schema import CountRequest, MessagesRequest
 from ponder.server.dialects.anthropic.writing import MessageWriter
 from ponder.server.dialects.openai_errors import key as bearer
+from ponder.server.dialects.refusal import refusal
 from ponder.server.settings import Limits
 
 
@@ -39,7 +41,7 @@ class AnthropicMessages:
         return Reading(request, partial(MessageWriter, wanted, strays), names, beside=beside)
 
     def error(self, failure: Failure) -> Response:
-        return errors.response(failure)
+        return refusal(failure, body(failure))
 
     def operation(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         return description.messages()

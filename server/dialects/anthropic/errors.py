@@ -3,11 +3,9 @@ where tokens were made all the same, the `usage` of an answer."""
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
-from starlette.responses import Response
 
 from ponder.server.answers import Failure
 from ponder.server.dialects.anthropic.answer_schema import MessageUsage
@@ -37,16 +35,6 @@ def body(failure: Failure) -> dict[str, Any]:
     kind = TYPES.get(failure.status, "invalid_request_error")
     told = {"type": "error", "error": {"type": kind, "message": words, "details": details}}
     return told if failure.usage is None else {**told, "usage": shaped_usage(failure.usage)}
-
-
-def response(failure: Failure) -> Response:
-    """The answer, with the headers that Anthropic's clients look at."""
-    headers: dict[str, str] = {}
-    if failure.wants_key:
-        headers["www-authenticate"] = "Bearer"
-    if not failure.again:
-        headers["x-should-retry"] = "false"
-    return Response(json.dumps(body(failure)).encode(), failure.status, headers, media_type="application/json")
 
 
 class ErrorDetails(BaseModel):

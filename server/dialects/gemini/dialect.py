@@ -16,6 +16,7 @@ from ponder.server.dialects.gemini.description import described
 from ponder.server.dialects.gemini.reading import count_request, generate_request
 from ponder.server.dialects.gemini.writing import GeminiArrayWriter, GeminiWriter, counted
 from ponder.server.dialects.openai_errors import key as bearer
+from ponder.server.dialects.refusal import refusal
 from ponder.server.settings import Limits
 
 KEY_HEADER = "x-goog-api-key"
@@ -54,7 +55,7 @@ class Gemini:
         return Reading(wanted.request, partial(writer, wanted), wanted.names, beside=alt)
 
     def error(self, failure: Failure) -> Response:
-        return errors.response(failure)
+        return refusal(failure, errors.body(failure))
 
     def operation(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         return described(self.action, self.root)

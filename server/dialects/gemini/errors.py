@@ -3,11 +3,9 @@ beside it, where tokens were made all the same, the `usageMetadata` of an answer
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from pydantic import Field
-from starlette.responses import Response
 
 from ponder.server.answers import Failure
 from ponder.server.dialects.described import Part
@@ -37,14 +35,6 @@ def body(failure: Failure) -> dict[str, Any]:
     status = STATUS.get(failure.status, "INVALID_ARGUMENT")
     told = {"code": failure.status, "message": failure.message, "status": status, "details": details}
     return {"error": told} if failure.usage is None else {"error": told, "usageMetadata": shaped_usage(failure.usage)}
-
-
-def response(failure: Failure) -> Response:
-    """The answer."""
-    headers = {} if failure.again else {"x-should-retry": "false"}
-    if failure.wants_key:
-        headers["www-authenticate"] = "Bearer"
-    return Response(json.dumps(body(failure)).encode(), failure.status, headers, media_type="application/json")
 
 
 class ErrorDetail(Part):
