@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn, cast
 
 from ponder.compute.errors import RequestError
 from ponder.server.errors import TooLarge
@@ -114,6 +115,14 @@ def too_many(field: str, found: int, most: int) -> None:
     """Raises `RequestError` where a field has more entries than `most`."""
     if found > most:
         raise RequestError(f"{field} has {found} entries, more than the {most} allowed", param=field, code="too_many")
+
+
+def check_entries(body: Mapping[str, Any], most: Mapping[str, int]) -> None:
+    """Raises `RequestError` for a field of a body that has more entries than it may have (`most`, by their names). For
+    bodies as they come: before each entry is checked, and complained of."""
+    for field, bound in most.items():
+        if isinstance(given := body.get(field), list | dict):
+            too_many(field, len(cast("list[Any]", given)), bound)
 
 
 def _arguments(text: str, param: str, limits: Limits) -> None:

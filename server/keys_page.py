@@ -30,7 +30,7 @@ from ponder.server.settings import KeySettings, KeyTerms, Limits, Scope
 from ponder.server.settings.keys import NAME
 from ponder.server.settings.table import Table
 from ponder.server.stored_keys import StoredKeys, as_json
-from ponder.server.strict_json import loads
+from ponder.server.strict_json import loads_object
 from ponder.server.validation import wrong
 
 T = TypeVar("T")
@@ -237,9 +237,7 @@ class KeysPage:
     async def _read(self, request: Request, kind: type[Wish]) -> Wish:
         """The body as what it should be. Raises `RequestError`."""
         limits = self._limits()
-        value: Any = loads(await read(request, limits), limits.json_depth, limits.json_values)
-        if not isinstance(value, dict):
-            raise RequestError("the body must be a JSON object", code="invalid_type")
+        value = loads_object(await read(request, limits), limits.json_depth, limits.json_values)
         # As JSON, not as Python's values: true is no number there, and a list may be a set.
         try:
             return kind.model_validate_json(json.dumps(value), strict=True)

@@ -56,6 +56,14 @@ def loads(raw: bytes, depth: int, values: int = 1 << 30) -> Any:
     return value
 
 
+def loads_object(raw: bytes, depth: int, values: int) -> dict[str, Any]:
+    """The same of a body that must be an object. Raises `RequestError`."""
+    value = loads(raw, depth, values)
+    if not isinstance(value, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_type")
+    return cast("dict[str, Any]", value)
+
+
 def deeper(text: str, depth: int) -> bool:
     """The brackets of a JSON text go deeper than `depth`; those inside of strings do not count."""
     return _deeper(text.encode("utf-8", "replace"), depth)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Tool
-from ponder.server.bounds import too_many
+from ponder.server.bounds import check_entries
 from ponder.server.dialect import Target
 from ponder.server.dialects.anthropic import slips
 from ponder.server.dialects.anthropic.blocks import Turns
@@ -24,7 +24,7 @@ from ponder.server.dialects.slips import Stray
 from ponder.server.dialects.thinking_spellings import conflict
 from ponder.server.request import Document, Request, SamplingWish, ToolChoice
 from ponder.server.settings import Limits
-from ponder.server.strict_json import loads
+from ponder.server.strict_json import loads_object
 from ponder.server.validation import checked
 
 R = TypeVar("R", bound=CountRequest)
@@ -50,19 +50,9 @@ def checked_request(raw: bytes, limits: Limits, target: Target, model: type[R]) 
     """A checked request, and the keys of it that nobody knows. Raises `RequestError`."""
     if not target.headers.get(VERSION):
         raise RequestError(f"the header {VERSION} is required", param=VERSION, code="missing_required_header")
-    value = loads(raw, limits.json_depth, limits.json_values)
-    if not isinstance(value, dict):
-        raise RequestError("the body must be a JSON object", code="invalid_type")
-    body = understood(cast("dict[str, Any]", value), WHOLE, ())
+    body = understood(loads_object(raw, limits.json_depth, limits.json_values), WHOLE, ())
     slips.misspelt(body, model)
-    # Before each entry is checked, and complained of.
-    for field, most in (
-        ("messages", limits.messages),
-        ("tools", limits.tools),
-        ("stop_sequences", limits.stop),
-    ):
-        if isinstance(given := body.get(field), list):
-            too_many(field, len(cast("list[Any]", given)), most)
+    check_entries(body, {"messages": limits.messages, "tools": limits.tools, "stop_sequences": limits.stop})
     _offered(body.get("tools"))
     if body.get("max_tokens") == 0:
         raise RequestError(

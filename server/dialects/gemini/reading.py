@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Tool
-from ponder.server.bounds import too_many
+from ponder.server.bounds import check_entries
 from ponder.server.dialects.gemini import schema as wire
 from ponder.server.dialects.gemini.contents import Turns, turns
 from ponder.server.dialects.gemini.names import alias, understood
@@ -21,7 +21,7 @@ from ponder.server.dialects.slips import Refused, Stray, misplaced, misspelt, st
 from ponder.server.dialects.thinking_spellings import agreed
 from ponder.server.request import Document, Request, SamplingWish, ThinkingWish, ToolChoice
 from ponder.server.settings import Limits
-from ponder.server.strict_json import loads
+from ponder.server.strict_json import loads_object
 from ponder.server.validation import checked
 
 CONFIG = "generationConfig"
@@ -96,14 +96,9 @@ def count_request(raw: bytes, limits: Limits, model: str) -> Wanted:
 
 
 def _checked(model: type[Checked], raw: bytes, limits: Limits) -> Checked:
-    value = loads(raw, limits.json_depth, limits.json_values)
-    if not isinstance(value, dict):
-        raise RequestError("the body must be a JSON object", code="invalid_type")
-    body = cast("dict[str, Any]", understood(value))
+    body = cast("dict[str, Any]", understood(loads_object(raw, limits.json_depth, limits.json_values)))
     misspelt(body, model, REFUSED)
-    for field, most in (("contents", limits.messages), ("tools", limits.tools), ("labels", limits.metadata)):
-        if isinstance(given := body.get(field), list | dict):
-            too_many(field, len(cast("list[Any]", given)), most)
+    check_entries(body, {"contents": limits.messages, "tools": limits.tools, "labels": limits.metadata})
     return checked(model, body)
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Image, Images, Message, Tool, ToolCall, joined
-from ponder.server.bounds import too_many
+from ponder.server.bounds import check_entries
 from ponder.server.dialects.customs import TEXTS, text_of, understood, without_thought
 from ponder.server.dialects.images import image_of_url, not_of_users, other_media
 from ponder.server.dialects.openai_chat import reasoning_details
@@ -26,7 +26,7 @@ from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, tol
 from ponder.server.dialects.thinking_spellings import conflict, wished
 from ponder.server.request import Document, Request, ToolChoice
 from ponder.server.settings import Limits
-from ponder.server.strict_json import loads
+from ponder.server.strict_json import loads_object
 from ponder.server.validation import checked
 
 NAMES: Mapping[str, str] = {
@@ -65,32 +65,24 @@ SEE = ("user", "tool")
 
 def chat_request(raw: bytes, limits: Limits) -> tuple[ChatRequest, Sequence[Stray]]:
     """A checked request, and the keys of it that nobody knows. Raises `RequestError`."""
-    value = loads(raw, limits.json_depth, limits.json_values)
-    if not isinstance(value, dict):
-        raise RequestError("the body must be a JSON object", code="invalid_type")
-    body = understood(cast("dict[str, Any]", value), WHOLE, UNLIMITED)
+    body = understood(loads_object(raw, limits.json_depth, limits.json_values), WHOLE, UNLIMITED)
     placed(body)
     misspelt(body, ChatRequest, REFUSED)
-    # Before each entry is checked, and complained of.
-    for field, most in _counted(limits):
-        if isinstance(given := body.get(field), list | dict):
-            too_many(field, len(cast("list[Any]", given)), most)
+    check_entries(
+        body,
+        {
+            "messages": limits.messages,
+            "tools": limits.tools,
+            "logit_bias": limits.logit_bias,
+            "metadata": limits.metadata,
+            "stop": limits.stop,
+        },
+    )
     request = checked(ChatRequest, body)
     found = list(strays(request))
     misplaced(request, request.metadata or (), found)
     _together(request)
     return request, told(found)
-
-
-def _counted(limits: Limits) -> Sequence[tuple[str, int]]:
-    """Fields with entries, and how many each may have."""
-    return (
-        ("messages", limits.messages),
-        ("tools", limits.tools),
-        ("logit_bias", limits.logit_bias),
-        ("metadata", limits.metadata),
-        ("stop", limits.stop),
-    )
 
 
 def _together(request: ChatRequest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Raw
@@ -16,7 +16,7 @@ from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, tol
 from ponder.server.dialects.thinking_spellings import wished
 from ponder.server.request import Request
 from ponder.server.settings import Limits
-from ponder.server.strict_json import loads
+from ponder.server.strict_json import loads_object
 from ponder.server.validation import checked
 
 NAMES: Mapping[str, str] = {
@@ -33,10 +33,7 @@ WHOLE = ("max_tokens", "max_answer_tokens", "n", "best_of", "seed", "top_k", "lo
 
 def completion_request(raw: bytes, limits: Limits) -> tuple[CompletionRequest, Sequence[Stray]]:
     """A checked request, and the keys of it that nobody knows. Raises `RequestError`."""
-    value = loads(raw, limits.json_depth, limits.json_values)
-    if not isinstance(value, dict):
-        raise RequestError("the body must be a JSON object", code="invalid_type")
-    body = understood(cast("dict[str, Any]", value), WHOLE, ())
+    body = understood(loads_object(raw, limits.json_depth, limits.json_values), WHOLE, ())
     misspelt(body, CompletionRequest, REFUSED)
     request = checked(CompletionRequest, body)
     found = list(strays(request))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Message, Tool
-from ponder.server.bounds import too_many
+from ponder.server.bounds import check_entries
 from ponder.server.dialects.customs import understood
 from ponder.server.dialects.openai_responses.items import Conversation, Items, OneItem, of_this_turn
 from ponder.server.dialects.openai_responses.refused import REFUSED, offered
@@ -31,7 +30,7 @@ from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, tol
 from ponder.server.dialects.thinking_spellings import wished
 from ponder.server.request import Document, Request, ToolChoice
 from ponder.server.settings import Limits
-from ponder.server.strict_json import loads
+from ponder.server.strict_json import loads_object
 from ponder.server.validation import checked
 
 NAMES: Mapping[str, str] = {
@@ -57,21 +56,18 @@ LOGPROBS = "message.output_text.logprobs"
 
 def responses_request(raw: bytes, limits: Limits) -> tuple[ResponsesRequest, Sequence[Stray]]:
     """A checked request, and the keys of it that nobody knows. Raises `RequestError`."""
-    value = loads(raw, limits.json_depth, limits.json_values)
-    if not isinstance(value, dict):
-        raise RequestError("the body must be a JSON object", code="invalid_type")
-    body = understood(cast("dict[str, Any]", value), WHOLE, UNLIMITED)
+    body = understood(loads_object(raw, limits.json_depth, limits.json_values), WHOLE, UNLIMITED)
     misspelt(body, ResponsesRequest, REFUSED)
-    # Before each entry is checked, and complained of.
-    for name, most in (
-        ("input", limits.messages),
-        ("tools", limits.tools),
-        ("logit_bias", limits.logit_bias),
-        ("metadata", limits.metadata),
-        ("stop", limits.stop),
-    ):
-        if isinstance(given := body.get(name), list | dict):
-            too_many(name, len(cast("list[Any]", given)), most)
+    check_entries(
+        body,
+        {
+            "input": limits.messages,
+            "tools": limits.tools,
+            "logit_bias": limits.logit_bias,
+            "metadata": limits.metadata,
+            "stop": limits.stop,
+        },
+    )
     offered(body)
     request = checked(ResponsesRequest, body)
     found = list(strays(request))
