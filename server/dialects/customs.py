@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, cast
 
-from ponder.compute.errors import RequestError
+from ponder.server.dialects.thinking_spellings import conflict
 from ponder.server.strict_json import deeper
 
 OWN = frozenset({"google"})
@@ -52,9 +52,7 @@ def _unwrapped(body: dict[str, Any]) -> dict[str, Any]:
     moved = {key: value for key, value in held.items() if key not in OWN and key != "extra_body"}
     for key, value in moved.items():
         if body.get(key) is not None and body[key] != value:
-            raise RequestError(
-                f"extra_body.{key} and {key} contradict each other", param=key, code="conflicting_parameters"
-            )
+            raise conflict(f"extra_body.{key}", key)
     rest = {key: value for key, value in held.items() if key not in moved}
     made = {key: value for key, value in body.items() if key != "extra_body"}
     return made | moved | ({"extra_body": rest} if rest else {})

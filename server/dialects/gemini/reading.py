@@ -18,7 +18,7 @@ from ponder.server.dialects.gemini.schemas import json_schema
 from ponder.server.dialects.own_fields import NAMES as OWN_NAMES
 from ponder.server.dialects.own_fields import wishes
 from ponder.server.dialects.slips import Refused, Stray, misplaced, misspelt, strays, told
-from ponder.server.dialects.thinking_spellings import agreed
+from ponder.server.dialects.thinking_spellings import agreed, conflict
 from ponder.server.request import Document, Request, SamplingWish, ThinkingWish, ToolChoice
 from ponder.server.settings import Limits
 from ponder.server.strict_json import loads_object
@@ -89,9 +89,7 @@ def count_request(raw: bytes, limits: Limits, model: str) -> Wanted:
             raise RequestError("contents is required", param="contents", code="missing_required_parameter")
         return _wanted(given, model, stream=False)
     if given.contents:
-        raise RequestError(
-            "generateContentRequest and contents contradict each other", param="contents", code="conflicting_parameters"
-        )
+        raise conflict("generateContentRequest", "contents")
     return _wanted(given.generate_content_request, model, stream=False, place="generateContentRequest.")
 
 

@@ -27,7 +27,7 @@ from ponder.server.dialects.openai_sampling import biases, sampling, stops
 from ponder.server.dialects.own_fields import NAMES as OWN_NAMES
 from ponder.server.dialects.own_fields import wishes
 from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, told
-from ponder.server.dialects.thinking_spellings import wished
+from ponder.server.dialects.thinking_spellings import conflict, wished
 from ponder.server.request import Document, Request, ToolChoice
 from ponder.server.settings import Limits
 from ponder.server.strict_json import loads_object
@@ -97,11 +97,7 @@ def _together(request: ResponsesRequest) -> None:
     reasoning = request.reasoning
     one, other = (reasoning.summary, reasoning.generate_summary) if reasoning else (None, None)
     if one and other and one != other:
-        raise RequestError(
-            "reasoning.summary and reasoning.generate_summary contradict each other",
-            param="reasoning.generate_summary",
-            code="conflicting_parameters",
-        )
+        raise conflict("reasoning.summary", "reasoning.generate_summary")
 
 
 def ours(
