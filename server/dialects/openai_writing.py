@@ -53,5 +53,19 @@ def token_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:
-    logprob = token.logprob if math.isfinite(token.logprob) else LEAST_LOGPROB
-    return {"token": token.text, "bytes": list(token.bytes), "logprob": logprob}
+    return {"token": token.text, "bytes": list(token.bytes), "logprob": finite(token.logprob)}
+
+
+def finite(logprob: float) -> float:
+    """A log-probability as JSON can say it."""
+    return logprob if math.isfinite(logprob) else LEAST_LOGPROB
+
+
+def data_event(value: Mapping[str, Any]) -> bytes:
+    """A server-sent event without a name, as completions have them."""
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def shown_thought(text: str) -> dict[str, str]:
+    """A thought, or its summary, by both names that clients look for."""
+    return {"reasoning": text, "reasoning_content": text}

@@ -13,7 +13,7 @@ from ponder.server.dialects.customs import written_json
 from ponder.server.dialects.gemini.errors import body
 from ponder.server.dialects.gemini.reading import Wanted
 from ponder.server.dialects.gemini.usage import shaped_usage
-from ponder.server.dialects.openai_writing import LEAST_LOGPROB, STREAM_HEADERS, dumped, headers
+from ponder.server.dialects.openai_writing import STREAM_HEADERS, dumped, finite, headers
 from ponder.server.dialects.thinking_report import thinking
 from ponder.server.plan import ResolvedRequest
 
@@ -92,7 +92,7 @@ class GeminiWriter(Writer):
             (calls or texts)[0]["thoughtSignature"] = answer.end.sealed
         more: dict[str, Any] = {"finishReason": FINISH[answer.end.reason]}
         if self._logprobs and answer.logprobs:
-            chosen = [_finite(token.logprob) for token in answer.logprobs]
+            chosen = [finite(token.logprob) for token in answer.logprobs]
             more |= {"avgLogprobs": sum(chosen) / len(chosen), "logprobsResult": _chances(answer.logprobs)}
         return _candidate(index, [*_thoughts(answer.end), *texts, *calls], **more)
 
@@ -162,8 +162,4 @@ def _chances(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 def _chance(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.text, "logProbability": _finite(token.logprob)}
-
-
-def _finite(logprob: float) -> float:
-    return max(LEAST_LOGPROB, logprob)
+    return {"token": token.text, "logProbability": finite(token.logprob)}

@@ -19,7 +19,14 @@ from ponder.server.dialects.openai_chat.reading import NAMES
 from ponder.server.dialects.openai_chat.schema import ChatRequest
 from ponder.server.dialects.openai_errors import body
 from ponder.server.dialects.openai_usage import shaped_usage
-from ponder.server.dialects.openai_writing import STREAM_HEADERS, dumped, headers, token_logprobs
+from ponder.server.dialects.openai_writing import (
+    STREAM_HEADERS,
+    data_event,
+    dumped,
+    headers,
+    shown_thought,
+    token_logprobs,
+)
 from ponder.server.dialects.progress_report import progress_report
 from ponder.server.dialects.slips import Stray
 from ponder.server.dialects.thinking_report import thinking
@@ -86,7 +93,7 @@ class ChatWriter(Writer):
 
     def revealed(self, index: int, thought: str) -> bytes:
         self._revealed.add(index)
-        return self._chunk(index, json.dumps({"reasoning": thought, "reasoning_content": thought}))
+        return self._chunk(index, json.dumps(shown_thought(thought)))
 
     def progress(self, index: int, progress: Progress) -> bytes:
         told = {"index": index, **progress_report(progress)}
@@ -97,13 +104,13 @@ class ChatWriter(Writer):
         chunk: dict[str, Any] = {**self._base("chat.completion.chunk"), "choices": []}
         for more in facts:
             chunk |= more
-        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        return data_event(chunk)
 
     def end(self, index: int, end: End, summary: Summary | None) -> bytes:
         events, more = b"", ""
         shown = reasoning_details.shown(end)
         if shown is not None and not (end.thought is not None and index in self._revealed):
-            events += self._chunk(index, json.dumps({"reasoning": shown, "reasoning_content": shown}))
+            events += self._chunk(index, json.dumps(shown_thought(shown)))
         if details := reasoning_details.told(end):
             events += self._chunk(index, json.dumps({"reasoning_details": details}))
         if summary is not None and not self._usage:
@@ -119,7 +126,7 @@ class ChatWriter(Writer):
         if self._usage and failure.usage is not None:
             # Clients raise over the error, and drop what stands beside it.
             used = self._without_choices({"usage": shaped_usage(failure.usage)})
-        return used + b"data: " + json.dumps(body(failure)).encode() + b"\n\n"
+        return used + data_event(body(failure))
 
     # -- whole --------------------------------------------------------------------------------------------------------
 
@@ -140,7 +147,7 @@ class ChatWriter(Writer):
             message["content"] = answer.text or None
             message["tool_calls"] = [shaped(call) for call in answer.calls]
         if (shown := reasoning_details.shown(answer.end)) is not None:
-            message["reasoning"] = message["reasoning_content"] = shown
+            message |= shown_thought(shown)
         if details := reasoning_details.told(answer.end):
             message["reasoning_details"] = details
         return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from ponder.server.dialects.openai_completions.reading import NAMES, prompts
 from ponder.server.dialects.openai_completions.schema import CompletionRequest
 from ponder.server.dialects.openai_errors import body
 from ponder.server.dialects.openai_usage import shaped_usage
-from ponder.server.dialects.openai_writing import LEAST_LOGPROB, STREAM_HEADERS, dumped, headers
+from ponder.server.dialects.openai_writing import STREAM_HEADERS, data_event, dumped, finite, headers, shown_thought
 from ponder.server.dialects.slips import Stray
 from ponder.server.dialects.thinking_report import thinking
 from ponder.server.plan import ResolvedRequest
@@ -90,15 +89,15 @@ class CompletionWriter(Writer):
             more = f', "thinking": {json.dumps(thinking(summary))}'
         if summary is not None and self._usage:
             facts: dict[str, Any] = {"choices": [], "usage": shaped_usage(summary.usage), "thinking": thinking(summary)}
-            last = b"data: " + json.dumps(self._base | facts).encode() + b"\n\n"
+            last = data_event(self._base | facts)
         thought = b""
         if end.thought is not None:
-            choice = {"index": index, "text": "", "logprobs": None, "finish_reason": None} | _shown(end.thought)
-            thought = b"data: " + json.dumps(self._base | {"choices": [choice]}).encode() + b"\n\n"
+            choice = {"index": index, "text": "", "logprobs": None, "finish_reason": None}
+            thought = data_event(self._base | {"choices": [choice | shown_thought(end.thought)]})
         return thought + self._chunk(index, "", finish=f'"{_finish(end)}"', more=more) + last
 
     def failure(self, failure: Failure) -> bytes:
-        return b"data: " + json.dumps(body(failure)).encode() + b"\n\n"
+        return data_event(body(failure))
 
     # -- whole --------------------------------------------------------------------------------------------------------
 
@@ -116,14 +115,14 @@ class CompletionWriter(Writer):
             "text": self._echoed[index] + answer.text,
             "logprobs": self._told(index, answer.logprobs) if self._logprobs else None,
             "finish_reason": _finish(answer.end),
-        } | ({} if answer.end.thought is None else _shown(answer.end.thought))
+        } | ({} if answer.end.thought is None else shown_thought(answer.end.thought))
 
     def _told(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         """`choices[].logprobs`, of tokens that come behind those told before."""
         return {
             "tokens": [_spelt(token) for token in tokens],
-            "token_logprobs": [_finite(token.logprob) for token in tokens],
-            "top_logprobs": [{_spelt(one): _finite(one.logprob) for one in (*token.top, token)} for token in tokens],
+            "token_logprobs": [finite(token.logprob) for token in tokens],
+            "top_logprobs": [{_spelt(one): finite(one.logprob) for one in (*token.top, token)} for token in tokens],
             "text_offset": [self._offsets[index].next(token.bytes) for token in tokens],
         }
 
@@ -131,14 +130,6 @@ class CompletionWriter(Writer):
 def _finish(end: End) -> str:
     """`finish_reason`: `length` only where the visible answer was cut."""
     return "length" if end.reason == "cut" else "stop"
-
-
-def _shown(thought: str) -> dict[str, str]:
-    return {"reasoning": thought, "reasoning_content": thought}
-
-
-def _finite(logprob: float) -> float:
-    return logprob if math.isfinite(logprob) else LEAST_LOGPROB
 
 
 def _spelt(token: TokenLogprob) -> str:
