@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -47,7 +46,7 @@ def stops(fields: SamplingFields) -> tuple[str, ...]:
     return (fields.stop,) if isinstance(fields.stop, str) else tuple(fields.stop)
 
 
-def biases(fields: SamplingFields) -> Sequence[tuple[int, float]]:
+def biases(fields: SamplingFields) -> tuple[tuple[int, float], ...]:
     """(token id, bias), of those that bend anything. Raises `RequestError` for a key that is no token id."""
     given = {token: bias for token, bias in (fields.logit_bias or {}).items() if bias}
     if not all(re.fullmatch(r"[0-9]{1,9}", token) for token in given):

@@ -97,7 +97,6 @@ def _together(request: ChatRequest) -> None:
             param="metadata",
             code="invalid_value",
         )
-    biases(request)
     form = request.response_format
     if form and form.type == "json_schema" and (form.json_schema is None or form.json_schema.schema_ is None):
         raise RequestError(
@@ -112,9 +111,10 @@ def _together(request: ChatRequest) -> None:
 
 def ours(request: ChatRequest) -> Request:
     """The request in our words. Raises `RequestError`."""
+    messages = tuple(message(m, f"messages.{i}") for i, m in enumerate(request.messages))
     return Request(
         model=request.model,
-        messages=tuple(message(m, f"messages.{i}") for i, m in enumerate(request.messages)),
+        messages=messages,
         thinking=wished(request),
         tools=tuple(map(_tool, request.tools or ())),
         tool_choice=_tool_choice(request),
@@ -125,11 +125,12 @@ def ours(request: ChatRequest) -> Request:
         progress=bool(request.stream_options and request.stream_options.include_progress),
         sampling=sampling(request),
         stop=stops(request),
-        logit_bias=tuple(biases(request)),
+        logit_bias=biases(request),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         user=request.user,
         metadata=request.metadata or {},
-        seals_thought=reasoning_details.wanted(request),
+        # Who sends one back wants the next one, too.
+        seals_thought=bool(request.include) or any(one.sealed for one in messages),
         summary=request.reasoning and request.reasoning.summary,
         **wishes(request),
     )

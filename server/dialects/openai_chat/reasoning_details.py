@@ -11,18 +11,12 @@ from typing import Any
 
 from ponder.compute.errors import RequestError
 from ponder.server.answers import End
-from ponder.server.dialects.openai_chat.schema import ChatRequest
 from ponder.server.sealed_thoughts import SEVERAL
 
 ENCRYPTED, SUMMARY = "reasoning.encrypted", "reasoning.summary"
 """Types of entries."""
 FORMAT = "unknown"
 """Whose format an entry has, in the only word of OpenRouter's for somebody it does not know. Clients drop others."""
-
-
-def wanted(request: ChatRequest) -> bool:
-    """The answer is to have its thought sealed: it was asked for, or one is sent back."""
-    return bool(request.include) or any(sealed(one.reasoning_details, "") for one in request.messages)
 
 
 def sealed(details: Sequence[Mapping[str, Any]] | None, param: str) -> str | None:

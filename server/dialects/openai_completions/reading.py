@@ -87,7 +87,7 @@ def ours(request: CompletionRequest) -> Request:
         stream=bool(request.stream),
         sampling=sampling(request),
         stop=stops(request),
-        logit_bias=tuple(biases(request)),
+        logit_bias=biases(request),
         logprobs=request.logprobs,
         user=request.user,
         **wanted,

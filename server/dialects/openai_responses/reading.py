@@ -86,7 +86,6 @@ def _together(request: ResponsesRequest) -> None:
             param="metadata",
             code="invalid_value",
         )
-    biases(request)
     if request.truncation == "auto":
         raise RequestError(
             "truncation auto is not offered: nothing is left out of a conversation. Leave it out, and send the items "
@@ -138,7 +137,7 @@ def ours(
         stream=bool(request.stream),
         sampling=sampling(request),
         stop=stops(request),
-        logit_bias=tuple(biases(request)),
+        logit_bias=biases(request),
         logprobs=(request.top_logprobs or 0) if gives_logprobs(request) else None,
         user=request.user or request.safety_identifier,
         metadata=request.metadata or {},
