@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ponder.compute.outcome import SummaryLength
 from ponder.compute.text import Message, Raw, Tool
 
 AUTO = -1
@@ -120,7 +121,7 @@ class Request:
     """The answer carries its thought; for keys with the scope `reveal`."""
     seals_thought: bool = False
     """The answer carries its thought sealed, for the caller to hand back."""
-    summary: Literal["auto", "concise", "detailed"] | None = None
+    summary: SummaryLength | None = None
     """The answer carries a summary of its thought, so long; None: none."""
     progress: bool = False
     """A stream tells how far the work is (`Writer.progress`); without effect for keys with coarse numbers."""

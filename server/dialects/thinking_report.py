@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ponder.compute.outcome import NoSummary, Outcome
+from ponder.compute.outcome import NoSummary, Outcome, StoppedBy
 from ponder.compute.price import NANO
 from ponder.server.answers import Summary, stopped_by
 from ponder.server.dialects.described import Part
@@ -36,11 +36,6 @@ class Judged(Part):
     no_summary: NoSummary = Field(
         default="no_budget", description="Why there is no summary of the thought, where one was asked for"
     )
-
-
-StoppedBy = Literal[
-    "finished", "early_agreement", "budget", "cost", "quota", "deadline", "draining", "engine_error", "repetition"
-]
 
 
 class ChoiceThinking(Judged):

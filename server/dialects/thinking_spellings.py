@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from ponder.compute.errors import RequestError
+from ponder.compute.outcome import SummaryLength
 from ponder.server.dialects.own_fields import OwnFields
 from ponder.server.dialects.wire import Effort, Tokens, Wire, WishedTokens
 from ponder.server.request import ThinkingWish
@@ -21,7 +22,7 @@ class Reasoning(Wire):
     max_tokens: Tokens | None = None
     effort: Effort | None = None
     enabled: bool | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = Field(
+    summary: SummaryLength | None = Field(
         default=None, description="A summary of the thought, in the model's own words, paid from its budget"
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, RootModel
 
+from ponder.compute.outcome import SummaryLength
 from ponder.server.dialects.described import Part
 from ponder.server.dialects.openai_errors import Error
 from ponder.server.dialects.openai_responses.usage import ResponseUsage
@@ -94,7 +95,7 @@ class Incomplete(Part):
 
 class ReasoningTold(Part):
     effort: str | None
-    summary: Literal["auto", "concise", "detailed"] | None
+    summary: SummaryLength | None
     mode: Literal["standard", "pro"] = "standard"
     context: Literal["auto", "current_turn"] = "auto"
 

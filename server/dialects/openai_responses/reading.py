@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ponder.compute.errors import RequestError
+from ponder.compute.outcome import SummaryLength
 from ponder.compute.text import Message, Tool
 from ponder.server.bounds import check_entries
 from ponder.server.dialects.customs import understood
@@ -21,7 +22,6 @@ from ponder.server.dialects.openai_responses.schema import (
     HeldToSchema,
     ResponsesRequest,
     ResponseTool,
-    SummaryLength,
 )
 from ponder.server.dialects.openai_sampling import biases, sampling, stops
 from ponder.server.dialects.own_fields import NAMES as OWN_NAMES

@@ -7,11 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from ponder.compute.outcome import SummaryLength
 from ponder.server.dialects.openai_sampling import SamplingFields
 from ponder.server.dialects.thinking_spellings import Reasoning, Spellings
 from ponder.server.dialects.wire import WITHOUT_EFFECT, Name, Several, SomeTokens, Wire
-
-SummaryLength = Literal["auto", "concise", "detailed"]
 
 
 class InputMessage(Wire):
