@@ -196,8 +196,8 @@ class ResponsesWriter(Writer):
     def _begin_message(self) -> tuple[bytes, _OpenMessage]:
         events = self._end_thought() + self._end_call("completed")
         index = len(self._items)
-        id = f"msg_{self._name}" if not any(item["type"] == "message" for item in self._items) else ""
-        id = id or f"msg_{self._name}{index:02x}"
+        first = not any(item["type"] == "message" for item in self._items)
+        id = f"msg_{self._name}" if first else f"msg_{self._name}{index:02x}"
         head = f'"item_id": "{id}", "output_index": {index}, "content_index": 0'
         self._message = message = _OpenMessage(index, id, head)
         events += self._begin(message_item(id, "in_progress", ()))
