@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, cast
 
+from ponder.compute.errors import RequestError
 from ponder.server.dialects.thinking_spellings import conflict
 from ponder.server.strict_json import deeper
 
@@ -73,6 +74,15 @@ def text_of(part: Mapping[str, Any]) -> str | None:
         text = part.get("refusal" if kind == "refusal" else "text")
         return text if isinstance(text, str) else None
     return "" if kind in THOUGHTS else None
+
+
+def checked_text(part: Mapping[str, Any], param: str) -> str | None:
+    """The same of a part at this place. Raises `RequestError` where a part that holds a text has none."""
+    text, kind = text_of(part), part.get("type")
+    if text is None and kind in TEXTS:
+        field = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
+        raise RequestError(f"{field} should be a string", param=field, code="invalid_type")
+    return text
 
 
 def written_json(text: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Image, Images, Message, Tool, ToolCall, joined
 from ponder.server.bounds import check_entries
-from ponder.server.dialects.customs import TEXTS, text_of, understood, without_thought
+from ponder.server.dialects.customs import checked_text, understood, without_thought
 from ponder.server.dialects.images import image_of_url, not_of_users, other_media
 from ponder.server.dialects.openai_chat import reasoning_details
 from ponder.server.dialects.openai_chat import schema as wire
@@ -20,6 +20,7 @@ from ponder.server.dialects.openai_chat.refused import REFUSED
 from ponder.server.dialects.openai_chat.schema import ChatRequest, WireMessage
 from ponder.server.dialects.openai_chat.schemas import placed
 from ponder.server.dialects.openai_sampling import biases, sampling, stops
+from ponder.server.dialects.openai_together import together
 from ponder.server.dialects.own_fields import NAMES as OWN_NAMES
 from ponder.server.dialects.own_fields import wishes
 from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, told
@@ -89,14 +90,7 @@ def _together(request: ChatRequest) -> None:
     """Raises `RequestError` for fields that want others, and for what only this dialect has."""
     if request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs wants logprobs: true", param="top_logprobs", code="invalid_value")
-    if request.stream_options is not None and not request.stream:
-        raise RequestError("stream_options wants stream: true", param="stream_options", code="invalid_value")
-    if request.metadata and any(len(k) > 64 or len(v) > 512 for k, v in request.metadata.items()):
-        raise RequestError(
-            "metadata holds keys of at most 64 and values of at most 512 characters",
-            param="metadata",
-            code="invalid_value",
-        )
+    together(stream=request.stream, stream_options=request.stream_options, metadata=request.metadata)
     form = request.response_format
     if form and form.type == "json_schema" and (form.json_schema is None or form.json_schema.schema_ is None):
         raise RequestError(
@@ -184,13 +178,9 @@ def message(given: WireMessage, param: str) -> Message:
 
 
 def _part(part: Mapping[str, Any], param: str) -> str | Image:
-    kind = part.get("type")
-    text = text_of(part)
+    kind, text = part.get("type"), checked_text(part, param)
     if text is not None:
         return text
-    if kind in TEXTS:
-        field = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
-        raise RequestError(f"{field} should be a string", param=field, code="invalid_type")
     if kind in IMAGES:
         field = f"{param}.image_url"
         held = part.get("image_url")

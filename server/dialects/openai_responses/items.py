@@ -13,7 +13,7 @@ from typing import Any
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Image, Images, Message, ToolCall, joined
-from ponder.server.dialects.customs import TEXTS, text_of, without_thought
+from ponder.server.dialects.customs import checked_text, without_thought
 from ponder.server.dialects.images import image_of_url, not_of_users, other_media
 from ponder.server.dialects.openai_responses.schema import (
     FunctionCall,
@@ -170,12 +170,9 @@ def content_of(given: str | Sequence[Mapping[str, Any]], param: str) -> tuple[st
 
 
 def _part(part: Mapping[str, Any], param: str) -> str | Image:
-    kind, text = part.get("type"), text_of(part)
+    kind, text = part.get("type"), checked_text(part, param)
     if text is not None:
         return text
-    if kind in TEXTS:
-        name = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
-        raise RequestError(f"{name} should be a string", param=name, code="invalid_type")
     if kind == "input_image" and part.get("image_url") is not None:
         return image_of_url(part["image_url"], f"{param}.image_url")
     if kind == "input_image":

@@ -24,6 +24,7 @@ from ponder.server.dialects.openai_responses.schema import (
     ResponseTool,
 )
 from ponder.server.dialects.openai_sampling import biases, sampling, stops
+from ponder.server.dialects.openai_together import together
 from ponder.server.dialects.own_fields import NAMES as OWN_NAMES
 from ponder.server.dialects.own_fields import wishes
 from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, told
@@ -78,14 +79,7 @@ def responses_request(raw: bytes, limits: Limits) -> tuple[ResponsesRequest, Seq
 
 def _together(request: ResponsesRequest) -> None:
     """Raises `RequestError` for fields that want others, and for what is known and not offered."""
-    if request.stream_options is not None and not request.stream:
-        raise RequestError("stream_options wants stream: true", param="stream_options", code="invalid_value")
-    if request.metadata and any(len(k) > 64 or len(v) > 512 for k, v in request.metadata.items()):
-        raise RequestError(
-            "metadata holds keys of at most 64 and values of at most 512 characters",
-            param="metadata",
-            code="invalid_value",
-        )
+    together(stream=request.stream, stream_options=request.stream_options, metadata=request.metadata)
     if request.truncation == "auto":
         raise RequestError(
             "truncation auto is not offered: nothing is left out of a conversation. Leave it out, and send the items "
