@@ -29,6 +29,7 @@ from ponder.metering.ledger import Ledger, storable
 from ponder.metering.report import DAY, HOUR, SUMS, TIMES, Place, Question, may_group, one, place, sums
 from ponder.server.access import Caller
 from ponder.server.keys import Key
+from ponder.server.validation import missing
 
 T = TypeVar("T")
 
@@ -253,7 +254,7 @@ class UsageReports:
         """The lines of each bucket of a page, the beginnings of its buckets, and where the next page begins."""
         begin = instant("start_time", start)
         if begin is None:
-            raise RequestError("start_time is required", param="start_time", code="missing_required_parameter")
+            raise missing("start_time")
         last = instant("end_time", end)
         if last is None:
             last = int(datetime.now(UTC).timestamp() * 1000)

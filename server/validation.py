@@ -40,7 +40,7 @@ def wrong(error: ValidationError, body: Any, prefix: str = "") -> RequestError:
     kind, message, found, _ = max(same, key=lambda c: len(c[2]))
     param = ".".join([*([prefix] if prefix else []), *found]) or None
     if kind == "missing":
-        return RequestError(f"{param} is required", param=param, code="missing_required_parameter")
+        return missing(param)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return RequestError(f"{param}: there is no such parameter", param=param, code="unknown_parameter")
     alike = [c[1] for c in same if c[2] == found and c[0] != kind]
@@ -48,9 +48,18 @@ def wrong(error: ValidationError, body: Any, prefix: str = "") -> RequestError:
     if all(word.startswith("should be ") for word in words):
         words[1:] = [word.removeprefix("should be ") for word in words[1:]]
     verb = words[0].partition(" ")[0] in ("should", "must", "needs", "is", "has")
-    mistyped = kind.endswith(("_type", "_from_float"))
-    code = "invalid_type" if mistyped else "invalid_value"
+    code = "invalid_type" if kind.endswith(("_type", "_from_float")) else "invalid_value"
     return RequestError(f"{param or 'the body'}{' ' if verb else ': '}{' or '.join(words)}", param=param, code=code)
+
+
+def missing(param: str | None) -> RequestError:
+    """What to say of a field that is not there."""
+    return RequestError(f"{param} is required", param=param, code="missing_required_parameter")
+
+
+def mistyped(param: str, what: str) -> RequestError:
+    """What to say of a field that is of another type than it should be, which is `what`: "a string"."""
+    return RequestError(f"{param} should be {what}", param=param, code="invalid_type")
 
 
 def _tags(complaint: ErrorDetails) -> str:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, cast
 
-from ponder.compute.errors import RequestError
 from ponder.server.dialects.thinking_spellings import conflict
 from ponder.server.strict_json import deeper
+from ponder.server.validation import mistyped
 
 OWN = frozenset({"google"})
 """What belongs into `extra_body` in the body itself, as Google's documents have it."""
@@ -80,8 +80,7 @@ def checked_text(part: Mapping[str, Any], param: str) -> str | None:
     """The same of a part at this place. Raises `RequestError` where a part that holds a text has none."""
     text, kind = text_of(part), part.get("type")
     if text is None and kind in TEXTS:
-        field = f"{param}.{'refusal' if kind == 'refusal' else 'text'}"
-        raise RequestError(f"{field} should be a string", param=field, code="invalid_type")
+        raise mistyped(f"{param}.{'refusal' if kind == 'refusal' else 'text'}", "a string")
     return text
 
 

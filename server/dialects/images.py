@@ -11,6 +11,7 @@ import re
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Image, Images
+from ponder.server.validation import mistyped
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 """What may be sent; `image/jpg` is known as a name of JPEG."""
@@ -34,7 +35,7 @@ _SPACES = str.maketrans("-_", "+/", " \t\r\n")
 def image_of_url(url: object, param: str) -> Image:
     """An image from a data URL; `param` is the field that has it. Raises `RequestError`."""
     if not isinstance(url, str):
-        raise RequestError(f"{param} should be a string", param=param, code="invalid_type")
+        raise mistyped(param, "a string")
     found = _DATA.match(url)
     if found is None:
         fetched = url[:6].lower().startswith(("http:", "https:", "gs:", "s3:"))
@@ -65,7 +66,7 @@ def image_of_base64(media_type: object, text: object, param: str) -> Image:
             code="unsupported_image_media_type",
         )
     if not isinstance(text, str):
-        raise RequestError(f"{param} should be a string of base64", param=param, code="invalid_type")
+        raise mistyped(param, "a string of base64")
     try:
         plain = text.translate(_SPACES).encode("ascii").rstrip(b"=")
         data = binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)

@@ -17,6 +17,7 @@ from ponder.compute.text import Image, Images, Message, ToolCall, joined
 from ponder.server.dialects.anthropic.schema import CountRequest, Turn
 from ponder.server.dialects.customs import without_thought
 from ponder.server.dialects.images import image_of_base64, image_of_url
+from ponder.server.validation import missing, mistyped
 
 BETWEEN = "\n"
 """Between the texts of a user's turn, of a result, of the system's prompt: each is a text of its own."""
@@ -150,7 +151,7 @@ def _result(block: Mapping[str, Any], place: str) -> tuple[str, Images]:
     """The text of a tool's result, and the images in it."""
     content, failed = block.get("content"), _given(block, "is_error", bool, place, False)
     if content is not None and not isinstance(content, str | list):
-        _mistyped(f"{place}.content", "a string or a list")
+        raise mistyped(f"{place}.content", "a string or a list")
     found = cast("str | list[Any] | None", content)
     pieces = (
         [found]
@@ -195,7 +196,7 @@ def _several(blocks: Sequence[Any], place: str) -> list[str]:
 def _text(block: Any, place: str) -> str:
     """The text of a block that is one, or holds one: a document of plain text, what a search has found."""
     if not isinstance(block, dict):
-        _mistyped(place, "an object")
+        raise mistyped(place, "an object")
     given = cast("dict[str, Any]", block)
     kind = given.get("type")
     if kind == "text":
@@ -242,18 +243,12 @@ def _given(block: Mapping[str, Any], field: str, kind: type[Any], place: str, de
     value = block.get(field)
     if value is None:
         if default is None:
-            raise RequestError(
-                f"{place}.{field} is required", param=f"{place}.{field}", code="missing_required_parameter"
-            )
+            raise missing(f"{place}.{field}")
         return default
     if not isinstance(value, kind):
         words: dict[Any, str] = {str: "a string", dict: "an object", list: "a list", bool: "true or false"}
-        _mistyped(f"{place}.{field}", words[kind])
+        raise mistyped(f"{place}.{field}", words[kind])
     return value
-
-
-def _mistyped(param: str, words: str) -> NoReturn:
-    raise RequestError(f"{param} should be {words}", param=param, code="invalid_type")
 
 
 def _unsupported(param: str, words: str) -> NoReturn:

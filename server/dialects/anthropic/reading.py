@@ -25,7 +25,7 @@ from ponder.server.dialects.thinking_spellings import conflict
 from ponder.server.request import Document, Request, SamplingWish, ToolChoice
 from ponder.server.settings import Limits
 from ponder.server.strict_json import loads_object
-from ponder.server.validation import checked
+from ponder.server.validation import checked, missing
 
 R = TypeVar("R", bound=CountRequest)
 
@@ -62,7 +62,7 @@ def checked_request(raw: bytes, limits: Limits, target: Target, model: type[R]) 
     unknown = slips.found(request)
     choice = request.tool_choice
     if choice is not None and choice.type == "tool" and choice.name is None:
-        raise RequestError("tool_choice.name is required", param="tool_choice.name", code="missing_required_parameter")
+        raise missing("tool_choice.name")
     return request, unknown
 
 

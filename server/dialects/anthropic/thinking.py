@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ponder.compute.errors import RequestError
 from ponder.server.dialects.anthropic.schema import CountRequest
 from ponder.server.dialects.thinking_spellings import agreed
 from ponder.server.request import ThinkingWish
+from ponder.server.validation import missing
 
 INTERLEAVED = "interleaved-thinking-"
 """What the name of a beta begins with by which a budget is for all thoughts of a turn, those between its calls of tools
@@ -19,9 +19,7 @@ def wished(request: CountRequest, headers: Mapping[str, str]) -> ThinkingWish:
     `RequestError` where two disagree."""
     thinking, config = request.thinking, request.output_config
     if thinking is not None and thinking.type == "enabled" and thinking.budget_tokens is None:
-        raise RequestError(
-            "thinking.budget_tokens is required", param="thinking.budget_tokens", code="missing_required_parameter"
-        )
+        raise missing("thinking.budget_tokens")
     budgets = [
         (name, tokens)
         for name, tokens in (

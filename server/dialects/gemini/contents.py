@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Image, Message, ToolCall, joined
@@ -14,6 +14,7 @@ from ponder.server.dialects.customs import without_thought
 from ponder.server.dialects.gemini.schema import Content, SystemInstruction
 from ponder.server.dialects.images import image_of_base64
 from ponder.server.sealed_thoughts import SEVERAL
+from ponder.server.validation import missing, mistyped
 
 MEDIA = {
     "inlineData": "images stand in contents of a user or in what a function returned",
@@ -56,7 +57,7 @@ def turns(system: SystemInstruction | None, contents: Sequence[Content]) -> Turn
             answer.end()
             answer = None
         if not content.parts:
-            raise RequestError(f"{place}.parts is required", param=f"{place}.parts", code="missing_required_parameter")
+            raise missing(f"{place}.parts")
         _user(made, content.parts, place)
     if answer is not None:
         answer.end()
@@ -118,14 +119,14 @@ def _user(made: Turns, parts: Sequence[Mapping[str, Any]], place: str) -> None:
 def _piece(given: Any, place: str) -> str | Image:
     """What a part of a user's or of a result is."""
     if not isinstance(given, dict):
-        _mistyped(place, "an object")
+        raise mistyped(place, "an object")
     part = cast("dict[str, Any]", given)
     data = part.get("inlineData")
     if data is None or part.keys() - BESIDE:
         return _text(part, place)
     param = f"{place}.inlineData"
     if not isinstance(data, dict):
-        _mistyped(param, "an object")
+        raise mistyped(param, "an object")
     held = cast("dict[str, Any]", data)
     return image_of_base64(held.get("mimeType"), held.get("data"), f"{param}.data")
 
@@ -141,8 +142,8 @@ def _text(part: Mapping[str, Any], place: str) -> str:
     if isinstance(text, str):
         return text
     if text is None:
-        raise RequestError(f"{place}.text is required", param=f"{place}.text", code="missing_required_parameter")
-    return _mistyped(f"{place}.text", "a string")
+        raise missing(f"{place}.text")
+    raise mistyped(f"{place}.text", "a string")
 
 
 def _call(given: Any, place: str, turn: int, number: int) -> ToolCall:
@@ -166,27 +167,23 @@ def _shown(result: Mapping[str, Any], param: str) -> Sequence[str | Image]:
     """What the result of a call has beside its object: images, mostly."""
     parts = result.get("parts")
     if parts is not None and not isinstance(parts, list):
-        _mistyped(f"{param}.parts", "a list")
+        raise mistyped(f"{param}.parts", "a list")
     return [_piece(part, f"{param}.parts.{n}") for n, part in enumerate(cast("list[Any]", parts or []))]
 
 
 def _object(given: Any, param: str, key: str) -> tuple[str, dict[str, Any], str | None]:
     """(name, the object under `key`, id) of a call or its result."""
     if not isinstance(given, dict):
-        _mistyped(param, "an object")
+        raise mistyped(param, "an object")
     held = cast("dict[str, Any]", given)
     name, value, id = held.get("name"), held.get(key), held.get("id")
     if not isinstance(name, str) or not name:
-        raise RequestError(f"{param}.name is required", param=f"{param}.name", code="missing_required_parameter")
+        raise missing(f"{param}.name")
     if value is not None and not isinstance(value, dict):
-        _mistyped(f"{param}.{key}", "an object")
+        raise mistyped(f"{param}.{key}", "an object")
     if id is not None and not isinstance(id, str):
-        _mistyped(f"{param}.id", "a string")
+        raise mistyped(f"{param}.id", "a string")
     return name, cast("dict[str, Any]", value or {}), id or None
-
-
-def _mistyped(param: str, what: str) -> NoReturn:
-    raise RequestError(f"{param} should be {what}", param=param, code="invalid_type")
 
 
 def _standard(base64: str) -> str:

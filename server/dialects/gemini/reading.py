@@ -22,7 +22,7 @@ from ponder.server.dialects.thinking_spellings import agreed, conflict
 from ponder.server.request import Document, Request, SamplingWish, ThinkingWish, ToolChoice
 from ponder.server.settings import Limits
 from ponder.server.strict_json import loads_object
-from ponder.server.validation import checked
+from ponder.server.validation import checked, missing
 
 CONFIG = "generationConfig"
 THINKING = f"{CONFIG}.thinkingConfig"
@@ -86,7 +86,7 @@ def count_request(raw: bytes, limits: Limits, model: str) -> Wanted:
     given = _checked(CountRequest, raw, limits)
     if given.generate_content_request is None:
         if not given.contents:
-            raise RequestError("contents is required", param="contents", code="missing_required_parameter")
+            raise missing("contents")
         return _wanted(given, model, stream=False)
     if given.contents:
         raise conflict("generateContentRequest", "contents")

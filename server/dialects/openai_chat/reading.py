@@ -28,7 +28,7 @@ from ponder.server.dialects.thinking_spellings import conflict, wished
 from ponder.server.request import Document, Request, ToolChoice
 from ponder.server.settings import Limits
 from ponder.server.strict_json import loads_object
-from ponder.server.validation import checked
+from ponder.server.validation import checked, missing
 
 NAMES: Mapping[str, str] = {
     "document": "response_format",
@@ -162,9 +162,7 @@ def message(given: WireMessage, param: str) -> Message:
     content = given.content
     if content is None:
         if given.role != "assistant":
-            raise RequestError(
-                f"{param}.content is required", param=f"{param}.content", code="missing_required_parameter"
-            )
+            raise missing(f"{param}.content")
         content = given.refusal or ""
     images: Images = ()
     if not isinstance(content, str):

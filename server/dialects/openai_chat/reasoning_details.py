@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ponder.compute.errors import RequestError
 from ponder.server.answers import End
 from ponder.server.sealed_thoughts import SEVERAL
+from ponder.server.validation import mistyped
 
 ENCRYPTED, SUMMARY = "reasoning.encrypted", "reasoning.summary"
 """Types of entries."""
@@ -27,8 +27,7 @@ def sealed(details: Sequence[Mapping[str, Any]] | None, param: str) -> str | Non
         if entry.get("type") == ENCRYPTED and entry.get("format") in (None, FORMAT):
             data = entry.get("data")
             if not isinstance(data, str) or not data:
-                field = f"{param}.{i}.data"
-                raise RequestError(f"{field} should be a text that is not empty", param=field, code="invalid_type")
+                raise mistyped(f"{param}.{i}.data", "a text that is not empty")
             found.append(data)
     return SEVERAL.join(found) or None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from ponder.compute.errors import RequestError
+from ponder.server.validation import mistyped
 
 
 def placed(body: dict[str, Any]) -> None:
@@ -27,7 +28,7 @@ def placed(body: dict[str, Any]) -> None:
             code="conflicting_parameters",
         )
     if not isinstance(schema, dict):
-        raise RequestError(f"{name} should be a JSON schema, an object", param=name, code="invalid_type")
+        raise mistyped(name, "a JSON schema, an object")
     body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
