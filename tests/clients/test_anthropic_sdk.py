@@ -15,15 +15,14 @@ import pytest
 from anthropic import Anthropic
 from anthropic.lib.tools import beta_tool
 from fastapi import FastAPI
-from pydantic import BaseModel
 
 from ponder.compute.account import Intent
 from ponder.compute.errors import NotPermitted, PonderError, TooBusy, Unavailable
-from ponder.compute.text import Prompt
 from ponder.compute.usage import Usage
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
-from ponder.testing import CARD, MARKER, Chain, ScriptedEngine
+from ponder.testing import CARD, MARKER, ScriptedEngine
+from tests.clients.sums import Sum, script
 from tests.needs import node, npm
 from tests.server.serving import door, its_door, serving
 
@@ -35,20 +34,6 @@ ADD: dict[str, Any] = {
     "name": "add",
     "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
 }
-
-
-class Sum(BaseModel):
-    result: int
-
-
-def script(prompt: Prompt, thought: str, call: int) -> Chain:
-    """Calls the tool that is offered, and then says what came of it; without tools, the sum."""
-    said = str(prompt.messages[-1].content)
-    if prompt.messages[-1].role == "tool":
-        return Chain(f"{MARKER} I was told", f"It is {said}.")
-    if prompt.tools:
-        return Chain(f"{MARKER} I ask", 'I ask.<tool_call>{"name": "add", "arguments": {"a": 3, "b": 4}}</tool_call>')
-    return Chain(f"{MARKER} seven", '{"result": 7}' if "JSON" in said else "It is 7.")
 
 
 class Refusing:

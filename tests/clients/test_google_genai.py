@@ -14,12 +14,11 @@ import pytest
 from fastapi import FastAPI
 from google import genai
 from google.genai import errors, types
-from pydantic import BaseModel
 
-from ponder.compute.text import Prompt
 from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
-from ponder.testing import MARKER, Chain, ScriptedEngine
+from ponder.testing import MARKER, ScriptedEngine
+from tests.clients.sums import Sum, script
 from tests.needs import node, npm
 from tests.server.serving import door, serving
 
@@ -29,23 +28,9 @@ KEY = "pk-ann"
 QUESTION = "What is 3 + 4?"
 
 
-class Sum(BaseModel):
-    result: int
-
-
 def add(a: int, b: int) -> int:
     """Adds two numbers."""
     return a + b
-
-
-def script(prompt: Prompt, thought: str, call: int) -> Chain:
-    """Calls the tool that is offered, and then says what came of it; without tools, the sum."""
-    said = str(prompt.messages[-1].content)
-    if prompt.messages[-1].role == "tool":
-        return Chain(f"{MARKER} I was told", f"It is {said}.")
-    if prompt.tools:
-        return Chain(f"{MARKER} I ask", 'I ask.<tool_call>{"name": "add", "arguments": {"a": 3, "b": 4}}</tool_call>')
-    return Chain(f"{MARKER} seven", '{"result": 7}' if "JSON" in said else "It is 7.")
 
 
 class Served:
