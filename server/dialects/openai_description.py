@@ -1,4 +1,4 @@
-"""What the descriptions of OpenAI's dialects have alike, in the words of OpenAPI: parameters, headers, refusals."""
+"""What the descriptions of dialects have alike, in the words of OpenAPI: parameters, headers, refusals."""
 
 from __future__ import annotations
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
-
 from ponder.server.dialects.gemini.answer_schema import CountTokensResponse, GenerateContentResponse
 from ponder.server.dialects.gemini.errors import GeminiError
 from ponder.server.dialects.gemini.schema import CountRequest, GenerateRequest
-from ponder.server.dialects.openai_description import HEADERS, IDEMPOTENCY, REF, TIMEOUT
+from ponder.server.dialects.openai_description import operation
 
 SUMMARY = {
     "generateContent": "Answer contents",
@@ -40,43 +37,22 @@ ALT: dict[str, Any] = {
 
 def described(action: str, root: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The operation, and the schemas it refers to."""
-    asked: type[BaseModel] = CountRequest if action == "countTokens" else GenerateRequest
-    given: type[BaseModel] = CountTokensResponse if action == "countTokens" else GenerateContentResponse
-    _, defined = models_json_schema(
-        [(asked, "validation"), (given, "serialization"), (GeminiError, "serialization")], ref_template=REF
-    )
-    refused = {"application/json": _schema(GeminiError)}
-    content: dict[str, Any] = {"application/json": _schema(given)}
-    more: list[dict[str, Any]] = [TIMEOUT, IDEMPOTENCY]
-    if action == "countTokens":
-        more = []
-    elif action == "streamGenerateContent":
-        more.append(ALT)
-        content = {
-            "text/event-stream": _schema(given),
-            "application/json": {"schema": {"type": "array", "items": _schema(given)["schema"]}},
-        }
-    return {
-        "operationId": f"{action}_{root.strip('/')}",
-        "summary": SUMMARY[action],
-        "description": "As Google's Gemini API has it, with a thinking budget that binds. Names of fields may be "
+    counts, streams = action == "countTokens", action == "streamGenerateContent"
+    told, schemas = operation(
+        f"{action}_{root.strip('/')}",
+        SUMMARY[action],
+        "As Google's Gemini API has it, with a thinking budget that binds. Names of fields may be "
         "written in camel case or with underscores. What is not known is named in the header x-ignored-parameters.",
-        "security": [{"key": []}],
-        "parameters": [MODEL, KEY, *more],
-        "requestBody": {"required": True, "content": {"application/json": _schema(asked)}},
-        "responses": {
-            "200": {
-                "description": "The answer",
-                "headers": {
-                    name: {"description": words, "schema": {"type": "string"}} for name, words in HEADERS.items()
-                },
-                "content": content,
-            },
-            "4XX": {"description": "The request is at fault, or came at a bad time", "content": refused},
-            "5XX": {"description": "The server is at fault", "content": refused},
-        },
-    }, defined["$defs"]
-
-
-def _schema(model: type[Any]) -> dict[str, Any]:
-    return {"schema": {"$ref": REF.format(model=model.__name__)}}
+        "key",
+        request=CountRequest if counts else GenerateRequest,
+        whole=CountTokensResponse if counts else GenerateContentResponse,
+        event=GenerateContentResponse if streams else None,
+        refusal=GeminiError,
+    )
+    told["parameters"] = [MODEL, KEY, *([] if counts else told["parameters"]), *([ALT] if streams else [])]
+    if streams:
+        answer = told["responses"]["200"]
+        answer["description"] = "The answer"
+        whole = answer["content"]["application/json"]
+        answer["content"]["application/json"] = {"schema": {"type": "array", "items": whole["schema"]}}
+    return told, schemas
