@@ -373,7 +373,7 @@ class ResponsesLine(Line):
 
     def __init__(self, **body: Any) -> None:
         super().__init__()
-        self._body = json.dumps({**globals()["ASK"], **body}).encode()
+        self._body = json.dumps(ASK | body).encode()
 
     async def call(self, app: FastAPI, key: str | None = None) -> None:
         await app(PATH | {"path": URL, "headers": [(b"content-type", b"application/json")]}, self.receive, self.send)
