@@ -10,7 +10,7 @@ from ponder.server.dialects.anthropic.answer_schema import Event, Message, Token
 from ponder.server.dialects.anthropic.errors import MessageErrorBody
 from ponder.server.dialects.anthropic.schema import CountRequest, MessagesRequest
 from ponder.server.dialects.anthropic.slips import CLEARED, REFUSED
-from ponder.server.dialects.openai_description import operation as described
+from ponder.server.dialects.operation import operation as described
 
 KEY_SCHEME = "key"
 """What `/openapi.json` calls the way a key is sent."""

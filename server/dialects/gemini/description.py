@@ -7,7 +7,7 @@ from typing import Any
 from ponder.server.dialects.gemini.answer_schema import CountTokensResponse, GenerateContentResponse
 from ponder.server.dialects.gemini.errors import GeminiError
 from ponder.server.dialects.gemini.schema import CountRequest, GenerateRequest
-from ponder.server.dialects.openai_description import operation
+from ponder.server.dialects.operation import operation
 
 SUMMARY = {
     "generateContent": "Answer contents",

@@ -7,8 +7,8 @@ from typing import Any
 from ponder.server.dialects.openai_chat.answer_schema import ChatCompletion, ChatCompletionChunk
 from ponder.server.dialects.openai_chat.refused import REFUSED
 from ponder.server.dialects.openai_chat.schema import ChatRequest
-from ponder.server.dialects.openai_description import operation
 from ponder.server.dialects.openai_errors import ErrorBody
+from ponder.server.dialects.operation import operation
 
 
 def described(key_scheme: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,8 +14,8 @@ from ponder.server.dialects.openai_completions.answer_schema import TextCompleti
 from ponder.server.dialects.openai_completions.reading import NAMES, completion_request, ours
 from ponder.server.dialects.openai_completions.schema import REFUSED, CompletionRequest
 from ponder.server.dialects.openai_completions.writing import CompletionWriter
-from ponder.server.dialects.openai_description import operation
 from ponder.server.dialects.openai_errors import ErrorBody, key, response
+from ponder.server.dialects.operation import operation
 from ponder.server.settings import Limits
 
 

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from ponder.compute.errors import RequestError
 from ponder.server.answers import Failure
 from ponder.server.dialect import Reading, Target
-from ponder.server.dialects.openai_description import operation
 from ponder.server.dialects.openai_errors import key, response
 from ponder.server.dialects.openai_responses.answer_schema import (
     InputTokenCount,
@@ -26,6 +25,7 @@ from ponder.server.dialects.openai_responses.reading import responses_request
 from ponder.server.dialects.openai_responses.refused import REFUSED
 from ponder.server.dialects.openai_responses.schema import ResponsesRequest
 from ponder.server.dialects.openai_responses.usage import response_usage
+from ponder.server.dialects.operation import operation
 from ponder.server.settings import Limits
 
 
