@@ -14,7 +14,9 @@ from ponder.server.strict_json import deeper, half_characters
 
 
 def check(request: Request, limits: Limits) -> None:
-    """Raises `RequestError` for what is of the right type and too much."""
+    """Raises `RequestError` for what is of the right type and too much, or nothing at all."""
+    if not request.messages and not request.raw:
+        raise RequestError("messages have nothing to answer", param="messages", code="invalid_value")
     too_many("messages", len(request.messages), limits.messages)
     _images(request, limits)
     for i, message in enumerate(request.messages):

@@ -201,6 +201,16 @@ def test_contents_are_turns() -> None:
     assert request.messages[4:] == (Message("user", "Well?"),)
 
 
+@pytest.mark.parametrize("parts", [[], [{"text": ""}], [{"thought": True, "text": "Hm."}]])
+@pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent", "countTokens"])
+def test_contents_without_a_turn_are_refused(parts: list[Any], method: str) -> None:
+    """The model's own, in which it said nothing."""
+    asked = {"contents": [{"role": "model", "parts": parts}]}
+    answer = ask(door(scripted()), url=f"/v1beta/models/demo:{method}", json=asked)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "contents have nothing to answer"
+
+
 @pytest.mark.parametrize(
     ("config", "choice", "names"),
     [
