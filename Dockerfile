@@ -39,6 +39,7 @@ COPY clients clients
 COPY compute compute
 COPY engines engines
 COPY metering metering
+COPY evaluation evaluation
 COPY models models
 COPY ponder ponder
 COPY server server

@@ -45,6 +45,7 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"ponder {_version()}")
     subcommands = top.add_subparsers(required=True, metavar="COMMAND")
     try:
+        from ponder.evaluation import command as evaluation
         from ponder.server import command
     except ModuleNotFoundError:
         if not lacking() or (words and words[0] in OF_THE_SERVER):
@@ -52,6 +53,7 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
         top.epilog = f"{', '.join(OF_THE_SERVER)}: not installed; pip install '{DISTRIBUTION}[cpu]' or '[gpu]'"
     else:
         command.add_to(subcommands.add_parser)
+        evaluation.add_to(subcommands.add_parser)
     ask.add_to(subcommands.add_parser)
     return top
 

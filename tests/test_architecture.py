@@ -20,10 +20,11 @@ ROOMS = {
     "models": {"compute", "engines"},
     "testing": {"compute", "strategies", "engines", "metering", "server"},
     "server": {"compute", "strategies", "verifiers", "engines", "metering"},
-    "ponder": {"server", "clients"},
+    "evaluation": {"compute", "strategies", "verifiers", "engines", "metering", "clients"},
+    "ponder": {"server", "clients", "evaluation"},
 }
-"""What each room may import of ours. `server` knows everyone but `clients`; `testing` speaks dialects over a server;
-`ponder`, the one name of all rooms, holds the command line, which knows `server` and `clients`."""
+"""What each room may import of ours. `server` knows everyone but `clients` and `evaluation`; `testing` speaks dialects
+over a server; `ponder`, the one name of all rooms, holds the command line, which knows those with subcommands."""
 
 
 PASSAGE = 13

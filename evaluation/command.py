@@ -1,0 +1,10 @@
+"""The subcommands of `ponder` that measure. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """The subcommands of this folder, added to a command line."""
