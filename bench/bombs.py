@@ -28,7 +28,7 @@ import httpx
 
 from bench import machine
 from bench.inputs import INPUTS
-from ponder.server.keys import make
+from ponder.server.auth.keys import make
 
 AIM_MS, TIMES = 10.0, 2.0
 """Milliseconds that the loop may be held, and how many times its idle latency another's small request may take."""

@@ -32,10 +32,10 @@ from bench.fixed_step import FixedStep
 from bench.load import percentile
 from ponder.compute.lengths import Lengths
 from ponder.server.app import ServedModel, create_app
-from ponder.server.http_server import run
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
+from ponder.server.http.server import run
+from ponder.server.http.sockets import bind, listen, url_of
 from ponder.server.settings import KeySettings, ModelSettings, Settings
-from ponder.server.sockets import bind, listen, url_of
 
 STEP = 0.03
 PLACES = 32

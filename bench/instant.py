@@ -17,9 +17,9 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.server.app import ServedModel, create_app
-from ponder.server.http_server import run
+from ponder.server.http.server import run
+from ponder.server.http.sockets import bind, listen, url_of
 from ponder.server.settings import ModelSettings, Settings
-from ponder.server.sockets import bind, listen, url_of
 
 THOUGHT = tuple(range(64))
 ANSWER = " ".join(["word"] * 32)

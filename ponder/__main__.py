@@ -46,7 +46,7 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
     subcommands = top.add_subparsers(required=True, metavar="COMMAND")
     try:
         from ponder.evaluation import command as evaluation
-        from ponder.server import command
+        from ponder.server.commands import command
     except ModuleNotFoundError:
         if not lacking() or (words and words[0] in OF_THE_SERVER):
             raise

@@ -32,10 +32,12 @@ from ponder.metering.metrics import Metrics
 from ponder.metering.receipts import Signer
 from ponder.metering.responses import ResponseStore
 from ponder.server import docs_page, errors, openapi, paths
-from ponder.server.access import AuthenticatedRoute, Guard, Needs
 from ponder.server.admission import Admission
+from ponder.server.auth.access import AuthenticatedRoute, Guard, Needs
+from ponder.server.auth.keys import Keyring
+from ponder.server.auth.page import KeyChange, KeysPage, KeyWish, Rotation, body_of
+from ponder.server.auth.stored_keys import StoredKeys
 from ponder.server.completions import Completions
-from ponder.server.cors import CrossOrigin
 from ponder.server.dialect import ByPath, Dialect
 from ponder.server.dialects import (
     DEFAULT,
@@ -52,21 +54,19 @@ from ponder.server.dialects import (
     plugins,
     speaker,
 )
-from ponder.server.idempotency import Idempotency
-from ponder.server.kept_responses import KeptResponses
-from ponder.server.keys import Keyring
-from ponder.server.keys_page import KeyChange, KeysPage, KeyWish, Rotation, body_of
+from ponder.server.http.cors import CrossOrigin
+from ponder.server.idempotency.requests import Idempotency
+from ponder.server.kept.page import GIVEN, STREAMED, ResponsesPage
+from ponder.server.kept.responses import KeptResponses
 from ponder.server.logs import REQUEST_ID
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings, Reload
-from ponder.server.responses_page import GIVEN, STREAMED, ResponsesPage
 from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.status import Health, Model, Models, Status, release
-from ponder.server.stored_keys import StoredKeys
 from ponder.server.traces import TOLD, Traces
 from ponder.server.tracing import Traced, Tracing
 from ponder.server.usage import UsagePage, UsageReports

@@ -15,14 +15,14 @@ from ponder.compute.errors import RequestError
 from ponder.metering.metrics import Metrics
 from ponder.server import bounds
 from ponder.server.admission import Admission
+from ponder.server.auth.keys import Key
 from ponder.server.beside import beside
-from ponder.server.body import read
 from ponder.server.dialect import Dialect, Item, Keeping, Reading, Target
-from ponder.server.idempotency import Idempotency, asked
-from ponder.server.idempotency_response import IdempotentResponse
-from ponder.server.kept_answer import Asking, KeptResponse
-from ponder.server.kept_responses import KeptResponses
-from ponder.server.keys import Key
+from ponder.server.http.body import read
+from ponder.server.idempotency.requests import Idempotency, asked
+from ponder.server.idempotency.response import IdempotentResponse
+from ponder.server.kept.answer import Asking, KeptResponse
+from ponder.server.kept.responses import KeptResponses
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest, make
 from ponder.server.receipts import Receipts

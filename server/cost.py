@@ -9,8 +9,8 @@ from ponder.compute.budget import Budget
 from ponder.compute.cost import CostLimit, payable
 from ponder.compute.errors import RequestError
 from ponder.compute.price import NANO, TOKENS, Price
+from ponder.server.auth.keys import Key
 from ponder.server.coarse import Coarse
-from ponder.server.keys import Key
 from ponder.server.request import Request
 from ponder.server.settings import ModelSettings
 

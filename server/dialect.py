@@ -114,7 +114,7 @@ Item = Mapping[str, Any]
 @dataclass(eq=False, slots=True)
 class Keeping:
     """What a request wants kept of itself and of its answer, to be asked for again or gone on with; and what its writer
-    has told, for that to be kept (`ponder.server.kept_answer`). Of one request, and one run of it."""
+    has told, for that to be kept (`ponder.server.kept.answer`). Of one request, and one run of it."""
 
     id: str
     """Of the response, as its writer calls it: nobody can guess one."""

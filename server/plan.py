@@ -19,13 +19,13 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.slots import READING, Share
 from ponder.compute.text import Prompt
+from ponder.server.auth.keys import Key
 from ponder.server.beside import beside
 from ponder.server.calls import Offered
 from ponder.server.coarse import Coarse
 from ponder.server.cost import MaxCost
 from ponder.server.cost import most as most_cost
 from ponder.server.images import with_images
-from ponder.server.keys import Key
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.registry import Registry, ServedModel, chains, configured
 from ponder.server.request import AUTO, Asked, Request

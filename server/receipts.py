@@ -20,7 +20,7 @@ from ponder.metering.database import WrongAddress
 from ponder.metering.ledger import Ledger
 from ponder.metering.receipt_keys import NoKey, listed, others_may_read, remember, signer_of, usual_place
 from ponder.metering.receipts import Signer, as_jwk, chain_of, claims, key_id, read
-from ponder.server.access import Caller
+from ponder.server.auth.access import Caller
 from ponder.server.plan import ResolvedRequest
 from ponder.server.settings.receipts import ReceiptSettings
 from ponder.server.usage import UsageReports

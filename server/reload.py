@@ -24,12 +24,12 @@ from ponder.metering.api_keys import subject
 from ponder.metering.audit import Act, record
 from ponder.metering.migrate import OtherVersion
 from ponder.metering.upkeep import NoSuchLedger
-from ponder.server.access import Caller
-from ponder.server.keys import Keyring
-from ponder.server.keys_page import who
+from ponder.server.auth.access import Caller
+from ponder.server.auth.keys import Keyring
+from ponder.server.auth.page import who
+from ponder.server.auth.stored_keys import StoredKeys, as_json, check_names
 from ponder.server.registry import Registry
 from ponder.server.settings import KeySettings, KeyTerms, Limits, Settings, WrongSettings
-from ponder.server.stored_keys import StoredKeys, as_json, check_names
 
 log = logging.getLogger("ponder.server")
 

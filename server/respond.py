@@ -32,8 +32,8 @@ from ponder.server import answers, away, errors, unseal
 from ponder.server.admission import Admission, Turn
 from ponder.server.calls import ToolCallParser
 from ponder.server.dialect import Dialect, Reading, Writer
+from ponder.server.http.outbox import Outbox, SlowReader
 from ponder.server.loop_thoughts import LoopThoughts
-from ponder.server.outbox import Outbox, SlowReader
 from ponder.server.plan import ResolvedRequest
 from ponder.server.receipts import Receipt, Receipts
 from ponder.server.sealed_thoughts import Sealing

@@ -28,11 +28,13 @@ from ponder.metering.metrics import Metrics
 from ponder.server import logs
 from ponder.server.accounting import keeping_account
 from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_app
+from ponder.server.auth.keys import Keyring
+from ponder.server.auth.stored_keys import following
 from ponder.server.dialect import Dialect
 from ponder.server.ending import LastResort
-from ponder.server.http_server import run
-from ponder.server.idempotency_seal import configured
-from ponder.server.keys import Keyring
+from ponder.server.http.server import run
+from ponder.server.http.sockets import bind, check_tls, listen, url_of
+from ponder.server.idempotency.seal import configured
 from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
 from ponder.server.output import captured
@@ -42,8 +44,6 @@ from ponder.server.reload import Reload, Terminal, at_signal
 from ponder.server.sealed_thoughts import configured as sealed_with
 from ponder.server.sealed_thoughts import sealing
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
-from ponder.server.sockets import bind, check_tls, listen, url_of
-from ponder.server.stored_keys import following
 from ponder.server.tracing import tracing_if_wanted
 
 QUIET = ("alembic", "httpx", "httpcore", "vllm", "transformers", "uvicorn.error")

@@ -18,10 +18,10 @@ from ponder.compute.errors import NotFound, NotPermitted, PonderError, Unavailab
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics, Role
 from ponder.server import errors
-from ponder.server.access import Caller
 from ponder.server.admission import Admission
 from ponder.server.answers import Failure
-from ponder.server.keys import Key
+from ponder.server.auth.access import Caller
+from ponder.server.auth.keys import Key
 from ponder.server.registry import Entry, Registry, ServedModel, aliases_of
 
 CHECK_SECONDS = 5.0

@@ -6,9 +6,9 @@ from ponder.compute.chains import CLOSING
 from ponder.compute.engine import LONG, Engine, ReadsWishes, read_beside, tokens
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Prompt
+from ponder.server.auth.keys import Key
 from ponder.server.beside import turn
 from ponder.server.cost import MaxCost
-from ponder.server.keys import Key
 from ponder.server.registry import ServedModel
 from ponder.server.request import AUTO, Request, ThinkingWish
 from ponder.server.settings import EFFORT, ModelSettings, Settings

@@ -24,7 +24,7 @@ from ponder.compute.errors import NotFound
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import Hidden
 from ponder.server import unseal
-from ponder.server.access import Caller
+from ponder.server.auth.access import Caller
 from ponder.server.plan import ResolvedRequest
 
 OVERHEAD = 2048

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import Hidden
-from ponder.server.keys import Key
+from ponder.server.auth.keys import Key
 
 Texts = Mapping[int, tuple[Hidden[str], Hidden[str]]]
 """Thought and answer of calls, by their number."""

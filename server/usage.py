@@ -27,8 +27,8 @@ from ponder.compute.errors import NotFound, RequestError, Unavailable
 from ponder.compute.price import NANO
 from ponder.metering.ledger import Ledger, storable
 from ponder.metering.report import DAY, HOUR, SUMS, TIMES, Place, Question, may_group, one, place, sums
-from ponder.server.access import Caller
-from ponder.server.keys import Key
+from ponder.server.auth.access import Caller
+from ponder.server.auth.keys import Key
 from ponder.server.validation import missing
 
 T = TypeVar("T")

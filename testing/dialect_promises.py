@@ -23,8 +23,8 @@ from ponder.compute.text import Tool
 from ponder.compute.usage import Usage
 from ponder.server.answers import Failure
 from ponder.server.app import ServedModel, create_app
+from ponder.server.auth.keys import digest
 from ponder.server.dialect import ByPath, Dialect, Reading, Target, Writer
-from ponder.server.keys import digest
 from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
 from ponder.testing.callers import Caller, Wish

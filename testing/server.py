@@ -24,12 +24,12 @@ from ponder.engines.lifeline import end_with_parent
 from ponder.metering.metrics import Metrics
 from ponder.server.accounting import keeping_account
 from ponder.server.app import ServedModel, create_app
-from ponder.server.http_server import run
-from ponder.server.keys import Keyring, digest
+from ponder.server.auth.keys import Keyring, digest
+from ponder.server.auth.stored_keys import following
+from ponder.server.http.server import run
+from ponder.server.http.sockets import bind, listen, url_of
 from ponder.server.receipts import signing
 from ponder.server.settings import KeySettings, ModelSettings, Scope, Settings
-from ponder.server.sockets import bind, listen, url_of
-from ponder.server.stored_keys import following
 from ponder.testing.echo import EchoEngine
 from ponder.testing.scripted import ScriptedRewards
 

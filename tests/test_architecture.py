@@ -91,7 +91,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_a_request_reads_the_time_in_one_place() -> None:
     """So that a loop with a clock of its own drives everything that waits or is timed."""
-    on_the_way = ("admission", "body", "outbox", "respond", "traces")
+    on_the_way = ("admission", "http/body", "http/outbox", "respond", "traces")
     for path in [*files("compute"), *files("strategies"), *(ROOT / f"server/{name}.py" for name in on_the_way)]:
         assert path.name == "clock.py" or "monotonic" not in attributes(path), path
 

@@ -19,7 +19,7 @@ from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find
 from ponder.engines.proving import ANSWER, THOUGHT, proofs_of, written
 from ponder.engines.tools import FORMATS, detect
-from ponder.server.doctor_models import switching
+from ponder.server.commands.doctor_models import switching
 from tests.engines.family_models import Family, families, tokenizer
 from tests.engines.parser_families import ROWS
 from tests.engines.parser_tools import CALLS

@@ -11,8 +11,8 @@ import uvicorn
 
 from ponder.compute.lengths import Lengths
 from ponder.server.app import ServedModel, create_app
+from ponder.server.http.sockets import bind, listen, url_of
 from ponder.server.settings import KeySettings, ModelSettings, PriceBook, Settings
-from ponder.server.sockets import bind, listen, url_of
 from ponder.testing import ScriptedEngine
 
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from ponder.compute.account import Intent
 from ponder.compute.errors import NotPermitted, PonderError, TooBusy, Unavailable
 from ponder.compute.usage import Usage
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import CARD, MARKER, ScriptedEngine
 from tests.clients.sums import Sum, script

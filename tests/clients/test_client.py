@@ -27,7 +27,7 @@ from ponder.clients.client import (
     Unreachable,
     Unsendable,
 )
-from ponder.server import keys
+from ponder.server.auth import keys
 from ponder.server.settings import KeySettings
 from ponder.testing import MARKER, Chain, ScriptedEngine, always
 from tests.clients.serving import comes_true, serving

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, PriceBook, Settings
 from ponder.testing.echo import EchoEngine
 from tests.clients.serving import comes_true

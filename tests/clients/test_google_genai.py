@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from google import genai
 from google.genai import errors, types
 
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, ScriptedEngine
 from tests.clients.sums import Sum, script

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from ponder.server.sockets import bind, listen, url_of
+from ponder.server.http.sockets import bind, listen, url_of
 
 MADE_UP = re.compile(r"^/v1/responses/(resp_677efb5139a88190b512bc3fef8e535d|response_id)(?=/|$)")
 NOBODY = "resp_none"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.load_settings import load
 from tests.deploy.watched import set_up
 from tests.test_architecture import ROOT

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from ponder.server import keys
+from ponder.server.auth import keys
 from tests.deploy.prometheus import Prometheus, configuration, prometheus
 from tests.metering.databases import PostgreSQL
 from tests.metering.ledgers import rows

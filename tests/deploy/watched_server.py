@@ -15,10 +15,10 @@ from ponder.compute.transcript import Transcript
 from ponder.metering.metrics import Metrics
 from ponder.server.accounting import keeping_account
 from ponder.server.app import ServedModel, create_app
+from ponder.server.http.sockets import bind, listen
 from ponder.server.load_settings import load
 from ponder.server.serve import until_asked
 from ponder.server.settings import ModelSettings
-from ponder.server.sockets import bind, listen
 from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always
 from tests.engines.mortal import Mortal, MortalProcess, supervised
 

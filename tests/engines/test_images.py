@@ -31,7 +31,7 @@ from ponder.engines.model import Model
 from ponder.engines.proving import proofs_of
 from ponder.engines.vllm import VllmEngine
 from ponder.engines.vllm_images import VllmImages
-from ponder.server import doctor
+from ponder.server.commands import doctor
 from ponder.server.settings import ModelSettings
 from ponder.server.settings.engine import EngineSettings
 from tests.engines import vision_model

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ponder.compute.lengths import Lengths
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import Chain, always
 from tests.metering.truth import DistantEngine

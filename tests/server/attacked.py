@@ -29,10 +29,10 @@ from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
 from ponder.server import logs
 from ponder.server.app import ServedModel, create_app
-from ponder.server.http_server import run
+from ponder.server.http.server import run
+from ponder.server.http.sockets import bind, listen, url_of
 from ponder.server.output import captured
 from ponder.server.settings import ModelSettings, Settings
-from ponder.server.sockets import bind, listen, url_of
 from ponder.testing import Chain, ScriptedEngine, always
 
 ROOT = Path(__file__).parents[2]

@@ -22,9 +22,9 @@ from ponder.metering.ledger import open_ledger
 from ponder.metering.metrics import Metrics
 from ponder.metering.tables import requests
 from ponder.server.app import ServedModel, create_app
-from ponder.server.keys import Keyring, digest, make, new_id
+from ponder.server.auth.keys import Keyring, digest, make, new_id
+from ponder.server.auth.stored_keys import following
 from ponder.server.settings import KeySettings, ModelSettings, Settings
-from ponder.server.stored_keys import following
 from tests.server.serving import ASK, PATH, asked, scripted
 
 ROOT = KeySettings(name="root", hash=digest("pk-root"), scopes=frozenset({"usage", "admin"}))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ponder.__main__ import main
-from ponder.server.answers_command import tell
+from ponder.server.commands.answers import tell
 
 
 def told(*lines: str) -> tuple[int, list[dict[str, object]], str]:

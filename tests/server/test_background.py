@@ -19,10 +19,10 @@ from ponder.compute.errors import TooBusy
 from ponder.compute.usage import Usage
 from ponder.metering.ledger import Ledger
 from ponder.metering.responses import Opening, ResponseStore
-from ponder.server.background import BackgroundRun
 from ponder.server.dialect import Keeping
-from ponder.server.idempotency_seal import Sealing
-from ponder.server.kept_responses import KeptResponses
+from ponder.server.idempotency.seal import Sealing
+from ponder.server.kept.background import BackgroundRun
+from ponder.server.kept.responses import KeptResponses
 from ponder.server.respond import HungUp
 from ponder.server.settings import IdempotencySettings, ResponseSettings, Settings
 from ponder.testing import Chain

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ponder.compute.account import Bill, Intent
 from ponder.compute.usage import Usage
-from ponder.server.keys import make
+from ponder.server.auth.keys import make
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import Chain, ScriptedEngine, always, in_virtual_time
 from tests.server.serving import ASK, PATH, counted, door, events, refused

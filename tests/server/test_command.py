@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ponder.server import keys
+from ponder.server.auth import keys
+from ponder.server.auth.keys import Keyring
 from ponder.server.dialects import DEFAULT as OPENAI
-from ponder.server.keys import Keyring
 from ponder.server.settings import KeySettings
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,9 +11,9 @@ import pytest
 from fastapi import FastAPI
 
 from ponder.compute.text import Prompt
+from ponder.server.auth.keys import digest
 from ponder.server.dialects.openai_completions.answer_schema import TextCompletion, TextCompletionChunk
 from ponder.server.dialects.openai_completions.dialect import OpenAICompletions
-from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine, check_dialect
 from tests.server.callers import CompletionsCaller

@@ -23,9 +23,9 @@ from ponder.metering.database import database
 from ponder.metering.ledger import open_ledger
 from ponder.metering.metrics import Metrics
 from ponder.server.app import ServedModel, create_app
+from ponder.server.auth.keys import digest
 from ponder.server.coarse import Coarse
 from ponder.server.cost import MaxCost, nano, written
-from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, PriceBook, Settings
 from ponder.strategies import STRATEGIES
 from ponder.testing import Chain, JudgingEngine, ScriptedRewards, always

@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 
 from ponder.server import openapi
+from ponder.server.auth.keys import digest
 from ponder.server.dialects import DEFAULT
-from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import Chain, ScriptedRewards
 from tests.server.serving import ASK, ask, chat, door, events, refused, scripted

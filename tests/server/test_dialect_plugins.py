@@ -79,7 +79,7 @@ def test_two_dialects_on_one_path_are_both_named(tmp_path: Path) -> None:
 
 DOCTOR = """
 import sys
-from ponder.server import doctor
+from ponder.server.commands import doctor
 sys.exit(doctor.tell(doctor.dialects(), sys.stdout))
 """
 

@@ -14,11 +14,11 @@ from fastapi import FastAPI
 
 from ponder.compute.lengths import Lengths
 from ponder.server.app import ServedModel, create_app
+from ponder.server.auth.keys import digest
 from ponder.server.dialect import Dialect, FieldNames
 from ponder.server.dialects import DEFAULT, DIALECTS
 from ponder.server.dialects.anthropic.dialect import AnthropicMessages
 from ponder.server.dialects.openai_responses.dialect import OpenAIResponses
-from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, Settings
 from ponder.strategies import strategies
 from ponder.testing import MARKER, Caller, Chain, ScriptedEngine, check_dialect

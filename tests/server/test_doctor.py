@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ponder.server import doctor
-from ponder.server.doctor import Finding
+from ponder.server.commands import doctor
+from ponder.server.commands.doctor import Finding
 from ponder.server.settings import ModelSettings, Settings
 from tests.engines.pooler import PRM, Pooler
 from tests.server.serving import serving

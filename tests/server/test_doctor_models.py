@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ponder.server import doctor
-from ponder.server.doctor import Finding
+from ponder.server.commands import doctor
+from ponder.server.commands.doctor import Finding
 from ponder.server.settings import ModelSettings
 from tests.engines.family_models import OWN, Family, families, save
 

@@ -13,9 +13,9 @@ from starlette.routing import Route
 
 from ponder.compute.engine import Checked
 from ponder.compute.lengths import Lengths
-from ponder.server.access import AuthenticatedRoute, Needs
 from ponder.server.app import ServedModel, create_app
-from ponder.server.keys import digest
+from ponder.server.auth.access import AuthenticatedRoute, Needs
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, ModelSettings, Settings
 from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always, in_virtual_time
 from tests.server.serving import (

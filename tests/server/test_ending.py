@@ -23,7 +23,7 @@ from ponder.metering.metrics import Metrics
 from ponder.server import logs
 from ponder.server.serve import until_asked
 from ponder.server.settings import Settings
-from ponder.server.sockets import bind, listen, url_of
+from ponder.server.http.sockets import bind, listen, url_of
 from tests.server.serving import door, scripted
 
 HOLDS = sys.argv[1]

@@ -24,9 +24,9 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.text import Prompt, Tool
 from ponder.metering.receipts import COUNTS, Signer, verify
 from ponder.server import openapi
+from ponder.server.auth.keys import digest
 from ponder.server.dialect import ByPath, Dialect
 from ponder.server.dialects import DIALECTS
-from ponder.server.keys import digest
 from ponder.server.registry import Registry
 from ponder.server.settings import KeySettings, PriceBook, Settings
 from ponder.testing import MARKER, Caller, Chain, EchoEngine, ScriptedEngine, ScriptedRewards, Wish, always

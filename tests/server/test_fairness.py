@@ -14,7 +14,7 @@ from bench.fixed_step import FixedStep
 from bench.load import percentile
 from ponder.compute.lengths import Lengths
 from ponder.compute.slots import Slots
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always, in_virtual_time
 from tests.server.serving import PATH, Line, counted, door, its_door

@@ -14,13 +14,13 @@ from starlette.responses import Response
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Message
 from ponder.server.answers import Failure
+from ponder.server.auth.keys import digest
 from ponder.server.dialect import Reading, Target
 from ponder.server.dialects.gemini.answer_schema import CountTokensResponse, GenerateContentResponse
 from ponder.server.dialects.gemini.dialect import Gemini, GeminiStream, methods
 from ponder.server.dialects.gemini.errors import GeminiError
 from ponder.server.dialects.gemini.reading import generate_request
 from ponder.server.dialects.gemini.schemas import json_schema
-from ponder.server.keys import digest
 from ponder.server.request import Request, ToolChoice
 from ponder.server.settings import KeySettings, Limits, Settings
 from ponder.testing import MARKER, Chain, check_dialect

@@ -18,9 +18,9 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from ponder.server.http_server import run
+from ponder.server.http.server import run
+from ponder.server.http.sockets import CannotListen, bind, check_tls, listen, url_of
 from ponder.server.settings import KeySettings, Limits, Settings
-from ponder.server.sockets import CannotListen, bind, check_tls, listen, url_of
 from ponder.testing import Chain, ScriptedEngine
 from tests.needs import tool
 from tests.server.serving import ASK, ask, door, its_door, refused, scripted

@@ -18,8 +18,8 @@ from ponder.compute.errors import TooBusy
 from ponder.compute.lengths import Lengths
 from ponder.metering.database import database
 from ponder.metering.tables import idempotency
-from ponder.server import keys
 from ponder.server.app import create_app
+from ponder.server.auth import keys
 from ponder.server.registry import ServedModel
 from ponder.server.settings import IdempotencySettings, KeySettings, ModelSettings, Settings, WrongSettings
 from ponder.testing import MARKER, Chain, ScriptedEngine, always

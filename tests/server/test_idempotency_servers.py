@@ -22,8 +22,8 @@ from ponder.metering.idempotency import Claim
 from ponder.server import errors
 from ponder.server.answers import Usage
 from ponder.server.dialects.openai_chat.dialect import OpenAIChat
-from ponder.server.idempotency_run import Live
-from ponder.server.outbox import SlowReader
+from ponder.server.http.outbox import SlowReader
+from ponder.server.idempotency.run import Live
 from ponder.server.settings import IdempotencySettings, Settings
 from ponder.testing import Chain, ScriptedEngine, in_virtual_time
 from tests.server.ledgered import ledgered

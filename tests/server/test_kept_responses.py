@@ -13,9 +13,9 @@ from openai.types.responses import Response, ResponseItemList, ResponseStreamEve
 from ponder.compute.text import Image, Message, ToolCall
 from ponder.metering.database import database
 from ponder.metering.tables import response_events, responses
-from ponder.server import keys
+from ponder.server.auth import keys
 from ponder.server.dialect import Reading
-from ponder.server.kept_answer import said
+from ponder.server.kept.answer import said
 from ponder.server.request import Request
 from ponder.server.settings import IdempotencySettings, KeySettings, ResponseSettings, Settings
 from ponder.testing import MARKER, ScriptedEngine, always

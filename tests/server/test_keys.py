@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from ponder.compute.errors import NotAuthenticated
-from ponder.server import keys
+from ponder.server.auth import keys
+from ponder.server.auth.keys import Key, Keyring, Secret
 from ponder.server.dialects import DEFAULT as OPENAI
-from ponder.server.keys import Key, Keyring, Secret
 from ponder.server.settings import KeySettings, Scope, Settings
 
 HASH = keys.digest("pk-a")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ponder.server.keys import digest
-from ponder.server.keys_command import LATEST, when
-from ponder.server.ledger_command import CannotDo
+from ponder.server.auth.keys import digest
+from ponder.server.commands.keys import LATEST, when
+from ponder.server.commands.ledger import CannotDo
 from tests.server.keyed import audited, keyed
 from tests.server.serving import refused
 from tests.server.test_ledger_command import ponder

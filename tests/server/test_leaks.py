@@ -12,7 +12,7 @@ from ponder.compute.engine import Delta, Sampling
 from ponder.compute.lengths import Lengths
 from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine
 from tests.server.serving import answered, ask, chat, door, events, its_door, refused, scripted

@@ -14,7 +14,7 @@ import pytest
 
 from ponder.metering.leases import window
 from ponder.metering.ledger import milliseconds
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.registry import Registry
 from ponder.server.settings import KeyLimits, KeySettings, LedgerSettings, Settings, WrongSettings
 from ponder.server.settings.prices import PriceBook

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ponder.server.http_server import run
+from ponder.server.http.server import run
+from ponder.server.http.sockets import CannotListen, bind, listen, url_of
 from ponder.server.settings import Limits, Settings
-from ponder.server.sockets import CannotListen, bind, listen, url_of
 
 LIMITS = Limits(header_bytes=2048, header_timeout=0.5, connections=3)
 

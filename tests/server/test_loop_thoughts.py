@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ponder.compute.text import Hidden, Message, Prompt, ToolCall
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.loop_thoughts import OVERHEAD, LoopThoughts
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import CARD, MARKER, Chain, JudgingEngine, ScriptedEngine

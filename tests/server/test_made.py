@@ -18,7 +18,8 @@ import pytest
 import safetensors.torch
 from transformers import AutoTokenizer
 
-from ponder.server import doctor, made
+from ponder.server import made
+from ponder.server.commands import doctor
 from ponder.server.made import CannotMake, Source
 from ponder.server.model_paths import NoSuchModel, locate, model_folder
 from ponder.server.settings import ModelSettings

@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 
 from ponder.compute.text import Hidden
 from ponder.server.answers import End
+from ponder.server.auth.keys import digest
 from ponder.server.dialect import Target
 from ponder.server.dialects.anthropic import answer_schema as told
 from ponder.server.dialects.anthropic.description import MessageEvent
 from ponder.server.dialects.anthropic.dialect import AnthropicMessages
 from ponder.server.dialects.anthropic.writing import thinking_block
-from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Limits, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine
 from tests.compute.test_summary import OWN, THOUGHT

@@ -14,9 +14,9 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-from ponder.server.access import AuthenticatedRoute, Needs
-from ponder.server.http_hosts import Hosts
-from ponder.server.keys import digest
+from ponder.server.auth.access import AuthenticatedRoute, Needs
+from ponder.server.auth.keys import digest
+from ponder.server.http.hosts import Hosts
 from ponder.server.settings import KeySettings, Scope, Settings
 from tests.server.keyed import ROOT, Keyed, keyed
 from tests.server.serving import ASK, refused

@@ -14,7 +14,7 @@ import openai
 import pytest
 from fastapi import FastAPI
 
-from ponder.server.keys import make
+from ponder.server.auth.keys import make
 from ponder.server.settings import KeySettings, Settings
 from ponder.server.settings.prices import PriceBook
 from ponder.testing import CARD, MARKER, Chain, ScriptedEngine, always, in_virtual_time

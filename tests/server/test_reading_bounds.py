@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from ponder.server.http_protocol import PIPELINED, protocol
+from ponder.server.http.protocol import PIPELINED, protocol
 from ponder.server.settings import Limits, Settings
 
 LIMITS = Limits(header_bytes=2048, header_timeout=7, body_timeout=11, connections=3)

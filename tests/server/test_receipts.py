@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ponder.compute.lengths import Lengths
 from ponder.metering.receipt_keys import NoKey, remember
 from ponder.metering.receipts import Signer, as_text, key_id, read, read_keys, verify
-from ponder.server.keys import digest
-from ponder.server.receipt_command import run
+from ponder.server.auth.keys import digest
+from ponder.server.commands.receipt import run
 from ponder.server.receipts import signing
 from ponder.server.registry import Registry
 from ponder.server.settings import KeySettings, ReceiptSettings, Settings

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.load_settings import load
 from ponder.server.reload import changes_of
 from ponder.server.serve import Starting, rereading

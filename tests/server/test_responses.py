@@ -17,7 +17,7 @@ from openai.types.responses.input_token_count_response import InputTokenCountRes
 from pydantic import BaseModel
 
 from ponder.compute.text import Message, ToolCall
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine, always, in_virtual_time

@@ -22,8 +22,8 @@ from ponder.compute.text import Hidden, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.server.answers import End, Summary
 from ponder.server.app import ServedModel, create_app
+from ponder.server.auth.keys import digest
 from ponder.server.dialect import Reading, Target
-from ponder.server.keys import digest
 from ponder.server.sealed_thoughts import (
     FILE,
     SEVERAL,

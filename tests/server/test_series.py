@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from ponder.server import keys
+from ponder.server.auth import keys
 from ponder.server.registry import Registry
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import Chain

@@ -13,7 +13,7 @@ import pytest
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
-from ponder.server.outbox import PIECE, ROOM, Outbox
+from ponder.server.http.outbox import PIECE, ROOM, Outbox
 from ponder.server.settings import Settings
 from ponder.testing import Chain, ScriptedEngine, in_virtual_time
 from tests.server.serving import ASK, Line, counted, door, events, its_door, serving, until, written

@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from ponder.server import logs
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.server.spans import MOST
 from ponder.server.tracing import tracing_if_wanted, wanted

@@ -15,9 +15,9 @@ from ponder.metering import api_keys, upkeep
 from ponder.metering.api_keys import KeyEnded, NameTaken, NoSuchKey
 from ponder.metering.database import database
 from ponder.metering.migrate import migrate
-from ponder.server.keys import digest, make
+from ponder.server.auth.keys import digest, make
+from ponder.server.auth.stored_keys import EVERY
 from ponder.server.settings import KeySettings, Settings, WrongSettings
-from ponder.server.stored_keys import EVERY
 from tests.metering.ledgers import execute
 from tests.server.keyed import ALICE, ROOT, audited, elsewhere, keyed, owners, put
 from tests.server.serving import refused

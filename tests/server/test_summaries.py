@@ -9,7 +9,7 @@ import pytest
 
 from ponder.compute.lengths import Lengths
 from ponder.compute.text import Prompt
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from ponder.compute.lengths import Lengths
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import MARKER, ScriptedRewards
 from tests.engines.scripted_vllm import FAMILIES, Fate, Nature, ScriptedVllm, engine

@@ -12,8 +12,8 @@ from fastapi import FastAPI
 
 from ponder.compute.lengths import Lengths
 from ponder.server.app import ServedModel, create_app
+from ponder.server.auth.keys import digest
 from ponder.server.dialect import Reading, Target
-from ponder.server.keys import digest
 from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine
 from tests.server.serving import ask, counted, scripted, written

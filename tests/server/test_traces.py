@@ -18,7 +18,7 @@ from ponder.compute.outcome import Outcome
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.server.app import create_app
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Settings
 from ponder.server.traces import ROWS, Trace, Traces, told

@@ -15,7 +15,7 @@ from openai.types.admin.organization import UsageCompletionsResponse, UsageCosts
 from sqlalchemy import text
 
 from ponder.metering.database import database
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.server.usage import MOST_RESULTS
 from tests.metering.databases import postgresql

@@ -11,7 +11,7 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from ponder.compute.chains import CLOSING
-from ponder.server.keys import digest
+from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Settings
 from ponder.testing import CARD, Chain
 from tests.server.serving import answered, chat, door, refused, scripted

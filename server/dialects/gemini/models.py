@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from ponder.compute.errors import NotFound, RequestError
-from ponder.server.access import Caller
-from ponder.server.keys import Key
+from ponder.server.auth.access import Caller
+from ponder.server.auth.keys import Key
 from ponder.server.registry import ServedModel
 
 METHODS = ["generateContent", "countTokens"]

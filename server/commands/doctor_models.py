@@ -16,7 +16,7 @@ from ponder.engines.launch import read_config, read_generation
 from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find, sampled, template_source
 from ponder.engines.proving import CONTEXT, Proof, proofs_of, table
-from ponder.server.doctor_images import eyes, how_it_sees
+from ponder.server.commands.doctor_images import eyes, how_it_sees
 from ponder.server.settings import ModelSettings
 
 

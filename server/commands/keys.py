@@ -16,11 +16,11 @@ from ponder.metering import api_keys
 from ponder.metering.api_keys import KeyFault, StoredKey
 from ponder.metering.migrate import prepare
 from ponder.metering.upkeep import readable
-from ponder.server import keys as secret_keys
-from ponder.server.ledger_command import CannotDo, administrator, guarded, instant, moment, the_ledger
+from ponder.server.auth import keys as secret_keys
+from ponder.server.auth.stored_keys import as_json
+from ponder.server.commands.ledger import CannotDo, administrator, guarded, instant, moment, the_ledger
 from ponder.server.load_settings import load
 from ponder.server.settings import KeySettings, WrongSettings, nearest
-from ponder.server.stored_keys import as_json
 
 SPAN = re.compile(r"([0-9]{1,6})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -16,13 +16,13 @@ from ponder.compute.errors import RequestError, Unavailable, first
 from ponder.metering.ledger import RETRY, SETTLING
 from ponder.metering.metrics import Metrics
 from ponder.metering.responses import Opening
-from ponder.server.background import BackgroundRun
 from ponder.server.beside import beside_if_large
 from ponder.server.bounds import characters
 from ponder.server.dialect import Item, Keeping, Reading
-from ponder.server.event_stream import EventStream, follow
-from ponder.server.idempotency_seal import Seal
-from ponder.server.kept_responses import Content, KeptResponses, content_bound, content_of
+from ponder.server.idempotency.seal import Seal
+from ponder.server.kept.background import BackgroundRun
+from ponder.server.kept.event_stream import EventStream, follow
+from ponder.server.kept.responses import Content, KeptResponses, content_bound, content_of
 from ponder.server.respond import CompletionResponse, HungUp, hang_up
 
 NOT_OF_A_STREAM = (b"content-type", b"cache-control", b"x-accel-buffering", b"content-length")

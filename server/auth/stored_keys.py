@@ -23,7 +23,7 @@ from ponder.metering.api_keys import StoredKey
 from ponder.metering.database import Database
 from ponder.metering.ledger import Ledger
 from ponder.metering.upkeep import readable
-from ponder.server.keys import Keyring, Secret, caller
+from ponder.server.auth.keys import Keyring, Secret, caller
 from ponder.server.settings import KeySettings, KeyTerms, WrongSettings
 
 T = TypeVar("T")

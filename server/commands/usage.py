@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from ponder.metering.focus import COLUMNS, charges
 from ponder.metering.report import SUMS, Question, may_group, sums
 from ponder.metering.upkeep import readable
-from ponder.server.ledger_command import CannotDo, guarded, instant, the_ledger
+from ponder.server.commands.ledger import CannotDo, guarded, instant, the_ledger
 from ponder.server.usage import as_csv, shown
 
 SHOWN = ("requests", "prompt", "cached", "thinking", "answer", "discarded", "cost_usd")

@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from ponder.compute.errors import NotFound, Unavailable, first
 from ponder.metering.metrics import Metrics
-from ponder.server.kept_responses import KeptResponses
-from ponder.server.outbox import Outbox, SlowReader
+from ponder.server.http.outbox import Outbox, SlowReader
+from ponder.server.kept.responses import KeptResponses
+from ponder.server.kept.shapes import last_event
 from ponder.server.respond import HungUp, hang_up
-from ponder.server.response_shapes import last_event
 
 POLL = (0.05, 1.0)
 """Seconds between two looks at a response of another server: the first, and the most."""

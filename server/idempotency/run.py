@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Send
 from ponder.compute.clock import now
 from ponder.compute.errors import NotNow
 from ponder.metering.idempotency import Claim
-from ponder.server.outbox import PIECE, ROOM, SlowReader
+from ponder.server.http.outbox import PIECE, ROOM, SlowReader
 from ponder.server.respond import HungUp, hang_up
 
 REPLAYED = (b"idempotent-replayed", b"true")

@@ -1,8 +1,8 @@
 """Responses that a server keeps: found, opened and gone on with, for the API key that they are of.
 
 They lie in the ledger's database (`ponder.metering.responses`), sealed as answers for an `Idempotency-Key` are. What
-runs behind its caller (`ponder.server.background`) is known here while it does, and looked after: another server may
-cancel or delete it.
+runs behind its caller (`ponder.server.kept.background`) is known here while it does, and looked after: another server
+may cancel or delete it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ponder.metering.responses import ResponseStore, StoredResponse
 from ponder.server.beside import beside_if_large
 from ponder.server.dialect import Item, Keeping
 from ponder.server.errors import Unreadable
-from ponder.server.idempotency_seal import Seal, Sealing
-from ponder.server.response_shapes import ended, joined, listed, parted
+from ponder.server.idempotency.seal import Seal, Sealing
+from ponder.server.kept.shapes import ended, joined, listed, parted
 from ponder.server.settings import ResponseSettings
 
 T = TypeVar("T")

@@ -15,11 +15,11 @@ from starlette.responses import Response
 
 from ponder.compute.errors import RequestError
 from ponder.metering.metrics import Metrics
-from ponder.server.access import Caller
+from ponder.server.auth.access import Caller
 from ponder.server.dialect import Item
-from ponder.server.event_stream import HEADERS, EventStream, follow
-from ponder.server.kept_responses import KeptResponses
-from ponder.server.response_shapes import THOUGHTS, joined, listed
+from ponder.server.kept.event_stream import HEADERS, EventStream, follow
+from ponder.server.kept.responses import KeptResponses
+from ponder.server.kept.shapes import THOUGHTS, joined, listed
 from ponder.server.settings import Settings
 
 MOST = 100

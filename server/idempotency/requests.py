@@ -1,6 +1,6 @@
 """Requests that carry an `Idempotency-Key`: the same key and body runs once and is billed once.
 
-The first of them runs (`ponder.server.idempotency_run`). Others that come meanwhile are sent what it sends; on another
+The first of them runs (`ponder.server.idempotency.run`). Others that come meanwhile are sent what it sends; on another
 server they wait until it is over. Later ones are given the answer that is kept. One rule says what is kept: a run that
 has billed anything is over for good, whatever it came to; one that has billed nothing leaves the key free.
 """
@@ -17,9 +17,9 @@ from ponder.metering.idempotency import Claim, IdempotencyStore
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
 from ponder.server.beside import beside_if_large
-from ponder.server.idempotency_key import NAME, canonical, key_of, row_id
-from ponder.server.idempotency_run import Live
-from ponder.server.idempotency_seal import Seal, Sealing
+from ponder.server.idempotency.key import NAME, canonical, key_of, row_id
+from ponder.server.idempotency.run import Live
+from ponder.server.idempotency.seal import Seal, Sealing
 from ponder.server.settings import IdempotencySettings
 
 

@@ -23,11 +23,11 @@ from ponder.compute.plugins import BrokenPlugin
 from ponder.engines.reward_remote import reach
 from ponder.server import made
 from ponder.server.app import plugged_in
-from ponder.server.doctor_models import examined, facts, how_it_calls, how_it_thinks
+from ponder.server.commands.doctor_models import examined, facts, how_it_calls, how_it_thinks
+from ponder.server.http.sockets import CannotListen, bind, listen
 from ponder.server.model_paths import hub_folder, model_folder
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
-from ponder.server.sockets import CannotListen, bind, listen
 
 PIP = f"{sys.executable} -m pip"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"

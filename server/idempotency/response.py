@@ -19,11 +19,11 @@ from ponder.metering.idempotency import Claim, IdempotencyStore, Kept
 from ponder.metering.ledger import OPENING, SETTLING
 from ponder.server.beside import beside_if_large
 from ponder.server.errors import AlreadyRun, KeyReused, StillRuns
-from ponder.server.idempotency import Idempotency
-from ponder.server.idempotency_key import NAME
-from ponder.server.idempotency_run import REPLAYED, Live
-from ponder.server.idempotency_seal import Answer, Seal
-from ponder.server.outbox import PIECE, SlowReader
+from ponder.server.http.outbox import PIECE, SlowReader
+from ponder.server.idempotency.key import NAME
+from ponder.server.idempotency.requests import Idempotency
+from ponder.server.idempotency.run import REPLAYED, Live
+from ponder.server.idempotency.seal import Answer, Seal
 from ponder.server.respond import HungUp, hang_up
 
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from typing import Any
 import uvicorn
 
 from ponder.server.ending import SENT
-from ponder.server.http_places import SPARE
-from ponder.server.http_protocol import protocol
+from ponder.server.http.places import SPARE
+from ponder.server.http.protocol import protocol
 from ponder.server.settings import Settings
 
 CLOSING = 15

@@ -22,10 +22,10 @@ from ponder.metering.ledger import OPENING, SETTLING
 from ponder.metering.responses import Opening
 from ponder.server.beside import beside_if_large
 from ponder.server.dialect import Item, Keeping
-from ponder.server.idempotency_seal import Seal
-from ponder.server.kept_responses import KeptResponses, content_bound, content_of, events_bound
+from ponder.server.idempotency.seal import Seal
+from ponder.server.kept.responses import KeptResponses, content_bound, content_of, events_bound
+from ponder.server.kept.shapes import failed, last_event
 from ponder.server.respond import CompletionResponse, Withdrawn
-from ponder.server.response_shapes import failed, last_event
 
 PACE = 0.1
 """Seconds between two times that events of one response are written down."""

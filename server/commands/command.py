@@ -238,7 +238,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def new_key(options: argparse.Namespace) -> int:
     """`ponder keys new`: the key, once, and what goes into the configuration."""
-    from ponder.server import keys
+    from ponder.server.auth import keys
 
     key, digest = keys.make()
     id = keys.new_id()
@@ -268,42 +268,42 @@ def new_key(options: argparse.Namespace) -> int:
 
 def keep_keys(name: str, options: argparse.Namespace) -> int:
     """`ponder keys create`, `list`, `revoke` and `rotate`"""
-    from ponder.server import keys_command
+    from ponder.server.commands import keys as keys_command
 
     return keys_command.run(name, options, sys.stdout)
 
 
 def read_again(options: argparse.Namespace) -> int:
     """`ponder reload`"""
-    from ponder.server import reload_command
+    from ponder.server.commands import reload as reload_command
 
     return reload_command.run(options.url, options.config, sys.stdout)
 
 
 def look_after(name: str, options: argparse.Namespace) -> int:
     """`ponder ledger`"""
-    from ponder.server import ledger_command
+    from ponder.server.commands import ledger as ledger_command
 
     return ledger_command.run(name, options, sys.stdout)
 
 
 def show_usage(options: argparse.Namespace) -> int:
     """`ponder usage`"""
-    from ponder.server import usage_command
+    from ponder.server.commands import usage as usage_command
 
     return usage_command.run(options, sys.stdout)
 
 
 def check_receipt(options: argparse.Namespace) -> int:
     """`ponder receipt verify`"""
-    from ponder.server import receipt_command
+    from ponder.server.commands import receipt as receipt_command
 
     return receipt_command.run(options, sys.stdout, sys.stderr)
 
 
 def compare(options: argparse.Namespace) -> int:
     """`ponder answers`"""
-    from ponder.server import answers_command
+    from ponder.server.commands import answers as answers_command
 
     if options.file is None:
         return answers_command.tell(sys.stdin, sys.stdout, sys.stderr)
@@ -317,7 +317,7 @@ def compare(options: argparse.Namespace) -> int:
 
 def examine(options: argparse.Namespace) -> int:
     """`ponder doctor`"""
-    from ponder.server import doctor
+    from ponder.server.commands import doctor
 
     told = doctor.tell_json if options.json else doctor.tell
     return told(doctor.examine(_load(options, PLACES)), sys.stdout)

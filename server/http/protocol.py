@@ -14,10 +14,10 @@ from starlette.routing import Match
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ponder.server import http_places
-from ponder.server.http_hosts import Hosts
-from ponder.server.http_places import PROBES, Places
-from ponder.server.http_refusals import as_bytes, new_id, refuses
+from ponder.server.http import places as http_places
+from ponder.server.http.hosts import Hosts
+from ponder.server.http.places import PROBES, Places
+from ponder.server.http.refusals import as_bytes, new_id, refuses
 from ponder.server.settings import Settings
 
 PIPELINED = 16

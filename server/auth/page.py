@@ -22,14 +22,14 @@ from ponder.metering import api_keys
 from ponder.metering.api_keys import KeyEnded, NameTaken, NoSuchKey, StoredKey
 from ponder.metering.migrate import OtherVersion
 from ponder.metering.upkeep import NoSuchLedger
-from ponder.server import keys as secret_keys
-from ponder.server.access import Caller
-from ponder.server.body import read
-from ponder.server.keys import ANYONE, Key, Keyring
+from ponder.server.auth import keys as secret_keys
+from ponder.server.auth.access import Caller
+from ponder.server.auth.keys import ANYONE, Key, Keyring
+from ponder.server.auth.stored_keys import StoredKeys, as_json
+from ponder.server.http.body import read
 from ponder.server.settings import KeySettings, KeyTerms, Limits, Scope
 from ponder.server.settings.keys import NAME
 from ponder.server.settings.table import Table
-from ponder.server.stored_keys import StoredKeys, as_json
 from ponder.server.strict_json import loads_object
 from ponder.server.validation import wrong
 

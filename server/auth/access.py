@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ponder.compute.errors import NotAuthenticated, NotPermitted
 from ponder.metering.metrics import Metrics
+from ponder.server.auth.keys import ANYONE, Key, Keyring
 from ponder.server.dialect import Dialect, KeyInQuery
-from ponder.server.keys import ANYONE, Key, Keyring
 from ponder.server.settings import Scope as KeyScope
 
 Endpoint = Callable[[Request, Key], Awaitable[ASGIApp]]

@@ -1,0 +1,1 @@
+"""The subcommands of `ponder` that want the server."""
