@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.lengths import Lengths
+from ponder.compute.policy import BUILT_IN, Policy
 from ponder.compute.slots import Share
 
 
@@ -20,3 +21,5 @@ class Resources:
     """The request's share of the model's slots; None where nobody counts them."""
     judging: Share | None = None
     """The same of the reward model's."""
+    policy: Policy = BUILT_IN
+    """The numbers that `auto` goes by for this model."""

@@ -25,6 +25,7 @@ from ponder.compute.errors import EngineError, Exhausted, Unaffordable, first
 from ponder.compute.growth import grow
 from ponder.compute.identity import CallIdentity
 from ponder.compute.outcome import Notes
+from ponder.compute.policy import Policy
 from ponder.compute.race import Race
 from ponder.compute.resources import Resources
 from ponder.compute.text import Candidate, Hidden, Prompt, Score, ToolCall
@@ -172,6 +173,11 @@ class Run:
         """The question asks for a number, as far as the words of the user's last turn tell."""
         asked = next((m.content for m in reversed(self.prompt.messages) if m.role == "user"), "")
         return isinstance(asked, str) and asks_for_a_number(asked[-QUESTION:])
+
+    @property
+    def policy(self) -> Policy:
+        """The numbers that `auto` goes by for this model."""
+        return self._resources.policy
 
     @property
     def exact(self) -> bool:
