@@ -103,6 +103,10 @@ class Reservation:
         """How often it went on after its model had gone away."""
         self.wasted = 0
         """Tokens the model made that went with it: nobody is billed for them."""
+        self.grown: Callable[[int], None] | None = None
+        """Told how many tokens were made, as they come; None where nobody looks at the half-written chain."""
+        self.every: int | None = None
+        """Tokens between two such tellings."""
         self.made: TokenHash | None = None
         """The ids of all that the model made, those in vain included; None where nobody wants a receipt."""
 

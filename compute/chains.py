@@ -215,6 +215,7 @@ class Chains:
             seed=self.seeds.next(reservation.number),
             until=until,
             streamed=streamed,
+            every=reservation.every,
         )
         quota, drawn = self.spending.quota, None
         if quota is not None:

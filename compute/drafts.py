@@ -26,6 +26,11 @@ class Drafts:
         """Chain `number` is being written."""
         self._transcripts[number] = transcript
 
+    def writing(self, number: int) -> Candidate | None:
+        """Chain `number` as it stands now, where it is still being written."""
+        transcript = self._transcripts.get(number)
+        return None if transcript is None or transcript.over else transcript.candidate()
+
     def __contains__(self, candidate: object) -> bool:
         """It is a chain of this run, written in answer to the caller."""
         return isinstance(candidate, Candidate) and candidate.number in self._transcripts

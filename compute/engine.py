@@ -87,6 +87,8 @@ class Sampling:
     """A thought that reaches its limit ends the stream ("length") also without that: it is gone on with later."""
     streamed: bool = False
     """The text is sent on as it is written: yield deltas as they come. Else one delta at the end is enough."""
+    every: int | None = None
+    """The transcript is told of so many new tokens at least whenever they are made; None: as the engine likes."""
     tells_thought: bool = False
     """With `streamed`: the first delta has the thought, where that is over then."""
     tenant: str | None = None

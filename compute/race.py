@@ -66,7 +66,7 @@ class Race:
             self._prompts = [one for one in different if one not in known]
             self.alike = len(different) < n
             self._n = len(self._prompts)
-        self._arrived: asyncio.Queue[tuple[int, Candidate | Lost]] = asyncio.Queue()
+        self._arrived: asyncio.Queue[tuple[int, Candidate | Lost] | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._seats: list[_Seat] = []
         self._given = 0
@@ -76,6 +76,26 @@ class Race:
         """Of these, the numbers of those whose turn has come and whose end was not seen."""
         self.short = False
         """It is over, and the budget did not allow as many as were asked for."""
+        self._every: int | None = None
+        self._grown = 0
+        """Tokens made since somebody was told to look."""
+        self._told = False
+        """Somebody was told to look, and has not looked yet."""
+
+    def watch(self, every: int) -> None:
+        """Has `settled` give None whenever the chains that are being written have grown by so many tokens each, on
+        average. Before the race begins. With a seed it never does: how far each chain is then depends on what else the
+        model does."""
+        self._every = None if self._chains.ordered else max(1, every)
+
+    @property
+    def running(self) -> list[Candidate]:
+        """The chains that are being written, as they stand, in the order they were begun. With a seed none: see
+        `watch`."""
+        if self._chains.ordered:
+            return []
+        running = (self._chains.drafts.writing(number) for number in self.begun)
+        return [chain for chain in running if chain is not None]
 
     def stop(self) -> bool:
         """Stops the chains that were not waited for; whether there were any."""
@@ -85,9 +105,9 @@ class Race:
             task.cancel()
         return True
 
-    async def settled(self) -> AsyncGenerator[Candidate]:
-        """The candidates as they finish, or with a seed in order. Chains that were lost are left out; raises `Lost`
-        where there is no other."""
+    async def settled(self) -> AsyncGenerator[Candidate | None]:
+        """The candidates as they finish, or with a seed in order; None where it is time to look at those that are being
+        written. Chains that were lost are left out; raises `Lost` where there is no other."""
         ordered = self._chains.ordered
         lost: Lost | None = None
         given = bool(self._known)
@@ -101,7 +121,13 @@ class Race:
             if ordered:
                 number, settled = self.begun[self._given], await self._at(self._given)
             else:
-                number, settled = await self._arrived.get()
+                arrived = await self._arrived.get()
+                if arrived is None:
+                    self._told = False
+                    if self._given + self._arrived.qsize() < len(self.begun):
+                        yield None
+                    continue
+                number, settled = arrived
             self._given += 1
             if isinstance(settled, Lost):
                 self.lost.add(number)
@@ -134,11 +160,22 @@ class Race:
 
     def _start(self, thinking: int, answer: int, bound: bool = False) -> None:
         reservation = self._chains.reserve("sample", thinking=thinking, answer=answer, bound=bound)
+        if self._every is not None:
+            reservation.grown, reservation.every = self._grow, self._every
         seat = _Seat()
         work = self._one(reservation, self._prompts[len(self.begun) % len(self._prompts)], seat)
         self._tasks.append(self._chains.begin(self._group, reservation, work))
         self._seats.append(seat)
         self.begun.append(reservation.number)
+
+    def _grow(self, tokens: int) -> None:
+        """A chain has grown. On the path of the tokens, so it is quick."""
+        self._grown += tokens
+        if self._every is not None and self._grown >= self._every * (len(self.begun) - self._given):
+            self._grown = 0
+            if not self._told:
+                self._told = True
+                self._arrived.put_nowait(None)
 
     async def _one(self, reservation: Reservation, prompt: Prompt, seat: _Seat) -> None:
         chains = self._chains

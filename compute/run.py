@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence, Set
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from ponder.compute.answers.documents import called
 from ponder.compute.answers.grouping import group
@@ -26,6 +26,7 @@ from ponder.compute.growth import grow
 from ponder.compute.identity import CallIdentity
 from ponder.compute.outcome import Notes
 from ponder.compute.policy import Policy
+from ponder.compute.probes import PURPOSE, probed
 from ponder.compute.race import Race
 from ponder.compute.resources import Resources
 from ponder.compute.text import Candidate, Hidden, Prompt, Score, ToolCall
@@ -98,15 +99,29 @@ class Task:
 class Arriving:
     """The candidates of `Run.sampling`, to be read with `async for`."""
 
-    def __init__(self, stream: AsyncGenerator[Candidate], begun: Sequence[int], lost: Set[int]) -> None:
-        self._stream = stream
-        self.begun = begun
+    def __init__(self, race: Race, stream: AsyncGenerator[Candidate | None]) -> None:
+        self._race, self._stream = race, stream
+        self.begun: Sequence[int] = race.begun
         """Numbers (`Candidate.number`) of the chains in the order they were begun, unfinished ones included."""
-        self.lost = lost
+        self.lost: Set[int] = race.lost
         """Of these, the numbers of the chains that were lost: no candidate is to come of them."""
 
     def __aiter__(self) -> AsyncGenerator[Candidate]:
+        return cast("AsyncGenerator[Candidate]", self._stream)
+
+    def watched(self, every: int) -> AsyncGenerator[Candidate | None]:
+        """The same, and between the candidates None, whenever the chains that are being written have grown by `every`
+        tokens each, on average: time to look at `running`. A look that comes while the one before is still made use of
+        is left out. To be called before anything was read. With a seed there are no looks."""
+        self._race.watch(every)
         return self._stream
+
+    @property
+    def running(self) -> list[Candidate]:
+        """The chains that are being written, half-written as they stand, in the order they were begun: their numbers,
+        how many tokens they have, their likelihood. None of them waits. With a seed it is empty: how far they are
+        depends on what else the model does."""
+        return self._race.running
 
 
 class Run:
@@ -249,7 +264,7 @@ class Run:
             notes.alike = notes.alike or race.alike
             stream = race.settled()
             async with aclosing(stream):
-                yield Arriving(stream, race.begun, race.lost)
+                yield Arriving(race, stream)
             notes.short = notes.short or race.short
             notes.stopped_early = race.stop() or notes.stopped_early
 
@@ -266,6 +281,20 @@ class Run:
         if self.greedy and n > 1:
             self._notes.alike, n = True, 1
         return await grow(self._chains, self._notes, beams, n, until)
+
+    async def probe(self, beams: Sequence[Candidate], answer: int | None = None) -> list[Candidate]:
+        """What half-written chains would answer now: their thoughts are closed by force in a call of its own, and an
+        answer of at most `answer` tokens is written behind each; left out, of as many as nearly all answers have.
+
+        The chains themselves go on. Each probe is a candidate whose `parent` is its chain, in the order of the beams.
+        It is hidden and paid like a thought, for evidence alone: what is chosen is a chain that has ended by itself.
+        There are fewer, or none, where the budget does not pay for more, where the model has no slot free, for chains
+        that have begun their answer, and where a grammar or tools shape the answer, as probes are held to none. What
+        comes of the running chains of a seeded request would not repeat, so `Arriving.running` has none there; beams of
+        `extend` may be probed. Raises `EngineError`, and `RuntimeError` after `stream`.
+        """
+        self._may()
+        return await probed(self._chains, self._resources.writing, beams, answer, self._task.called is not None)
 
     async def ask(
         self,
@@ -457,8 +486,10 @@ class Run:
 
         The leader is the best of the heaviest group, of equals the first; it is offered. A candidate without an answer
         has no vote. A chain given twice (a particle and its copy) has one. One that went in circles votes only for an
-        answer that others give too.
+        answer that others give too. Raises `ValueError` for a probe: see `groups`.
         """
+        if any(self._spending.reservations[c.number].purpose == PURPOSE for c in candidates if c.number >= 0):
+            raise ValueError("a probe is no chain and has no vote; run.groups() compares its answer with others")
         voters = {c.number: i for i, c in reversed(list(enumerate(candidates)))}
         places = sorted(voters.values())
         weights = [1.0 if scores is None else scores[i].value for i in places]
@@ -500,5 +531,7 @@ class Run:
         return self._calls[key]
 
     def offer(self, candidate: Candidate) -> None:
-        """Names the best candidate so far: the answer, should the run be cut short."""
-        self._chains.drafts.offered = candidate
+        """Names the best candidate so far: the answer, should the run be cut short. A probe, or what `ask` was told,
+        answers no caller, so nothing is noted of it."""
+        if candidate in self._chains.drafts:
+            self._chains.drafts.offered = candidate

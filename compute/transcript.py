@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ponder.compute.budget import Reservation
 from ponder.compute.identity import CallIdentity
@@ -22,8 +22,8 @@ class Transcript:
     ) -> None:
         """`own`: what is begun was written within this very reservation."""
         self._reservation = reservation
-        self._made = None if reservation.made is None else reservation.made.add
-        """Told every id the model makes, for the receipt."""
+        self._made = _told_to(reservation)
+        """Told every id the model makes, for the receipt and for whoever watches the chain grow."""
         self._prompt = prompt
         self.begun = begun
         """The half-written chain that is continued, of the same prompt; None for a new one."""
@@ -189,3 +189,17 @@ class Transcript:
             stop=self._stop,
             likelihood=Hidden(tuple(self._likelihood) if len(self._likelihood) == len(self._ids) else ()),
         )
+
+
+def _told_to(reservation: Reservation) -> Callable[[Sequence[int]], None] | None:
+    """Who wants to be told of ids as they are made; None where nobody does."""
+    made, grown = reservation.made, reservation.grown
+    if grown is None:
+        return None if made is None else made.add
+
+    def tell(ids: Sequence[int]) -> None:
+        if made is not None:
+            made.add(ids)
+        grown(len(ids))
+
+    return tell

@@ -195,6 +195,8 @@ class Writing:
         sampling, model = self.sampling, self.model
         stops: list[int] = []
         every = 1 if sampling.streamed else min(UNSTREAMED, max(SHORTEST, sampling.answer))
+        if sampling.every is not None:
+            every = min(every, max(1, sampling.every))
         thought_only = False
         if phase == "thought":
             if sampling.until is not None:

@@ -53,6 +53,8 @@ class Setting:
     """Its name in an `AssertionError`; left out, that of the strategy's class."""
     asks_reward_model: bool | None = None
     """The verifier asks the reward model, so it cannot judge where that fails. None: not known."""
+    seed: int | None = 1
+    """Of the requests. Without one a strategy may look at half-written chains, which it may not with a seed."""
 
     def __str__(self) -> str:
         return self.name or name_of(self.strategy)
@@ -83,7 +85,7 @@ class Case:
             strategy=Selection(str(setting), setting.strategy()),
             budget=budget,
             sampling=Sampling(
-                thinking=0, answer=0, seed=1, likelihood=bool(getattr(verifier, "needs_likelihood", False))
+                thinking=0, answer=0, seed=setting.seed, likelihood=bool(getattr(verifier, "needs_likelihood", False))
             ),
             verifier=Selection(name_of(setting.verifier), verifier),
             fallback=Selection("even", Even()),

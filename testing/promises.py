@@ -303,7 +303,11 @@ def _costs() -> list[CostLimit]:
 
 def _same_seed(setting: Setting) -> None:
     def once(cost: CostLimit | None) -> tuple[object, ...]:
-        case = Case(setting, Budget(ENOUGH, 50, cost=cost), JudgingEngine(always(*CHAINS), seeded=True))
+        case = Case(
+            replace(setting, seed=setting.seed or 1),
+            Budget(ENOUGH, 50, cost=cost),
+            JudgingEngine(always(*CHAINS), seeded=True),
+        )
         out = asyncio.run(case.run())
         return out.answer, out.spent, out.complete, out.stopped_by
 

@@ -184,6 +184,9 @@ class _Writing:
         self.engine, self.sampling, self.transcript = engine, sampling, transcript
         begun = transcript.begun
         self.thought = begun.thought.unseal() if begun else ""
+        if begun and begun.thinking:
+            # A chain that is still being written has told nobody its thought yet.
+            self.thought = "".join(chr(one) for one in begun.ids.unseal() if one != CLOSE)
         self.said = begun.text if begun else ""
         self.thinking = begun.thinking if begun else engine.card.thinks
         by_seed = engine.seeded and sampling.seed is not None
