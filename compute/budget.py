@@ -234,7 +234,7 @@ class Spending:
         self._open: list[Reservation] = []
         self._bound: list[Reservation] = []
         self.kept = 0
-        """Tokens of the thinking budget that are kept for what comes behind the answer: not free until then."""
+        """Tokens of the thinking budget that are kept for what comes later: not free until then."""
         self._settled = self._settled_visible = 0
         self._forfeited = 0
         self._to_read = 0

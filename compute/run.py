@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence, Set
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence, Set
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar, cast
@@ -221,6 +221,16 @@ class Run:
         enough = drawn >= n / (1 + share.slots.load)
         self._notes.reduced = self._notes.reduced or enough
         return enough
+
+    @contextmanager
+    def keeping(self, tokens: int) -> Generator[None]:
+        """Within the block so many tokens of the thinking budget are not free: they are kept for what the strategy
+        does behind it."""
+        self._spending.kept += tokens
+        try:
+            yield
+        finally:
+            self._spending.kept -= tokens
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

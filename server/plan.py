@@ -427,11 +427,15 @@ def _judged(strategy: Selection[Any]) -> bool:
 def _verifier(
     request: Request, registry: Registry, served: ServedModel, settings: Settings, strategy: Selection[Any]
 ) -> tuple[Selection[Any] | None, Selection[Any] | None]:
-    """The verifier, and who judges where it fails. Where nobody chose: the process reward model if there is one, else
-    the model's own confidence, and that only for a strategy that is judged (it costs)."""
+    """The verifier, and who judges where it fails. Where the request names none: the strategy's own, the model's, the
+    process reward model if there is one, else the model's own confidence, and that only for a strategy that is judged
+    (it costs)."""
     table = registry.verifiers
     fallback = table["agreement"].made({}, "verifier", 1) if "agreement" in table else None
     wish, default = request.verifier, served.settings.verifier
+    own: str | None = getattr(strategy.call, "default_verifier", None)
+    if wish is None and own is not None:
+        wish = Asked(own)
     if wish is None and default is not None:
         wish = configured(default)
     if wish is None:

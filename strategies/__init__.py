@@ -13,7 +13,9 @@ from ponder.strategies.direct import Direct
 from ponder.strategies.dvts import Dvts
 from ponder.strategies.majority_vote import MajorityVote
 from ponder.strategies.particle_filter import ParticleFilter
+from ponder.strategies.rebase import Rebase
 from ponder.strategies.revision import Revision
+from ponder.strategies.universal_self_consistency import UniversalSelfConsistency
 
 under_one_name(__name__)
 
@@ -21,10 +23,12 @@ STRATEGIES: dict[str, type[Any]] = {
     "direct": Direct,
     "majority_vote": MajorityVote,
     "best_of_n": BestOfN,
+    "universal_self_consistency": UniversalSelfConsistency,
     "revision": Revision,
     "beam_search": BeamSearch,
     "dvts": Dvts,
     "particle_filter": ParticleFilter,
+    "rebase": Rebase,
     "auto": Auto,
 }
 

@@ -35,15 +35,20 @@ async def child(run: Run, beam: Scored, number: int, tokens: int | None, lookahe
 
 
 async def grow(run: Run, beams: Sequence[Scored], n: int, tokens: int | None) -> list[Scored]:
-    """`n` children of each beam, each scored as soon as it is written, while others are still being written.
+    """`n` children of each beam; see `spread`."""
+    return await spread(run, [(beam, n) for beam in beams], tokens)
+
+
+async def spread(run: Run, race: Sequence[tuple[Scored, int]], tokens: int | None) -> list[Scored]:
+    """So many children of each beam, each scored as soon as it is written, while others are still being written.
 
     With a seed it is done by `level`, because the result must not depend on which chain was quicker; also where the
     chains go to their ends, because all share what is left.
     """
     if run.seed is not None or tokens is None:
-        return await level(run, [(beam, n) for beam in beams], tokens)
+        return await level(run, race, tokens)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(child(run, beam, i, tokens)) for beam in beams for i in range(n)]
+        tasks = [group.create_task(child(run, beam, i, tokens)) for beam, n in race for i in range(n)]
     return [scored for task in tasks if (scored := task.result()) is not None]
 
 

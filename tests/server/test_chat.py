@@ -434,6 +434,15 @@ def test_a_judged_strategy_has_a_verifier_and_what_it_needs() -> None:
     assert told["verifier"] == "agreement"
 
 
+@pytest.mark.parametrize(("wish", "judge"), [({}, "consensus"), ({"verifier": "agreement"}, "agreement")])
+def test_a_strategy_that_names_its_verifier_is_judged_by_it_where_the_request_names_none(
+    wish: dict[str, Any], judge: str
+) -> None:
+    app = door(scripted(), reward_model=ScriptedRewards(lambda line: 0.75))
+    told = answered(app, strategy="universal_self_consistency", thinking_budget=600, **wish)["thinking"]
+    assert told["verifier"] == judge
+
+
 def test_who_sends_a_verifier_and_no_strategy_gets_the_best_of_many() -> None:
     rules = {"name": "rules", "number": 7}
     chain = Chain("three and four", "The answer is \\boxed{7}.")
