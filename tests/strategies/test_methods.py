@@ -6,17 +6,24 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from math import isclose
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
+from ponder.compute.vote import tally
+from ponder.strategies import voting
+from ponder.strategies.confidence_vote import ConfidenceVote, chains_to_settle, fair_sample, weighed
 from ponder.strategies.rebase import Rebase, shared_out
 from ponder.strategies.universal_self_consistency import UniversalSelfConsistency
 from ponder.testing import Chain, ScriptedEngine, always
 from ponder.verifiers.consensus import Consensus
-from tests.strategies.test_choices import BAD, GOOD, ByRewards, good, outcome
+from tests.strategies.test_choices import BAD, GOOD, ByRewards, Likes, good, outcome, says
+from tests.verifiers.hand import candidate
 from tests.verifiers.test_consensus import Choosing
 
 # -- rebase -----------------------------------------------------------------------------------------------------------
@@ -51,6 +58,57 @@ def test_a_chain_the_reward_model_doubts_is_not_cut_as_long_as_its_share_is_a_br
         Rebase(beams=4, temperature=1), engine, verifier=ByRewards(), judge=lambda line: scores.get(line, good(line))
     )
     assert "7" in out.answer.text
+
+
+# -- votes weighed by confidence --------------------------------------------------------------------------------------
+
+
+def test_a_few_sure_chains_outweigh_many_doubtful_ones() -> None:
+    engine = ScriptedEngine(says("9", "9", "9", "7", "7"))
+    out = outcome(ConfidenceVote(n=5, confidence=1), engine, verifier=Likes({"7": 0.9, "9": 0.2}))
+    assert "7" in out.answer.text
+    assert isclose(out.agreement or 0, 1.8 / 2.4)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_a_vote_settled_in_weight_stops_the_chains_that_are_left(seed: int | None) -> None:
+    engine = ScriptedEngine(always(*[Chain("so " * (10 + 10 * i), "The answer is 7.") for i in range(32)]))
+    out = outcome(ConfidenceVote(n=32), engine, verifier=Likes({"7": 0.3}), seed=seed)
+    assert (out.answer.text, out.stopped_by) == ("The answer is 7.", "early_agreement")
+    assert engine.running == 0
+    assert engine.produced < 32 * 500 // 4
+
+
+def test_one_heavy_chain_counts_as_one() -> None:
+    assert weighed([0, 0, 0, 1], [0.3, 0.3, 0.3, 0.1]).decided(9, 0.8)
+    assert not weighed([0, 1, 1], [0.9, 0.02, 0.02]).decided(9, 0.8)
+    assert weighed([0, 1, 1], [0.9, 0.02, 0.02]).decided(0, 1)
+    assert not weighed([0, 1], [0.5, 0.5]).decided(1, 0.5)
+    assert not weighed([0, 0], [0.0, 0.0]).decided(4, 0.5)
+    assert not weighed([None], [0.7]).decided(4, 0.5)
+
+
+@given(
+    counts=st.lists(st.integers(0, 2) | st.none(), min_size=1, max_size=12),
+    begun=st.integers(0, 6),
+    outstanding=st.integers(0, 6),
+    confidence=st.sampled_from([0.8, 0.9, 0.95, 1.0]),
+)
+def test_with_equal_weights_it_is_the_vote_that_counts(
+    counts: list[int | None], begun: int, outstanding: int, confidence: float
+) -> None:
+    """The heaviest possible, so that what is certain in weight is certain in votes."""
+    vote = tally([candidate(number=i) for i in range(len(counts))], [1.0] * len(counts), counts)
+    votes = {i: (answer, 1.0) for i, answer in enumerate(counts)}
+    every = range(len(counts) + begun)
+    finished = [candidate(number=i) for i in range(len(counts))]
+    plain = voting.fair_sample(vote, finished, every, outstanding, confidence)
+    assert fair_sample(votes, every, outstanding, confidence) == plain
+    standing = weighed(counts, [1.0] * len(counts))
+    if standing.first > standing.second and outstanding:
+        assert chains_to_settle(standing, outstanding, confidence) == voting.votes_to_settle(
+            vote, outstanding, confidence
+        )
 
 
 # -- universal self-consistency ---------------------------------------------------------------------------------------
