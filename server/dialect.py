@@ -203,7 +203,8 @@ class ByPath(Generic[T]):
     def __init__(self, table: Mapping[str, T]) -> None:
         self._fixed = {path: one for path, one in table.items() if "{" not in path}
         varying = [(path, one) for path, one in table.items() if "{" in path]
-        self._varying = [(compile_path(path)[0], path, one) for path, one in varying]
+        # Starlette's `{name:path}` is every character but a line break, which a path may hold as %0A.
+        self._varying = [(re.compile(compile_path(path)[0].pattern, re.DOTALL), path, one) for path, one in varying]
 
     def __call__(self, path: str) -> tuple[T, str, dict[str, str]] | None:
         """What is there, its path as it stands in the table, and the parts that vary; None: nothing is."""

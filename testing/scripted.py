@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -61,6 +62,11 @@ def question(prompt: Prompt) -> str:
     return content if isinstance(content, str) else content.unseal()
 
 
+def _is_character(code: int) -> bool:
+    """A code point that UTF-8 has: no surrogate."""
+    return 0 <= code < 0xD800 or 0xE000 <= code <= sys.maxunicode
+
+
 @dataclass
 class ScriptedEngine:
     """An `Engine` that writes what its script says, and keeps every limit of `Sampling` as a real one does.
@@ -111,6 +117,8 @@ class ScriptedEngine:
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         if prompt.raw is not None:
+            if any(not _is_character(token) for token in prompt.raw.text if isinstance(token, int)):
+                raise RequestError("prompt has a token id that is no character", param="raw.text", code="invalid_value")
             return len(prompt.raw.text) + len(prompt.raw.suffix)
         return sum(len(question(Prompt((m,)))) + 4 for m in prompt.messages)
 

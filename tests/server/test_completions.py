@@ -132,6 +132,8 @@ def test_sixteen_tokens_are_written_where_nothing_is_said() -> None:
         ({"prompt": []}, "invalid_type", "prompt"),
         ({"prompt": ["a", 3]}, "invalid_type", "prompt.1"),
         ({"prompt": [-1]}, "invalid_type", "prompt.0"),
+        ({"prompt": [0x110000]}, "invalid_value", "prompt"),
+        ({"prompt": [0xD800, 97]}, "invalid_value", "prompt"),
         ({"prompt": ["a"] * 65}, "too_many", "prompt"),
         ({"prompt": "x" * 100_001}, "context_length_exceeded", "prompt"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),

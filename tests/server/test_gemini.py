@@ -368,6 +368,10 @@ def test_errors_have_googles_words() -> None:
     refused(ask(app, url=url, json={"contents": CONTENTS}), 404, "NOT_FOUND", "model")
     refused(ask(app, url=f"{ROOT}:embedContent", json={}), 405, "INVALID_ARGUMENT")
     refused(ask(app, "GET", "/v1beta/nothing"), 404, "NOT_FOUND")
+    # A line break within a part of the path.
+    refused(
+        ask(app, url="/v1/models/a%0Ab:streamGenerateContent", json={"contents": CONTENTS}), 404, "NOT_FOUND", "model"
+    )
     refused(asked(door(scripted(fail_at=0))), 500, "INTERNAL")
 
 
