@@ -6,25 +6,45 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How many chains are under way while a vote is open."""
+
+    first: int
+    """Chains to begin with."""
+    abreast: int
+    """Chains side by side at most."""
+    spare: float
+    """Chains side by side for each vote that the leader needs at least."""
+    doubt: float
+    """The part of a vote that a chain which is slow to end counts against the leader: so much when it has been written
+    for as long as those took that have ended, and before in proportion. The more there are side by side, the more the
+    first to end are the shortest, and no fair sample."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the strategy `auto` goes by. The defaults are the built-in rules, chosen over recorded samples of many
-    models; `docs/auto.md` says how.
-
-    A vote stops where nobody can catch up, or where its leader has `start` votes and would win a fair toss against the
-    runner-up with a probability of `lead`, less `slope` by the time all `chains` have ended: the later in the vote, the
-    less is left to win by going on.
-    """
+    models; `docs/auto.md` says how."""
 
     chains: int = 32
     """Chains at most."""
     start: int = 3
     """Votes for the leader that it takes at least, where nothing but votes tells."""
-    lead: float = 0.87
-    slope: float = 0.20
-    abreast: int = 8
-    """Chains side by side at most."""
-    spare: float = 1.5
-    """Chains side by side for each vote that the leader needs at least."""
+    lead: float = 0.90
+    """A vote stops where its leader would win a fair toss against the runner-up with this probability."""
+    slope: float = 0.27
+    """So much less of it is enough by the time that all chains have ended: the later in the vote, the less is left to
+    win by going on."""
+    judged_lead: float = 0.95
+    judged_slope: float = 0.20
+    """Both where a verifier chooses among the answers: it finds the right one where votes do not, so that more chains
+    are worth more."""
+    judged_chains: int = 8
+    """Chains that a verifier chooses among where answers cannot be compared."""
+    tokens: Pace = Pace(first=3, abreast=8, spare=1.5, doubt=0.5)
+    """For few tokens."""
+    latency: Pace = Pace(first=6, abreast=12, spare=4.0, doubt=0.7)
+    """For a quick answer."""
 
 
 BUILT_IN = Policy()

@@ -74,6 +74,8 @@ class Race:
         """Numbers of the chains in the order they were begun, those still being written included."""
         self.lost: set[int] = set()
         """Of these, the numbers of those whose turn has come and whose end was not seen."""
+        self._times: dict[int, tuple[float, float | None]] = {}
+        """By number of the chain: when it was begun, and when it ended, in loop time."""
         self.short = False
         """It is over, and the budget did not allow as many as were asked for."""
         self._every: int | None = None
@@ -104,6 +106,17 @@ class Race:
         for task in self._tasks:
             task.cancel()
         return True
+
+    def ages(self) -> list[float]:
+        """For each chain still being written how long it has been, where those that have ended took 1 on average. With
+        a seed nobody knows: chains settle in order then, however long they take."""
+        if self._chains.ordered:
+            return []
+        took = [end - begun for begun, end in self._times.values() if end is not None]
+        if not took:
+            return []
+        clock, mean = asyncio.get_running_loop().time(), max(sum(took) / len(took), 1e-9)
+        return [(clock - begun) / mean for begun, end in self._times.values() if end is None]
 
     async def settled(self) -> AsyncGenerator[Candidate | None]:
         """The candidates as they finish, or with a seed in order; None where it is time to look at those that are being
@@ -167,6 +180,7 @@ class Race:
         self._tasks.append(self._chains.begin(self._group, reservation, work))
         self._seats.append(seat)
         self.begun.append(reservation.number)
+        self._times[reservation.number] = asyncio.get_running_loop().time(), None
 
     def _grow(self, tokens: int) -> None:
         """A chain has grown. On the path of the tokens, so it is quick."""
@@ -193,6 +207,8 @@ class Race:
             settled = lost
         finally:
             reservation.close()
+            begun, _ = self._times[reservation.number]
+            self._times[reservation.number] = begun, asyncio.get_running_loop().time()
         if isinstance(settled, Lost):
             chains.estimates.shared.censored(reservation.tokens)
         else:

@@ -68,6 +68,11 @@ class Selection(Generic[T]):
     call: T
 
 
+def counts(verifier: Selection[Verifier] | None) -> bool:
+    """Whether this verifier tells nothing that a vote does not."""
+    return verifier is None or bool(getattr(verifier.call, "counts", False))
+
+
 def decides(verifier: Selection[Verifier] | None) -> bool:
     """Whether this verifier decides (it runs the program, checks the rule) and does not estimate."""
     return verifier is not None and bool(getattr(verifier.call, "exact", False))
@@ -101,6 +106,9 @@ class Arriving:
 
     def __init__(self, race: Race, stream: AsyncGenerator[Candidate | None]) -> None:
         self._race, self._stream = race, stream
+        self.ages = race.ages
+        """For each chain still being written how long it has been, where those that have ended took 1 on average; none
+        with a seed."""
         self.begun: Sequence[int] = race.begun
         """Numbers (`Candidate.number`) of the chains in the order they were begun, unfinished ones included."""
         self.lost: Set[int] = race.lost
@@ -198,6 +206,18 @@ class Run:
     def exact(self) -> bool:
         """The verifier decides (it runs the program, checks the rule) and does not estimate."""
         return decides(self._task.verifier) and not self._notes.degraded
+
+    @property
+    def discerns(self) -> bool:
+        """There is a verifier that tells more of an answer than how many chains gave it."""
+        return not counts(self._task.fallback if self._notes.degraded else self._task.verifier)
+
+    def races(self, n: int) -> bool:
+        """Whether of `n` chains more than one is likely to be drawn: where the first is as long as usual, the budget
+        feeds a second."""
+        if n > 1 and not self.greedy and self.free >= 2 * self._chains.estimates.current.p50:
+            return True
+        return self.chains(n) > 1
 
     def chains(self, n: int) -> int:
         """How many chains to draw at once, from 1 to `n`: as many as what is free can give a whole share each. 1 where

@@ -1,49 +1,114 @@
-"""Chooses by difficulty (compute-optimal scaling, Snell et al. 2024), read off the agreement of a few first chains.
+"""Chooses by difficulty (compute-optimal scaling, Snell et al. 2024), read off how chains agree.
 
-What more chains are worth after four, on AIME with public reasoning models: unanimous, nothing; three to one, a
-verifier is worth more than votes, as the right answer is nearly always there; a wider split, many more votes, in rounds
-of as many as could settle it. A split that persists to the last goes to the verifier too. Where the operator allows it
-and many calls wait for the model, there are fewer rounds.
+A few chains are drawn. While their vote is open, more are, and none once those to come would hardly change it: how far
+the leader must be ahead sinks as the vote goes on. A chain that is slow to end counts against the leader, as the first
+to end are the shortest. The numbers are the model's `Policy`; `docs/auto.md` says how they were found.
+
+Of four chains that are three to one, the right answer is nearly always there: a verifier, where there is one that tells
+more than votes do, is worth more than votes. It also chooses wherever the vote ends and is not unanimous. Where answers
+cannot be compared, there is nothing to vote on: the verifier chooses among a few, and one that decides ends it with the
+first that passes. Where the operator allows it and many calls wait for the model, there are fewer chains.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from ponder.compute.policy import Policy
 from ponder.compute.run import Run
-from ponder.compute.text import Candidate
-from ponder.strategies.voting import drawn, elect, settled, votes_to_settle
+from ponder.compute.text import Candidate, Score
+from ponder.compute.vote import Vote
+from ponder.strategies.stopping import Standing, abreast, stops
+from ponder.strategies.voting import elect
+
+PROBES = 4
+"""Of so many chains that are three to one, the verifier chooses."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Auto:
-    """Probes how hard the question is and spends accordingly: one chain, a vote, or a verifier."""
+    """Draws chains for as long as they are likely to change the answer: one, a few, or a long vote."""
 
     judged: ClassVar[bool] = True
 
-    n: Annotated[int, Field(ge=4, le=256, description="Chains at most")] = 16
-    probes: Annotated[int, Field(ge=2, le=16, description="Chains that tell how hard the question is")] = 4
+    n: Annotated[
+        int | None, Field(ge=1, le=256, description="Chains at most; left out: as the model's policy says")
+    ] = None
+    prefer: Annotated[
+        Literal["tokens", "latency"],
+        Field(description="What to save: tokens, by few chains side by side, or time, by many"),
+    ] = "tokens"
     confidence: Annotated[
-        float, Field(ge=0.5, le=1, description="Stop voting when the leader is ahead with this probability")
-    ] = 0.8
+        float | None,
+        Field(
+            ge=0.5,
+            le=1,
+            description="Stop when the leader is ahead with this probability; 1: when nobody can catch up; left out: "
+            "as the model's policy says",
+        ),
+    ] = None
 
     async def __call__(self, run: Run) -> Candidate:
-        probes = min(self.probes, self.n)
-        if run.chains(probes) < 2:
+        policy = self.policy(run)
+        n = policy.chains
+        if not run.races(n):
             return await run.stream()
-        candidates, begun = await drawn(run, probes)
-        vote = await run.vote(candidates)
-        if vote.unanimous:
-            return vote.leader
-        if len(vote.counts) == 2 and vote.counts[1] == 1:
-            return await elect(run, candidates, await run.score(candidates))
-        while begun < self.n and not run.makes_do(begun, self.n):
-            found, more = await drawn(run, votes_to_settle(vote, self.n - begun, self.confidence))
-            candidates, begun = [*candidates, *found], begun + more
-            vote = await run.vote(candidates)
-            if settled(vote, self.n - begun, self.confidence):
-                return vote.leader
-        return await elect(run, candidates, await run.score(candidates))
+        pace = policy.latency if self.prefer == "latency" else policy.tokens
+        finished: list[Candidate] = []
+        scores: dict[int, Score] = {}
+        standing: Standing | None = None
+        vote: Vote | None = None
+
+        def at_once() -> int:
+            if standing is None:
+                return pace.first
+            wanted = abreast(standing, policy, pace)
+            asks = run.discerns and self.prefer == "tokens" and standing.ended < PROBES
+            return min(wanted, PROBES - standing.ended) if asks else wanted
+
+        async with run.sampling(n, at_once=at_once) as arriving:
+            async for candidate in arriving:
+                finished = sorted([*finished, candidate], key=lambda candidate: candidate.number)
+                vote = await run.vote(finished)
+                ended = len(finished) + len(arriving.lost)
+                against = pace.doubt * sum(min(1.0, age) for age in arriving.ages())
+                standing = Standing.of(vote, ended, n, against)
+                if stops(standing, policy) or (ended >= policy.start and run.makes_do(ended, n)):
+                    break
+                if run.discerns and ended == PROBES and vote.counts == (3, 1):
+                    break
+                if not vote.counts and await self.has_chosen(run, candidate, finished, scores, policy):
+                    break
+        if vote is None or len(vote.counts) == 1 or not run.discerns or len(finished) < 2:
+            return (vote or await run.vote(finished)).leader
+        unscored = [candidate for candidate in finished if candidate.number not in scores]
+        scores |= zip((c.number for c in unscored), await run.score(unscored) if unscored else (), strict=True)
+        return await elect(run, finished, [scores[candidate.number] for candidate in finished])
+
+    def policy(self, run: Run) -> Policy:
+        """The numbers this request goes by."""
+        policy = run.policy
+        if self.confidence is not None:
+            policy = replace(policy, lead=self.confidence, slope=0.0)
+        elif run.discerns:
+            policy = replace(policy, lead=policy.judged_lead, slope=policy.judged_slope)
+        n = self.n or policy.chains
+        return replace(policy, chains=n, start=min(policy.start, n))
+
+    async def has_chosen(
+        self, run: Run, candidate: Candidate, finished: Sequence[Candidate], scores: dict[int, Score], policy: Policy
+    ) -> bool:
+        """Whether there are enough of answers that cannot be compared. `candidate` came last; `scores`, by number of
+        the chain, are added to."""
+        whole = sum(candidate.over for candidate in finished)
+        if run.exact:
+            (score,) = await run.score([candidate])
+            if run.exact:
+                scores[candidate.number] = score
+                return score.value == 1
+        return whole >= (policy.judged_chains if run.discerns else policy.start)

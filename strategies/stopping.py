@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ponder.compute.policy import Policy
+from ponder.compute.policy import Pace, Policy
+from ponder.compute.vote import Vote
 from ponder.strategies.voting import lead_probability
 
 
@@ -18,10 +19,15 @@ class Standing:
     """Votes for the runner-up."""
     ended: int
     """Chains that have ended, those without an answer and those that were lost included."""
-    writing: int
-    """Chains that are still being written."""
     most: int
     """Chains that there may be in all."""
+    against: float = 0.0
+    """Votes that chains which are slow to end are counted for against the leader."""
+
+    @staticmethod
+    def of(vote: Vote, ended: int, most: int, against: float = 0.0) -> Standing:
+        first, second = (*vote.counts, 0, 0)[:2]
+        return Standing(first, second, ended, most, against)
 
     @property
     def outstanding(self) -> int:
@@ -33,23 +39,30 @@ class Standing:
         """Nobody can catch up."""
         return self.first - self.second > self.outstanding
 
+    @property
+    def lead(self) -> float:
+        """The probability that the leader would win a fair toss against the runner-up, in [0, 1]; between whole votes,
+        on the straight line."""
+        second = self.second + self.against
+        below = int(second)
+        low, high = (lead_probability(self.first, votes) for votes in (below, below + 1))
+        return low + (high - low) * (second - below)
+
     def with_votes(self, more: int) -> Standing:
         """The same, had so many more chains ended, all with the leader's answer."""
-        return Standing(self.first + more, self.second, self.ended + more, max(0, self.writing - more), self.most)
+        return replace(self, first=self.first + more, ended=self.ended + more, against=0.0)
 
 
 def stops(standing: Standing, policy: Policy) -> bool:
-    """Whether a vote stops as it stands."""
-    if not standing.first:
-        return False
-    if standing.safe:
-        return True
-    threshold = policy.lead - policy.slope * standing.ended / policy.chains
-    return standing.first >= policy.start and lead_probability(standing.first, standing.second) >= threshold
+    """Whether a vote stops as it stands: nobody can catch up, or the leader is ahead as the policy says."""
+    if not standing.first or standing.safe:
+        return standing.first > 0
+    enough = policy.lead - policy.slope * standing.ended / standing.most
+    return standing.first >= policy.start and standing.lead >= enough
 
 
-def abreast(standing: Standing, policy: Policy) -> int:
+def abreast(standing: Standing, policy: Policy, pace: Pace) -> int:
     """How many chains should be under way: as many as the leader needs votes at least, and some to spare."""
-    needed = next((n for n in range(1, standing.outstanding) if stops(standing.with_votes(n), policy)), None)
-    wanted = standing.outstanding if needed is None else int(policy.spare * needed)
-    return max(1, min(policy.abreast, wanted, standing.outstanding))
+    more = range(1, standing.outstanding)
+    needed = next((n for n in more if stops(standing.with_votes(n), policy)), standing.outstanding)
+    return max(1, min(pace.abreast, int(pace.spare * needed), standing.outstanding))

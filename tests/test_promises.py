@@ -32,7 +32,7 @@ SETTINGS = [
     setting("beam_search ahead", "beam_search", lookahead=2, beams=6, width=3, step_tokens=9),
     setting("dvts of three", "dvts", beams=6, width=2, step_tokens=24),
     setting("particle_filter, always resampled", "particle_filter", threshold=1, step_tokens=24),
-    setting("auto of two probes", "auto", probes=2, n=32, confidence=1),
+    setting("auto that prefers latency", "auto", prefer="latency", n=32, confidence=1),
     *(
         setting(f"{name} by {verifier}", name, verifier)
         for name in ("best_of_n", "beam_search")

@@ -19,6 +19,7 @@ class Agreement:
     """The share of the vote that gives the same answer."""
 
     needs_likelihood: ClassVar[bool] = False
+    counts: ClassVar[bool] = True
 
     async def __call__(self, run: Run, candidates: Sequence[Candidate]) -> Sequence[Score]:
         """0 for a candidate that is not over or holds no answer: it does not vote."""

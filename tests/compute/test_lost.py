@@ -104,7 +104,7 @@ def test_a_vote_is_settled_when_only_a_chain_that_was_lost_could_change_it(seed:
     [
         ("majority_vote", {"n": 6, "mode": "rounds", "first": 2, "confidence": 1}),
         ("majority_vote", {"n": 6, "first": 2, "confidence": 1}),
-        ("auto", {"n": 6, "probes": 4, "confidence": 1}),
+        ("auto", {"n": 6, "confidence": 1}),
     ],
     ids=str,
 )

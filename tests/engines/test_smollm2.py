@@ -285,7 +285,7 @@ PAIRS: list[dict[str, Any]] = [
     {"name": "beam_search", "beams": 2, "width": 2},
     {"name": "dvts", "beams": 2, "width": 2},
     {"name": "particle_filter", "particles": 2},
-    {"name": "auto", "n": 4, "probes": 2},
+    {"name": "auto", "n": 2},
 ]
 
 
