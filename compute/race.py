@@ -74,6 +74,8 @@ class Race:
         """Numbers of the chains in the order they were begun, those still being written included."""
         self.lost: set[int] = set()
         """Of these, the numbers of those whose turn has come and whose end was not seen."""
+        self._whole: list[int] = []
+        """Tokens of the chains that came to their own end, as far as their turn has come."""
         self._times: dict[int, tuple[float, float | None]] = {}
         """By number of the chain: when it was begun, and when it ended, in loop time."""
         self.short = False
@@ -147,6 +149,8 @@ class Race:
                 lost = settled
                 continue
             given = True
+            if settled.complete and not settled.forced:
+                self._whole.append(settled.tokens)
             yield settled
         self.short = len(self.begun) < self._n
         if lost is not None and not given:
@@ -163,13 +167,18 @@ class Race:
             self._start(spending.free_thought, spending.allowance, bound=True)
             return
         free = spending.contested
-        if free >= lengths.p50:
+        if free >= self._usual():
             spending.unbind()
-            fed = max(1, lengths.at_first(left, free))
-            for _ in range(min(fed, wanted)):
+            fed = min(wanted, max(1, lengths.at_first(left, free)))
+            for _ in range(fed):
                 self._start(*self._chains.shares(free // fed))
         elif not self.begun and not self._known:
             raise Exhausted(f"{self._n} samples asked for, {max(0, free)} thinking tokens left")
+
+    def _usual(self) -> float:
+        """Tokens of a usual chain: the model's, or what those of this race took, where that is less."""
+        usual = self._chains.estimates.current.p50
+        return min(usual, sum(self._whole) / len(self._whole)) if self._whole else usual
 
     def _start(self, thinking: int, answer: int, bound: bool = False) -> None:
         reservation = self._chains.reserve("sample", thinking=thinking, answer=answer, bound=bound)

@@ -213,9 +213,9 @@ class Run:
         return not counts(self._task.fallback if self._notes.degraded else self._task.verifier)
 
     def races(self, n: int) -> bool:
-        """Whether of `n` chains more than one is likely to be drawn: where the first is as long as usual, the budget
+        """Whether of `n` chains more than one is likely to be drawn: where the first is shorter than usual, the budget
         feeds a second."""
-        if n > 1 and not self.greedy and self.free >= 2 * self._chains.estimates.current.p50:
+        if n > 1 and not self.greedy and 2 * self.free >= 3 * self._chains.estimates.current.p50:
             return True
         return self.chains(n) > 1
 
@@ -510,11 +510,14 @@ class Run:
         """A program that a verifier ran has used so much processor time."""
         self._spending.program_seconds += seconds
 
-    async def vote(self, candidates: Sequence[Candidate], scores: Sequence[Score] | None = None) -> Vote:
+    async def vote(
+        self, candidates: Sequence[Candidate], scores: Sequence[Score] | None = None, *, shorter_first: bool = False
+    ) -> Vote:
         """Groups the candidates by equivalent answers and adds up their scores; without scores it counts them (Wang et
         al. 2022, self-consistency).
 
-        The leader is the best of the heaviest group, of equals the first; it is offered. A candidate without an answer
+        The leader is the best of the heaviest group, of equals the first, or with `shorter_first` the one whose chains
+        have fewer tokens; it is offered. A candidate without an answer
         has no vote. A chain given twice (a particle and its copy) has one. One that went in circles votes only for an
         answer that others give too. Raises `ValueError` for a probe: see `groups`.
         """
@@ -530,7 +533,7 @@ class Run:
         for candidate, answer in zip(candidates, groups, strict=True):
             if answer is not None:
                 self._spending.reservations[candidate.number].answer_group = answer
-        vote = tally(candidates, weights, groups)
+        vote = tally(candidates, weights, groups, shorter_first=shorter_first)
         self.offer(vote.leader)
         self._notes.votes = tuple(sorted(vote.counts, reverse=True))
         if vote.counts:

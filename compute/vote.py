@@ -36,15 +36,22 @@ class Vote:
         return self.counts == (self.candidates,)
 
 
-def tally(candidates: Sequence[Candidate], weights: Sequence[float], groups: Sequence[int | None]) -> Vote:
+def tally(
+    candidates: Sequence[Candidate],
+    weights: Sequence[float],
+    groups: Sequence[int | None],
+    *,
+    shorter_first: bool = False,
+) -> Vote:
     """Adds up the weights of equal answers: `groups` has the answer of each candidate, None where it does not vote. The
-    leader is the best of the heaviest group; of equals the one seen first."""
-    totals: dict[int, tuple[float, int]] = {}
-    for weight, answer in zip(weights, groups, strict=True):
+    leader is the best of the heaviest group; of equals the one seen first, or with `shorter_first` the one whose chains
+    have fewer tokens."""
+    totals: dict[int, tuple[float, int, int]] = {}
+    for candidate, weight, answer in zip(candidates, weights, groups, strict=True):
         if answer is not None:
-            total, count = totals.get(answer, (0.0, 0))
-            totals[answer] = total + weight, count + 1
-    ranked = sorted(totals, key=lambda answer: (-totals[answer][0], -totals[answer][1], answer))
+            total, count, tokens = totals.get(answer, (0.0, 0, 0))
+            totals[answer] = total + weight, count + 1, tokens + candidate.tokens * shorter_first
+    ranked = sorted(totals, key=lambda a: (-totals[a][0], -totals[a][1], totals[a][2], a))
     if ranked:
         running = [i for i, answer in enumerate(groups) if answer == ranked[0]]
     else:

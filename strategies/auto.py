@@ -2,7 +2,8 @@
 
 A few chains are drawn. While their vote is open, more are, and none once those to come would hardly change it: how far
 the leader must be ahead sinks as the vote goes on. A chain that is slow to end counts against the leader, as the first
-to end are the shortest. The numbers are the model's `Policy`; `docs/auto.md` says how they were found.
+to end are the shortest. Of answers with equal votes, the one whose chains are shorter leads (Hassid et al. 2025, "Don't
+Overthink it"). The numbers are the model's `Policy`; `docs/auto.md` says how they were found.
 
 Of four chains that are three to one, the right answer is nearly always there: a verifier, where there is one that tells
 more than votes do, is worth more than votes. It also chooses wherever the vote ends and is not unanimous. Where answers
@@ -74,7 +75,7 @@ class Auto:
         async with run.sampling(n, at_once=at_once) as arriving:
             async for candidate in arriving:
                 finished = sorted([*finished, candidate], key=lambda candidate: candidate.number)
-                vote = await run.vote(finished)
+                vote = await run.vote(finished, shorter_first=True)
                 ended = len(finished) + len(arriving.lost)
                 against = pace.doubt * sum(min(1.0, age) for age in arriving.ages())
                 standing = Standing.of(vote, ended, n, against)

@@ -120,8 +120,8 @@ def test_a_vote_that_stops_early_is_right_where_the_full_vote_is(
 @pytest.mark.parametrize("seed", [None, 5])
 @pytest.mark.parametrize("prefer", ["tokens", "latency"])
 def test_auto_is_right_where_the_full_vote_is(prefer: str, seed: int | None, lengths: str) -> None:
-    """It trusts the first to end no more than the others: were slow chains not counted against the leader, 16 of 60
-    would be wrong where short ones are."""
+    """Were slow chains not counted against the leader, 27 of 60 would be wrong where short ones are and latency is
+    preferred."""
     questions = pool(*LENGTHS[lengths])
     auto = voted(questions, Auto(n=16, prefer=prefer), seed)  # pyright: ignore[reportArgumentType]
     full = voted(questions, FULL, seed)
