@@ -501,24 +501,24 @@ def test_auto_thinks_once_where_the_budget_feeds_no_second_chain() -> None:
     assert (out.samples, out.samples_requested, out.stopped_by) == (1, 32, "budget")
 
 
-def prose(i: int) -> str:
+def report(i: int) -> str:
     return f"On the last day it rained again, and nobody went out. We read {'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef'[i]}."
 
 
-PROSE = always(*[Chain(f"thought {i}\n", prose(i)) for i in range(32)])
+REPORTS = always(*[Chain(f"thought {i}\n", report(i)) for i in range(32)])
 
 
 def test_auto_draws_no_vote_of_answers_that_cannot_be_compared() -> None:
     """Prose: three chains, of which the first is given; with a verifier that tells them apart, eight."""
-    out = outcome(Auto(), ScriptedEngine(PROSE), verifier=Agreement())
-    assert (out.samples, out.ungrouped, out.answer.text) == (3, True, prose(0))
-    out = outcome(Auto(), ScriptedEngine(PROSE), verifier=Likes({prose(4): 1.0, "": 0.5}))
-    assert (out.samples, out.answer.text) == (8, prose(4))
+    out = outcome(Auto(), ScriptedEngine(REPORTS), verifier=Agreement())
+    assert (out.samples, out.ungrouped, out.answer.text) == (3, True, report(0))
+    out = outcome(Auto(), ScriptedEngine(REPORTS), verifier=Likes({report(4): 1.0, "": 0.5}))
+    assert (out.samples, out.answer.text) == (8, report(4))
 
 
 def test_auto_ends_with_the_first_program_that_passes() -> None:
-    out = outcome(Auto(), ScriptedEngine(PROSE), verifier=Runs({prose(4): 1.0}))
-    assert (out.answer.text, out.verdict) == (prose(4), "verified")
+    out = outcome(Auto(), ScriptedEngine(REPORTS), verifier=Runs({report(4): 1.0}))
+    assert (out.answer.text, out.verdict) == (report(4), "verified")
     assert out.samples <= 8
 
 
