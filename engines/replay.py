@@ -4,8 +4,9 @@ The real strategies run over it on the real code path, in seconds: on a `Virtual
 runs takes one unit of time, and the clock jumps from one end of a chain to the next. Deadlines strike in that time.
 
 A recorded sample says what its answer was and how many tokens it had. Of those, `answer_tokens` (at most half) are
-taken to be the visible part and the rest the thought. A chain whose thought is closed by force before its recorded end
-comes to no answer: nobody knows what the model would have said.
+taken to be the visible part and the rest the thought, where that was not recorded. A chain whose thought is closed by
+force before its recorded end answers what the last probe before that place has found, and says so with the first tokens
+of its visible part. Without a probe before it, it comes to no answer: nobody knows what the model would have said.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 
+from ponder.compute.answers.grouping import group
+from ponder.compute.answers.phrases import asks_for_a_number
 from ponder.compute.engine import Checked, Delta, Hold, ModelCard, Read, Reward, Sampling, unheld
 from ponder.compute.errors import EngineError
 from ponder.compute.identity import CallIdentity
@@ -23,9 +28,14 @@ from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.samples import Question, Sample
 
-THINKS, CLOSES, SAYS = 0, 1, 2
-"""The three tokens there are."""
+THINKS, CLOSES, SAYS, KINDS = 0, 1, 2, 3
+"""The three tokens there are of each sample: `KINDS` times its number and one of these. So a chain tells by its tokens
+which sample it replays, also while it is being written."""
 
+TOLD = 16
+"""Tokens of an answer behind a thought closed by force in which it says what it answers."""
+
+SO = "So: "
 NOTHING = "No answer was reached in the end."
 
 
@@ -57,8 +67,9 @@ class ReplayEngine:
     """Replays the samples of some questions; `ask` gives the prompts it understands.
 
     It honours the limits of `Sampling` on thought, answer and both together, and `until` where the scores of steps were
-    recorded: steps are equal parts of the thought then. Seeds and half-written chains are honoured. What the recorded
-    chains cannot show (log-probabilities, grammars, stop strings, penalties) it refuses or passes over.
+    recorded: steps are equal parts of the thought then. Seeds, half-written chains, and chains that are still being
+    written are honoured. The likelihood of a chain is that of its windows, where it was recorded. What the recorded
+    chains cannot show (log-probabilities of tokens, grammars, stop strings, penalties) it refuses or passes over.
     """
 
     def __init__(
@@ -67,15 +78,18 @@ class ReplayEngine:
         *,
         typical_chain: tuple[int, int],
         answer_tokens: int = 400,
+        prompt_tokens: int = 64,
         seed: int = 0,
         token_seconds: float = 1.0,
     ) -> None:
-        """`token_seconds` are seconds of the loop's clock for a token of each chain."""
+        """`prompt_tokens` are those of a question where they were not recorded, `token_seconds` seconds of the loop's
+        clock for a token of each chain."""
         self.card = ModelCard(name="replay", context=1 << 24, thinks=True, typical_chain=typical_chain)
         self.questions = questions
         self.produced = 0
         self.running = 0
         self._answer_tokens = answer_tokens
+        self._prompt_tokens = prompt_tokens
         self._seed = seed
         self.token_seconds = token_seconds
         self._requests: dict[Message, _Request] = {}
@@ -94,17 +108,40 @@ class ReplayEngine:
             self._requests[asked] = _Request(self.questions[question], order)
         return Prompt((asked,))
 
-    def right(self, prompt: Prompt, text: str) -> bool:
-        """Whether an answer to this prompt is a right one."""
-        return text in {_answer(number) for number in self._request(prompt).question.right}
+    def forget(self, prompt: Prompt) -> None:
+        """A request is over: nothing more is asked of it."""
+        del self._requests[prompt.messages[0]]
 
-    def sample(self, candidate: Candidate) -> tuple[Sample, int]:
-        """The sample that a chain replays, and how many tokens its thought has when it ends by itself."""
-        sample = self._request(candidate.prompt).question.samples[int(candidate.thought.unseal())]
-        return sample, sample.tokens - self._visible(sample)
+    def right(self, prompt: Prompt, text: str) -> bool:
+        """Whether an answer to this prompt is, to the letter, one that is known to be right."""
+        question = self._request(prompt).question
+        told = {_answer(number) for number in question.right}
+        return text in told or any(text == one.text and one.answer in question.right for one in question.samples)
+
+    async def judge(self, prompt: Prompt, text: str) -> bool:
+        """Whether an answer to this prompt is right: also one that was cut, or that nobody has recorded."""
+        question = self._request(prompt).question
+        if self.right(prompt, text):
+            return True
+        if question.gold is None or text.startswith(SO) or any(text == one.text for one in question.samples):
+            return False
+        numeric = None if question.text is None else asks_for_a_number(question.text)
+        gold, answer = await group([f"\\boxed{{{question.gold}}}", text], numeric=numeric)
+        return gold is not None and answer == gold
+
+    def sample(self, candidate: Candidate) -> tuple[Sample, int, int]:
+        """The sample that a chain replays, how many tokens its thought has, and how many when it ends by itself."""
+        number = _replayed(candidate)
+        if number is None:
+            raise EngineError("of a chain without a token nobody knows which it is")
+        sample = self._request(candidate.prompt).question.samples[number]
+        thinks = candidate.ids.unseal().count(KINDS * number + THINKS)
+        return sample, thinks, sample.tokens - self._visible(sample)
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
-        return 64 * len(prompt.messages)
+        request = self._requests.get(prompt.messages[0]) if prompt.messages else None
+        recorded = request.question.prompt_tokens if request else None
+        return self._prompt_tokens * len(prompt.messages) if recorded is None else recorded
 
     async def accept(self, sampling: Sampling) -> None:
         """Everything: what it cannot replay is not known before."""
@@ -122,10 +159,12 @@ class ReplayEngine:
         begun = transcript.begun
         if not request.order:
             raise EngineError("of this question no chain was recorded to its end")
-        number = request.draw(sampling.seed, transcript.call) if begun is None else int(begun.thought.unseal())
+        number = None if begun is None else _replayed(begun)
+        if number is None:
+            number = request.draw(sampling.seed, transcript.call)
         transcript.read(self.length(prompt), 0)
         sample = request.question.samples[number]
-        writing = _Writing(self, sampling, transcript, sample)
+        writing = _Writing(self, sampling, transcript, sample, KINDS * number)
         self.running += 1
         try:
             await writing.think(self._visible(sample))
@@ -151,11 +190,14 @@ class ReplayEngine:
 class _Writing:
     """One stream of a `ReplayEngine`."""
 
-    def __init__(self, engine: ReplayEngine, sampling: Sampling, transcript: Transcript, sample: Sample) -> None:
-        self.engine, self.sampling, self.transcript, self.sample = engine, sampling, transcript, sample
+    def __init__(
+        self, engine: ReplayEngine, sampling: Sampling, transcript: Transcript, sample: Sample, ids: int
+    ) -> None:
+        """`ids`: the first of the three tokens of the sample."""
+        self.engine, self.sampling, self.transcript, self.sample, self.ids = engine, sampling, transcript, sample, ids
         begun = transcript.begun
-        ids = begun.ids.unseal() if begun else ()
-        self.thought, self.said = ids.count(THINKS), ids.count(SAYS)
+        written = begun.ids.unseal() if begun else ()
+        self.thought, self.said = written.count(ids + THINKS), written.count(ids + SAYS)
         self.thinking = begun.thinking if begun else True
         self.forced = begun.forced if begun else False
         self.ending: Ending = "aborted"
@@ -169,15 +211,29 @@ class _Writing:
         if self.sampling.until and steps:
             end = next((at for i in range(1, steps) if (at := whole * i // steps) > self.thought), whole)
         tokens = max(0, min(end - self.thought, self.sampling.thinking - self.transcript.hidden, self.left))
-        await self.decode(tokens, lambda made: self.transcript.think((THINKS,) * made))
-        if self.thought + tokens == whole:
+
+        def write(made: int) -> None:
+            self.transcript.think((self.ids + THINKS,) * made, self.likelihood(made))
+            self.thought += made
+
+        await self.decode(tokens, self.looks(tokens), write)
+        if self.thought == whole:
             self.transcript.close_thought()
             self.thinking = False
         elif self.sampling.until or self.sampling.unclosed:
-            self.ending = "step" if self.sampling.until and self.thought + tokens == end else "length"
+            self.ending = "step" if self.sampling.until and self.thought == end else "length"
         else:
-            self.transcript.force((CLOSES,))
+            self.transcript.force((self.ids + CLOSES,))
             self.thinking, self.forced = False, True
+
+    def looks(self, tokens: int) -> Iterator[int]:
+        """After how many of so many tokens of a thought the transcript is told of them: as often as was asked for, and
+        where a probe was recorded, which is what can be learned by looking."""
+        every = self.sampling.every
+        regular = range(every, tokens, every) if every else ()
+        probed = (at - self.thought for at, _ in self.sample.probes if self.thought < at < self.thought + tokens)
+        yield from merge(regular, list(probed))
+        yield tokens
 
     async def say(self, visible: int) -> str:
         """The answer, or as many of its tokens as are allowed."""
@@ -185,20 +241,45 @@ class _Writing:
         before = len(self.text(self.said, visible))
 
         def write(made: int) -> None:
-            self.transcript.say((SAYS,) * made, self.text(self.said + made, visible)[before:])
+            text = self.text(self.said + made, visible)[before:]
+            self.transcript.say((self.ids + SAYS,) * made, text, self.likelihood(made))
+            self.said += made
 
-        await self.decode(tokens, write)
-        self.ending = "finished" if self.said + tokens == visible else "length"
-        return self.text(self.said + tokens, visible)[before:]
+        await self.decode(tokens, (tokens,), write)
+        self.ending = "finished" if self.said == visible else "length"
+        return self.text(self.said, visible)[before:]
 
     def text(self, said: int, visible: int) -> str:
-        """The visible text behind so many of its tokens. What tells a made-up answer comes with the last one."""
+        """The visible text behind so many of its tokens. What tells a made-up answer comes with the last one; behind a
+        thought that was closed by force earlier."""
         recorded = None if self.forced else self.sample.text
         if recorded is not None:
             return recorded if said == visible else recorded[: len(recorded) * said // visible]
-        if said == visible:
-            return _answer(None if self.forced else self.sample.answer)
-        return "So: " if said else ""
+        probe = self.probe if self.forced else None
+        if said == visible or (probe is not None and said >= TOLD):
+            return _answer(probe if self.forced else self.sample.answer)
+        return SO if said else ""
+
+    @property
+    def probe(self) -> int | None:
+        """What the last probe has found before the place where the thought was closed."""
+        probes = self.sample.probes
+        place = bisect_right(probes, self.thought, key=lambda probe: probe[0])
+        return probes[place - 1][1] if place else None
+
+    def likelihood(self, made: int) -> list[float]:
+        """Of so many tokens more, each that of its window, where it is wanted and was recorded."""
+        recorded, window = self.sample.likelihood, self.sample.window
+        found: list[float] = []
+        if not self.sampling.likelihood or not recorded:
+            return found
+        at, end = self.thought + self.said, self.thought + self.said + made
+        while at < end:
+            place = min(at // window, len(recorded) - 1)
+            until = end if place == len(recorded) - 1 else min(end, (place + 1) * window)
+            found += [recorded[place]] * (until - at)
+            at = until
+        return found
 
     @property
     def left(self) -> int:
@@ -206,23 +287,40 @@ class _Writing:
         total = self.sampling.total
         return 1 << 40 if total is None else total - self.transcript.hidden - self.transcript.visible
 
-    async def decode(self, tokens: int, write: Callable[[int], None]) -> None:
-        """So many steps of the model; stopped earlier, as many as there was time for."""
-        clock = asyncio.get_running_loop().time
+    async def decode(self, tokens: int, looks: Iterable[int], write: Callable[[int], None]) -> None:
+        """So many steps of the model, written down after each number of `looks`; stopped earlier, as many as there was
+        time for."""
+        clock, second = asyncio.get_running_loop().time, self.engine.token_seconds
         begun = clock()
         made = 0
+
+        def up_to(place: int) -> None:
+            nonlocal made
+            new, made = place - made, max(made, place)
+            if new > 0:
+                self.engine.produced += new
+                write(new)
+
         try:
-            await asyncio.sleep(tokens * self.engine.token_seconds)
-            made = tokens
+            for place in looks:
+                if place > made or not tokens:
+                    await asyncio.sleep((place - made) * second)
+                    up_to(place)
         finally:
-            made = made or min(tokens, int((clock() - begun) / self.engine.token_seconds + 1e-6))
-            self.engine.produced += made
-            if made:
-                write(made)
+            up_to(min(tokens, int((clock() - begun) / second + 1e-6)))
+
+
+def _replayed(chain: Candidate) -> int | None:
+    """The number of the sample that a chain replays; None where it was stopped before its first token."""
+    ids = chain.ids.unseal()
+    if ids:
+        return ids[0] // KINDS
+    thought = chain.thought.unseal()
+    return int(thought) if thought else None
 
 
 def _answer(number: int | None) -> str:
-    return f"So: {NOTHING if number is None else f'the answer is {number}.'}"
+    return f"{SO}{NOTHING if number is None else f'the answer is {number}.'}"
 
 
 class RecordedRewards:
@@ -246,12 +344,11 @@ class RecordedRewards:
     ) -> Sequence[Reward]:
         rewards: list[Reward] = []
         for candidate in candidates:
-            sample, thought = self._engine.sample(candidate)
+            sample, thinks, thought = self._engine.sample(candidate)
             if not sample.steps:
                 raise EngineError("the scores of steps were not recorded in this pool")
             async with hold(candidate.length):
                 read(candidate.length, 0)
-            thinks = candidate.ids.unseal().count(THINKS)
             rewards.append(Reward(sample.steps[: len(sample.steps) * thinks // max(1, thought)]))
         return rewards
 
