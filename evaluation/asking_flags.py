@@ -1,0 +1,71 @@
+"""Flags of the commands that ask a running server, and how such a command ends."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+from ponder.clients.ask import MISUSED, URL
+
+EXTRA = ("matplotlib", "tqdm")
+"""What the extra `evaluation` brings beside the server's."""
+
+
+def add_to(flags: argparse.ArgumentParser) -> None:
+    """The flags that all of these commands have."""
+    flags.add_argument("questions", type=Path, help="JSON lines, as docs/evaluate.md has them (.gz, too)")
+    flags.add_argument("--url", help=f"the server (default: $PONDER_URL, else {URL}); $PONDER_API_KEY is the key")
+    flags.add_argument("--model", help="a model the server lists (default: its first)")
+    flags.add_argument("--max-questions", type=positive, metavar="N", help="the first N of the file (default: all)")
+    flags.add_argument("--instruction", metavar="TEXT", help="put behind each question, as a paragraph of its own")
+    flags.add_argument("--concurrency", type=positive, default=8, metavar="N", help="requests at once (%(default)s)")
+    words = "after which the server answers with its best so far (default: its own)"
+    flags.add_argument("--timeout", type=float, metavar="SECONDS", help=words)
+    words = "how long a request waits in all for a server that is busy or away (%(default)s)"
+    flags.add_argument("--patience", type=float, default=600.0, metavar="SECONDS", help=words)
+
+
+def positive(text: str) -> int:
+    """For argparse, which tells the message of a ValueError of this name."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
+
+
+def run(command: Callable[[argparse.Namespace, TextIO], Coroutine[Any, Any, int]], options: argparse.Namespace) -> int:
+    """The exit status of a command, and its errors in words."""
+    try:
+        for name in EXTRA:
+            import_module(name)
+    except ModuleNotFoundError as error:
+        return _failed(f"{error.name} is missing: pip install 'ponder-server[evaluation]' brings it")
+    # So that no other command waits for them.
+    from ponder.clients.client import AskError
+    from ponder.compute.errors import EngineError
+    from ponder.evaluation.asking import Stopped
+    from ponder.evaluation.connecting import CannotDo
+    from ponder.evaluation.journal import WrongFolder
+    from ponder.evaluation.questions import WrongQuestions
+
+    try:
+        return asyncio.run(command(options, sys.stdout))
+    except CannotDo as error:
+        return _failed(str(error), MISUSED)
+    except (WrongQuestions, WrongFolder, EngineError, AskError) as error:
+        return _failed(str(error))
+    except Stopped as error:
+        return _failed(f"stopped: {error}\nponder: what is done is kept; the same command goes on with it")
+    except KeyboardInterrupt:
+        sys.stderr.write("\nponder: stopped; the same command goes on with what is done\n")
+        raise
+
+
+def _failed(words: str, status: int = 1) -> int:
+    sys.stderr.write(f"ponder: {words}\n")
+    return status

@@ -1,0 +1,258 @@
+"""Strategies and budgets held against one another: the same questions to a running server, every answer checked."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ponder.clients.client import AskError, AsyncClient, Refused
+from ponder.evaluation import judging
+from ponder.evaluation.asking import Asked, OnWait, Stopped, ask
+from ponder.evaluation.journal import Journal
+from ponder.evaluation.questions import Question, Questions
+
+OF_A_PLAN = ("model", "strategy", "verifier", "thinking_budget")
+"""Fields of a request that are alike for all questions of a plan: a fault in one is the plan's."""
+
+Wish = Mapping[str, Any]
+"""A strategy or a verifier with its parameters, as a request has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One line of the comparison."""
+
+    strategy: Wish
+    budget: int | Literal["auto"] | None
+    """Hidden tokens at most; None: the model's default."""
+    called: str
+    """The strategy as it was typed."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.called} @ {'default' if self.budget is None else self.budget}"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {"strategy": self.strategy, "thinking_budget": self.budget}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that is to be asked: each question `repeat` times in each plan."""
+
+    questions: Questions
+    plans: Sequence[Plan]
+    model: str
+    verifier: Wish | None = None
+    repeat: int = 1
+    seed: int | None = None
+    instruction: str | None = None
+    """Put behind each question, as a paragraph of its own."""
+    timeout: float | None = None
+    """Seconds after which the server answers with its best so far; None: its own."""
+
+    @property
+    def planned(self) -> dict[str, Any]:
+        """What may not change between two parts of one run."""
+        return {
+            "kind": "comparison",
+            "model": self.model,
+            "questions": {"digest": self.questions.digest, "asked": len(self.questions.all)},
+            "plans": [[plan.name, plan.strategy] for plan in self.plans],
+            "verifier": self.verifier,
+            "repeat": self.repeat,
+            "seed": self.seed,
+            "instruction": self.instruction,
+            "timeout": self.timeout,
+        }
+
+    @property
+    def tasks(self) -> Iterator[Task]:
+        """All of them. Plans take turns, and another begins each time: what a server does meanwhile falls on all."""
+        turn = 0
+        for draw in range(self.repeat):
+            for question in self.questions.all:
+                for place in range(len(self.plans)):
+                    yield Task(self.plans[(turn + place) % len(self.plans)], question, draw)
+                turn += 1
+
+    def request(self, task: Task) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+        """The conversation and the other fields of a request. Its seed is that of the question, in every plan."""
+        fields: dict[str, Any] = {"model": self.model, **task.plan.fields}
+        if self.verifier is not None:
+            fields["verifier"] = self.verifier
+        if self.seed is not None:
+            fields["seed"] = seed_of(self.seed, task.question.id, task.draw)
+        if self.timeout is not None:
+            fields["timeout"] = self.timeout
+        return with_instruction(task.question.messages, self.instruction), fields
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A question to be asked in a plan. `draw` counts how often it was asked before."""
+
+    plan: Plan
+    question: Question
+    draw: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.plan.name, self.question.id, self.draw
+
+
+class Answered(BaseModel):
+    """What came of a task, as a line of the journal. Tokens are of the language model but for `verifier_tokens`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    plan: str
+    question: str
+    draw: int
+    at: str
+    error: str | None = None
+    """Why there is no answer; then nothing below is known."""
+    right: bool = False
+    answer: str | None = None
+    """What the text finally answers."""
+    text: str = ""
+    finish_reason: str | None = None
+    stopped_by: str = ""
+    budget: int | None = None
+    prompt_tokens: int = 0
+    thinking_tokens: int = 0
+    visible_tokens: int = 0
+    verifier_tokens: int = 0
+    discarded_tokens: int = 0
+    cost_usd: float | None = None
+    samples: int = 1
+    agreement: float | None = None
+    first_seconds: float = 0.0
+    seconds: float = 0.0
+    tries: int = 1
+    request_id: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.plan, self.question, self.draw
+
+    @property
+    def tokens(self) -> int:
+        return self.thinking_tokens + self.visible_tokens
+
+
+def answered(journal: Journal) -> dict[tuple[str, str, int], Answered]:
+    """What a journal holds of each task. A task that failed and was asked again is what came of it last."""
+    found = (Answered.model_validate(line) for line in journal.lines)
+    return {one.key: one for one in found}
+
+
+async def compare(
+    client: AsyncClient,
+    comparison: Comparison,
+    journal: Journal,
+    *,
+    at_once: int,
+    patience: float,
+    on_answer: Callable[[Answered], None],
+    on_wait: OnWait,
+) -> dict[tuple[str, str, int], Answered]:
+    """Asks what the journal does not hold, and what failed before, `at_once` at a time; what came of all tasks.
+
+    `on_answer` is called when an answer is on the disk. Raises `Stopped` where the run cannot go on, `EngineError`
+    where a question wants a sandbox and there is none.
+    """
+    await judging.ready(comparison.questions.all)
+    known = answered(journal)
+    missing = (t for t in comparison.tasks if t.key not in known or known[t.key].error is not None)
+
+    async def work() -> None:
+        # One generator for all: each takes the next that nobody has.
+        for task in missing:
+            messages, fields = comparison.request(task)
+            try:
+                asked = await ask(client, messages, fields, patience=patience, on_wait=on_wait)
+            except AskError as error:
+                if isinstance(error, Refused) and (error.param or "").split(".")[0] in OF_A_PLAN:
+                    raise Stopped(f"{task.plan.name}: {error.message} ({error.param})") from error
+                line = Answered(**_head(task), error=_told(error))
+            else:
+                line = await _judged(task, asked)
+            await journal.add(line.model_dump(exclude_none=True, exclude_defaults=line.error is not None))
+            known[line.key] = line
+            on_answer(line)
+
+    await side_by_side(work, at_once)
+    return known
+
+
+async def side_by_side(work: Callable[[], Any], at_once: int) -> None:
+    """So many of the same at once. Raises the error of the first that fails, as it is."""
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(at_once):
+                workers.create_task(work())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+async def _judged(task: Task, asked: Asked) -> Answered:
+    reply = asked.reply
+    verdict = await judging.judge(task.question, reply.text)
+    return Answered(
+        **_head(task),
+        right=verdict.right,
+        answer=verdict.answer,
+        text=reply.text,
+        finish_reason=reply.choices[0].finish_reason,
+        stopped_by=reply.thinking.stopped_by,
+        budget=reply.thinking.budget,
+        prompt_tokens=reply.usage.prompt_tokens,
+        thinking_tokens=reply.usage.reasoning_tokens,
+        visible_tokens=reply.usage.visible_tokens,
+        verifier_tokens=reply.thinking.verifier_tokens,
+        discarded_tokens=reply.thinking.discarded_tokens,
+        cost_usd=reply.thinking.cost_usd,
+        samples=reply.thinking.samples,
+        agreement=reply.thinking.agreement,
+        first_seconds=round(asked.first, 6),
+        seconds=round(asked.seconds, 6),
+        tries=asked.tries,
+        request_id=reply.request_id,
+    )
+
+
+def _head(task: Task) -> dict[str, Any]:
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"plan": task.plan.name, "question": task.question.id, "draw": task.draw, "at": at}
+
+
+def _told(error: AskError) -> str:
+    if isinstance(error, Refused):
+        where = f" ({error.param})" if error.param else ""
+        return f"{error.status}: {error.message}{where}"
+    return str(error)
+
+
+def seed_of(seed: int, question: str, draw: int) -> int:
+    """A seed for a question and a draw: another for each, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(json.dumps([seed, question, draw]).encode()).digest()[:4])
+
+
+def with_instruction(messages: Sequence[Mapping[str, Any]], instruction: str | None) -> list[Mapping[str, Any]]:
+    """The conversation with a paragraph behind its last turn."""
+    if instruction is None:
+        return list(messages)
+    *before, last = messages
+    content: Any = last["content"]
+    if isinstance(content, str):
+        return [*before, {**last, "content": f"{content}\n\n{instruction}"}]
+    return [*before, {**last, "content": [*content, {"type": "text", "text": instruction}]}]
