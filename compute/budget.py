@@ -227,6 +227,8 @@ class Spending:
         self.chosen: int | None = None
         self.texts: dict[int, tuple[Hidden[str], Hidden[str]]] = {}
         """Thought and answer of each call, only where `Plan.keep_text` says so."""
+        self.likelihoods: dict[int, Hidden[tuple[float, ...]]] = {}
+        """`Candidate.likelihood` of each call, only where texts are kept and it was recorded."""
         self.idle_seconds = 0.0
         """Wall time with no call outstanding: what the orchestration itself costs. The loop's clock may count in
         milliseconds, which is too coarse for it."""

@@ -260,6 +260,8 @@ class Chains:
                 )
         if self._keep_text:
             self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
+            if sampling.likelihood:
+                self.spending.likelihoods[reservation.number] = candidate.likelihood
         if candidate.ending == "length" and self._said(reservation) >= budget.answer:
             candidate = replace(candidate, ending="full")
         return candidate

@@ -114,6 +114,8 @@ class Told:
     texts: unseal.Texts
     ids: unseal.Ids
     """What each call has made, where texts are kept and receipts made; the judgements are, too."""
+    likely: unseal.Likely
+    """How likely the model found the chain up to the end of each call, where texts are kept and that was recorded."""
     judgements: Sequence[tuple[Sequence[int], int, int]]
     """Of each question to a reward model the numbers of its chains, and the tokens read, of which cached."""
 
@@ -121,7 +123,7 @@ class Told:
     def bytes(self) -> int:
         """Memory it takes."""
         asked = sum(EACH + 8 * len(chains) for chains, _, _ in self.judgements)
-        return OVERHEAD + self.calls.bytes + unseal.size(self.texts, self.ids) + asked
+        return OVERHEAD + self.calls.bytes + unseal.size(self.texts, self.ids, self.likely) + asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class Trace:
 
     def silent(self) -> Trace:
         """The same without texts."""
-        choices = tuple(replace(one, texts={}, ids={}, judgements=()) for one in self.choices)
+        choices = tuple(replace(one, texts={}, ids={}, likely={}, judgements=()) for one in self.choices)
         return replace(self, choices=choices, salt=None)
 
 
@@ -171,7 +173,8 @@ def told(spending: Spending, outcome: Outcome | None) -> Told:
     made = {one.number: one.made.ids for one in spending.reservations if one.made is not None}
     ids = {number: kept for number, kept in made.items() if kept is not None}
     judgements = [(one.chains, one.tokens, one.cached) for one in spending.reward_reads] if ids else ()
-    return Told(tokens, spending.idle_seconds, facts, Calls(spending), dict(spending.texts), ids, judgements)
+    likely = {number: unseal.windows(one) for number, one in spending.likelihoods.items()}
+    return Told(tokens, spending.idle_seconds, facts, Calls(spending), dict(spending.texts), ids, likely, judgements)
 
 
 def _facts(outcome: Outcome) -> dict[str, str | float]:
@@ -250,6 +253,8 @@ def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
             shown = reveals and number in choice.texts
             if shown:
                 call["text"] = unseal.shown(choice.texts[number])
+            if reveals and number in choice.likely:
+                call["likelihood"] = {"window": unseal.WINDOW, "means": unseal.means(choice.likely[number])}
             if reveals and number in choice.ids:
                 shown = True
                 call["ids"] = unseal.ids(choice.ids[number])
@@ -288,6 +293,13 @@ class CallTexts(BaseModel):
     answer: str
 
 
+class ChainLikelihood(BaseModel):
+    """How likely the model found its tokens, of the chain up to the end of a call."""
+
+    window: int = Field(description="Tokens of each window")
+    means: list[float] = Field(description="Natural-log probabilities; the last window may be shorter")
+
+
 class TracedCall(BaseModel):
     """A call to the model."""
 
@@ -305,6 +317,9 @@ class TracedCall(BaseModel):
     chosen: bool = Field(description="It belongs to the chain that was answered with")
     text: CallTexts | None = Field(
         default=None, description="With retain_text, for keys with the scope reveal; else left out"
+    )
+    likelihood: ChainLikelihood | None = Field(
+        default=None, description="Where text is, and the verifier is one that wants it, such as confidence"
     )
     ids: list[int] | None = Field(default=None, description="The tokens it made, where text is; for receipts")
 

@@ -14,6 +14,10 @@ Texts = Mapping[int, tuple[Hidden[str], Hidden[str]]]
 """Thought and answer of calls, by their number."""
 Ids = Mapping[int, "Hidden[array[int]]"]
 """Token ids that calls have made, by their number."""
+Likely = Mapping[int, "Hidden[array[float]]"]
+"""Mean log-probabilities of the windows of chains, by the numbers of their last calls."""
+WINDOW = 64
+"""Tokens of such a window."""
 PAIR = 300
 """Bytes of memory of the objects around two texts."""
 
@@ -34,15 +38,27 @@ def ids(made: Hidden[array[int]]) -> list[int]:
     return made.unseal().tolist()
 
 
+def windows(likelihood: Hidden[tuple[float, ...]]) -> Hidden[array[float]]:
+    """The mean log-probability of each `WINDOW` tokens of a chain, in turn; of the last ones fewer."""
+    values = likelihood.unseal()
+    parts = (values[begin : begin + WINDOW] for begin in range(0, len(values), WINDOW))
+    return Hidden(array("d", (sum(part) / len(part) for part in parts)))
+
+
+def means(likely: Hidden[array[float]]) -> list[float]:
+    """Those of a call, for a trace; kept and shown as texts are."""
+    return [round(mean, 5) for mean in likely.unseal()]
+
+
 def salt(hidden: Hidden[bytes]) -> str:
     """The salt of a receipt, in hexadecimal digits; shown as texts are."""
     return hidden.unseal().hex()
 
 
-def size(texts: Texts, ids: Ids) -> int:
+def size(texts: Texts, ids: Ids, likely: Likely) -> int:
     """Bytes of memory they take."""
     words = sum(PAIR + sum(sys.getsizeof(text.unseal()) for text in pair) for pair in texts.values())
-    return words + sum(PAIR + sys.getsizeof(made.unseal()) for made in ids.values())
+    return words + sum(PAIR + sys.getsizeof(made.unseal()) for told in (ids, likely) for made in told.values())
 
 
 def bytes_of(thought: Hidden[str]) -> int:

@@ -209,3 +209,30 @@ def test_a_large_trace_is_told_in_pieces_between_which_others_have_their_turn() 
     assert calls[2500]["score"] == 0.5
     assert calls[2500]["tokens"] == {"hidden": 1, "visible": 0, "prompt": 0, "cached": 0, "wasted": 0}
     assert calls[2500]["ending"] is None
+
+
+def test_the_likelihood_of_a_chain_stands_beside_its_text() -> None:
+    chain = Chain("x" * 100, "The answer is 19.", likelihood=-0.25)
+    silent, keeping = (locked(ScriptedEngine(always(chain)), retain_text=kept) for kept in (False, True))
+    wishes = {"strategy": "direct", "verifier": "confidence", "thinking_budget": 1000}
+    for app, key, shown in ((silent, "boss", False), (keeping, "mine", False), (keeping, "boss", True)):
+        _, told = trace(app, asked(app, **wishes), key)
+        (call,) = told["choices"][0]["calls"]
+        assert ("likelihood" in call) == shown
+        if shown:
+            windows = -(-(call["tokens"]["hidden"] + call["tokens"]["visible"]) // 64)
+            assert call["likelihood"]["window"] == 64
+            assert call["likelihood"]["means"] == pytest.approx([-0.25] * windows, abs=0.02)
+    _, told = trace(keeping, asked(keeping, strategy="direct", thinking_budget=1000), "boss")
+    assert "likelihood" not in told["choices"][0]["calls"][0]
+
+
+def test_likelihoods_count_as_memory_of_a_trace() -> None:
+    spending = Spending(Budget(10, 10))
+    before = _sized(spending)
+    spending.likelihoods[0] = Hidden((-0.5,) * 64_000)
+    assert _sized(spending) - before >= 8000
+
+
+def _sized(spending: Spending) -> int:
+    return told(spending, None).bytes
