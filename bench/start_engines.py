@@ -38,4 +38,7 @@ async def pair(
         gc.collect()
         gc.freeze()
         engine = cast("SupervisedEngine", served.engine)
-        yield cast("VllmEngine", engine.engine), Resources(engine, served.lengths, served.reward_model)
+        yield (
+            cast("VllmEngine", engine.engine),
+            Resources(engine, served.lengths, served.reward_model, worth=served.worth),
+        )

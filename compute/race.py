@@ -66,14 +66,14 @@ class Race:
             self._prompts = [one for one in different if one not in known]
             self.alike = len(different) < n
             self._n = len(self._prompts)
-        self._arrived: asyncio.Queue[tuple[int, Candidate | Lost] | None] = asyncio.Queue()
+        self._arrived: asyncio.Queue[tuple[int, Candidate | Lost | None] | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._seats: list[_Seat] = []
         self._given = 0
         self.begun: list[int] = []
         """Numbers of the chains in the order they were begun, those still being written included."""
         self.lost: set[int] = set()
-        """Of these, the numbers of those whose turn has come and whose end was not seen."""
+        """Of these, the numbers of those whose turn has come and whose end was not seen, and of those dropped."""
         self._whole: list[int] = []
         """Tokens of the chains that came to their own end, as far as their turn has come."""
         self._times: dict[int, tuple[float, float | None]] = {}
@@ -120,6 +120,20 @@ class Race:
         clock, mean = asyncio.get_running_loop().time(), max(sum(took) / len(took), 1e-9)
         return [(clock - begun) / mean for begun, end in self._times.values() if end is None]
 
+    def drop(self, number: int) -> None:
+        """Stops a chain that is being written at the engine; no candidate comes of it, and another may begin in its
+        place. With a seed nothing is dropped, nor one that has just ended."""
+        if self._chains.ordered or number not in self.begun:
+            return
+        task = self._tasks[self.begun.index(number)]
+
+        def stopped(task: asyncio.Task[None]) -> None:
+            if task.cancelled():
+                self._arrived.put_nowait((number, None))
+
+        if task.cancel():
+            task.add_done_callback(stopped)
+
     async def settled(self) -> AsyncGenerator[Candidate | None]:
         """The candidates as they finish, or with a seed in order; None where it is time to look at those that are being
         written. Chains that were lost are left out; raises `Lost` where there is no other."""
@@ -144,9 +158,9 @@ class Race:
                     continue
                 number, settled = arrived
             self._given += 1
-            if isinstance(settled, Lost):
+            if not isinstance(settled, Candidate):
                 self.lost.add(number)
-                lost = settled
+                lost = settled or lost
                 continue
             given = True
             if settled.complete and not settled.forced:

@@ -24,6 +24,7 @@ from ponder.compute.engine import Reward, RewardModel, unheld
 from ponder.compute.errors import EngineError, Exhausted, Unaffordable, first
 from ponder.compute.growth import grow
 from ponder.compute.identity import CallIdentity
+from ponder.compute.likelihood import Worth, window_of
 from ponder.compute.outcome import Notes
 from ponder.compute.policy import Policy
 from ponder.compute.probes import PURPOSE, probed
@@ -112,7 +113,7 @@ class Arriving:
         self.begun: Sequence[int] = race.begun
         """Numbers (`Candidate.number`) of the chains in the order they were begun, unfinished ones included."""
         self.lost: Set[int] = race.lost
-        """Of these, the numbers of the chains that were lost: no candidate is to come of them."""
+        """Of these, the numbers of the chains that were lost or dropped: no candidate is to come of them."""
 
     def __aiter__(self) -> AsyncGenerator[Candidate]:
         return cast("AsyncGenerator[Candidate]", self._stream)
@@ -130,6 +131,11 @@ class Arriving:
         how many tokens they have, their likelihood. None of them waits. With a seed it is empty: how far they are
         depends on what else the model does."""
         return self._race.running
+
+    def drop(self, candidate: Candidate) -> None:
+        """Stops one of the running chains at the engine: nothing is to come of it, what it has not used is free again,
+        and another may begin in its place."""
+        self._race.drop(candidate.number)
 
 
 class Run:
@@ -201,6 +207,17 @@ class Run:
     def policy(self) -> Policy:
         """The numbers that `auto` goes by for this model."""
         return self._resources.policy
+
+    @property
+    def window(self) -> int:
+        """Tokens of a window in which the likelihood of chains is looked at: an eighth of a typical chain."""
+        return window_of(self._chains.estimates.current.p50)
+
+    @property
+    def worth(self) -> Worth:
+        """How well likelihood tells answers apart. With a seed a fresh one: what other requests were like must not
+        show."""
+        return self._resources.worth if self.seed is None else self._resources.worth.fresh()
 
     @property
     def exact(self) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
+from ponder.compute.likelihood import Certainty, lowest_mean
+
 T = TypeVar("T")
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -232,6 +234,12 @@ class Candidate:
     """The stop string that was met, as far as its engine tells."""
     likelihood: Hidden[tuple[float, ...]] = field(default_factory=lambda: Hidden(()))
     """Natural-log probability of each of `ids` (0.0 for forced ones); empty unless `Sampling.likelihood` was set."""
+
+    def certainty(self, window: int) -> Certainty | None:
+        """How certain the model was of it, with windows of so many tokens; None where it has no token of its own or was
+        drawn without its likelihood."""
+        likelihood = self.likelihood.unseal()
+        return Certainty(sum(likelihood), lowest_mean(likelihood, window)) if likelihood else None
 
     @property
     def complete(self) -> bool:

@@ -215,7 +215,7 @@ async def make(
     timeout = min(t for t in (request.timeout, header_timeout, limit) if t is not None)
     sampling = _sampling(request, card, key, grammar)
     await served.engine.accept(sampling)
-    if getattr(verifier and verifier.call, "needs_likelihood", False):
+    if any(getattr(one and one.call, "needs_likelihood", False) for one in (verifier, strategy)):
         sampling = replace(sampling, likelihood=True)
     if request.stream and (request.seals_thought or permitted(key, request.show_thought)):
         sampling = replace(sampling, tells_thought=True)
@@ -239,7 +239,7 @@ async def make(
     writing, judging = _shares(served, key)
     return ResolvedRequest(
         plans=plans,
-        resources=Resources(served.engine, served.lengths, served.reward_model, writing, judging),
+        resources=Resources(served.engine, served.lengths, served.reward_model, writing, judging, served.worth),
         model=request.model,
         base=base,
         owner=key.name,

@@ -79,14 +79,13 @@ class Case:
         """The visible text as it was sent, piece by piece."""
         self.stop_signal = StopSignal()
         self.rewards = rewards or ScriptedRewards(lambda line: min(1.0, len(line) / 30))
-        verifier = setting.verifier()
+        verifier, strategy = setting.verifier(), setting.strategy()
+        likely = any(getattr(one, "needs_likelihood", False) for one in (verifier, strategy))
         self.plan = Plan(
             prompt=Prompt((Message("user", "What is three and four?"),)),
-            strategy=Selection(str(setting), setting.strategy()),
+            strategy=Selection(str(setting), strategy),
             budget=budget,
-            sampling=Sampling(
-                thinking=0, answer=0, seed=setting.seed, likelihood=bool(getattr(verifier, "needs_likelihood", False))
-            ),
+            sampling=Sampling(thinking=0, answer=0, seed=setting.seed, likelihood=likely),
             verifier=Selection(name_of(setting.verifier), verifier),
             fallback=Selection("even", Even()),
             timeout=timeout,

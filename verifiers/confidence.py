@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ponder.compute.errors import EngineError
+from ponder.compute.likelihood import lowest_mean
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 
@@ -53,7 +54,7 @@ class Confidence:
         # Tokens that were put in before the model made its first have no likelihood of their own.
         likelihood = (0.0,) * (len(ids) - len(likelihood)) + likelihood
         if self.by == "lowest_window":
-            return Score(_probability(_lowest_mean(likelihood, self.window)))
+            return Score(_probability(lowest_mean(likelihood, self.window)))
         lowest = [min(likelihood[begin:end]) for begin, end in _steps(ids, ends, self.window)]
         value = sum(lowest) if self.by == "product" else min(lowest)
         return Score(_probability(value), tuple(_probability(step) for step in lowest))
@@ -67,16 +68,6 @@ def _steps(ids: Sequence[int], ends: frozenset[int], window: int) -> Iterator[tu
         if end > begin:
             yield begin, end
             begin = end
-
-
-def _lowest_mean(values: Sequence[float], window: int) -> float:
-    """The least mean over any `window` values in a row, or over all where there are fewer."""
-    window = min(window, len(values))
-    running = lowest = sum(values[:window])
-    for i in range(window, len(values)):
-        running += values[i] - values[i - window]
-        lowest = min(lowest, running)
-    return lowest / window
 
 
 def _probability(logarithm: float) -> float:

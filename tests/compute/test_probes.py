@@ -134,6 +134,42 @@ def test_with_a_seed_nobody_looks() -> None:
     assert asked.outcome.samples == 2
 
 
+def test_a_running_chain_that_is_dropped_leaves_its_tokens_and_its_place_to_another() -> None:
+    class Dropping:
+        async def __call__(self, run: Run) -> Candidate:
+            finished: list[Candidate] = []
+            async with run.sampling(3, at_once=lambda: 2) as arriving:
+                async for one in arriving.watched(20):
+                    if one is not None:
+                        finished.append(one)
+                    elif not arriving.lost:
+                        free = run.free
+                        arriving.drop(arriving.running[0])
+                        await asyncio.sleep(0.5)
+                        assert run.free > free
+                assert arriving.lost == {0}
+                assert list(arriving.begun) == [0, 1, 2]
+            assert [one.number for one in finished] == [1, 2]
+            return (await run.vote(finished)).leader
+
+    asked = ask(Dropping())
+    assert asked.of("sample") == [(None, 20), (None, 101 + ANSWER), (None, 101 + ANSWER)]
+    assert asked.outcome.stopped_by == "finished"
+
+
+def test_where_all_chains_are_dropped_nothing_arrives() -> None:
+    class Dropping:
+        async def __call__(self, run: Run) -> Candidate:
+            async with run.sampling(2) as arriving:
+                async for one in arriving.watched(20):
+                    assert one is None
+                    for chain in arriving.running:
+                        arriving.drop(chain)
+            return await run.stream()
+
+    assert ask(Dropping()).outcome.answer.text == LONG.answer
+
+
 async def probe_all(run: Run, running: Sequence[Candidate]) -> None:
     found = await run.probe(running)
     assert all(one.text == LONG.answer and one.forced and one.complete for one in found)
