@@ -40,5 +40,5 @@ async def pair(
         engine = cast("SupervisedEngine", served.engine)
         yield (
             cast("VllmEngine", engine.engine),
-            Resources(engine, served.lengths, served.reward_model, worth=served.worth),
+            Resources(engine, served.lengths, served.reward_model, evidence=served.evidence),
         )

@@ -20,7 +20,7 @@ PRIOR = 8.0
 """Requests that what is thought beforehand counts for."""
 
 MEMORY = 512.0
-"""Requests after which what was learned fades, as the habits of a model may change."""
+"""Observations after which what was learned fades, as the habits of a model may change."""
 
 WINDOWS = 8
 """Windows in a typical chain."""
@@ -72,26 +72,17 @@ def power(auc: float) -> float:
 
 
 class Worth:
-    """How well the likelihood of a model's chains has told the answers that won from others, as an AUC in (0, 1).
+    """How well the likelihood of a model's chains has told the answers that won from others, as an AUC in (0, 1). Every
+    request counts once."""
 
-    Every request counts once. Before any was seen it is `prior`.
-    """
+    def __init__(self) -> None:
+        self._sum = self._seen = 0.0
 
-    def __init__(self, prior: float = 0.5) -> None:
-        self._prior = prior
-        self._sum, self._seen = PRIOR * prior, PRIOR
-
-    @property
-    def auc(self) -> float:
-        return self._sum / self._seen
-
-    def fresh(self) -> Worth:
-        """One that knows what this was made with, and nothing of what it has seen."""
-        return Worth(self._prior)
+    def auc(self, prior: float) -> float:
+        """`prior`: what is thought of it before any was seen."""
+        return (PRIOR * prior + self._sum) / (PRIOR + self._seen)
 
     def saw(self, auc: float) -> None:
         """So it was in one request."""
-        if self._seen >= MEMORY:
-            self._sum, self._seen = self._sum * (1 - 1 / MEMORY), self._seen * (1 - 1 / MEMORY)
-        self._sum += auc
-        self._seen += 1
+        fades = 1 - 1 / MEMORY if self._seen >= MEMORY else 1.0
+        self._sum, self._seen = self._sum * fades + auc, self._seen * fades + 1

@@ -35,6 +35,9 @@ class Policy:
     slope: float = 0.27
     """So much less of it is enough by the time that all chains have ended: the later in the vote, the less is left to
     win by going on."""
+    likelihood: float = 0.5
+    """How well the likelihood of chains is thought to tell answers apart before any vote was seen, as the probability
+    that a chain of the winning answer outranks another: 0.5 is not at all, and leaves the votes even."""
     judged_lead: float = 0.95
     judged_slope: float = 0.20
     """Both where a verifier chooses among the answers: it finds the right one where votes do not, so that more chains

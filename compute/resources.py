@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ponder.compute.engine import Engine, RewardModel
+from ponder.compute.evidence import Evidence
 from ponder.compute.lengths import Lengths
-from ponder.compute.likelihood import Worth
 from ponder.compute.policy import BUILT_IN, Policy
 from ponder.compute.slots import Share
 
@@ -22,7 +22,7 @@ class Resources:
     """The request's share of the model's slots; None where nobody counts them."""
     judging: Share | None = None
     """The same of the reward model's."""
-    worth: Worth = field(default_factory=Worth)
-    """How well the likelihood of the model's chains tells answers apart; kept by whoever serves the model."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """What was learned about evidence beside votes."""
     policy: Policy = BUILT_IN
     """The numbers that `auto` goes by for this model."""

@@ -22,9 +22,10 @@ from ponder.compute.chains import Chains
 from ponder.compute.clock import now
 from ponder.compute.engine import Reward, RewardModel, unheld
 from ponder.compute.errors import EngineError, Exhausted, Unaffordable, first
+from ponder.compute.evidence import Foresight
 from ponder.compute.growth import grow
 from ponder.compute.identity import CallIdentity
-from ponder.compute.likelihood import Worth, window_of
+from ponder.compute.likelihood import window_of
 from ponder.compute.outcome import Notes
 from ponder.compute.policy import Policy
 from ponder.compute.probes import PURPOSE, probed
@@ -214,10 +215,36 @@ class Run:
         return window_of(self._chains.estimates.current.p50)
 
     @property
-    def worth(self) -> Worth:
-        """How well likelihood tells answers apart. With a seed a fresh one: what other requests were like must not
-        show."""
-        return self._resources.worth if self.seed is None else self._resources.worth.fresh()
+    def auc(self) -> float:
+        """How well the least likely window of chains tells answers apart: the probability that a chain of the answer
+        that wins has a likelier one than another chain, as learned of this model's votes. With a seed what the policy
+        says: what other requests were like must not show."""
+        prior = self.policy.likelihood
+        return prior if self.seed is not None else self._resources.evidence.worth.auc(prior)
+
+    def told_apart(self, auc: float) -> None:
+        """So it was in this request, for those to come."""
+        self._resources.evidence.worth.saw(auc)
+
+    @property
+    def foresight(self) -> Foresight:
+        """How often what a half-written chain of this model would answer holds."""
+        return self._resources.evidence.foresight
+
+    def stage(self, chain: Candidate) -> int:
+        """How far a half-written chain is, for `foresight`."""
+        return Foresight.stage(chain.tokens, self._chains.estimates.current.p50)
+
+    def prevails(self, chain: Candidate) -> bool:
+        """The chain is likelier than all others together, so that its answer would have the majority of a vote of any
+        size; of a half-written one: it may be so. Only where its likelihood is known, and where it is drawn as the
+        model would have it: at a temperature of at most 1, without penalties or biases."""
+        wishes = self._chains.wishes
+        theirs = wishes.temperature <= 1 and not wishes.logit_bias
+        if not theirs or wishes.presence_penalty or wishes.frequency_penalty or chain.forced or chain.circled:
+            return False
+        certainty = chain.certainty(self.window)
+        return certainty is not None and certainty.prevails
 
     @property
     def exact(self) -> bool:

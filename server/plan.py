@@ -239,7 +239,7 @@ async def make(
     writing, judging = _shares(served, key)
     return ResolvedRequest(
         plans=plans,
-        resources=Resources(served.engine, served.lengths, served.reward_model, writing, judging, served.worth),
+        resources=Resources(served.engine, served.lengths, served.reward_model, writing, judging, served.evidence),
         model=request.model,
         base=base,
         owner=key.name,

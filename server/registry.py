@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ponder.compute.engine import Engine, HasSlots, RewardModel
 from ponder.compute.errors import NotFound, RequestError
+from ponder.compute.evidence import Evidence
 from ponder.compute.lengths import Lengths
-from ponder.compute.likelihood import Worth
 from ponder.compute.run import Selection
 from ponder.compute.slots import Slots
 from ponder.metering.metrics import Role
@@ -32,8 +32,8 @@ class ServedModel:
     lengths: Lengths
     settings: ModelSettings
     reward_model: RewardModel | None = None
-    worth: Worth = field(default_factory=Worth)
-    """How well the likelihood of its chains tells answers apart, as learned from its votes."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """What was learned about evidence beside votes."""
     slots: Mapping[Role, Slots] = field(init=False)
     """Those of the model and of its reward model, where they say how many calls they work on at a time."""
 

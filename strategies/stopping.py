@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ponder.compute.policy import Pace, Policy
@@ -13,9 +14,9 @@ from ponder.strategies.voting import lead_probability
 class Standing:
     """How a vote stands: what has been seen of it, and what may come."""
 
-    first: int
-    """Votes for the leader."""
-    second: int
+    first: float
+    """Votes for the leader. They count by their weight, with a mean of 1."""
+    second: float
     """Votes for the runner-up."""
     ended: int
     """Chains that have ended, those without an answer and those that were lost included."""
@@ -23,11 +24,16 @@ class Standing:
     """Chains that there may be in all."""
     against: float = 0.0
     """Votes that chains which are slow to end are counted for against the leader."""
+    chains: float = 0.0
+    """Chains that have voted for the leader."""
 
     @staticmethod
     def of(vote: Vote, ended: int, most: int, against: float = 0.0) -> Standing:
-        first, second = (*vote.counts, 0, 0)[:2]
-        return Standing(first, second, ended, most, against)
+        if not vote.counts:
+            return Standing(0, 0, ended, most, against)
+        mean = sum(vote.weights) / sum(vote.counts)
+        first, second = (*(weight / mean for weight in vote.weights), 0.0)[:2]
+        return Standing(first, second, ended, most, against, vote.counts[0])
 
     @property
     def outstanding(self) -> int:
@@ -44,13 +50,23 @@ class Standing:
         """The probability that the leader would win a fair toss against the runner-up, in [0, 1]; between whole votes,
         on the straight line."""
         second = self.second + self.against
-        below = int(second)
-        low, high = (lead_probability(self.first, votes) for votes in (below, below + 1))
-        return low + (high - low) * (second - below)
+        return _between(lambda a: _between(lambda b: lead_probability(a, b), second), self.first)
 
     def with_votes(self, more: int) -> Standing:
         """The same, had so many more chains ended, all with the leader's answer."""
-        return replace(self, first=self.first + more, ended=self.ended + more, against=0.0)
+        votes = {"first": self.first + more, "chains": self.chains + more}
+        return replace(self, **votes, ended=self.ended + more, against=0.0)
+
+    def foretold(self, first: float, second: float) -> Standing:
+        """The same, where half-written chains are likely to give the leader and the runner-up so many votes more."""
+        return replace(self, first=self.first + first, second=self.second + second, chains=self.chains + first)
+
+
+def _between(f: Callable[[int], float], x: float) -> float:
+    """A function of whole numbers at a place between them, on the straight line."""
+    below = int(x)
+    low = f(below)
+    return low if x == below else low + (f(below + 1) - low) * (x - below)
 
 
 def stops(standing: Standing, policy: Policy) -> bool:
@@ -58,7 +74,7 @@ def stops(standing: Standing, policy: Policy) -> bool:
     if not standing.first or standing.safe:
         return standing.first > 0
     enough = policy.lead - policy.slope * standing.ended / standing.most
-    return standing.first >= policy.start and standing.lead >= enough
+    return standing.chains >= policy.start and standing.lead >= enough
 
 
 def abreast(standing: Standing, policy: Policy, pace: Pace) -> int:
