@@ -26,7 +26,7 @@ from ponder.compute.cost import CostLimit, payable
 from ponder.compute.errors import Exhausted, Unaffordable
 from ponder.compute.identity import CallIdentity
 from ponder.compute.quota import Drawing
-from ponder.compute.text import Ending, Hidden
+from ponder.compute.text import Ending, Hidden, Written
 from ponder.compute.token_chain import TokenHash
 from ponder.compute.usage import Usage
 
@@ -225,8 +225,8 @@ class Spending:
         self.program_seconds = 0.0
         """Processor time of the programs that a verifier ran."""
         self.chosen: int | None = None
-        self.texts: dict[int, tuple[Hidden[str], Hidden[str]]] = {}
-        """Thought and answer of each call, only where `Plan.keep_text` says so."""
+        self.texts: dict[int, Written] = {}
+        """What each call has written, only where `Plan.keep_text` says so."""
         self.likelihoods: dict[int, Hidden[tuple[float, ...]]] = {}
         """`Candidate.likelihood` of each call, only where texts are kept and it was recorded."""
         self.idle_seconds = 0.0

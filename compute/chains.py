@@ -23,7 +23,7 @@ from ponder.compute.resources import Resources
 from ponder.compute.seeds import Seeds
 from ponder.compute.slots import READING
 from ponder.compute.stream import OnDelta, Stream
-from ponder.compute.text import Candidate, Hidden, Prompt
+from ponder.compute.text import Candidate, Hidden, Prompt, Written
 from ponder.compute.transcript import Transcript
 
 CLOSING = 16
@@ -259,7 +259,8 @@ class Chains:
                     once=once,
                 )
         if self._keep_text:
-            self.spending.texts[reservation.number] = candidate.thought, Hidden(candidate.text)
+            written = Written(prompt, candidate.thought, Hidden(candidate.text), candidate.forced)
+            self.spending.texts[reservation.number] = written
             if sampling.likelihood:
                 self.spending.likelihoods[reservation.number] = candidate.likelihood
         if candidate.ending == "length" and self._said(reservation) >= budget.answer:

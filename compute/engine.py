@@ -138,6 +138,8 @@ class ModelCard:
     """Images of a prompt at most, where it reads them; None: no bound of its own."""
     tools: str = "hermes"
     """How it writes calls of tools, a name of `ponder.engines.tools`; empty where that is not known."""
+    markers: tuple[str, str] = ("<think>\n", "\n</think>\n\n")
+    """What stands before and behind a thought where it is written out with its answer; empty where nothing does."""
 
 
 @dataclass(frozen=True, slots=True)

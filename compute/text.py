@@ -267,6 +267,17 @@ class Candidate:
         return self.hidden + self.visible
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """What a call has written, its chain from the beginning on, kept where the operator wants texts."""
+
+    prompt: Prompt
+    thought: Hidden[str]
+    answer: Hidden[str]
+    forced: bool
+    """As of a `Candidate`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """How good a verifier finds a candidate, in [0, 1]. `steps` are its scores step by step, where it has them."""

@@ -94,6 +94,7 @@ class Model:
             modalities=frozenset({"text", "image"} if self.prompts.reads_images else {"text"}),
             images=self.prompts.reads_images,
             tools=tools,
+            markers=(profile.opening, self.closing_text) if profile.thinks else ("", ""),
         )
 
     def named(self, name: str) -> Model:

@@ -67,7 +67,9 @@ from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.status import Health, Model, Models, Status, release
-from ponder.server.traces import TOLD, Traces
+from ponder.server.trace_list import TraceList
+from ponder.server.trace_shapes import TOLD
+from ponder.server.traces import Traces
 from ponder.server.tracing import Traced, Tracing
 from ponder.server.usage import UsagePage, UsageReports
 
@@ -194,6 +196,7 @@ PAGES = (
     "/v1beta/models",
     "/v1beta/models/{id}",
     "/v1/strategies",
+    "/v1/traces",
     "/v1/traces/{id}",
     "/v1/usage",
     "/v1/usage/{id}",
@@ -340,6 +343,7 @@ def create_app(
     page("/v1beta/models/{id:path}", "infer", google.gemini_model, responses=GOOGLE.refusals)
     page("/v1/models/{id:path}", "infer", status.delete_model, method="DELETE")
     page("/v1/strategies", "infer", status.strategies)
+    page("/v1/traces", "trace", TraceList(traces).traces)
     page("/v1/traces/{id}", "trace", traces.one, operation_id="trace", responses=DEFAULT.refusals | TOLD)
     page("/v1/usage", "usage", usage.usage, response_model=UsagePage)
     page("/v1/usage/{id}", "usage", usage.usage_of_request)

@@ -1,7 +1,8 @@
 """What became of a request, call by call: `GET /v1/traces/{id}`, numbers only, for a key with the scope `trace`.
 
-Traces are kept in memory, the latest few of each server and no more than so many bytes: numbers, packed. Text only
-where the operator has switched that on (`retain_text`); it is shown to a key with the scope `reveal`.
+Traces are kept in memory, the latest few of each server and no more than so many bytes: numbers, packed. Text (of
+prompts, thoughts and answers) only where the operator has switched that on (`retain_text`); it is shown to a key with
+the scope `reveal`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from array import array
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 from ponder.compute.budget import Reservation, Spending
 from ponder.compute.errors import NotFound
 from ponder.compute.outcome import Outcome
-from ponder.compute.text import Hidden
+from ponder.compute.text import Hidden, Prompt
 from ponder.server import unseal
 from ponder.server.auth.access import Caller
 from ponder.server.plan import ResolvedRequest
+from ponder.server.trace_shapes import asked
 
 OVERHEAD = 2048
 """Bytes of a trace beside its calls."""
@@ -34,6 +35,7 @@ EACH = 256
 ROWS = 256
 """Calls that are written in one piece: other requests have their turn between two."""
 NONE = math.nan
+GONE = "there is no such trace; the latest ones are kept"
 
 
 class Calls:
@@ -118,12 +120,15 @@ class Told:
     """How likely the model found the chain up to the end of each call, where texts are kept and that was recorded."""
     judgements: Sequence[tuple[Sequence[int], int, int]]
     """Of each question to a reward model the numbers of its chains, and the tokens read, of which cached."""
+    prompt: Hidden[str] | None = None
+    """What was asked, as JSON, where texts are kept."""
 
     @property
     def bytes(self) -> int:
         """Memory it takes."""
         asked = sum(EACH + 8 * len(chains) for chains, _, _ in self.judgements)
-        return OVERHEAD + self.calls.bytes + unseal.size(self.texts, self.ids, self.likely) + asked
+        hidden = unseal.size(self.texts, self.ids, self.likely, self.prompt)
+        return OVERHEAD + self.calls.bytes + hidden + asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +144,23 @@ class Trace:
     choices: tuple[Told, ...]
     salt: Hidden[bytes] | None = None
     """Of its receipt, where ids are kept."""
+    markers: tuple[str, str] = ("", "")
+    """What its model writes before and behind a thought."""
 
     @property
     def bytes(self) -> int:
         """Memory it takes."""
         return OVERHEAD + sum(one.bytes for one in self.choices)
 
+    @property
+    def has_text(self) -> bool:
+        """Texts were kept with it."""
+        return any(one.texts for one in self.choices)
+
     def silent(self) -> Trace:
         """The same without texts."""
-        choices = tuple(replace(one, texts={}, ids={}, likely={}, judgements=()) for one in self.choices)
+        gone: dict[str, Any] = {"texts": {}, "ids": {}, "likely": {}, "judgements": (), "prompt": None}
+        choices = tuple(replace(one, **gone) for one in self.choices)
         return replace(self, choices=choices, salt=None)
 
 
@@ -160,13 +173,17 @@ def trace(
     salt: bytes | None = None,
 ) -> Trace:
     """What of a request is worth keeping. `spendings` is empty where it never began; `salt` is that of its receipt."""
-    choices = tuple(told(spending, outcome) for spending, outcome in zip(spendings, outcomes, strict=False))
+    made = zip(spendings, outcomes, resolved.plans, strict=False)
+    choices = tuple(told(spending, outcome, plan.prompt) for spending, outcome, plan in made)
     kept = Hidden(salt) if salt is not None and any(one.ids for one in choices) else None
-    return Trace(resolved.key_id, resolved.base, resolved.strategy, resolved.budget, ended, seconds, choices, kept)
+    markers = resolved.resources.engine.card.markers
+    return Trace(
+        resolved.key_id, resolved.base, resolved.strategy, resolved.budget, ended, seconds, choices, kept, markers
+    )
 
 
-def told(spending: Spending, outcome: Outcome | None) -> Told:
-    """What of a choice is worth keeping. `outcome` is None where it came to none."""
+def told(spending: Spending, outcome: Outcome | None, prompt: Prompt | None = None) -> Told:
+    """What of a choice is worth keeping. `outcome` is None where it came to none; `prompt` is that of its plan."""
     spent = spending.spent
     tokens = {"hidden": spent.hidden, "visible": spent.visible, "verifier": spent.verifier}
     facts = {} if outcome is None else _facts(outcome)
@@ -174,7 +191,13 @@ def told(spending: Spending, outcome: Outcome | None) -> Told:
     ids = {number: kept for number, kept in made.items() if kept is not None}
     judgements = [(one.chains, one.tokens, one.cached) for one in spending.reward_reads] if ids else ()
     likely = {number: unseal.windows(one) for number, one in spending.likelihoods.items()}
-    return Told(tokens, spending.idle_seconds, facts, Calls(spending), dict(spending.texts), ids, likely, judgements)
+    texts = {
+        number: unseal.Text(one.thought, one.answer, one.forced, one.prompt is prompt)
+        for number, one in spending.texts.items()
+    }
+    question = Hidden(asked(prompt)) if texts and prompt is not None else None
+    calls = Calls(spending)
+    return Told(tokens, spending.idle_seconds, facts, calls, texts, ids, likely, judgements, question)
 
 
 def _facts(outcome: Outcome) -> dict[str, str | float]:
@@ -207,12 +230,16 @@ class Traces:
             _, (_, size) = self._kept.popitem(last=False)
             self._bytes -= size
 
+    def latest(self) -> list[tuple[str, Trace]]:
+        """Those that are kept, the newest first, with their ids."""
+        return [(id, trace) for id, (trace, _) in reversed(self._kept.items())]
+
     async def one(self, id: str, key: Caller) -> Response:
         """Tells what became of a request, by its `x-request-id`. A key sees its own requests, with the scope `admin`
         all."""
         trace, _ = self._kept.get(id, (None, 0))
         if trace is None or not (key.may("admin") or trace.key_id == key.id):
-            raise NotFound("there is no such trace; the latest ones are kept", param="id", code="trace_not_found")
+            raise NotFound(GONE, param="id", code="trace_not_found")
         return StreamingResponse(_in_turns(_pieces(id, trace, key.may("reveal"))), media_type="application/json")
 
 
@@ -225,7 +252,7 @@ async def _in_turns(pieces: Iterator[str]) -> AsyncGenerator[str]:
 
 def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
     """The JSON text of a trace, piece by piece."""
-    head = {
+    head: dict[str, Any] = {
         "id": asked,
         "object": "trace",
         "model": trace.model,
@@ -236,6 +263,8 @@ def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
     }
     if reveals and trace.salt is not None:
         head["salt"] = unseal.salt(trace.salt)
+    if reveals and trace.has_text:
+        head["markers"] = dict(zip(("before", "behind"), trace.markers, strict=True))
     piece = json.dumps(head)[:-1] + ', "choices": ['
     for index, choice in enumerate(trace.choices):
         facts: dict[str, Any] = {
@@ -247,7 +276,10 @@ def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
         if reveals and choice.ids:
             names = ("chains", "tokens", "cached")
             facts["reads"] = [dict(zip(names, read, strict=True)) for read in choice.judgements]
-        piece += (", " if index else "") + json.dumps(facts)[:-1] + ', "calls": ['
+        piece += (", " if index else "") + json.dumps(facts)[:-1]
+        if reveals and choice.prompt is not None:
+            piece += ', "prompt": ' + unseal.given(choice.prompt)
+        piece += ', "calls": ['
         for number in range(len(choice.calls)):
             call = choice.calls.told(number)
             shown = reveals and number in choice.texts
@@ -264,107 +296,3 @@ def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
                 piece = ""
         piece += "]}"
     yield piece + "]}"
-
-
-# -- what it looks like, for `/openapi.json` --------------------------------------------------------------------------
-
-
-class HeldTokens(BaseModel):
-    """Tokens a call may make at most."""
-
-    thinking: int
-    answer: int
-
-
-class CallTokens(BaseModel):
-    """Tokens of a call; `cached` are those of the prompt that were in the prefix cache, `wasted` those made in vain."""
-
-    hidden: int
-    visible: int
-    prompt: int
-    cached: int
-    wasted: int
-
-
-class CallTexts(BaseModel):
-    """What a call has written."""
-
-    thought: str
-    answer: str
-
-
-class ChainLikelihood(BaseModel):
-    """How likely the model found its tokens, of the chain up to the end of a call."""
-
-    window: int = Field(description="Tokens of each window")
-    means: list[float] = Field(description="Natural-log probabilities; the last window may be shorter")
-
-
-class TracedCall(BaseModel):
-    """A call to the model."""
-
-    number: int
-    parent: int | None = Field(description="The call it continues")
-    purpose: str
-    held: HeldTokens
-    tokens: CallTokens
-    calls: int = Field(description="To the engine")
-    started: float = Field(description="Seconds after the first call")
-    seconds: float | None
-    ending: str | None
-    score: float | None
-    vote: int | None = Field(description="Calls with the same number gave the same answer")
-    chosen: bool = Field(description="It belongs to the chain that was answered with")
-    text: CallTexts | None = Field(
-        default=None, description="With retain_text, for keys with the scope reveal; else left out"
-    )
-    likelihood: ChainLikelihood | None = Field(
-        default=None, description="Where text is, and the verifier is one that wants it, such as confidence"
-    )
-    ids: list[int] | None = Field(default=None, description="The tokens it made, where text is; for receipts")
-
-
-class ModelRead(BaseModel):
-    """What a reward model read when it was asked about chains, by their numbers."""
-
-    chains: list[int]
-    tokens: int
-    cached: int
-
-
-class AnswerTokens(BaseModel):
-    """Tokens of an answer."""
-
-    hidden: int
-    visible: int
-    verifier: int
-
-
-class TracedAnswer(BaseModel):
-    """One answer. `stopped_by` is left out where the request came to none, `agreement` where there was no vote."""
-
-    index: int
-    tokens: AnswerTokens
-    orchestration_seconds: float = Field(description="Without a call to the engine")
-    stopped_by: str | None = None
-    agreement: float | None = None
-    reads: list[ModelRead] | None = Field(default=None, description="Where ids are")
-    calls: list[TracedCall]
-
-
-class RequestTrace(BaseModel):
-    """What became of a request."""
-
-    id: str
-    object: Literal["trace"]
-    model: str
-    strategy: str
-    budget: int
-    ended: str
-    seconds: float
-    salt: str | None = Field(default=None, description="Of the receipt, where ids are")
-    choices: list[TracedAnswer]
-
-
-TOLD: dict[int | str, dict[str, Any]] = {200: {"model": RequestTrace}}
-"""The answer of `Traces.one`, as FastAPI's routes are told of it."""

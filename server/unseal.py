@@ -5,13 +5,26 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import Hidden
 from ponder.server.auth.keys import Key
 
-Texts = Mapping[int, tuple[Hidden[str], Hidden[str]]]
-"""Thought and answer of calls, by their number."""
+
+class Text(NamedTuple):
+    """What a call has written."""
+
+    thought: Hidden[str]
+    answer: Hidden[str]
+    forced: bool
+    """The thought was closed by force."""
+    own_prompt: bool
+    """It answers the request's prompt, and not a question of the strategy's or a verifier's."""
+
+
+Texts = Mapping[int, Text]
+"""Of calls, by their number."""
 Ids = Mapping[int, "Hidden[array[int]]"]
 """Token ids that calls have made, by their number."""
 Likely = Mapping[int, "Hidden[array[float]]"]
@@ -27,10 +40,19 @@ def permitted(key: Key, asked: bool) -> bool:
     return asked and key.may("reveal")
 
 
-def shown(texts: tuple[Hidden[str], Hidden[str]]) -> dict[str, str]:
+def shown(text: Text) -> dict[str, Any]:
     """What a call has written, for a trace; kept only where the operator wants it, shown only to such a key."""
-    thought, answer = texts
-    return {"thought": thought.unseal(), "answer": answer.unseal()}
+    return {
+        "thought": text.thought.unseal(),
+        "answer": text.answer.unseal(),
+        "forced": text.forced,
+        "own_prompt": text.own_prompt,
+    }
+
+
+def given(prompt: Hidden[str]) -> str:
+    """The prompt of a request, as JSON; kept and shown as texts are."""
+    return prompt.unseal()
 
 
 def ids(made: Hidden[array[int]]) -> list[int]:
@@ -55,9 +77,11 @@ def salt(hidden: Hidden[bytes]) -> str:
     return hidden.unseal().hex()
 
 
-def size(texts: Texts, ids: Ids, likely: Likely) -> int:
+def size(texts: Texts, ids: Ids, likely: Likely, prompt: Hidden[str] | None) -> int:
     """Bytes of memory they take."""
-    words = sum(PAIR + sum(sys.getsizeof(text.unseal()) for text in pair) for pair in texts.values())
+    hidden = [one for text in texts.values() for one in (text.thought, text.answer)]
+    hidden += [] if prompt is None else [prompt]
+    words = PAIR * len(texts) + sum(sys.getsizeof(text.unseal()) for text in hidden)
     return words + sum(PAIR + sys.getsizeof(made.unseal()) for told in (ids, likely) for made in told.values())
 
 

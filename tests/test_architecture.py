@@ -128,7 +128,12 @@ def test_dialects_import_the_core_and_only_the_application_imports_them() -> Non
 def test_openai_s_words_stand_in_its_dialect_alone() -> None:
     """But for the traces and what reads them, which call the answers of a request so in a format of our own, and for
     the spans, whose words are OpenTelemetry's."""
-    others = {"traces.py": {"choices"}, "commands/receipt.py": {"choices"}, "spans.py": {"finish_reason"}}
+    others = {
+        "traces.py": {"choices"},
+        "trace_shapes.py": {"choices"},
+        "commands/receipt.py": {"choices"},
+        "spans.py": {"finish_reason"},
+    }
     others |= {"dialects/thinking_report.py": {"choices"}}
     for path in files("server"):
         place = path.relative_to(ROOT / "server").as_posix()

@@ -121,7 +121,7 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         default=1 << 26, ge=0, le=1 << 40, description="Bytes of memory that all traces may take; the oldest go first."
     )
     retain_text: bool = Field(
-        default=False, description="Keep thoughts and answers with the traces, for keys with the scope reveal."
+        default=False, description="Keep prompts, thoughts and answers with the traces, for keys with the scope reveal."
     )
     loop_thoughts: int = Field(
         default=1 << 14,

@@ -40,6 +40,7 @@ NEEDED: dict[str, Scope] = {
     "/v1/models": "infer",
     "/v1/models/{id:path}": "infer",
     "/v1/strategies": "infer",
+    "/v1/traces": "trace",
     "/v1/traces/{id}": "trace",
     "/v1/usage": "usage",
     "/v1/usage/{id}": "usage",

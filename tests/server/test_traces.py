@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.outcome import Outcome
-from ponder.compute.text import Hidden, Prompt
+from ponder.compute.text import Hidden, Prompt, Written
 from ponder.compute.transcript import Transcript
 from ponder.server.app import create_app
 from ponder.server.auth.keys import digest
@@ -23,7 +23,7 @@ from ponder.server.plan import ResolvedRequest
 from ponder.server.settings import KeySettings, Settings
 from ponder.server.traces import ROWS, Trace, Traces, told
 from ponder.testing import MARKER, Chain, ScriptedEngine, ScriptedRewards, always
-from tests.server.serving import ASK, CHAIN, PATH, Line, ask, door, its_door, scripted
+from tests.server.serving import ASK, CHAIN, PATH, Line, ask, door, its_door, refused, scripted
 
 KEYS = {
     "mine": ["infer", "trace"],
@@ -150,7 +150,8 @@ def big(calls: int, text: str = "") -> Trace:
             reservation.spend(hidden=1)
             reservation.score = number / calls
         if text:
-            spending.texts[number] = Hidden(f"{text}{number}"), Hidden(f"{number}{text}")
+            written = Hidden(f"{text}{number}"), Hidden(f"{number}{text}")
+            spending.texts[number] = Written(Prompt(()), *written, forced=False)
     spending.choose(calls - 1)
     return Trace("mine", "demo", "direct", calls, "answered", 1.0, (told(spending, None),))
 
@@ -236,3 +237,70 @@ def test_likelihoods_count_as_memory_of_a_trace() -> None:
 
 def _sized(spending: Spending) -> int:
     return told(spending, None).bytes
+
+
+def listed(app: FastAPI, key: str, query: str = "") -> Any:
+    answer = ask(app, "GET", f"/v1/traces{query}", headers=bearer(key))
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_traces_are_listed_page_by_page_the_newest_first() -> None:
+    app = locked(traces=5)
+    ids = [asked(app) for _ in range(6)][:0:-1]
+    found, after, more = list[str](), "", True
+    while more:
+        page = listed(app, "mine", f"?limit=2{after}")
+        found += [one["id"] for one in page["data"]]
+        after, more = f"&after={found[-1]}", page["has_more"]
+    assert found == ids
+    assert listed(app, "mine", "?limit=5")["has_more"] is False
+    gone = ask(app, "GET", "/v1/traces?after=req_unknown", headers=bearer("mine"))
+    refused(gone, 404, "trace_not_found")
+    for query in ("limit=0", "limit=1001", "limit=x", "own=maybe"):
+        refused(ask(app, "GET", f"/v1/traces?{query}", headers=bearer("mine")), 400, "invalid_value")
+
+
+def test_traces_are_listed_for_their_owner_and_for_admins_who_may_want_their_own_alone() -> None:
+    app = locked()
+    mine = asked(app)
+    theirs = ask(app, headers=bearer("boss"), json=ASK).headers["x-request-id"]
+    assert [one["id"] for one in listed(app, "mine")["data"]] == [mine]
+    assert listed(app, "other")["data"] == []
+    assert [one["id"] for one in listed(app, "boss")["data"]] == [theirs, mine]
+    assert [one["id"] for one in listed(app, "boss", "?own=true")["data"]] == [theirs]
+    refused(ask(app, "GET", f"/v1/traces?after={mine}", headers=bearer("other")), 404, "trace_not_found")
+    refused(ask(app, "GET", "/v1/traces", headers=bearer("plain")), 403, "missing_scope")
+
+
+def test_a_list_says_of_which_traces_a_key_is_shown_texts_and_shows_none() -> None:
+    for retains, key, text in ((False, "boss", False), (True, "mine", False), (True, "boss", True)):
+        app = locked(retain_text=retains)
+        asked(app)
+        answer = ask(app, "GET", "/v1/traces", headers=bearer(key))
+        assert [one["text"] for one in answer.json()["data"]] == [text]
+        assert MARKER not in answer.text
+        assert "3 + 4" not in answer.text
+
+
+def test_the_prompt_is_kept_and_shown_as_texts_are() -> None:
+    secret = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A question."}]}
+    for retains, key, shown in ((False, "boss", False), (True, "mine", False), (True, "boss", True)):
+        app = locked(retain_text=retains)
+        status, told = trace(app, asked(app, **secret, n=2), key)
+        assert status == 200
+        prompts = [choice.get("prompt") for choice in told["choices"]]
+        assert prompts == [secret | {"tools": 0, "images": 0} if shown else None] * 2
+        assert told.get("markers") == ({"before": "<think>\n", "behind": "\n</think>\n\n"} if shown else None)
+
+
+def test_a_trace_says_which_calls_answer_the_prompt_and_whose_thought_was_closed_by_force() -> None:
+    app = locked(scripted(Chain("3+4=7\n" * 9, "It is 7.")), retain_text=True)
+    wishes = {"strategy": {"name": "revision", "chains": 1, "rounds": 1}, "verifier": "agreement"}
+    calls = trace(app, asked(app, thinking_budget=4000, **wishes), "boss")[1]["choices"][0]["calls"]
+    assert calls[0]["text"]["own_prompt"] is True
+    assert {call["text"]["own_prompt"] for call in calls} == {True, False}
+    (call,) = trace(app, asked(app, thinking_budget=3), "boss")[1]["choices"][0]["calls"]
+    assert call["text"]["forced"] is True
+    (call,) = trace(app, asked(app, thinking_budget=4000), "boss")[1]["choices"][0]["calls"]
+    assert (call["text"]["forced"], call["text"]["own_prompt"]) == (False, True)

@@ -1,0 +1,88 @@
+"""Which requests a server has traces of: `GET /v1/traces`, page by page, so that what wants many of them (`ponder
+export`) finds them without having written down every `x-request-id`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Query
+from ponder.server.access import Caller
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from ponder.compute.errors import NotFound, RequestError
+from ponder.server.traces import Traces
+
+USUAL, MOST = 100, 1000
+"""Traces of a page."""
+
+Limit = Annotated[
+    str | None,
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST}),
+    Query(description=f"Traces of a page; {USUAL} where it is left out"),
+]
+After = Annotated[str | None, Query(description="The id of the last trace of the page before")]
+Own = Annotated[
+    str | None,
+    WithJsonSchema({"type": "boolean"}),
+    Query(description="true: those of this key alone, also where it has the scope admin"),
+]
+"""Parameters are checked here, for the messages, and described so."""
+
+
+class ListedTrace(BaseModel):
+    """A request that there is a trace of."""
+
+    id: str
+    object: Literal["trace"] = "trace"
+    model: str
+    strategy: str
+    budget: int
+    ended: str
+    seconds: float
+    text: bool = Field(description="Its texts are kept, and this key is shown them")
+
+
+class ListedTraces(BaseModel):
+    """A page of traces, the newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[ListedTrace]
+    has_more: bool
+
+
+class TraceList:
+    """The endpoint."""
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+
+    async def traces(self, key: Caller, limit: Limit = None, after: After = None, own: Own = None) -> ListedTraces:
+        """Lists the traces that are kept, the newest first. A key sees its own requests, with the scope `admin` all.
+        Where the trace `after` is gone meanwhile, so are all that would follow: that is a 404."""
+        if limit is not None and not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:8]) <= MOST):
+            raise RequestError(f"limit is a number from 1 to {MOST}", param="limit", code="invalid_value")
+        if own not in (None, "true", "false"):
+            raise RequestError("own is true or false", param="own", code="invalid_value")
+        size = USUAL if limit is None else int(limit)
+        every = key.may("admin") and own != "true"
+        found = [(id, trace) for id, trace in self._traces.latest() if every or trace.key_id == key.id]
+        if after is not None:
+            places = [i for i, (id, _) in enumerate(found) if id == after]
+            if not places:
+                raise NotFound(
+                    "there is no such trace; the latest ones are kept", param="after", code="trace_not_found"
+                )
+            found = found[places[0] + 1 :]
+        page = [
+            ListedTrace(
+                id=id,
+                model=trace.model,
+                strategy=trace.strategy,
+                budget=trace.budget,
+                ended=trace.ended,
+                seconds=round(trace.seconds, 6),
+                text=key.may("reveal") and trace.has_text,
+            )
+            for id, trace in found[:size]
+        ]
+        return ListedTraces(data=page, has_more=len(found) > size)
