@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import Query
-from ponder.server.access import Caller
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from ponder.compute.errors import NotFound, RequestError
+from ponder.server.auth.access import Caller
 from ponder.server.traces import Traces
 
 USUAL, MOST = 100, 1000
