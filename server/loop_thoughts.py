@@ -77,8 +77,7 @@ class LoopThoughts:
         everywhere: bool = False,
         context: int = sys.maxsize,
     ) -> tuple[Message, ...]:
-        """The messages with the thoughts of their turns: of those since the last question (the last message of a user),
-        or `everywhere`. Each thought is given back once, however often a caller has written its turn; a turn that has
+        """The messages with the thoughts of their turns: of those since the last question, or `everywhere`. Each thought is given back once, however often a caller has written its turn; a turn that has
         one already (its caller has handed it back) keeps that. The same object where there are none, and where they are
         so long that a context of so many tokens cannot hold them: to render them would be in vain."""
         kept = self._of.get(key)
@@ -124,8 +123,19 @@ class LoopThoughts:
 
 
 def asked_at(messages: Sequence[Message]) -> int:
-    """Where the turns behind the last question (the last message of a user) begin."""
-    return next((n for n in range(len(messages), 0, -1) if messages[n - 1].role == "user"), 0)
+    """Where the turns behind the last question begin. A question is what a user says. Only what is said together with
+    the results of calls is none: clients put reminders there, and the loop goes on."""
+    asked = said = 0
+    results = False
+    for n, one in enumerate(messages, 1):
+        if one.role == "user":
+            said = n
+        elif one.role == "tool":
+            results = True
+        elif one.role == "assistant":
+            asked = said = asked if results else said
+            results = False
+    return asked if results else said
 
 
 def _identified(model: str, calls: Sequence[ToolCall]) -> bytes:

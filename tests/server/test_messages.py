@@ -239,6 +239,25 @@ def test_with_interleaved_thinking_a_budget_is_for_a_whole_tool_loop(
     assert AnthropicMessages().read(raw, Limits(), target).request.thinking.loop == loop
 
 
+def test_text_behind_results_in_one_turn_goes_on_with_the_loop() -> None:
+    """A client adds reminders to what its tools gave."""
+    app = door(reader(Chain("x" * 29, CALL)))
+    asked: dict[str, Any] = {"tools": [ADD], "thinking": THINK, "messages": list(ASK["messages"])}
+    budgets: list[int] = []
+    for _ in range(3):
+        response = messages(app, {"anthropic-beta": "interleaved-thinking-2025-05-14"}, **asked)
+        assert response.status_code == 200, response.text
+        told = response.json()
+        budgets.append(told["ponder"]["budget"])
+        uses = [one["id"] for one in told["content"] if one["type"] == "tool_use"]
+        results = [{"type": "tool_result", "tool_use_id": id, "content": "7"} for id in uses]
+        asked["messages"] += [
+            {"role": "assistant", "content": told["content"]},
+            {"role": "user", "content": [*results, {"type": "text", "text": "Remember the list of tasks."}]},
+        ]
+    assert budgets == [100, 70, 40]
+
+
 def test_a_budget_above_max_tokens_is_lowered_and_said_to_be() -> None:
     response = messages(door(scripted()), thinking={"type": "enabled", "budget_tokens": 5000})
     report = response.json()["ponder"]

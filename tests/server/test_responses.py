@@ -537,7 +537,7 @@ def test_a_sealed_thought_comes_in_its_item_and_goes_back_in_it(stream: bool) ->
     answered(
         app,
         ANN,
-        input=[*items, {"role": "user", "content": "And?"}],
+        input=[*items, {"role": "assistant", "content": "7."}, {"role": "user", "content": "And?"}],
         tools=[ADD],
         reasoning={"context": "current_turn"},
     )

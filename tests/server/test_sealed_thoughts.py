@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +24,7 @@ from ponder.server.answers import End, Summary
 from ponder.server.app import ServedModel, create_app
 from ponder.server.auth.keys import digest
 from ponder.server.dialect import Reading, Target
+from ponder.server.loop_thoughts import asked_at
 from ponder.server.sealed_thoughts import (
     FILE,
     SEVERAL,
@@ -257,8 +258,46 @@ def test_a_budget_of_a_loop_is_for_all_its_requests_together() -> None:
     assert budgets == [100, 70, 40, 10, 0]
     assert spent == 100
     assert answered(served(engine), **body)["thinking"]["budget"] == 100
-    body["messages"] += [{"role": "user", "content": "And now?"}]
+    body["messages"] += [{"role": "assistant", "content": "21."}, {"role": "user", "content": "And now?"}]
     assert answered(served(engine), thinking_budget_scope="loop", **body)["thinking"]["budget"] == 100
+
+
+def test_what_is_said_together_with_results_begins_no_loop_anew() -> None:
+    """Clients put reminders behind the results of tools, with every request of a loop."""
+    engine = ScriptedEngine(lambda p, t, c: Chain("x" * 29, CALL), READS)
+    body: dict[str, Any] = {"messages": list(ASK["messages"]), "tools": TOOLS, "thinking_budget": 100, **SEALS}
+    budgets: list[int] = []
+    for turn in range(4):
+        told = answered(served(engine), thinking_budget_scope="loop", **body)
+        budgets.append(told["thinking"]["budget"])
+        assert len([one for one in thoughts(engine.prompts[-1]) if one]) == turn
+        message = told["choices"][0]["message"]
+        turns = results(message)
+        body["messages"] += [turns[0] | {"reasoning_details": message["reasoning_details"]}, *turns[1:]]
+        body["messages"] += [{"role": "user", "content": "Remember the list of tasks."}]
+    assert budgets == [100, 70, 40, 10]
+
+
+@pytest.mark.parametrize(
+    ("roles", "asked"),
+    [
+        ("", 0),
+        ("s", 0),
+        ("u", 1),
+        ("su", 2),
+        ("uaut", 1),
+        ("uatu", 1),
+        ("uattuatu", 1),
+        ("uatua", 1),
+        ("uau", 3),
+        ("uatau", 5),
+        ("uatauatu", 5),
+        ("uauu", 4),
+    ],
+)
+def test_a_question_is_what_a_user_says_by_itself(roles: str, asked: int) -> None:
+    of = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+    assert asked_at([Message(cast("Any", of[role]), "?") for role in roles]) == asked
 
 
 def test_coarse_numbers_tell_neither_its_length_nor_how_long_what_comes_back_is() -> None:
@@ -480,7 +519,10 @@ def test_the_tokens_of_a_loop_add_up_within_it() -> None:
     second = Sealing(seals, "k", "m", None, spent).sealed(Hidden("two"), 5)
     _, spent = handed_back(seals, "k", "m", READS, (*loop, Message("assistant", "", sealed=second)))
     assert spent == 45
-    _, spent = handed_back(seals, "k", "m", READS, (*loop, Message("user", "And now?")))
+    _, spent = handed_back(seals, "k", "m", READS, (*loop, Message("user", "Remember.")))
+    assert spent == 40
+    answer = Message("assistant", "21.", sealed=second)
+    _, spent = handed_back(seals, "k", "m", READS, (*loop, answer, Message("user", "And now?")))
     assert spent == 0
 
 

@@ -22,6 +22,7 @@ from ponder.server.dialects.openai_responses.schema import (
     ItemReference,
     ReasoningItem,
 )
+from ponder.server.loop_thoughts import asked_at
 from ponder.server.sealed_thoughts import SEVERAL
 
 OneItem = InputMessage | FunctionCall | FunctionCallOutput | ReasoningItem | ItemReference
@@ -156,9 +157,9 @@ def response_of(id: str) -> str | None:
 
 
 def of_this_turn(messages: Sequence[Message]) -> list[Message]:
-    """The same, without the thoughts from before the last message of the user."""
-    last = max((i for i, one in enumerate(messages) if one.role == "user"), default=0)
-    return [replace(one, sealed=None) if i < last and one.sealed else one for i, one in enumerate(messages)]
+    """The same, without the thoughts from before the user's last question."""
+    asked = asked_at(messages)
+    return [replace(one, sealed=None) if i < asked and one.sealed else one for i, one in enumerate(messages)]
 
 
 def content_of(given: str | Sequence[Mapping[str, Any]], param: str) -> tuple[str, Images]:
