@@ -20,10 +20,11 @@ from typing import IO, Any
 from weakref import ref
 
 from ponder.compute.engine import Grammar
-from ponder.compute.errors import NoVerdict, RequestError, TooBusy
+from ponder.compute.errors import NoVerdict, RequestError, TooBusy, Unavailable
 from ponder.compute.pool import CORES, Turns, end_ready, keep_ready, pool
 from ponder.engines.grammar_trial import SMALLEST, item
 from ponder.engines.grammars import SIZE, too_large
+from ponder.engines.machine_faults import of_the_machine
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ TASK = "ponder.engines.grammar_trial:trial"
 WAIT = 60.0
 """Seconds on the clock until a grammar must have compiled, waiting for others counted: then the caller is told to come
 again."""
+AGAIN = 5.0
+"""Seconds after which a caller may try again where the machine was at fault."""
 REMEMBERED = 64 << 20
 """Bytes of all that is remembered, schemas and grammars. Of what is too much, the tenant with the most loses its
 oldest."""
@@ -85,6 +88,13 @@ class HeldGrammars:
                 try:
                     written = await asyncio.to_thread(self._vocabulary)
                 except Exception as error:
+                    if of_the_machine(error):
+                        raise Unavailable(
+                            "the machine could not write down this model's vocabulary, which grammars are made of: try "
+                            "again",
+                            code="engine_unavailable",
+                            retry_after=AGAIN,
+                        ) from error
                     log.warning("this model's answers cannot be held to a schema: %s", type(error).__name__)
                     raise RequestError(
                         "this model's answers cannot be held to a schema: its vocabulary is of an unknown kind",
@@ -98,7 +108,8 @@ class HeldGrammars:
 
     async def held(self, grammar: Grammar, tenant: str | None) -> Held:
         """The grammar as vLLM takes it; tried once, as long as this very object lives. Raises `RequestError` for one
-        that cannot be held or takes too much, `TooBusy` where nobody could try it in time."""
+        that cannot be held or takes too much, `TooBusy` where nobody could try it in time, `Unavailable` where the
+        machine is at fault."""
         key = id(grammar), tenant
         if (in_hand := self._in_hand.get(key)) is not None:
             return in_hand[1]

@@ -93,7 +93,7 @@ async def start(
                 adapted.llm, adapted.lora = llm, lora
 
         engine.process = VllmProcess(name, given, llm, time.monotonic() - began, engine.seen, taken)
-        with suppress(RequestError):
+        with suppress(RequestError, Unavailable):
             await engine.grammars.begin(ready=True)
         return engine
     except BaseException:

@@ -6,6 +6,7 @@ vLLM's own, before anything is asked of the engine.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +17,19 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from ponder.compute.errors import RequestError
+from ponder.compute.errors import RequestError, Unavailable
 from ponder.compute.text import Image
 from ponder.engines.images import Expanded
+from ponder.engines.machine_faults import of_the_machine
 
 WORDS = 16
 """Words of the first images that are asked for; most models have one for all."""
+AGAIN = 5.0
+"""Seconds after which a caller may try again where the machine was at fault."""
 SIZES = ((64, 48), (48, 64))
 """Pixels of the images that a model is tried with."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,14 @@ class VllmImages:
                 items = self._processor.info.parse_mm_data({"image": given})
                 return self._processor(list(ids), items, {"image": names}, cache=self._made)
             except Exception as error:  # noqa: BLE001
+                if of_the_machine(error):
+                    # Its words quote what was read.
+                    log.warning("the images of a request could not be read: %s", type(error).__name__)
+                    raise Unavailable(
+                        "the machine could not read the images of this conversation; they are not at fault: try again",
+                        code="engine_unavailable",
+                        retry_after=AGAIN,
+                    ) from None
                 # Processors raise what their code runs into: sides that are too far apart, a template without a place.
                 raise RequestError(
                     f"{images[0].param}: this model's processor does not take the images of this conversation "

@@ -77,9 +77,10 @@ class LoopThoughts:
         everywhere: bool = False,
         context: int = sys.maxsize,
     ) -> tuple[Message, ...]:
-        """The messages with the thoughts of their turns: of those since the last question, or `everywhere`. Each thought is given back once, however often a caller has written its turn; a turn that has
-        one already (its caller has handed it back) keeps that. The same object where there are none, and where they are
-        so long that a context of so many tokens cannot hold them: to render them would be in vain."""
+        """The messages with the thoughts of their turns: of those since the last question, or `everywhere`. Each
+        thought is given back once, however often a caller has written its turn; a turn that has one already (its caller
+        has handed it back) keeps that. The same object where there are none, and where they are so long that a context
+        of so many tokens cannot hold them: to render them would be in vain."""
         kept = self._of.get(key)
         if not kept:
             return messages

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import product
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -27,6 +28,10 @@ from ponder.compute.worker import TASKS
 from ponder.engines.thinking import Splitter
 from ponder.engines.vocabulary import Vocabulary
 from ponder.server.calls import Offered, ToolCallParser
+from ponder.server.dialects.anthropic.blocks import Turns
+from ponder.server.dialects.anthropic.schema import CountRequest
+from ponder.server.dialects.gemini.contents import turns
+from ponder.server.dialects.gemini.schema import Content
 from ponder.server.dialects.slips import nearest
 from ponder.server.strict_json import loads
 from ponder.verifiers.judge import Judge
@@ -254,6 +259,29 @@ READERS: dict[str, tuple[Callable[[str], object], Sequence[str]]] = {
 def test_time_grows_with_the_length_and_no_faster(name: str) -> None:
     read, pieces = READERS[name]
     assert next((text for text in hostile(pieces) if quadratic(read, *text, LONG)), None) is None
+
+
+def results(text: str) -> None:
+    """Results of as many calls, the last call's first."""
+    names = [f"f{n}" for n in range(len(text))]
+    called: list[dict[str, Any]] = [{"functionCall": {"name": name, "args": {}}} for name in names]
+    given: list[dict[str, Any]] = [{"functionResponse": {"name": name, "response": {}}} for name in reversed(names)]
+    contents = [Content(role="model", parts=called), Content(role="user", parts=given)]
+    made = turns(None, contents)
+    assert made.messages[-1].tool_call_id == made.messages[0].tool_calls[0].id
+
+
+def neighbours(text: str) -> None:
+    """As many turns of one side, which are one turn."""
+    said = [{"role": "user", "content": "x" * 800}] * len(text)
+    Turns(CountRequest.model_validate({"model": "demo", "messages": said}))
+
+
+@pytest.mark.parametrize("read", [results, neighbours])
+def test_conversations_are_put_together_in_time_that_grows_with_them_and_no_faster(
+    read: Callable[[str], object],
+) -> None:
+    assert not quadratic(read, "", "x", "", 4000)
 
 
 def test_reading_a_short_answer_takes_no_longer_than_its_length_lets_it() -> None:

@@ -15,7 +15,7 @@ import xgrammar
 from transformers import AutoTokenizer
 
 from ponder.compute.engine import CallSchema, Grammar, Sampling
-from ponder.compute.errors import RequestError
+from ponder.compute.errors import RequestError, Unavailable
 from ponder.engines.grammars import encoded
 from ponder.engines.held_grammars import Held, HeldGrammars, _Remembered  # pyright: ignore[reportPrivateUsage]
 from tests.compute.test_pool import none_left, workers
@@ -133,6 +133,27 @@ def test_the_same_schema_asked_for_at_once_is_compiled_once(grammars: HeldGramma
 
     before, after = asyncio.run(main())
     assert after <= before + 1
+
+
+def test_a_machine_without_memory_is_no_unknown_vocabulary() -> None:
+    """And the next request may find some."""
+    times = iter([MemoryError(), None])
+
+    def written() -> str:
+        if (error := next(times)) is not None:
+            raise error
+        return vocabulary()
+
+    async def main() -> Held:
+        with pytest.raises(Unavailable):
+            await grammars.held(SMALL, "a")
+        return await grammars.held(SMALL, "a")
+
+    grammars = HeldGrammars("hermes", EVER, written)
+    try:
+        assert asyncio.run(main()).text
+    finally:
+        grammars.close()
 
 
 def test_what_is_remembered_is_bounded_and_costs_whoever_has_most() -> None:

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from PIL import Image as Pillow
 from transformers import AutoTokenizer
+from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Sampling
+from ponder.compute.errors import PonderError
 from ponder.compute.lengths import Lengths
 from ponder.compute.text import Image, Message, Prompt, joined
 from ponder.compute.transcript import Transcript
@@ -31,6 +34,7 @@ from ponder.engines.model import Model
 from ponder.engines.proving import proofs_of
 from ponder.engines.vllm import VllmEngine
 from ponder.engines.vllm_images import VllmImages
+from ponder.server import errors
 from ponder.server.commands import doctor
 from ponder.server.settings import ModelSettings
 from ponder.server.settings.engine import EngineSettings
@@ -184,6 +188,48 @@ def test_what_a_caller_is_told_is_what_the_engine_counts(stage: Stage, strategy:
     assert prompt + cached == used["prompt_tokens_total"]
     assert told["usage"]["prompt_tokens"] == stage.engine.length(seen("What is on ", RED, " and on ", BLUE))
     assert cached == used["prompt_tokens_cached_total"]
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A processor that runs into an error, which vLLM raises another from."""
+
+    error: Exception
+    info: Any = None
+
+    def __call__(self, *given: object, **more: object) -> None:
+        raise ValueError("it says what it was given") from self.error
+
+
+def no_memory() -> Exception:
+    """What PyTorch raises where a CPU's memory ends."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 55)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("too narrow"), 400),
+        (OSError("cannot identify image file"), 400),
+        (RuntimeError("shapes do not fit"), 400),
+        (MemoryError(), 503),
+        (no_memory(), 503),
+        (torch.OutOfMemoryError("CUDA out of memory"), 503),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), 503),
+        (OSError(28, "No space left on device"), 503),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_what_the_machine_runs_into_is_no_fault_of_the_images(stage: Stage, error: Exception, status: int) -> None:
+    config: Any = stage.engine.llm.model_config
+    info = MULTIMODAL_REGISTRY.create_processor(config).info
+    reader = VllmImages(config, Failing(error, info), 4)
+    with pytest.raises(PonderError) as raised:
+        reader.expanded([1, 2], [Image("image/png", RED, param="messages.0.content.0")])
+    assert errors.status(raised.value) == status
+    assert "it says" not in raised.value.message
 
 
 def test_the_doctor_says_that_it_reads_images(stage: Stage, tmp_path: Path) -> None:

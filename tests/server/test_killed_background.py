@@ -79,6 +79,7 @@ def test_of_what_a_killed_server_ran_nothing_is_lost(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_of_what_many_killed_servers_ran_nothing_is_lost(
     address: str, record_property: Callable[[str, object], None]
 ) -> None:

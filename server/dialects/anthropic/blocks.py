@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
 from ponder.compute.errors import RequestError
@@ -34,17 +34,34 @@ KNOWN = (
 """Blocks of Anthropic's that this server has nothing for."""
 
 
+@dataclass(slots=True)
+class _Side:
+    """The turn that is read, as far as it has come."""
+
+    first: Message
+    pieces: list[str | Image]
+    calls: list[ToolCall]
+    sealed: str | None
+
+    def whole(self) -> Message:
+        text, images = joined(self.pieces)
+        calls = tuple(self.calls)
+        return replace(self.first, content=text, images=images, tool_calls=calls, sealed=self.sealed)
+
+
 class Turns:
     """The messages of a conversation, and what they and their parts are called in the request."""
 
     def __init__(self, request: CountRequest) -> None:
         self.messages: list[Message] = []
+        self._side: _Side | None = None
         self.names: dict[str, str] = {}
         """From our path of a message, of a call's arguments or of a sealed thought to the path in the request."""
         if request.system is not None:
             self._add(Message("system", _texts(request.system, "system")), "system")
         for i, turn in enumerate(request.messages):
             self._take(turn, f"messages.{i}")
+        self._close()
         if request.messages[-1].role == "assistant":
             last = f"messages.{len(request.messages) - 1}"
             raise RequestError(
@@ -106,7 +123,7 @@ class Turns:
                 calls.append((call, f"{at}.input"))
             else:
                 texts.append(_text(block, at))
-        self._add(
+        side = self._add(
             Message(
                 "assistant",
                 without_thought("".join(texts)),
@@ -115,30 +132,30 @@ class Turns:
             ),
             place,
         )
-        last = len(self.messages) - 1
-        first = len(self.messages[last].tool_calls) - len(calls)
+        last = len(self.messages)
+        first = len(side.calls) - len(calls)
         for number, (_, at) in enumerate(calls, first):
             self.names[f"messages.{last}.tool_calls.{number}.arguments"] = at
         if sealed is not None:
             self.names[f"messages.{last}.sealed"] = sealed[1]
 
-    def _add(self, message: Message, place: str) -> None:
+    def _add(self, message: Message, place: str) -> _Side:
         """One more, or more of the last one where both are of the same side."""
-        last = self.messages[-1] if self.messages else None
-        alike = last is not None and last.role == message.role and message.role in ("user", "assistant")
-        if last is None or not alike or (last.sealed and message.sealed):
-            self.names[f"messages.{len(self.messages)}"] = place
-            self.messages.append(message)
-            return
-        between = BETWEEN if message.role == "user" else ""
-        content, images = joined([*last.pieces, between, *message.pieces])
-        self.messages[-1] = replace(
-            last,
-            content=content,
-            images=images,
-            tool_calls=last.tool_calls + message.tool_calls,
-            sealed=last.sealed or message.sealed,
-        )
+        side = self._side
+        alike = side is not None and side.first.role == message.role and message.role in ("user", "assistant")
+        if side is not None and alike and not (side.sealed and message.sealed):
+            side.pieces += (BETWEEN if message.role == "user" else "", *message.pieces)
+            side.calls += message.tool_calls
+            side.sealed = side.sealed or message.sealed
+            return side
+        self._close()
+        self.names[f"messages.{len(self.messages)}"] = place
+        self._side = side = _Side(message, [*message.pieces], [*message.tool_calls], message.sealed)
+        return side
+
+    def _close(self) -> None:
+        if self._side is not None:
+            self.messages.append(self._side.whole())
 
 
 def _texts(content: str | Sequence[Mapping[str, Any]], place: str) -> str:

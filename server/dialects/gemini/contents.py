@@ -4,6 +4,7 @@ contents one (the pieces of an answer that was streamed): so each turn remembers
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -26,14 +27,40 @@ BESIDE = frozenset({"thought", "thoughtSignature", "videoMetadata", "partMetadat
 """What a part may have."""
 
 
+class Waiting:
+    """Calls without a result."""
+
+    def __init__(self) -> None:
+        self._calls: list[ToolCall | None] = []
+        self._by_id: dict[str, deque[int]] = {}
+        self._by_name: dict[str, deque[int]] = {}
+
+    def add(self, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            number = len(self._calls)
+            self._calls.append(call)
+            self._by_id.setdefault(call.id, deque()).append(number)
+            self._by_name.setdefault(call.name, deque()).append(number)
+
+    def take(self, name: str, id: str | None) -> ToolCall | None:
+        """The one whose result this is, which waits no longer: the first with that id, or of that name where there is
+        no id. Takes constant time on average, however many wait."""
+        numbers = self._by_id.get(id) if id else self._by_name.get(name)
+        while numbers:
+            number = numbers.popleft()
+            call, self._calls[number] = self._calls[number], None
+            if call is not None:
+                return call
+        return None
+
+
 @dataclass
 class Turns:
     """The turns of a request, and what the fields of each are called in it."""
 
     messages: list[Message] = field(default_factory=list[Message])
     names: dict[str, str] = field(default_factory=dict[str, str])
-    waiting: list[ToolCall] = field(default_factory=list[ToolCall])
-    """Calls without a result."""
+    waiting: Waiting = field(default_factory=Waiting)
 
     def add(self, message: Message, place: str) -> None:
         self.names[f"messages.{len(self.messages)}"] = place
@@ -97,7 +124,7 @@ class _Answer:
         sealed = SEVERAL.join(self._seals) or None
         self._made.add(Message("assistant", text, tool_calls=tuple(self._calls), sealed=sealed), self._place)
         self._made.names[f"messages.{number}.sealed"] = f"{self._place}.parts"
-        self._made.waiting += self._calls
+        self._made.waiting.add(self._calls)
 
 
 def _user(made: Turns, parts: Sequence[Mapping[str, Any]], place: str) -> None:
@@ -155,9 +182,7 @@ def _call(given: Any, place: str, turn: int, number: int) -> ToolCall:
 def _result(made: Turns, given: Any, param: str) -> Message:
     """The result of a call: of the one whose id it has, else of the first of its name that has none yet."""
     name, response, id = _object(given, param, "response")
-    found = next((call for call in made.waiting if (call.id == id if id else call.name == name)), None)
-    if found is not None:
-        made.waiting.remove(found)
+    found = made.waiting.take(name, id)
     output = response["output"] if response.keys() == {"output"} else response
     content, images = joined([output if isinstance(output, str) else json.dumps(output), *_shown(given, param)])
     return Message("tool", content, name=name, tool_call_id=id or (found.id if found else name), images=images)
