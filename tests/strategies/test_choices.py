@@ -27,7 +27,6 @@ from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
 from ponder.compute.transcript import Transcript
 from ponder.compute.vote import Vote
 from ponder.strategies import STRATEGIES
-from ponder.strategies.auto import Auto
 from ponder.strategies.beam_search import BeamSearch
 from ponder.strategies.best_of_n import BestOfN
 from ponder.strategies.dvts import Dvts
@@ -36,7 +35,6 @@ from ponder.strategies.particle_filter import ParticleFilter
 from ponder.strategies.revision import Revision
 from ponder.strategies.voting import lead_probability, settled, votes_to_settle
 from ponder.testing import Chain, Script, ScriptedEngine, ScriptedRewards, VirtualTimeLoop, always, question
-from ponder.verifiers.agreement import Agreement
 
 
 def says(*answers: str) -> Script:
@@ -437,98 +435,6 @@ def test_a_vote_wants_as_many_more_votes_as_would_settle_it(confidence: float) -
             enough = [n for n in range(1, outstanding) if settled(after(n), outstanding - n, confidence)]
             assert wanted == (enough[0] if enough else outstanding)
     assert not settled(Vote(leader, (4, 4), (4.0, 4.0), 8), 0, 0.8), "a tie is not settled when all have voted"
-
-
-# -- auto -------------------------------------------------------------------------------------------------------------
-
-
-def test_auto_stops_when_its_first_chains_agree() -> None:
-    engine = ScriptedEngine(says("7"))
-    out = outcome(Auto(), engine)
-    assert (engine.calls, out.samples, out.samples_requested, out.agreement) == (3, 3, 32, 1.0)
-
-
-LIKES_NINE = Likes({"9": 1.0, "7": 0.1})
-
-
-def test_auto_asks_the_verifier_when_three_stand_against_one() -> None:
-    engine = ScriptedEngine(says("7", "9", "7", "7"))
-    out = outcome(Auto(), engine, verifier=LIKES_NINE)
-    assert "9" in out.answer.text
-    assert engine.calls == 4
-
-
-@pytest.mark.parametrize("answers", [("7", "9", "7", ""), ("7", "9", "", "")], ids=["2-1", "1-1"])
-def test_auto_votes_on_where_fewer_stand_against_one_as_a_chain_came_to_no_answer(answers: tuple[str, ...]) -> None:
-    engine = ScriptedEngine(says(*answers, *["7"] * 28))
-    out = outcome(Auto(), engine, verifier=Likes({"9": 0.5, "7": 0.2}))
-    assert out.samples > 4
-    assert "7" in out.answer.text, "the verifier chose among four chains"
-
-
-def test_auto_votes_on_at_three_to_one_where_the_verifier_only_counts() -> None:
-    engine = ScriptedEngine(says("7", "9", "7", "7", "7", "7", "7", "7"))
-    out = outcome(Auto(), engine, verifier=Agreement())
-    assert "7" in out.answer.text
-    assert out.samples > 4
-    assert out.score is None
-
-
-def test_auto_does_not_take_one_voice_among_the_silent_for_agreement() -> None:
-    engine = ScriptedEngine(always(*[Chain(f"{i}\n", "Hm" if i % 4 else "The answer is 7.") for i in range(16)]))
-    outcome(Auto(), engine)
-    assert engine.calls > 4
-
-
-def test_auto_votes_on_when_its_first_chains_are_split() -> None:
-    engine = ScriptedEngine(says("7", "9", "7", "9", "7", "7", "7", "7"))
-    out = outcome(Auto(), engine)
-    assert "7" in out.answer.text
-    assert engine.calls > 4
-
-
-def test_auto_takes_a_tie_that_persists_to_the_last_to_the_verifier() -> None:
-    for n in (4, 8, 16):
-        out = outcome(Auto(n=n), ScriptedEngine(says("7", "9")), verifier=LIKES_NINE)
-        assert "9" in out.answer.text
-        assert out.samples == n
-
-
-def test_auto_thinks_once_where_the_budget_feeds_no_second_chain() -> None:
-    engine = ScriptedEngine(says("7"))
-    out = outcome(Auto(), engine, budget=30)
-    assert engine.calls == 1
-    assert (out.samples, out.samples_requested, out.stopped_by) == (1, 32, "budget")
-
-
-def report(i: int) -> str:
-    return f"On the last day it rained again, and nobody went out. We read {'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef'[i]}."
-
-
-REPORTS = always(*[Chain(f"thought {i}\n", report(i)) for i in range(32)])
-
-
-def test_auto_draws_no_vote_of_answers_that_cannot_be_compared() -> None:
-    """Prose: three chains, of which the first is given; with a verifier that tells them apart, eight."""
-    out = outcome(Auto(), ScriptedEngine(REPORTS), verifier=Agreement())
-    assert (out.samples, out.ungrouped, out.answer.text) == (3, True, report(0))
-    out = outcome(Auto(), ScriptedEngine(REPORTS), verifier=Likes({report(4): 1.0, "": 0.5}))
-    assert (out.samples, out.answer.text) == (8, report(4))
-
-
-def test_auto_ends_with_the_first_program_that_passes() -> None:
-    out = outcome(Auto(), ScriptedEngine(REPORTS), verifier=Runs({report(4): 1.0}))
-    assert (out.answer.text, out.verdict) == (report(4), "verified")
-    assert out.samples <= 8
-
-
-def test_auto_that_prefers_latency_draws_more_side_by_side() -> None:
-    widths: list[int] = []
-    for prefer in ("tokens", "latency"):
-        engine = ScriptedEngine(says("7"))
-        outcome(Auto(prefer=prefer), engine)  # pyright: ignore[reportArgumentType]
-        widths.append(engine.calls)
-    assert widths == [3, 6]
 
 
 # -- the same again ---------------------------------------------------------------------------------------------------
