@@ -67,6 +67,7 @@ class Thinking(Part):
     samples_requested: int = 1
     stopped_by: str = ""
     agreement: float | None = None
+    confidence: float | None = None
     verifier: str | None = None
     score: float | None = None
     verifier_tokens: int = 0

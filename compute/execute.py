@@ -9,6 +9,7 @@ from dataclasses import replace
 from ponder.compute.budget import Spending
 from ponder.compute.chains import Chains
 from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted, Unavailable, first
+from ponder.compute.full_vote import Ballots, confidence
 from ponder.compute.outcome import Notes, Outcome, StoppedBy
 from ponder.compute.plan import Plan
 from ponder.compute.progress import Watch
@@ -71,11 +72,12 @@ async def _execute(
     if watch is not None:
         watch.begin(chains, notes)
     task = Task(plan.prompt, plan.strategy.name, plan.verifier, plan.fallback, cut, plan.yields, plan.called)
+    run = Run(task, resources, chains, notes)
     stopped_by: StoppedBy = "finished"
     chosen: Candidate | None = None
     try:
         async with stop_signal.scope(cut):
-            chosen = await plan.strategy.call(Run(task, resources, chains, notes))
+            chosen = await plan.strategy.call(run)
             if chosen not in drafts:
                 raise TypeError(f"strategy {plan.strategy.name} returned no candidate of its run")
             if drafts.streamed not in (None, chosen.number):
@@ -114,6 +116,8 @@ async def _execute(
         chosen, stopped_by = whole, "engine_error"
     await chains.stream.tell_rest(chosen)
     outcome = _outcome(chosen, stopped_by, plan, chains, notes)
+    if (sure := await _confidence(chosen, outcome, run, spending, notes)) is not None:
+        outcome = replace(outcome, confidence=sure)
     if plan.summary is None:
         return outcome
     spending.kept = 0
@@ -169,6 +173,23 @@ def _outcome(chosen: Candidate, stopped_by: StoppedBy, plan: Plan, chains: Chain
         stop=chosen.stop,
         thought=chosen.thought,
     )
+
+
+async def _confidence(chosen: Candidate, outcome: Outcome, run: Run, spending: Spending, notes: Notes) -> float | None:
+    """The probability that the answer would win the vote in full. A verifier that decides leaves nothing to a vote. Of
+    one chain alone it is known how its model answers, where that was learned."""
+    ballots, policy = notes.ballots, run.policy
+    if outcome.decided and outcome.score is not None:
+        return None
+    if outcome.samples == 1:
+        free = chosen.complete and not chosen.forced and not chosen.circled and chosen.parent is None
+        in_time = outcome.stopped_by not in ("deadline", "draining")
+        known = policy.model is not None and free and in_time and chosen.prompt is run.prompt
+        ballots = Ballots((1,), {chosen.number: 0}) if known and await run.groups([chosen]) == [0] else None
+    if ballots is None:
+        return None
+    full = max(policy.chains, outcome.samples_requested)
+    return confidence(ballots, spending.line(chosen.number), full, policy.urns)
 
 
 def _by_cost(stopped_by: StoppedBy, chosen: Candidate, spending: Spending) -> StoppedBy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ponder.compute.full_vote import Ballots
 from ponder.compute.text import Answer, Candidate, Hidden, Score
 from ponder.compute.usage import Usage
 
@@ -44,6 +45,9 @@ class Outcome:
     samples: int
     samples_requested: int
     agreement: float | None = None
+    confidence: float | None = None
+    """The probability that the answer would win the vote in full; None where there was no vote among chains that were
+    drawn one like the other, and for one chain alone of a model of which nothing was learned."""
     score: float | None = None
     verifier: str | None = None
     degraded: bool = False
@@ -87,6 +91,8 @@ class Notes:
     agreement: float | None = None
     votes: tuple[int, ...] = ()
     """How many chains gave each answer in the last vote, most first."""
+    ballots: Ballots | None = None
+    """The last vote, where its chains were drawn one like the other."""
     judging: int = 0
     """Verifiers that are at work."""
     stopped_early: bool = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ponder.compute.full_vote import Urn
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -48,6 +50,18 @@ class Policy:
     """For few tokens."""
     latency: Pace = Pace(first=6, abreast=12, spare=4.0, doubt=0.7)
     """For a quick answer."""
+    urns: tuple[Urn, ...] = (
+        Urn(0.0541, 0.0, 0.1),
+        Urn(0.0177, 0.0, 10.0),
+        Urn(0.0155, 0.3, 9.7),
+        Urn(0.0102, 0.3, 29.7),
+        Urn(0.5070, 0.6, -0.5),
+        Urn(0.1966, 0.6, -0.3),
+        Urn(0.1991, 0.85, -0.75),
+    )
+    """How far answers to a question scatter: what `confidence` is worked out with (`docs/confidence.md`)."""
+    model: str | None = None
+    """The model that it was learned for; None: none in particular."""
 
 
 BUILT_IN = Policy()

@@ -23,6 +23,7 @@ from ponder.compute.clock import now
 from ponder.compute.engine import Reward, RewardModel, unheld
 from ponder.compute.errors import EngineError, Exhausted, Unaffordable, first
 from ponder.compute.evidence import Foresight
+from ponder.compute.full_vote import Ballots
 from ponder.compute.growth import grow
 from ponder.compute.identity import CallIdentity
 from ponder.compute.likelihood import window_of
@@ -580,6 +581,9 @@ class Run:
         vote = tally(candidates, weights, groups, shorter_first=shorter_first)
         self.offer(vote.leader)
         self._notes.votes = tuple(sorted(vote.counts, reverse=True))
+        alike = all(c.prompt is self.prompt and c.parent is None for c in candidates)
+        places = {c.number: place for c, place in zip(candidates, vote.votes, strict=True)}
+        self._notes.ballots = Ballots(vote.counts, places) if alike else None
         if vote.counts:
             self._notes.agreement = vote.share
         self._notes.ungrouped = not vote.counts and len(candidates) > 1

@@ -194,6 +194,8 @@ class Metrics(Series):
         self._of(self._verdicts, model, strategy, outcome.verdict).inc()
         if outcome.agreement is not None:
             self._of(self._agreement, strategy).observe(outcome.agreement)
+        if outcome.confidence is not None:
+            self._of(self._confidence, strategy).observe(outcome.confidence)
         if outcome.verifier is not None and outcome.score is not None:
             self._of(self._score, self._verifier(outcome.verifier)).observe(outcome.score)
         if outcome.degraded and verifier is not None:

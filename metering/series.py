@@ -143,6 +143,9 @@ class Series:
         self._agreement = histogram(
             "vote_agreement_ratio", "Share of the vote behind the answer given.", RATIO, "strategy"
         )
+        self._confidence = histogram(
+            "vote_confidence_ratio", "How likely the answer given is to win the vote in full.", RATIO, "strategy"
+        )
         self._score = histogram("verifier_score", "Score of the answer given, from 0 to 1.", RATIO, "verifier")
         self._verdicts = counter(
             "verified_total",

@@ -43,6 +43,7 @@ class Coarse:
             # Why there is none would tell where a thought ended.
             summary=outcome.summary and Summarised(outcome.summary.text),
             agreement=_tenths(outcome.agreement),
+            confidence=_tenths(outcome.confidence),
             score=_tenths(outcome.score),
         )
 

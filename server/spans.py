@@ -215,6 +215,7 @@ def _came(ended: str, answered: Sequence[Outcome | None], parsers: Sequence[Tool
             "ponder.samples": sum(outcome.samples for outcome in outcomes),
             "ponder.stopped_by": answers.stopped_by(outcomes) if outcomes else None,
             "ponder.agreement": next((one.agreement for one in outcomes if one.agreement is not None), None),
+            "ponder.confidence": next((one.confidence for one in outcomes if one.confidence is not None), None),
             "gen_ai.response.finish_reasons": [_finish(*one) for one in zip(answered, parsers, strict=True)],
         }
     )

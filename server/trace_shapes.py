@@ -145,13 +145,14 @@ class AnswerTokens(BaseModel):
 
 
 class TracedAnswer(BaseModel):
-    """One answer. `stopped_by` is left out where the request came to none, `agreement` where there was no vote."""
+    """One answer. `stopped_by` is left out where the request came to none, `agreement` and `confidence` where there was no vote."""
 
     index: int
     tokens: AnswerTokens
     orchestration_seconds: float = Field(description="Without a call to the engine")
     stopped_by: str | None = None
     agreement: float | None = None
+    confidence: float | None = None
     reads: list[ModelRead] | None = Field(default=None, description="Where ids are")
     prompt: Asked | None = Field(default=None, description="Where texts are")
     calls: list[TracedCall]

@@ -204,6 +204,8 @@ def _facts(outcome: Outcome) -> dict[str, str | float]:
     facts: dict[str, str | float] = {"stopped_by": outcome.stopped_by}
     if outcome.agreement is not None:
         facts["agreement"] = outcome.agreement
+    if outcome.confidence is not None:
+        facts["confidence"] = outcome.confidence
     return facts
 
 

@@ -227,7 +227,7 @@ JUDGES = Section(
             "short",
             "stack",
             [rate("ponder_verified_total{}", "verdict")],
-            width=6,
+            width=8,
         ),
         Panel(
             "Agreement, by strategy",
@@ -235,7 +235,16 @@ JUDGES = Section(
             "percentunit",
             "lines",
             [mean("ponder_vote_agreement_ratio", "strategy")],
-            width=6,
+            width=8,
+            most=1,
+        ),
+        Panel(
+            "Confidence, by strategy",
+            "Mean probability that the answer would win the vote in full.",
+            "percentunit",
+            "lines",
+            [mean("ponder_vote_confidence_ratio", "strategy")],
+            width=8,
             most=1,
         ),
         Panel(
@@ -244,7 +253,7 @@ JUDGES = Section(
             "percentunit",
             "lines",
             [mean("ponder_verifier_score", "verifier")],
-            width=6,
+            width=12,
             most=1,
         ),
         Panel(
@@ -253,7 +262,7 @@ JUDGES = Section(
             "short",
             "lines",
             [rate("ponder_verifier_degraded_total{}", "verifier")],
-            width=6,
+            width=12,
         ),
     ],
 )

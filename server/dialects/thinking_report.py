@@ -16,6 +16,9 @@ class Judged(Part):
     """How an answer was chosen. What does not apply is left out."""
 
     agreement: float = Field(default=0, description="The answer's share of the vote, where there was one")
+    confidence: float = Field(
+        default=0, description="How likely the answer is to win the vote in full, as far as the vote had come"
+    )
     verifier: str = Field(default="", description="Who judged the answer")
     score: float = Field(default=0, description="How the verifier judged the answer, from 0 to 1")
     verifier_degraded: Literal[True] = Field(
@@ -105,6 +108,7 @@ def thinking(summary: Summary) -> dict[str, Any]:
 def _judged(outcome: Outcome) -> dict[str, Any]:
     facts = {
         "agreement": outcome.agreement,
+        "confidence": outcome.confidence,
         "verifier": outcome.verifier,
         "score": outcome.score,
         "no_summary": outcome.summary and outcome.summary.missing,

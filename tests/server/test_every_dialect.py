@@ -229,6 +229,38 @@ def test_money_binds_and_a_sum_that_is_too_small_is_refused_by_name(
     asyncio.run(go())
 
 
+@each
+@both
+def test_a_vote_tells_its_share_and_how_likely_it_is_to_stand(dialect: Dialect, caller: Caller, streamed: bool) -> None:
+    """Wherever there is the one there is the other; a chain alone has neither."""
+
+    async def go() -> None:
+        for strategy, n in (("majority_vote", 2), ("direct", 1)):
+            chains = ScriptedEngine(always(Chain("hm", "It is 7.")))
+            wish = said(ASK, thinking=4000, streamed=streamed, strategy=strategy)
+            line = Heard(dialect, caller, wish)
+            if not line.has_words:
+                return
+            await line.call(door(chains, lengths=Lengths(20, 40)))
+            parts = events_of(line.text) if streamed else [json.loads(line.text)]
+            for report in (found for part in parts for found in reports(part)):
+                assert ("agreement" in report) == ("confidence" in report) == (n > 1), report
+                assert 0 < report.get("confidence", 0.5) <= 1
+
+    asyncio.run(go())
+
+
+def reports(part: Any) -> list[dict[str, Any]]:
+    """All that tells how an answer was chosen."""
+    if isinstance(part, list):
+        return [found for one in cast("list[Any]", part) for found in reports(one)]
+    if not isinstance(part, dict):
+        return []
+    told = cast("dict[str, Any]", part)
+    inside = [found for one in told.values() for found in reports(one)]
+    return [told, *inside] if "samples_requested" in told else inside
+
+
 # -- keys and limits --------------------------------------------------------------------------------------------------
 
 

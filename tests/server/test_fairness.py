@@ -277,7 +277,7 @@ def test_a_seeded_answer_is_the_same_beside_others(body: dict[str, Any]) -> None
             for task in tasks:
                 task.cancel()
         # How far chains had come that were stopped is a matter of time, and so is what they cost.
-        judged = {"agreement", "score", "verifier", "samples", "samples_requested", "stopped_by"}
+        judged = {"agreement", "confidence", "score", "verifier", "samples", "samples_requested", "stopped_by"}
         thinking = {name: value for name, value in line.told["thinking"].items() if name in judged}
         return {"choices": line.told["choices"], "thinking": thinking}
 
