@@ -145,7 +145,8 @@ class AnswerTokens(BaseModel):
 
 
 class TracedAnswer(BaseModel):
-    """One answer. `stopped_by` is left out where the request came to none, `agreement` and `confidence` where there was no vote."""
+    """One answer. `stopped_by` is left out where the request came to none, `agreement` and `confidence` where there was
+    no vote."""
 
     index: int
     tokens: AnswerTokens
