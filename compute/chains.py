@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from ponder.compute.budget import Reservation, Spending
 from ponder.compute.drafts import Drafts
-from ponder.compute.engine import ModelCard, Recovers, Sampling, read_beside, tokens
+from ponder.compute.engine import ModelCard, Recovers, Reopens, Sampling, read_beside, tokens
 from ponder.compute.errors import EngineError, Exhausted, Lost, OutOfQuota
 from ponder.compute.estimates import Estimates
 from ponder.compute.quota import Drawing
@@ -173,14 +173,15 @@ class Chains:
         logprobs: int | None = None,
         urgent: bool = False,
         once: bool = False,
+        unanswered: bool = False,
     ) -> Candidate:
         """One chain, within its reservation and the model's context; `begun` may be the chain of this very reservation.
         `streamed`: its text is sent as it comes, where the request is streamed. `aside`: a question of our own, to
         which the caller's wishes about the answer do not apply. `urgent`: the time of the request is nearly up, so it
-        goes before other calls of the same key. `once`: where its model goes away it is not gone on with. Where the
-        quota of the key is not drawn at once, it takes several calls to the engine. Raises `Exhausted` where the
-        context is full, `OutOfQuota` where the key has no tokens for it, `Lost` where nobody saw the chain end, and
-        what the engine raises."""
+        goes before other calls of the same key. `once`: where its model goes away it is not gone on with.
+        `unanswered`: it ends with its thought. Where the quota of the key is not drawn at once, it takes several calls
+        to the engine. Raises `Exhausted` where the context is full, `OutOfQuota` where the key has no tokens for it,
+        `Lost` where nobody saw the chain end, and what the engine raises."""
         engine, budget = self._engine, self.spending.budget
         streamed = streamed and self._streams
         await self.read(prompt)
@@ -198,6 +199,8 @@ class Chains:
             if begun is not None and begun.thinking and left < 1:
                 until = None  # The thought is closed, and the answer follows.
         total = self.spending.total_left if reservation.bound else None
+        if total is not None:
+            total += reservation.tokens
         wishes = self.wishes
         if aside:
             wishes = replace(wishes, stop=(), grammar=None, logit_bias=(), logprobs=logprobs)
@@ -214,6 +217,7 @@ class Chains:
             total=total,
             seed=self.seeds.next(reservation.number),
             until=until,
+            unanswered=unanswered,
             streamed=streamed,
             every=reservation.every,
         )
@@ -246,7 +250,7 @@ class Chains:
         candidate = transcript.candidate()
         if drawn is not None and drawn.partly and candidate.ending == "length":
             made = _drawn(reservation) - drawn.before
-            if made >= drawn.tokens or (candidate.thinking and reservation.hidden >= sampling.thinking):
+            if made >= drawn.tokens or (candidate.thinking and thinking > reservation.hidden >= sampling.thinking):
                 return await self.write(
                     reservation,
                     prompt,
@@ -257,6 +261,7 @@ class Chains:
                     logprobs=logprobs,
                     urgent=urgent,
                     once=once,
+                    unanswered=unanswered,
                 )
         if self._keep_text:
             written = Written(prompt, candidate.thought, Hidden(candidate.text), candidate.forced)
@@ -266,6 +271,25 @@ class Chains:
         if candidate.ending == "length" and self._said(reservation) >= budget.answer:
             candidate = replace(candidate, ending="full")
         return candidate
+
+    async def write_on(
+        self, reservation: Reservation, prompt: Prompt, words: str, *, least: int, rounds: int
+    ) -> Candidate:
+        """One chain that is streamed. Where the model ends its thought before it has made `least` hidden tokens, the
+        words are put in in place of the end, at most `rounds` times. Raises what `write` does, and `EngineError` where
+        the engine cannot do that."""
+        engine = self._engine
+        if not isinstance(engine, Reopens):
+            raise EngineError(f"model {engine.card.name}: its engine cannot go on with a thought that has ended")
+        least = min(least, reservation.thinking)
+        begun: Candidate | None = None
+        while rounds > 0 and reservation.hidden < least:
+            begun = await self.write(reservation, prompt, begun, unanswered=True)
+            on = None if reservation.hidden >= least else engine.reopened(begun, words)
+            if on is None:
+                break
+            begun, rounds = on, rounds - 1
+        return await self.write(reservation, prompt, begun, streamed=True)
 
     async def _draw(self, quota: Drawing, reservation: Reservation, sampling: Sampling) -> _Drawn:
         """What a call may make, as far as the quota goes. A chain that is bound to be the answer closes its thought

@@ -85,6 +85,8 @@ class Sampling:
     think, in the answer. A thought that reaches its limit before that ends the stream ("length"), unclosed."""
     unclosed: bool = False
     """A thought that reaches its limit ends the stream ("length") also without that: it is gone on with later."""
+    unanswered: bool = False
+    """The stream ends ("step") with the thought, whoever ended it: what comes of the chain is decided then."""
     streamed: bool = False
     """The text is sent on as it is written: yield deltas as they come. Else one delta at the end is enough."""
     every: int | None = None
@@ -219,6 +221,17 @@ class ReadsWishes(Protocol):
 
     def asks_to_think(self, prompt: Prompt) -> bool | None:
         """What the conversation says, of which the length was asked for; None where it says nothing."""
+        ...
+
+
+@runtime_checkable
+class Reopens(Protocol):
+    """An engine whose model can be made to think on behind a thought that it has ended (`Sampling.unanswered`)."""
+
+    def reopened(self, chain: Candidate, words: str) -> Candidate | None:
+        """The half-written chain without what ended its thought, and with these words, a caller's, put in at the end of
+        that. What is left out stays paid. None for a chain whose thought the model has not ended: it was closed by
+        force, or by the call of a tool."""
         ...
 
 

@@ -402,11 +402,17 @@ class Run:
         with self._chains.reserve(purpose, thinking=share, answer=visible, aside=True) as reservation:
             return await self._chains.write(reservation, prompt, aside=True, logprobs=logprobs)
 
-    async def stream(self, prompt: Prompt | None = None) -> Candidate:
+    async def stream(
+        self, prompt: Prompt | None = None, *, words: str = "", rounds: int = 0, least: int | None = None
+    ) -> Candidate:
         """One candidate whose visible text is sent to the caller as it is written.
 
         It is the answer, and the last verb: after it `sample`, `extend`, `ask`, `score` and `stream` raise
-        `RuntimeError`. So does this one while other chains are being written. Raises what `sample` does.
+        `RuntimeError`. So does this one while other chains are being written.
+
+        A model that would end its thought too early may be made to think on: `rounds` times at most the end is not
+        taken, and `words` are put in in its place, until `least` hidden tokens are made; left out, all it may have.
+        Raises what `sample` does, and with `rounds` `EngineError` where the engine cannot do that.
         """
         self._may()
         if self._spending.busy:
@@ -417,7 +423,12 @@ class Run:
         thinking = self._spending.free_thought
         with chains.reserve("stream", thinking=thinking, answer=allowance, bound=True) as reservation:
             chains.drafts.streamed = reservation.number
-            candidate = await chains.write(reservation, prompt or self.prompt, streamed=True)
+            prompt = prompt or self.prompt
+            if rounds and thinking and chains.card.thinks:
+                least = thinking if least is None else least
+                candidate = await chains.write_on(reservation, prompt, words, least=least, rounds=rounds)
+            else:
+                candidate = await chains.write(reservation, prompt, streamed=True)
         chains.learn(candidate)
         return candidate
 

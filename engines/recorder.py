@@ -13,9 +13,9 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from ponder.compute.engine import Checked, Delta, Engine, HasSlots, ModelCard, Sampling
+from ponder.compute.engine import Checked, Delta, Engine, HasSlots, ModelCard, Reopens, Sampling
 from ponder.compute.slots import Slots
-from ponder.compute.text import Prompt
+from ponder.compute.text import Candidate, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.samples import CHAINS
 
@@ -39,6 +39,9 @@ class Recorder:
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         return self._engine.length(prompt, thinking=thinking)
+
+    def reopened(self, chain: Candidate, words: str) -> Candidate | None:
+        return self._engine.reopened(chain, words) if isinstance(self._engine, Reopens) else None
 
     async def accept(self, sampling: Sampling) -> None:
         await self._engine.accept(sampling)

@@ -18,6 +18,7 @@ from ponder.compute.engine import (
     ModelCard,
     Read,
     ReadsWishes,
+    Reopens,
     Reward,
     RewardModel,
     Sampling,
@@ -59,6 +60,10 @@ class SupervisedEngine:
     def asks_to_think(self, prompt: Prompt) -> bool | None:
         """See `ponder.compute.engine.ReadsWishes`."""
         return self.engine.asks_to_think(prompt) if isinstance(self.engine, ReadsWishes) else None
+
+    def reopened(self, chain: Candidate, words: str) -> Candidate | None:
+        """See `ponder.compute.engine.Reopens`."""
+        return self.engine.reopened(chain, words) if isinstance(self.engine, Reopens) else None
 
     async def accept(self, sampling: Sampling) -> None:
         """See the contract. It does not take the engine's process."""

@@ -18,7 +18,7 @@ from typing import Any
 from ponder.compute.engine import Checked, Delta, ModelCard, Sampling
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.slots import Slots
-from ponder.compute.text import Hidden, Prompt
+from ponder.compute.text import Candidate, Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.adapters import Adapter, find_adapters, load, lora_arguments
 from ponder.engines.held_grammars import HeldGrammars, unenforceable, vocabulary_of
@@ -40,6 +40,7 @@ from ponder.engines.model import Model
 from ponder.engines.profiles import Profile, find, sampled, template_source
 from ponder.engines.proving import CONTEXT, demand, proofs_of
 from ponder.engines.quarantine import Quarantine
+from ponder.engines.reopening import reopened
 from ponder.engines.supervised import SupervisedEngine
 from ponder.engines.supervisor import Supervisor
 from ponder.engines.tools import DEFAULT
@@ -206,6 +207,10 @@ class VllmEngine:
     def asks_to_think(self, prompt: Prompt) -> bool | None:
         """What the conversation itself says of thinking; see `ponder.compute.engine.ReadsWishes`."""
         return self.model.prompts.says(prompt)
+
+    def reopened(self, chain: Candidate, words: str) -> Candidate | None:
+        """See `ponder.compute.engine.Reopens`."""
+        return reopened(self.model, chain, words)
 
     async def accept(self, sampling: Sampling) -> None:
         """Raises `RequestError` for wishes that vLLM would refuse when the answer begins; see the contract."""

@@ -179,6 +179,9 @@ class Writing:
                 return None
             self.boundary.close()
             return self.next_call()
+        if self.sampling.unanswered:
+            self.ending = "step"
+            return None
         room -= self.boundary.open()
         limit = min(room, self.sampling.answer - self.transcript.visible)
         if limit > 0:
@@ -235,7 +238,8 @@ class Writing:
         """The answer needs a call of its own: it is drawn in another way than the thought, or likely cut short."""
         wishes = self.sampling
         return (
-            wishes.grammar is not None
+            wishes.unanswered
+            or wishes.grammar is not None
             or wishes.logprobs is not None
             or bool(wishes.logit_bias)
             or bool(wishes.stop)
@@ -311,8 +315,8 @@ class Writing:
             done = part.last
             if part.hidden and call.phase == "thought":
                 transcript.think(run, likely)
-                if self.sampling.grammar is not None:
-                    # The grammar begins behind the token that ends the thought, whatever that spells beyond it.
+                if self.sampling.grammar is not None or self.sampling.unanswered:
+                    # The answer begins behind the token that ends the thought, whatever that spells beyond it.
                     continue
                 if part.text:
                     transcript.close_thought()
@@ -396,11 +400,14 @@ class Writing:
             else:
                 self.boundary.close()
         elif self.splitter.inside:
-            self.boundary.close()
+            if self.sampling.unanswered:
+                self.over = "step"
+            else:
+                self.boundary.close()
 
     def finish(self) -> Delta | None:
         """Ends the chain; returns what of the visible text was kept back."""
-        rest = self.splitter.finish()
+        rest = "" if self.sampling.unanswered else self.splitter.finish()
         tokens = self.spelling.last(rest)
         if not rest and not tokens:
             return None

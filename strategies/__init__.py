@@ -9,6 +9,7 @@ from ponder.compute.plugins import loaded, points
 from ponder.strategies.auto import Auto
 from ponder.strategies.beam_search import BeamSearch
 from ponder.strategies.best_of_n import BestOfN
+from ponder.strategies.budget_forcing import BudgetForcing
 from ponder.strategies.confidence_vote import ConfidenceVote
 from ponder.strategies.direct import Direct
 from ponder.strategies.dvts import Dvts
@@ -22,6 +23,7 @@ under_one_name(__name__)
 
 STRATEGIES: dict[str, type[Any]] = {
     "direct": Direct,
+    "budget_forcing": BudgetForcing,
     "majority_vote": MajorityVote,
     "confidence_vote": ConfidenceVote,
     "best_of_n": BestOfN,

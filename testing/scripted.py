@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ponder.compute.engine import Checked, Delta, Hold, ModelCard, Read, Reward, Sampling, unheld
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
@@ -131,6 +131,19 @@ class ScriptedEngine:
         for schema, param in shapes:
             if self.unsupported and self.unsupported in schema:
                 raise RequestError("no such grammar", param=param, code="invalid_json_schema")
+
+    def reopened(self, chain: Candidate, words: str) -> Candidate | None:
+        """See `ponder.compute.engine.Reopens`."""
+        ids, likelihood = chain.ids.unseal(), chain.likelihood.unseal()
+        if chain.forced or chain.text or ids[-1:] != (CLOSE,):
+            return None
+        return replace(
+            chain,
+            ids=Hidden((*ids[:-1], *map(ord, words))),
+            thought=Hidden(chain.thought.unseal() + words),
+            thinking=True,
+            likelihood=Hidden((*likelihood[:-1], *(0.0 for _ in words)) if likelihood else ()),
+        )
 
     def chain(self, prompt: Prompt, sampling: Sampling, thought: str, number: int) -> Chain:
         """What a call with these wishes would write, which begins with that thought: what the script says."""
@@ -259,6 +272,9 @@ class _Writing:
                     return
                 transcript.force([CLOSE])
                 self.thinking = False
+        if sampling.unanswered:
+            self.ending = "step"
+            return
         if self.fails:
             raise self.fail()
         async for delta in self._answer():

@@ -75,10 +75,15 @@ class Ran:
 
 
 def ran(
-    quota: Drawer | None, strategy: str = "direct", chains: Sequence[Chain] = (LONG,), budget: int = 1000, **more: Any
+    quota: Drawer | None,
+    strategy: str = "direct",
+    chains: Sequence[Chain] = (LONG,),
+    budget: int = 1000,
+    total: int | None = None,
+    **more: Any,
 ) -> Ran:
     engine = ScriptedEngine(always(*chains), **more)
-    spending = Spending(Budget(budget, 200))
+    spending = Spending(Budget(budget, 200, total))
     spending.quota = quota
     registry = Registry()
     plan = Plan(
@@ -145,6 +150,18 @@ def test_no_strategy_makes_more_than_the_quota_has_and_all_answer(strategy: str,
         assert found.spending.out_of_quota or left >= 40
         if found.spending.out_of_quota:
             assert found.outcome.stopped_by == "quota", left
+
+
+def test_a_limit_of_all_tokens_counts_what_was_drawn_before_once() -> None:
+    found = ran(Drawer(10_000), total=400)
+    assert (found.outcome.spent.hidden, found.outcome.stopped_by) == (321, "finished")
+
+
+def test_a_step_that_has_reached_its_limit_draws_no_more() -> None:
+    """However little a draw brings: it would ask again for ever."""
+    found = ran(Drawer(10_000, 20), "beam_search", [Chain("thought " * 40, f"The answer is {n}.") for n in range(4)])
+    assert found.outcome.complete
+    assert found.outcome.spent.hidden <= 1000
 
 
 def test_a_chain_without_tokens_leaves_the_others_alone() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -230,6 +230,31 @@ def test_a_call_is_read_as_it_is_written(family: Family, thinking: int) -> None:
         found = everywhere(family, THOUGHT * bool(ends) + ends + call, thinking=thinking, tools=True)
         assert found.chain.text.strip() == shown(family).strip()
     assert found.chain.ending == "finished"
+
+
+@pytest.mark.parametrize("family", THINKING, ids=str)
+def test_a_thought_that_has_ended_is_opened_again_with_words_that_are_no_markers(family: Family) -> None:
+    """As if the model had written them in place of the end; the end is paid."""
+    ended = everywhere(family, thought(family) + answered(family), unanswered=True)
+    assert (ended.chain.ending, ended.chain.text, ended.streamed) == ("step", "", "")
+    assert not ended.chain.thinking
+    end = engine(family.model).model.profile.end
+    chain = engine(family.model).reopened(ended.chain, f"Wait{end}, no")
+    assert chain is not None
+    assert chain.thinking
+    assert chain.hidden == ended.chain.hidden
+    assert chain.thought.unseal().replace(end, "").endswith("xyzzy again\nWait, no")
+    found = everywhere(family, "", thought(family) + answered(family), after=replace(ended, chain=chain))
+    assert found.chain.text == ANSWER
+    assert found.chain.thought.unseal().count("xyzzy again") == 2
+    assert found.chain.ids.unseal()[: chain.length] == chain.ids.unseal()
+
+
+@pytest.mark.parametrize("family", THINKING, ids=str)
+def test_a_thought_that_was_closed_by_force_is_not_opened_again(family: Family) -> None:
+    ended = written(family, thought(family) + answered(family), thinking=4, unanswered=True)
+    assert (ended.chain.ending, ended.chain.forced) == ("step", True)
+    assert engine(family.model).reopened(ended.chain, "Wait") is None
 
 
 @pytest.mark.parametrize("family", THINKING, ids=str)

@@ -19,7 +19,11 @@ from vllm.logprobs import FlatLogprobs
 from ponder.compute.budget import Budget, Reservation, Spending
 from ponder.compute.engine import Checked, Delta, Engine, Grammar, ModelCard, Sampling
 from ponder.compute.errors import EngineError, RequestError
+from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection
 from ponder.compute.text import Candidate, Message, Prompt, Raw
 from ponder.compute.transcript import Transcript
 from ponder.engines import vllm
@@ -28,6 +32,7 @@ from ponder.engines.logprobs import top
 from ponder.engines.profiles import Profile
 from ponder.engines.vllm import VllmEngine
 from ponder.server.registry import Registry
+from ponder.strategies.budget_forcing import BudgetForcing
 from tests.server.ledgered import ledgered
 from tests.server.serving import Line, counted
 
@@ -172,6 +177,9 @@ class Fails:
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
         return self._engine.length(prompt, thinking=thinking)
+
+    def reopened(self, chain: Candidate, words: str) -> Candidate | None:
+        return self._engine.reopened(chain, words)
 
     async def accept(self, sampling: Sampling) -> None:
         await self._engine.accept(sampling)
@@ -551,6 +559,36 @@ def test_a_raw_text_is_gone_on_with_and_its_thought_is_hidden_and_bound(stage: S
         text = stage.do(stage.write(thinking, 8, Prompt((), raw=Raw("Tom has")), temperature=0.0))
         assert (text.reservation.hidden, text.candidate.thought.unseal()) == (0, "")
         assert text.reservation.visible > 0
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_thought_is_made_to_go_on_until_its_budget_is_used(stage: Stage, streamed: bool) -> None:
+    assert stage.settled()
+    before = stage.counter()
+    told: list[str] = []
+
+    async def on_delta(delta: Delta) -> None:
+        told.append(delta.text)
+
+    plan = Plan(
+        story(),
+        Selection("budget_forcing", BudgetForcing(rounds=3)),
+        Budget(200, 64),
+        Sampling(0, 0, temperature=0.0, likelihood=True),
+        stream=streamed,
+    )
+    spending = Spending(plan.budget)
+    resources = Resources(stage.engine, Lengths(*stage.engine.card.typical_chain))
+    out = stage.do(execute(plan, resources, spending, on_delta))
+    assert stage.settled()
+    assert out.spent.generated == stage.counter() - before
+    assert out.thought.unseal().count("Wait") == 3
+    assert "think>" not in out.thought.unseal()
+    assert "".join(told) == out.answer.text
+    assert "Wait" not in out.answer.text
+    (chain,) = spending.reservations
+    assert (chain.calls, chain.ending) == (4, "finished")
+    assert chain.tokens == out.spent.generated
 
 
 def test_prompts_beyond_the_context_are_refused(stage: Stage) -> None:

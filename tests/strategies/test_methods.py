@@ -2,29 +2,134 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from math import isclose
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
-from ponder.compute.text import Prompt
+from ponder.compute.errors import EngineError
+from ponder.compute.execute import execute
+from ponder.compute.lengths import Lengths
+from ponder.compute.outcome import Outcome
+from ponder.compute.plan import Plan
+from ponder.compute.resources import Resources
+from ponder.compute.run import Selection
+from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.compute.vote import tally
+from ponder.engines.replay import ReplayEngine
+from ponder.engines.samples import Question, Sample
 from ponder.strategies import voting
+from ponder.strategies.budget_forcing import BudgetForcing
 from ponder.strategies.confidence_vote import ConfidenceVote, chains_to_settle, fair_sample, weighed
 from ponder.strategies.rebase import Rebase, shared_out
 from ponder.strategies.universal_self_consistency import UniversalSelfConsistency
-from ponder.testing import Chain, ScriptedEngine, always
+from ponder.testing import Chain, ScriptedEngine, always, in_virtual_time
 from ponder.verifiers.consensus import Consensus
 from tests.strategies.test_choices import BAD, GOOD, ByRewards, Likes, good, outcome, says
 from tests.verifiers.hand import candidate
 from tests.verifiers.test_consensus import Choosing
+
+# -- budget forcing ---------------------------------------------------------------------------------------------------
+
+
+def hasty(prompt: Prompt, thought: str, call: int) -> Chain:
+    """Thinks a line at a time, and is right when it has looked twice."""
+    lines = thought.count("line\n")
+    return Chain(f"{thought}line\n", f"The answer is {7 if lines >= 2 else 9}.")
+
+
+def forced(budget: int, **parameters: Any) -> tuple[Outcome, ScriptedEngine, list[str]]:
+    engine = ScriptedEngine(hasty, seeded=True)
+    told: list[str] = []
+
+    async def on_delta(delta: Delta) -> None:
+        told.append(delta.text)
+
+    plan = Plan(
+        Prompt((Message("user", "How many?"),)),
+        Selection("budget_forcing", BudgetForcing(**parameters)),
+        Budget(budget, 100),
+        Sampling(0, 0, seed=3, likelihood=True),
+    )
+    spending = Spending(plan.budget)
+    out = asyncio.run(execute(plan, Resources(engine, Lengths(20, 40)), spending, on_delta))
+    assert out.spent.generated == engine.produced == spending.generated
+    assert "".join(told) == out.answer.text
+    assert len(told) == len(out.answer.text), "the answer was not streamed as it was written"
+    return out, engine, told
+
+
+@pytest.mark.parametrize(("rounds", "answer"), [(1, "9"), (2, "7"), (3, "7")])
+def test_a_word_takes_the_place_of_the_end_of_a_thought_and_the_end_is_paid(rounds: int, answer: str) -> None:
+    out, engine, _ = forced(10_000, rounds=rounds, word="Hm")
+    assert answer in out.answer.text
+    assert out.thought.unseal() == "line\n" + "Hmline\n" * rounds
+    # Each line, and the token that ends the thought; the word is read, not made.
+    assert out.spent.hidden == (1 + rounds) * (len("line\n") + 1)
+    assert out.spent.visible == len(out.answer.text)
+    assert out.samples == 1
+    (chain,) = {identity.path for identity in engine.identities}
+    assert chain == (0, 0)
+
+
+@pytest.mark.parametrize("budget", [30, 31, 60])
+def test_the_budget_is_used_to_its_last_token_and_the_thought_is_closed_then(budget: int) -> None:
+    out, _, _ = forced(budget)
+    assert out.spent.hidden == budget
+    assert out.stopped_by == ("budget" if budget % 6 else "finished")
+    assert out.complete
+
+
+def test_behind_as_many_tokens_as_are_wanted_the_model_may_stop() -> None:
+    out, _, _ = forced(10_000, min_thinking=13)
+    assert out.spent.hidden == 18
+
+
+def test_without_a_thought_nothing_is_forced() -> None:
+    out, engine, _ = forced(0)
+    assert engine.calls == 1
+    assert out.spent.hidden == 0
+
+
+def test_an_engine_that_cannot_go_on_with_a_thought_says_so() -> None:
+    questions = [Question("q", frozenset({1}), (Sample(1, 60),))]
+    replay = ReplayEngine(questions, typical_chain=(40, 80))
+    plan = Plan(replay.ask(0, 0), Selection("budget_forcing", BudgetForcing()), Budget(500, 100), Sampling(0, 0))
+
+    async def on_delta(_: Delta) -> None: ...
+
+    with pytest.raises(EngineError, match="cannot go on with a thought that has ended"):
+        in_virtual_time(execute(plan, Resources(replay, Lengths(40, 80)), Spending(plan.budget), on_delta))
+
+
+def test_a_limit_of_all_tokens_bounds_a_thought_that_is_gone_on_with() -> None:
+    """What a chain has made before counts once."""
+    engine = ScriptedEngine(hasty)
+    plan = Plan(
+        Prompt((Message("user", "How many?"),)),
+        Selection("budget_forcing", BudgetForcing(rounds=4)),
+        Budget(40, 30, 60),
+        Sampling(0, 0),
+    )
+
+    async def on_delta(_: Delta) -> None: ...
+
+    spending = Spending(plan.budget)
+    out = asyncio.run(execute(plan, Resources(engine, Lengths(20, 40)), spending, on_delta))
+    assert out.answer.text == "The answer is 7."
+    assert out.spent.generated == 30 + len(out.answer.text)
+    assert engine.calls == 5
+
 
 # -- rebase -----------------------------------------------------------------------------------------------------------
 
