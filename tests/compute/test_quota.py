@@ -155,6 +155,7 @@ def test_no_strategy_makes_more_than_the_quota_has_and_all_answer(strategy: str,
 def test_a_limit_of_all_tokens_counts_what_was_drawn_before_once() -> None:
     found = ran(Drawer(10_000), total=400)
     assert (found.outcome.spent.hidden, found.outcome.stopped_by) == (321, "finished")
+    assert len(found.spending.reservations) == 1
 
 
 def test_a_step_that_has_reached_its_limit_draws_no_more() -> None:
