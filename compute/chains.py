@@ -174,12 +174,14 @@ class Chains:
         urgent: bool = False,
         once: bool = False,
         unanswered: bool = False,
+        unclosed: bool = False,
     ) -> Candidate:
         """One chain, within its reservation and the model's context; `begun` may be the chain of this very reservation.
         `streamed`: its text is sent as it comes, where the request is streamed. `aside`: a question of our own, to
         which the caller's wishes about the answer do not apply. `urgent`: the time of the request is nearly up, so it
         goes before other calls of the same key. `once`: where its model goes away it is not gone on with.
-        `unanswered`: it ends with its thought. Where the quota of the key is not drawn at once, it takes several calls
+        `unanswered`: it ends with its thought. `unclosed`: a thought that has used its share stays open. Where the
+        quota of the key is not drawn at once, it takes several calls
         to the engine. Raises `Exhausted` where the context is full, `OutOfQuota` where the key has no tokens for it,
         `Lost` where nobody saw the chain end, and what the engine raises."""
         engine, budget = self._engine, self.spending.budget
@@ -197,7 +199,7 @@ class Chains:
             left = self._room_to_think(room, begun)
             thinking = min(thinking, left)
             if begun is not None and begun.thinking and left < 1:
-                until = None  # The thought is closed, and the answer follows.
+                until, unclosed = None, False  # The thought is closed, and the answer follows.
         total = self.spending.total_left if reservation.bound else None
         if total is not None:
             total += reservation.tokens
@@ -218,6 +220,7 @@ class Chains:
             seed=self.seeds.next(reservation.number),
             until=until,
             unanswered=unanswered,
+            unclosed=unclosed,
             streamed=streamed,
             every=reservation.every,
         )
@@ -262,6 +265,7 @@ class Chains:
                     urgent=urgent,
                     once=once,
                     unanswered=unanswered,
+                    unclosed=unclosed,
                 )
         if self._keep_text:
             written = Written(prompt, candidate.thought, Hidden(candidate.text), candidate.forced)
@@ -307,7 +311,7 @@ class Chains:
                 raise OutOfQuota(f"{reservation.purpose}: the quota has no tokens for it")
         thinking = min(sampling.thinking, reservation.hidden + tokens)
         total = sampling.total if reservation.bound else before + tokens
-        unclosed = tokens > 0 and thinking < sampling.thinking
+        unclosed = sampling.unclosed or (tokens > 0 and thinking < sampling.thinking)
         return _Drawn(replace(sampling, thinking=thinking, total=total, unclosed=unclosed), tokens, before, tokens > 0)
 
     async def _whole(self, prompt: Prompt, sampling: Sampling, transcript: Transcript, *, once: bool) -> bool:
@@ -333,11 +337,17 @@ class Chains:
         return True
 
     async def write_or_lose(
-        self, reservation: Reservation, prompt: Prompt, begun: Candidate | None = None, *, until: str | None = None
+        self,
+        reservation: Reservation,
+        prompt: Prompt,
+        begun: Candidate | None = None,
+        *,
+        until: str | None = None,
+        unclosed: bool = False,
     ) -> Candidate | Lost:
         """One chain, or what became of it. One that is lost keeps its share for as long as `reservation` is open."""
         try:
-            return await self.write(reservation, prompt, begun, until=until)
+            return await self.write(reservation, prompt, begun, until=until, unclosed=unclosed)
         except Lost as lost:
             return lost
         except OutOfQuota as out:

@@ -18,7 +18,9 @@ LEAST_STEP = 8
 """Hidden tokens without which a continuation is not begun, as long as there is another use for them."""
 
 
-async def grow(chains: Chains, notes: Notes, beams: Sequence[Candidate], n: int, until: int | None) -> list[Candidate]:
+async def grow(
+    chains: Chains, notes: Notes, beams: Sequence[Candidate], n: int, until: int | None, *, steps: bool
+) -> list[Candidate]:
     """`n` continuations of each beam, in the order of the beams; see `Run.extend`. Chains that were lost are left out;
     raises `Lost` where the run has no other left."""
     card, spending = chains.card, chains.spending
@@ -32,9 +34,9 @@ async def grow(chains: Chains, notes: Notes, beams: Sequence[Candidate], n: int,
                 raise Exhausted(f"{wanted} continuations asked for, {spending.free} thinking tokens left")
             fed = 1
     thinking, answer = chains.shares(spending.free // max(1, fed))
-    step = None
+    step, unclosed = None, until is not None and not steps
     if until is not None:
-        step = card.step
+        step = card.step if steps else None
         thinking, answer = (min(thinking, until), answer) if thinking else (0, min(answer, until))
 
     async def one(
@@ -42,7 +44,7 @@ async def grow(chains: Chains, notes: Notes, beams: Sequence[Candidate], n: int,
     ) -> Candidate | Lost:
         try:
             begun = beam if beam.number >= 0 else None
-            settled = await chains.write_or_lose(reservation, beam.prompt, begun, until=step)
+            settled = await chains.write_or_lose(reservation, beam.prompt, begun, until=step, unclosed=unclosed)
             if before is not None:
                 await before.wait()
             if isinstance(settled, Candidate) and (step is None or card.thinks):

@@ -343,9 +343,12 @@ class Run:
             notes.short = notes.short or race.short
             notes.stopped_early = race.stop() or notes.stopped_early
 
-    async def extend(self, beams: Sequence[Candidate], n: int = 1, until: int | None = None) -> list[Candidate]:
+    async def extend(
+        self, beams: Sequence[Candidate], n: int = 1, until: int | None = None, *, steps: bool = True
+    ) -> list[Candidate]:
         """`n` continuations of each half-written candidate: to the end of its next step, of at most `until` tokens, or
-        to the end of the chain where `until` is left out.
+        to the end of the chain where `until` is left out. Without `steps`: by `until` tokens of thought, wherever that
+        is, and an answer that begins within them is written whole.
 
         They are returned in the order of the beams. Beams that are over are returned once, as they are. There are fewer
         when the budget runs short or chains were lost, and none only while the run has other chains to go on with. With
@@ -355,7 +358,7 @@ class Run:
         self._may()
         if self.greedy and n > 1:
             self._notes.alike, n = True, 1
-        return await grow(self._chains, self._notes, beams, n, until)
+        return await grow(self._chains, self._notes, beams, n, until, steps=steps)
 
     async def probe(self, beams: Sequence[Candidate], answer: int | None = None) -> list[Candidate]:
         """What half-written chains would answer now: their thoughts are closed by force in a call of its own, and an

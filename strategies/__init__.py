@@ -17,6 +17,7 @@ from ponder.strategies.majority_vote import MajorityVote
 from ponder.strategies.particle_filter import ParticleFilter
 from ponder.strategies.rebase import Rebase
 from ponder.strategies.revision import Revision
+from ponder.strategies.short_m_at_k import ShortMAtK
 from ponder.strategies.universal_self_consistency import UniversalSelfConsistency
 
 under_one_name(__name__)
@@ -26,6 +27,7 @@ STRATEGIES: dict[str, type[Any]] = {
     "budget_forcing": BudgetForcing,
     "majority_vote": MajorityVote,
     "confidence_vote": ConfidenceVote,
+    "short_m_at_k": ShortMAtK,
     "best_of_n": BestOfN,
     "universal_self_consistency": UniversalSelfConsistency,
     "revision": Revision,

@@ -32,6 +32,7 @@ from ponder.strategies import voting
 from ponder.strategies.budget_forcing import BudgetForcing
 from ponder.strategies.confidence_vote import ConfidenceVote, chains_to_settle, fair_sample, weighed
 from ponder.strategies.rebase import Rebase, shared_out
+from ponder.strategies.short_m_at_k import ShortMAtK
 from ponder.strategies.universal_self_consistency import UniversalSelfConsistency
 from ponder.testing import Chain, ScriptedEngine, always, in_virtual_time
 from ponder.verifiers.consensus import Consensus
@@ -163,6 +164,37 @@ def test_a_chain_the_reward_model_doubts_is_not_cut_as_long_as_its_share_is_a_br
         Rebase(beams=4, temperature=1), engine, verifier=ByRewards(), judge=lambda line: scores.get(line, good(line))
     )
     assert "7" in out.answer.text
+
+
+# -- the shortest of many ----------------------------------------------------------------------------------------------
+
+LONG = [Chain(f"{name} so " * 150, "The answer is 9.") for name in "abc"]
+SHORT = [Chain(f"{n} so " * n, "The answer is 7.") for n in (10, 13, 15)]
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("at_once", [None, 1, 2])
+def test_the_shortest_chains_vote_whichever_of_them_finish_first(at_once: int | None, seed: int | None) -> None:
+    """One at a time the long ones finish first."""
+    engine = ScriptedEngine(always(*LONG, *SHORT), at_once=at_once)
+    out = outcome(ShortMAtK(n=6, m=3, every=16), engine, seed=seed)
+    assert out.answer.text == "The answer is 7."
+    assert out.spent.generated == engine.produced
+    if at_once is None:
+        assert engine.produced < 6 * 150
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_of_a_tie_among_the_shortest_the_shortest_has_the_casting_vote(seed: int | None) -> None:
+    chains = [Chain(f"{n} so " * n, f"The answer is {n}.") for n in (30, 20, 10, 99)]
+    out = outcome(ShortMAtK(n=4, m=3, every=16), ScriptedEngine(always(*chains)), seed=seed)
+    assert out.answer.text == "The answer is 10."
+
+
+def test_with_a_seed_chains_that_cannot_be_short_are_written_no_further_than_to_the_next_look() -> None:
+    engine = ScriptedEngine(always(*LONG, *SHORT))
+    outcome(ShortMAtK(n=6, m=3, every=16), engine, seed=5)
+    assert engine.produced < 6 * 120
 
 
 # -- votes weighed by confidence --------------------------------------------------------------------------------------
