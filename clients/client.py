@@ -104,6 +104,10 @@ class Client:
         """The strategies the server lists."""
         return self._sender.result(exchange.strategies())
 
+    def trace(self, request_id: str) -> dict[str, Any]:
+        """What became of a request of this key, by its `request_id`; a key wants the scope `trace` for it."""
+        return self._sender.result(exchange.trace(request_id))
+
     def chat(
         self,
         messages: Messages,
@@ -168,6 +172,10 @@ class AsyncClient:
     async def strategies(self) -> list[Strategy]:
         """The strategies the server lists."""
         return await self._sender.result(exchange.strategies())
+
+    async def trace(self, request_id: str) -> dict[str, Any]:
+        """What became of a request of this key, by its `request_id`; a key wants the scope `trace` for it."""
+        return await self._sender.result(exchange.trace(request_id))
 
     async def chat(
         self,

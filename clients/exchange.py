@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
+from urllib.parse import quote
 
 import httpx
 from httpx_sse import SSEError
@@ -86,6 +87,12 @@ def models() -> Exchange[list[Model]]:
 def strategies() -> Exchange[list[Strategy]]:
     """The ways to spend a budget."""
     return [Strategy.model_validate(item) for item in (yield from _listed("/v1/strategies"))]
+
+
+def trace(request_id: str) -> Exchange[dict[str, Any]]:
+    """What became of a request, call by call."""
+    told: Any = checked((yield Request("GET", f"/v1/traces/{quote(request_id, safe='')}"))).json()
+    return dict(told)
 
 
 def chat(question: Question) -> Exchange[Reply]:

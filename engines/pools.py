@@ -73,15 +73,19 @@ class RecordedQuestion(_Line):
 
 
 def line(question: RecordedQuestion) -> str:
-    """A line of a pool, with its end. What was not recorded is left out."""
-    told = {"version": VERSION, **question.model_dump(mode="json", exclude_defaults=True, exclude={"version"})}
-    return json.dumps(told, ensure_ascii=False) + "\n"
+    """A line of a pool, with its end."""
+    return json.dumps(told(question), ensure_ascii=False) + "\n"
 
 
-def question_of(told: Any) -> RecordedQuestion:
+def told(question: RecordedQuestion) -> dict[str, Any]:
+    """What a line says as JSON. What was not recorded is left out."""
+    return {"version": VERSION, **question.model_dump(mode="json", exclude_defaults=True, exclude={"version"})}
+
+
+def question_of(line: Any) -> RecordedQuestion:
     """A question from the JSON of a line. Raises `ValueError`, which says what is wrong and where in the line."""
     try:
-        return RecordedQuestion.model_validate(told)
+        return RecordedQuestion.model_validate(line)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -102,11 +106,11 @@ def together(questions: Iterable[RecordedQuestion]) -> list[RecordedQuestion]:
         if before is None:
             merged[question.id] = question
             continue
-        told: dict[str, Any] = {}
+        known: dict[str, Any] = {}
         for field in ONCE:
             values = [v for one in (before, question) if (v := getattr(one, field)) is not None]
             if len(values) == 2 and values[0] != values[1]:
                 raise ValueError(f"question {question.id} has another {field} on an earlier line")
-            told[field] = values[0] if values else None
-        merged[question.id] = before.model_copy(update={**told, "samples": before.samples + question.samples})
+            known[field] = values[0] if values else None
+        merged[question.id] = before.model_copy(update={**known, "samples": before.samples + question.samples})
     return list(merged.values())

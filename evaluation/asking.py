@@ -89,6 +89,16 @@ async def ask(
         await asyncio.sleep(wait)
 
 
+async def side_by_side(work: Callable[[], Any], at_once: int) -> None:
+    """So many of the same at once. Raises the error of the first that fails, as it is."""
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(at_once):
+                workers.create_task(work())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
 async def _once(
     client: AsyncClient, messages: Sequence[Mapping[str, Any]], fields: Mapping[str, Any], tries: int
 ) -> Asked:

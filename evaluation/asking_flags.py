@@ -50,14 +50,14 @@ def run(command: Callable[[argparse.Namespace, TextIO], Coroutine[Any, Any, int]
     from ponder.compute.errors import EngineError
     from ponder.evaluation.asking import Stopped
     from ponder.evaluation.connecting import CannotDo
-    from ponder.evaluation.journal import WrongFolder
+    from ponder.evaluation.journal import WrongJournal
     from ponder.evaluation.questions import WrongQuestions
 
     try:
         return asyncio.run(command(options, sys.stdout))
     except CannotDo as error:
         return _failed(str(error), MISUSED)
-    except (WrongQuestions, WrongFolder, EngineError, AskError) as error:
+    except (WrongQuestions, WrongJournal, EngineError, AskError) as error:
         return _failed(str(error))
     except Stopped as error:
         return _failed(f"stopped: {error}\nponder: what is done is kept; the same command goes on with it")

@@ -10,6 +10,8 @@ from typing import TextIO
 
 from ponder.evaluation import asking_flags
 
+ANSWERS, PLANNED = "answers.jsonl", "run.json"
+"""The journal in the folder, and what was planned."""
 TABLE, PICTURE, PAGE = "table.csv", "plot.png", "report.html"
 """What is written beside the journal when all is asked."""
 
@@ -64,7 +66,7 @@ async def _compare(options: argparse.Namespace, out: TextIO) -> int:
             instruction=options.instruction,
             timeout=options.timeout,
         )
-        with Journal(folder, comparison.planned) as journal:
+        with Journal(folder / ANSWERS, folder / PLANNED, comparison.planned) as journal:
             before = [one for one in answered(journal).values() if one.error is None]
             whole = len(asked.all) * len(plans) * options.repeat
             with Progress(whole, len(before)) as progress:

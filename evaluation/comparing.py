@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ponder.clients.client import AskError, AsyncClient, Refused
 from ponder.evaluation import judging
-from ponder.evaluation.asking import Asked, OnWait, Stopped, ask
+from ponder.evaluation.asking import Asked, OnWait, Stopped, ask, side_by_side
 from ponder.evaluation.journal import Journal
 from ponder.evaluation.questions import Question, Questions
 
@@ -192,16 +191,6 @@ async def compare(
 
     await side_by_side(work, at_once)
     return known
-
-
-async def side_by_side(work: Callable[[], Any], at_once: int) -> None:
-    """So many of the same at once. Raises the error of the first that fails, as it is."""
-    try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(at_once):
-                workers.create_task(work())
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
 
 
 async def _judged(task: Task, asked: Asked) -> Answered:

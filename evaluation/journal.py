@@ -1,4 +1,4 @@
-"""A folder that outlives the process that fills it: what was planned, and a line of JSON for each thing that is done.
+"""A file that outlives the process that fills it: a line of JSON for each thing that is done, beside what was planned.
 
 A line is on the disk before it counts. So a run that was killed goes on where it stopped, and does nothing twice but
 what was under way.
@@ -15,28 +15,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-PLANNED, DONE = "run.json", "answers.jsonl"
 
-
-class WrongFolder(Exception):
-    """A folder that cannot be gone on with; the message says why and what to do."""
+class WrongJournal(Exception):
+    """A file that cannot be gone on with; the message says why and what to do."""
 
 
 class Journal:
-    """The journal of one run in `folder`, for this process alone. `lines` has all of its lines, oldest first.
+    """The journal of one run, for this process alone. `lines` has all lines of its file `path`, oldest first; what was
+    planned is kept in the file `beside`.
 
-    Raises `WrongFolder` where the folder holds another plan than `planned`, or anything else, or is in use.
+    Raises `WrongJournal` where that is something else than `planned`, or the file is no journal or in use.
     """
 
-    def __init__(self, folder: Path, planned: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self._path = folder / DONE
+    def __init__(self, path: Path, beside: Path, planned: Mapping[str, Any]) -> None:
+        self._path, self._beside = path, beside
         self._writing = asyncio.Lock()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a+b")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
         except OSError as error:
-            raise WrongFolder(f"{folder} cannot be written to: {error}") from error
+            raise WrongJournal(f"{path} cannot be written to: {error}") from error
         try:
             self._lock()
             self._agree(planned)
@@ -68,22 +66,21 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise WrongFolder(
-                f"{self.folder} is in use by another process: wait for it, or name another --out"
+            raise WrongJournal(
+                f"{self._path} is in use by another process: wait for it, or name another --out"
             ) from None
 
     def _agree(self, planned: Mapping[str, Any]) -> None:
         """What is planned is what was planned when the folder was new."""
-        path = self.folder / PLANNED
-        if not path.exists():
+        if not self._beside.exists():
             if self._path.stat().st_size:
-                raise WrongFolder(f"{self.folder} has {DONE} and no {PLANNED}: name another --out")
-            _write_whole(path, json.dumps(planned, indent=2) + "\n")
+                raise WrongJournal(f"{self._path} is there, and no {self._beside.name} beside it: name another --out")
+            _write_whole(self._beside, json.dumps(planned, indent=2) + "\n")
             return
         try:
-            before = json.loads(path.read_text())
+            before = json.loads(self._beside.read_text())
         except ValueError as error:
-            raise WrongFolder(f"{path} is no JSON ({error}): name another --out") from error
+            raise WrongJournal(f"{self._beside} is no JSON ({error}): name another --out") from error
         # As JSON both: it has no tuples.
         now = json.loads(json.dumps(planned))
         told = cast("dict[str, Any]", before) if isinstance(before, dict) else {}
@@ -92,7 +89,7 @@ class Journal:
             changes = "; ".join(
                 f"{name} was {_short(told.get(name))}, now it is {_short(now.get(name))}" for name in other
             )
-            raise WrongFolder(f"{self.folder} holds another run ({changes}): name another --out, or ask as before")
+            raise WrongJournal(f"{self._path} holds another run ({changes}): name another --out, or ask as before")
 
     def _whole_lines(self) -> list[dict[str, Any]]:
         """All lines; one that was being written when the process ended is taken out again."""
@@ -106,7 +103,7 @@ class Journal:
             try:
                 lines.append(json.loads(line))
             except ValueError as error:
-                raise WrongFolder(f"{self._path}, line {number} is no JSON: name another --out") from error
+                raise WrongJournal(f"{self._path}, line {number} is no JSON: name another --out") from error
         return lines
 
 

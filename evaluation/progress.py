@@ -47,8 +47,12 @@ class Progress:
         counts = {name: str(count) for name, count in more.items() if count}
         self._bar.set_postfix(figures | counts, refresh=False)
 
+    def say(self, words: str) -> None:
+        """A line above the bar."""
+        self._bar.write(words, file=sys.stderr)
+
     def _tell(self, words: str) -> None:
         kind = words.partition(":")[2]
         if kind not in self._told:
             self._told.add(kind)
-            self._bar.write(words, file=sys.stderr)
+            self.say(words)

@@ -16,7 +16,7 @@ from ponder.server import born
 born.tie()
 
 DISTRIBUTION = "ponder-server"
-OF_THE_SERVER = ("serve", "keys", "reload", "doctor", "ledger", "usage", "answers", "replay", "compare")
+OF_THE_SERVER = ("serve", "keys", "reload", "doctor", "ledger", "usage", "answers", "replay", "compare", "record")
 """Subcommands that want the extra `server`."""
 
 

@@ -107,7 +107,7 @@ def test_commands_and_their_flags_exist(page: Page) -> None:
     for command in shown:
         where = f"{named(page)}: {command}"
         for found in re.finditer(
-            r"(?:^|[\s/])ponder ((?:serve|doctor|ask|usage|compare|keys new|ledger [a-z]+|receipt verify)\b.*)", command
+            r"(?:^|[\s/])ponder ((?:serve|doctor|ask|usage|compare|record|keys new|ledger [a-z]+|receipt verify)\b.*)", command
         ):
             words = found[1].split()
             known = flags(*(words[:2] if words[0] in ("keys", "ledger", "receipt") else words[:1]))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 
@@ -18,11 +19,11 @@ from ponder.testing import ScriptedEngine
 
 @contextmanager
 def serving(
-    engine: ScriptedEngine, keys: Sequence[KeySettings] = (), price: dict[str, float] | None = None
+    engine: ScriptedEngine, keys: Sequence[KeySettings] = (), price: dict[str, float] | None = None, **more: Any
 ) -> Generator[str]:
-    """The address of a server of the model `scripted`; `price` is in USD for a million tokens."""
+    """The address of a server of the model `scripted`; `price` is in USD for a million tokens, `more` are settings."""
     book = PriceBook.model_validate({"version": "1", "default": price}) if price else PriceBook()
-    settings = Settings(keys=list(keys), prices=book)
+    settings = Settings(keys=list(keys), prices=book, **more)
     lengths = Lengths(*engine.card.typical_chain)
     app = create_app(settings, {"scripted": ServedModel(engine, lengths, ModelSettings(path="scripted"))})
     with bind("127.0.0.1", 0) as sock:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
@@ -11,11 +14,37 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ponder.__main__ import main
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.text import Prompt
 from ponder.compute.transcript import Transcript
 from ponder.testing import EchoEngine
 from ponder.testing.scripted import question
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def ponder(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
+    """What a command prints to both, and that it ends with this status."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    printed = capsys.readouterr()
+    assert ended.value.code == status, printed.err
+    return printed.out + printed.err
+
+
+def process(*words: str, code: str = "") -> subprocess.Popen[str]:
+    """The same as a process of its own; `code` runs before it."""
+    program = f"{code}\nimport sys\nfrom ponder.__main__ import main\nmain(sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def write(path: Path, lines: Iterable[Mapping[str, Any]]) -> Path:

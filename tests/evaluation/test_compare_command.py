@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from ponder.__main__ import main
 from ponder.clients.client import Client
 from tests.clients.serving import comes_true, serving
-from tests.evaluation.asked import HeldEngine, Read, sums, write
+from tests.evaluation.asked import HeldEngine, Read, ponder, process, sums, write
 
-ROOT = Path(__file__).parent.parent.parent
 PLANS = ("--strategies", "direct", "majority_vote:n=4", "--budgets", "16,256")
 
 
@@ -41,27 +36,6 @@ def _free(served: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.chdir(tmp_path)
 
 
-def ponder(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
-    """What a command prints to both, and that it ends with this status."""
-    with pytest.raises(SystemExit) as ended:
-        main(["compare", *words])
-    printed = capsys.readouterr()
-    assert ended.value.code == status, printed.err
-    return printed.out + printed.err
-
-
-def process(*words: str, code: str = "") -> subprocess.Popen[str]:
-    """The same as a process of its own; `code` runs before it."""
-    program = f"{code}\nimport sys\nfrom ponder.__main__ import main\nmain(sys.argv[1:])"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, "compare", *words],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_a_table_a_picture_and_a_page_tell_what_came_of_it(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, served: SimpleNamespace
 ) -> None:
@@ -69,7 +43,9 @@ def test_a_table_a_picture_and_a_page_tell_what_came_of_it(
     questions = write(
         tmp_path / "sums.v2.jsonl", [*sums(5, wrong=2), {"id": "<b>", "question": hostile, "answer": "5"}]
     )
-    told = ponder(capsys, str(questions), *PLANS, "--repeat", "2", "--seed", "7", "--instruction", "Be\nbrief.")
+    told = ponder(
+        capsys, "compare", str(questions), *PLANS, "--repeat", "2", "--seed", "7", "--instruction", "Be\nbrief."
+    )
     head, *lines = told.splitlines()
     assert head.split()[:2] == ["strategy", "budget"]
     assert [line.split()[:3] for line in lines[:4]] == [
@@ -114,7 +90,7 @@ def test_a_run_that_was_killed_goes_on_and_asks_nothing_twice_that_was_answered(
     words = (str(questions), "--strategies", "direct", "--budgets", "256", "--concurrency", "4", "--out", "run")
     journal = tmp_path / "run" / "answers.jsonl"
     served.engine.free = 9
-    with process(*words) as running:
+    with process("compare", *words) as running:
         comes_true("answers in the journal", 120, lambda: journal.exists() and journal.read_bytes().count(b"\n") == 9)
         comes_true("four questions under way", 120, lambda: served.engine.asked.total() == 13)
         running.send_signal(signal.SIGKILL)
@@ -125,23 +101,25 @@ def test_a_run_that_was_killed_goes_on_and_asks_nothing_twice_that_was_answered(
     with journal.open("a") as file:
         file.write('{"plan": "direct @ 256", "quest')
     served.engine.free = None
-    told = ponder(capsys, *words)
+    told = ponder(capsys, "compare", *words)
     assert "9/20" in told.replace("\r", "\n")
     again = served.engine.asked - before
     every = {one["question"]: one["id"] for one in sums(20)}
     assert again == {text: 1 for text, id in every.items() if id not in answered}
     assert len(journal.read_text().splitlines()) == 20
-    assert ponder(capsys, *words).splitlines()[:2] == told.splitlines()[:2]
+    assert ponder(capsys, "compare", *words).splitlines()[:2] == told.splitlines()[:2]
     assert (served.engine.asked - before) == again
-    assert "questions was" in ponder(capsys, str(write(questions, sums(21))), *words[1:], status=1)
-    assert "plans was" in ponder(capsys, str(write(questions, sums(20))), *words[1:], "--budgets", "9", status=1)
+    assert "questions was" in ponder(capsys, "compare", str(write(questions, sums(21))), *words[1:], status=1)
+    assert "plans was" in ponder(
+        capsys, "compare", str(write(questions, sums(20))), *words[1:], "--budgets", "9", status=1
+    )
     assert (served.engine.asked - before) == again
 
 
 def test_errors_are_shown_and_the_status_tells_of_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     long: dict[str, Any] = {"id": "long", "question": "x" * 300_000, "answer": "1"}
     questions = write(tmp_path / "q.jsonl", [*sums(3), long])
-    told = ponder(capsys, str(questions), "--strategies", "direct", status=1)
+    told = ponder(capsys, "compare", str(questions), "--strategies", "direct", status=1)
     assert "75.0" in told.splitlines()[1]
     assert told.splitlines()[1].endswith(" 1")
     assert "1 of 4 requests failed, the last with: 400: " in told
@@ -171,8 +149,8 @@ def test_what_cannot_be_meant_is_told_before_anything_is_asked(
     told: str,
 ) -> None:
     questions = str(write(tmp_path / "q.jsonl", sums(2)))
-    assert told in ponder(capsys, questions, *words, status=status)
-    assert "q.jsonl, line 1 is no JSON" in ponder(capsys, str(_broken(tmp_path)), *words[:2], status=1)
+    assert told in ponder(capsys, "compare", questions, *words, status=status)
+    assert "q.jsonl, line 1 is no JSON" in ponder(capsys, "compare", str(_broken(tmp_path)), *words[:2], status=1)
     assert served.engine.asked.total() == 0
 
 
@@ -183,7 +161,9 @@ def _broken(tmp_path: Path) -> Path:
 
 def test_what_is_not_installed_is_told(tmp_path: Path) -> None:
     questions = str(write(tmp_path / "q.jsonl", sums(2)))
-    with process(questions, "--strategies", "direct", code="import sys; sys.modules['tqdm'] = None") as running:
+    with process(
+        "compare", questions, "--strategies", "direct", code="import sys; sys.modules['tqdm'] = None"
+    ) as running:
         _, err = running.communicate(timeout=120)
     assert running.returncode == 1
     assert err == "ponder: tqdm is missing: pip install 'ponder-server[evaluation]' brings it\n"
@@ -193,7 +173,7 @@ def test_code_questions_want_a_sandbox(tmp_path: Path, monkeypatch: pytest.Monke
     code = {"task_id": "x", "prompt": "def f():\n", "entry_point": "f", "test": "def check(f):\n    assert f()"}
     questions = str(write(tmp_path / "q.jsonl", [code]))
     monkeypatch.setenv("PATH", "/nowhere")
-    with process(questions, "--strategies", "direct") as running:
+    with process("compare", questions, "--strategies", "direct") as running:
         _, err = running.communicate(timeout=120)
     assert running.returncode == 1
     assert "ponder: the sandbox needs bubblewrap: apt-get install bubblewrap" in err

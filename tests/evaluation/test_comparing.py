@@ -14,7 +14,7 @@ import pytest
 from ponder.clients.client import AskError, AsyncClient, CutOff, Refused
 from ponder.evaluation.asking import TRIES, Asked, Stopped, ask
 from ponder.evaluation.comparing import Answered, Comparison, Plan, compare, seed_of, with_instruction
-from ponder.evaluation.journal import Journal, WrongFolder
+from ponder.evaluation.journal import Journal, WrongJournal
 from ponder.evaluation.questions import read
 from ponder.evaluation.summary import rows
 from ponder.testing.virtual_time import in_virtual_time
@@ -87,9 +87,13 @@ def test_a_run_stops_where_nobody_answers_in_time_or_the_key_is_refused() -> Non
 # -- the journal ------------------------------------------------------------------------------------------------------
 
 
+def opened(folder: Path, planned: dict[str, Any]) -> Journal:
+    return Journal(folder / "answers.jsonl", folder / "run.json", planned)
+
+
 def filled(folder: Path, planned: dict[str, Any], *lines: dict[str, Any]) -> list[dict[str, Any]]:
     """Adds lines to a folder's journal; what it had before."""
-    with Journal(folder, planned) as journal:
+    with opened(folder, planned) as journal:
         for line in lines:
             asyncio.run(journal.add(line))
         return journal.lines
@@ -107,26 +111,26 @@ def test_a_journal_goes_on_behind_its_last_whole_line(tmp_path: Path) -> None:
 
 def test_another_plan_is_told_and_not_mixed(tmp_path: Path) -> None:
     filled(tmp_path, {"budgets": [1, 2], "seed": None, "model": "m"}, {"x": 1})
-    with pytest.raises(WrongFolder, match=r"budgets was \[1, 2\], now it is \[1\]; seed was nothing, now it is 3"):
+    with pytest.raises(WrongJournal, match=r"budgets was \[1, 2\], now it is \[1\]; seed was nothing, now it is 3"):
         filled(tmp_path, {"budgets": [1], "seed": 3, "model": "m"})
 
 
 def test_a_folder_that_is_in_use_or_holds_something_else_is_told(tmp_path: Path) -> None:
-    with Journal(tmp_path / "a", {}), pytest.raises(WrongFolder, match="in use"):
-        Journal(tmp_path / "a", {})
-    with Journal(tmp_path / "a", {}):
+    with opened(tmp_path / "a", {}), pytest.raises(WrongJournal, match="in use"):
+        opened(tmp_path / "a", {})
+    with opened(tmp_path / "a", {}):
         """The one before let go of it."""
     (tmp_path / "a" / "run.json").unlink()
     (tmp_path / "a" / "answers.jsonl").write_text("{}\n")
-    with pytest.raises(WrongFolder, match=r"answers.jsonl and no run.json"):
-        Journal(tmp_path / "a", {})
+    with pytest.raises(WrongJournal, match=r"answers.jsonl is there, and no run.json beside it"):
+        opened(tmp_path / "a", {})
     (tmp_path / "b").write_text("a file")
-    with pytest.raises(WrongFolder, match="cannot be written to"):
-        Journal(tmp_path / "b", {})
+    with pytest.raises(WrongJournal, match="cannot be written to"):
+        opened(tmp_path / "b", {})
     filled(tmp_path / "c", {}, {"x": 1})
     (tmp_path / "c" / "answers.jsonl").write_text("{}\nnot\n{}\n")
-    with pytest.raises(WrongFolder, match="line 2 is no JSON"):
-        Journal(tmp_path / "c", {})
+    with pytest.raises(WrongJournal, match="line 2 is no JSON"):
+        opened(tmp_path / "c", {})
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
@@ -149,7 +153,7 @@ def compared(
         return handle(json.loads(request.content))
 
     async def go() -> dict[tuple[str, str, int], Answered]:
-        with Journal(tmp_path / "out", what.planned) as journal:
+        with opened(tmp_path / "out", what.planned) as journal:
             async with AsyncClient("http://server", transport=httpx.MockTransport(handled)) as client:
                 return await compare(
                     client,
