@@ -16,7 +16,19 @@ from ponder.server import born
 born.tie()
 
 DISTRIBUTION = "ponder-server"
-OF_THE_SERVER = ("serve", "keys", "reload", "doctor", "ledger", "usage", "answers", "replay", "compare", "record")
+OF_THE_SERVER = (
+    "serve",
+    "keys",
+    "reload",
+    "doctor",
+    "ledger",
+    "usage",
+    "answers",
+    "replay",
+    "compare",
+    "record",
+    "export",
+)
 """Subcommands that want the extra `server`."""
 
 

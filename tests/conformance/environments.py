@@ -10,9 +10,11 @@ import fcntl
 import hashlib
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from typing import Any
 from ponder.server.made import cache as cache_folder
 
 HERE = Path(__file__).parent
+BASE = [f"{sys.base_prefix}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"]
+"""The Python that has pip."""
+TORCH = re.compile(r"^torch==[0-9.]+\+cpu$", re.MULTILINE)
 
 
 def python(suite: str) -> Path:
@@ -44,8 +49,22 @@ def made_of(pins: Path, name: str) -> Path:
         if not (folder / "whole").exists():
             shutil.rmtree(folder, ignore_errors=True)
             uv("venv", "--seed", "--python", sys.executable, str(folder))
-            uv("pip", "install", "--python", str(folder / "bin" / "python"), "--requirements", str(pins))
+            with tempfile.TemporaryDirectory(prefix="ponder-wheels-") as wheels:
+                more = ["--find-links", fetched(torch[0], wheels)] if (torch := TORCH.search(pins.read_text())) else []
+                into = ["--python", str(folder / "bin" / "python"), "--requirements", str(pins)]
+                uv("pip", "install", *into, *more)
             (folder / "whole").touch()
+    return folder
+
+
+def fetched(torch: str, folder: str) -> str:
+    """The folder, with the CPU build of torch in it, which is not on PyPI: from where pip finds it or from its own
+    index."""
+    words = [*BASE, "-m", "pip", "download", "--no-deps", "--dest", folder, torch]
+    try:
+        ran(*words)
+    except AssertionError:
+        ran(*words, "--index-url", importlib.import_module("tools.install").TORCH_INDEX)
     return folder
 
 
@@ -72,7 +91,6 @@ def uv(*words: str) -> None:
 def ran(*words: str) -> None:
     """Runs a program; uv is told what pip is configured with, as `tools/install.py` tells it."""
     install: Any = importlib.import_module("tools.install")
-    pip = [f"{sys.base_prefix}/bin/python{sys.version_info[0]}.{sys.version_info[1]}", "-m", "pip"]
-    environ = {**os.environ, **install.uv_environment(pip)}
+    environ = {**os.environ, **install.uv_environment([*BASE, "-m", "pip"])}
     done = subprocess.run(words, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr[-2000:]}"
