@@ -106,9 +106,8 @@ def test_commands_and_their_flags_exist(page: Page) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for command in shown:
         where = f"{named(page)}: {command}"
-        for found in re.finditer(
-            r"(?:^|[\s/])ponder ((?:serve|doctor|ask|usage|compare|record|keys new|ledger [a-z]+|receipt verify)\b.*)", command
-        ):
+        commands = "serve|doctor|ask|usage|compare|record|keys new|ledger [a-z]+|receipt verify"
+        for found in re.finditer(rf"(?:^|[\s/])ponder ((?:{commands})\b.*)", command):
             words = found[1].split()
             known = flags(*(words[:2] if words[0] in ("keys", "ledger", "receipt") else words[:1]))
             for flag in re.findall(r"(?<!\S)--[a-z][a-z-]*", found[1]):
