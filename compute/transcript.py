@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from ponder.compute.alike import Runs, runs_of
 from ponder.compute.budget import Reservation
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Ending, Hidden, Prompt, TokenLogprob
+
+T = TypeVar("T")
 
 
 class Transcript:
@@ -28,8 +32,8 @@ class Transcript:
         self.begun = begun
         """The half-written chain that is continued, of the same prompt; None for a new one."""
         self._parent = None if begun is None else begun.parent if own else begun.number
-        self._ids: list[int] = list(begun.ids.unseal()) if begun else []
-        self._likelihood: list[float] = list(begun.likelihood.unseal()) if begun else []
+        self._ids: list[int] | Runs[int] = _opened(begun.ids) if begun else []
+        self._likelihood: list[float] | Runs[float] = _opened(begun.likelihood) if begun else []
         self._text: list[str] = [begun.text] if begun else []
         self._logprobs: list[TokenLogprob] = list(begun.logprobs) if begun else []
         self._thought: Hidden[str] = begun.thought if begun else Hidden("")
@@ -47,6 +51,10 @@ class Transcript:
         """Which life of its model it is written in, for an engine that is started again when it goes away."""
         self.waited = False
         """It has waited for its model to be started again."""
+
+    def alike(self) -> None:
+        """The engine makes long runs of equal tokens: they are kept so, and written out when somebody looks."""
+        self._ids, self._likelihood = Runs(self._ids), Runs(self._likelihood)
 
     @property
     def call(self) -> CallIdentity:
@@ -148,7 +156,8 @@ class Transcript:
         self.got = tokens - (self._resumed_at or 0)
         if anew and self._answer is not None:
             ids, likelihood, text, logprobs, hidden, visible = self._answer
-            del self._ids[ids:], self._likelihood[likelihood:], self._text[text:], self._logprobs[logprobs:]
+            self._ids, self._likelihood = _cut(self._ids, ids), _cut(self._likelihood, likelihood)
+            del self._text[text:], self._logprobs[logprobs:]
             self._reservation.waste(hidden=self.hidden - hidden, visible=self.visible - visible)
         self._resumed_at = self.hidden + self.visible
         self._reservation.resumed += 1
@@ -175,7 +184,7 @@ class Transcript:
         return Candidate(
             number=self._reservation.number,
             prompt=self._prompt,
-            ids=Hidden(tuple(self._ids)),
+            ids=_sealed(self._ids),
             thought=self._thought,
             text="".join(self._text),
             hidden=self.hidden,
@@ -187,8 +196,24 @@ class Transcript:
             parent=self._parent,
             logprobs=tuple(self._logprobs),
             stop=self._stop,
-            likelihood=Hidden(tuple(self._likelihood) if len(self._likelihood) == len(self._ids) else ()),
+            likelihood=_sealed(self._likelihood if len(self._likelihood) == len(self._ids) else []),
         )
+
+
+def _opened(values: Hidden[tuple[T, ...]]) -> list[T] | Runs[T]:
+    return runs_of(values) or list(values.unseal())
+
+
+def _sealed(values: list[T] | Runs[T]) -> Hidden[tuple[T, ...]]:
+    return Hidden(tuple(values)) if isinstance(values, list) else values.hidden()
+
+
+def _cut(values: list[T] | Runs[T], size: int) -> list[T] | Runs[T]:
+    """The first `size` of them."""
+    if isinstance(values, list):
+        return values[:size]
+    values.cut(size)
+    return values
 
 
 def _told_to(reservation: Reservation) -> Callable[[Sequence[int]], None] | None:

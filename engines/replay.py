@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from dataclasses import dataclass, field
 from heapq import merge
 
+from ponder.compute.alike import Runs, alike, runs_of
 from ponder.compute.answers.grouping import group
 from ponder.compute.answers.phrases import asks_for_a_number
 from ponder.compute.engine import Checked, Delta, Hold, ModelCard, Read, Reward, Sampling, unheld
@@ -135,7 +136,7 @@ class ReplayEngine:
         if number is None:
             raise EngineError("of a chain without a token nobody knows which it is")
         sample = self._request(candidate.prompt).question.samples[number]
-        thinks = candidate.ids.unseal().count(KINDS * number + THINKS)
+        thinks = _ids(candidate).count(KINDS * number + THINKS)
         return sample, thinks, sample.tokens - self._visible(sample)
 
     def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
@@ -164,6 +165,7 @@ class ReplayEngine:
             number = request.draw(sampling.seed, transcript.call)
         transcript.read(self.length(prompt), 0)
         sample = request.question.samples[number]
+        transcript.alike()
         writing = _Writing(self, sampling, transcript, sample, KINDS * number)
         self.running += 1
         try:
@@ -196,7 +198,7 @@ class _Writing:
         """`ids`: the first of the three tokens of the sample."""
         self.engine, self.sampling, self.transcript, self.sample, self.ids = engine, sampling, transcript, sample, ids
         begun = transcript.begun
-        written = begun.ids.unseal() if begun else ()
+        written = _ids(begun) if begun else ()
         self.thought, self.said = written.count(ids + THINKS), written.count(ids + SAYS)
         self.thinking = begun.thinking if begun else True
         self.forced = begun.forced if begun else False
@@ -213,7 +215,7 @@ class _Writing:
         tokens = max(0, min(end - self.thought, self.sampling.thinking - self.transcript.hidden, self.left))
 
         def write(made: int) -> None:
-            self.transcript.think((self.ids + THINKS,) * made, self.likelihood(made))
+            self.transcript.think(alike(self.ids + THINKS, made), self.likelihood(made))
             self.thought += made
 
         await self.decode(tokens, self.looks(tokens), write)
@@ -242,7 +244,7 @@ class _Writing:
 
         def write(made: int) -> None:
             text = self.text(self.said + made, visible)[before:]
-            self.transcript.say((self.ids + SAYS,) * made, text, self.likelihood(made))
+            self.transcript.say(alike(self.ids + SAYS, made), text, self.likelihood(made))
             self.said += made
 
         await self.decode(tokens, (tokens,), write)
@@ -267,17 +269,17 @@ class _Writing:
         place = bisect_right(probes, self.thought, key=lambda probe: probe[0])
         return probes[place - 1][1] if place else None
 
-    def likelihood(self, made: int) -> list[float]:
+    def likelihood(self, made: int) -> Runs[float]:
         """Of so many tokens more, each that of its window, where it is wanted and was recorded."""
         recorded, window = self.sample.likelihood, self.sample.window
-        found: list[float] = []
+        found = Runs[float]()
         if not self.sampling.likelihood or not recorded:
             return found
         at, end = self.thought + self.said, self.thought + self.said + made
         while at < end:
             place = min(at // window, len(recorded) - 1)
             until = end if place == len(recorded) - 1 else min(end, (place + 1) * window)
-            found += [recorded[place]] * (until - at)
+            found.add(recorded[place], until - at)
             at = until
         return found
 
@@ -312,11 +314,15 @@ class _Writing:
 
 def _replayed(chain: Candidate) -> int | None:
     """The number of the sample that a chain replays; None where it was stopped before its first token."""
-    ids = chain.ids.unseal()
-    if ids:
-        return ids[0] // KINDS
+    if ids := _ids(chain):
+        return next(iter(ids)) // KINDS
     thought = chain.thought.unseal()
     return int(thought) if thought else None
+
+
+def _ids(chain: Candidate) -> Runs[int] | tuple[int, ...]:
+    """Its tokens, not written out where they need not be."""
+    return runs_of(chain.ids) or chain.ids.unseal()
 
 
 def _answer(number: int | None) -> str:

@@ -107,7 +107,7 @@ class Kept:
             try:
                 told = json.loads(line)
                 requests = [[Replayed(*one) for one in question] for question in told["requests"]]
-                self._runs[told["key"]] = Run(requests, told["p50"], told["p90"])
+                self._runs[told["key"]] = Run(requests, told["p50"], told["p90"], told["cpu_seconds"])
             except (ValueError, KeyError, TypeError):
                 raise CannotReplay(f"{file}, line {number} is no kept replay: name another file") from None
         if whole < len(data):
@@ -129,6 +129,7 @@ class Kept:
             "conditions": asdict(job.conditions),
             "p50": run.p50,
             "p90": run.p90,
+            "cpu_seconds": run.cpu_seconds,
             "requests": [[astuple(one) for one in question] for question in run.requests],
         }
         with self._file.open("a") as file:

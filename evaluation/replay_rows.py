@@ -42,6 +42,8 @@ class Row:
     degraded: int
     """Requests in which the fallback judged, because the verifier failed."""
     requests: int
+    cpu_seconds: float
+    """That the replay took."""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def _row(job: Job, run: Run, base: Run, price: Price | None) -> Row:
         usd=None if price is None else mean(values(lambda one: price.cost(one.usage) / NANO)),
         degraded=sum(one.degraded for one in every),
         requests=len(every),
+        cpu_seconds=run.cpu_seconds,
     )
 
 
@@ -127,6 +130,7 @@ def _over(cap: int | None, setup: str, each: Sequence[Row]) -> Row:
         usd=_joint(priced) if len(priced) == len(each) else None,
         degraded=sum(row.degraded for row in each),
         requests=sum(row.requests for row in each),
+        cpu_seconds=sum(row.cpu_seconds for row in each),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,6 +131,7 @@ class Replayed:
     """Latency in decode steps."""
     samples: int
     agreement: float | None
+    confidence: float | None
     degraded: bool = False
     """The fallback judged."""
 
@@ -152,6 +154,8 @@ class Run:
     p50: int
     p90: int
     """What was known of chain lengths at the end."""
+    cpu_seconds: float
+    """Of this machine, that it took."""
 
 
 async def _deaf(_: Delta) -> None:
@@ -173,8 +177,8 @@ def replay(
     resources = Resources(engine, Lengths(*conditions.prior), RecordedRewards(engine) if scored else None)
     verifier = verifier_of(conditions.verifier or ("prm" if scored else "agreement"))
     fallback = verifier_of("agreement")
-    likelihood = bool(getattr(verifier.call, "needs_likelihood", False))
     strategy = setup.selection()
+    likelihood = any(getattr(one.call, "needs_likelihood", False) for one in (verifier, strategy))
     requests = [(q, draw) for draw in range(conditions.draws) for q in range(len(questions))]
     random.Random(conditions.seed).shuffle(requests)  # noqa: S311 (no secret)
     replayed: list[dict[int, Replayed]] = [{} for _ in questions]
@@ -208,6 +212,7 @@ def replay(
             steps=steps,
             samples=out.samples,
             agreement=out.agreement,
+            confidence=out.confidence,
             degraded=out.degraded,
         )
         engine.forget(prompt)
@@ -218,7 +223,8 @@ def replay(
             if told is not None:
                 told()
 
+    began = time.process_time()
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(all_of_them())
     in_order = [[of[draw] for draw in range(conditions.draws)] for of in replayed]
-    return Run(in_order, resources.lengths.p50, resources.lengths.p90)
+    return Run(in_order, resources.lengths.p50, resources.lengths.p90, time.process_time() - began)
