@@ -18,7 +18,7 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
-.PHONY: help serve test conformance soak check style lint docs format bench dashboards install lock dist clean
+.PHONY: help serve test conformance soak check style lint docs format bench demo dashboards install lock dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -68,6 +68,10 @@ bench: ## Ponder beside vLLM's own server, then its front end alone (about 12 mi
 	@$(INSTALL) $(EXTRA) dev
 	@$(BIN)/python bench/door.py $(ARGS)
 	@$(BIN)/python bench/overhead.py $(ARGS)
+
+demo: ## ask the demo reasoner 60 questions at five budgets and draw what a budget buys (two minutes on two cores)
+	@$(INSTALL) $(EXTRA) dev
+	@$(BIN)/python -m bench.demo $(ARGS)
 
 dashboards: ## write deploy/grafana/dashboards anew after a change to deploy/grafana
 	@$(INSTALL) $(EXTRA) dev
