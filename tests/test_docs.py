@@ -100,13 +100,17 @@ def flags(*subcommand: str) -> str:
     ).stdout
 
 
+COMMANDS = "serve|doctor|ask|usage|compare|replay|export|keys new|ledger [a-z]+|receipt verify"
+"""Of which a document shows flags."""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_commands_and_their_flags_exist(page: Page) -> None:
     shown = [command for command, _ in page.commands] + re.findall(r"`([^`\n]+)`", page.prose)
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for command in shown:
         where = f"{named(page)}: {command}"
-        commands = "serve|doctor|ask|usage|compare|record|keys new|ledger [a-z]+|receipt verify"
+        commands = "serve|doctor|ask|usage|compare|record|replay|export|keys new|ledger [a-z]+|receipt verify"
         for found in re.finditer(rf"(?:^|[\s/])ponder ((?:{commands})\b.*)", command):
             words = found[1].split()
             known = flags(*(words[:2] if words[0] in ("keys", "ledger", "receipt") else words[:1]))
