@@ -9,23 +9,27 @@ out exactly, over all ways in which the votes to come may fall.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from math import exp, lgamma, log
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 AHEAD = 32
 """Votes to come that are reckoned with: who leads so many votes later leads in the end, nearly always."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Urn:
     """One way in which a model's answers to a question may scatter."""
 
-    weight: float
+    weight: Annotated[float, Field(gt=0, le=1)]
     """The part of all questions that are like this, in (0, 1]."""
-    discount: float
+    discount: Annotated[float, Field(ge=0, lt=1)]
     """In [0, 1): how much of the scatter is answers that are given once and never again."""
     strength: float
     """Above -discount: how ready the model is to give another answer."""
@@ -37,12 +41,14 @@ class Urn:
         again = sum(lgamma(c - d) for c in counts) - len(counts) * lgamma(1 - d)
         return new + again + lgamma(1 + s) - lgamma(n + s)
 
-    def __post_init__(self) -> None:
-        if not (0 < self.weight <= 1 and 0 <= self.discount < 1 and self.strength > -self.discount):
-            raise ValueError("an urn has a weight in (0, 1], a discount in [0, 1) and a strength above -discount")
+    @model_validator(mode="after")
+    def _scatters(self) -> Urn:
+        if self.strength <= -self.discount:
+            raise ValueError("strength must be above -discount")
+        return self
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Ballots:
     """A vote as it stands. All its chains are answers to the same prompt, drawn one like the other."""
 

@@ -60,6 +60,7 @@ from ponder.server.kept.page import GIVEN, STREAMED, ResponsesPage
 from ponder.server.kept.responses import KeptResponses
 from ponder.server.logs import REQUEST_ID
 from ponder.server.loop_thoughts import LoopThoughts
+from ponder.server.policies import policies_of, warn
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings, Reload
@@ -260,6 +261,9 @@ def create_app(
     metrics = metrics or Metrics()
     keyring = keyring or Keyring(settings.keys, required=settings.require_key)
     registry, guard, live = Registry(), Guard(keyring, metrics), LiveSettings(settings)
+    configured = settings.served()
+    registry.policies = policies_of(configured)
+    warn(configured, registry.policies)
     admission = Admission(
         settings.max_inflight,
         settings.max_queue,

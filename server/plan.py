@@ -239,7 +239,15 @@ async def make(
     writing, judging = _shares(served, key)
     return ResolvedRequest(
         plans=plans,
-        resources=Resources(served.engine, served.lengths, served.reward_model, writing, judging, served.evidence),
+        resources=Resources(
+            served.engine,
+            served.lengths,
+            served.reward_model,
+            writing,
+            judging,
+            served.evidence,
+            policy=registry.policy(base),
+        ),
         model=request.model,
         base=base,
         owner=key.name,

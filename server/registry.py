@@ -14,6 +14,7 @@ from ponder.compute.engine import Engine, HasSlots, RewardModel
 from ponder.compute.errors import NotFound, RequestError
 from ponder.compute.evidence import Evidence
 from ponder.compute.lengths import Lengths
+from ponder.compute.policy import BUILT_IN, Policy
 from ponder.compute.run import Selection
 from ponder.compute.slots import Slots
 from ponder.metering.metrics import Role
@@ -152,6 +153,12 @@ class Registry:
     def __init__(self) -> None:
         self.strategies = {name: Entry(name, kind) for name, kind in strategies().items()}
         self.verifiers = {name: Entry(name, kind) for name, kind in verifiers().items()}
+        self.policies: Mapping[str, Policy] = {}
+        """What `auto` goes by, by the names of models; those that are not there go by the server's own rules."""
+
+    def policy(self, model: str) -> Policy:
+        """What `auto` goes by for a model."""
+        return self.policies.get(model, BUILT_IN)
 
     def forget(self) -> None:
         """What was made without parameters is made anew: the bounds on it may be others."""

@@ -1,4 +1,5 @@
-"""The configuration read again while the server serves: keys, prices and limits change, and nothing else does.
+"""The configuration read again while the server serves: keys, prices, limits and policies change, and nothing else
+does.
 
 What cannot change without a restart is named. A configuration with a fault changes nothing. Requests that run keep what
 they began with: the price book, the limits and the key.
@@ -28,8 +29,9 @@ from ponder.server.auth.access import Caller
 from ponder.server.auth.keys import Keyring
 from ponder.server.auth.page import who
 from ponder.server.auth.stored_keys import StoredKeys, as_json, check_names
+from ponder.server.policies import policies_of, warn
 from ponder.server.registry import Registry
-from ponder.server.settings import KeySettings, KeyTerms, Limits, Settings, WrongSettings
+from ponder.server.settings import KeySettings, KeyTerms, Limits, ModelSettings, Settings, WrongSettings
 
 log = logging.getLogger("ponder.server")
 
@@ -84,7 +86,7 @@ class Reload:
         self._turn = asyncio.Lock()
 
     async def reload_configuration(self, key: Caller) -> Reloaded:
-        """Reads the configuration again: keys, prices and limits hold from now on, the rest is named."""
+        """Reads the configuration again: keys, prices, limits and policies hold from now on, the rest is named."""
         try:
             return await self.once(who(key))
         except WrongSettings as error:
@@ -101,6 +103,8 @@ class Reload:
                 changes = changes_of(self._live.now, new)
                 check_names(changes.settings.keys, self._stored.known if self._stored else ())
                 self._registry.check(changes.settings)
+                served = changes.settings.served()
+                policies = await asyncio.to_thread(policies_of, served)
             except WrongSettings as error:
                 log.error("the configuration was read again, and nothing changed: %s", error.message)
                 raise
@@ -109,8 +113,12 @@ class Reload:
             self._live.now = changes.settings
             self._keyring.configure(changes.settings.keys)
             self._registry.forget()
-        _say(changes.told)
-        return changes.told
+            learned = [f"policy of {name}" for name in served if policies[name] != self._registry.policy(name)]
+            self._registry.policies = policies
+            warn(served, policies)
+        told = changes.told.model_copy(update={"changed": [*changes.told.changed, *learned]})
+        _say(told)
+        return told
 
     async def _written_down(self, stored: StoredKeys, asker: str, happened: Sequence[Happened]) -> None:
         def write(engine: Engine) -> None:
@@ -140,14 +148,27 @@ def changes_of(running: Settings, new: Settings) -> Changes:
     """What of a new configuration can hold at once. Raises `WrongSettings` where that does not fit what stays."""
     limits = new.limits.model_copy(update={name: getattr(running.limits, name) for name in OF_CONNECTIONS})
     try:
-        settings = running.with_changes(keys=new.keys, prices=new.prices, limits=limits)
+        settings = running.with_changes(
+            keys=new.keys,
+            prices=new.prices,
+            limits=limits,
+            policy=new.policy,
+            models=_with_policies(running.models, new),
+        )
     except ValueError as error:
         raise WrongSettings(f"beside what only a restart changes it cannot be: {error}") from None
     changed = [*_keys_changed(running, new), *(["prices"] if new.prices != running.prices else [])]
     changed += [f"limits.{name}" for name in _others(running.limits, limits)]
-    kept = [name for name in _others(running, new) if name not in (*LIVE, "limits")]
+    comparable = new.model_copy(update={"models": _with_policies(new.models, new)})
+    kept = [name for name in _others(settings, comparable) if name not in (*LIVE, "limits")]
     kept += [f"limits.{name}" for name in _others(running.limits, new.limits) if name in OF_CONNECTIONS]
     return Changes(settings, Reloaded(changed=changed, kept=kept), tuple(_happened(running, settings)))
+
+
+def _with_policies(models: Mapping[str, ModelSettings], new: Settings) -> dict[str, ModelSettings]:
+    """These models with the policies that the new configuration names, for them or for all."""
+    named = {name: model.policy or new.policy for name, model in new.models.items()}
+    return {name: model.model_copy(update={"policy": named.get(name, model.policy)}) for name, model in models.items()}
 
 
 def _others(one: BaseModel, two: BaseModel) -> list[str]:

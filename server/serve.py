@@ -38,6 +38,7 @@ from ponder.server.idempotency.seal import configured
 from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
 from ponder.server.output import captured
+from ponder.server.policies import policies_of
 from ponder.server.receipts import signing
 from ponder.server.registry import Registry
 from ponder.server.reload import Reload, Terminal, at_signal
@@ -60,6 +61,7 @@ def serve(settings: Settings, source: Callable[[], Settings] | None = None) -> N
     `source`. Raises `PonderError` where it cannot begin: before an engine is started, where that can be known."""
     registry = Registry()
     registry.check(settings)
+    policies_of(settings.served())
     dialects = all_dialects()
     check_tls(settings.tls_cert, settings.tls_key)
     configured(settings.idempotency)

@@ -74,7 +74,7 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
     _ledger(add_parser("ledger", help="the durable account of all requests: status, copies, rows that go"))
 
-    reload_ = add_parser("reload", help="have a running server read its keys, prices and limits again")
+    reload_ = add_parser("reload", help="have a running server read its keys, prices, limits and policies again")
     words = "the server (default: $PONDER_URL, else as configured); $PONDER_API_KEY is a key with the scope admin"
     reload_.add_argument("--url", help=words)
     _config_of(reload_)

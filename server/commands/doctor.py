@@ -26,6 +26,7 @@ from ponder.server.app import plugged_in
 from ponder.server.commands.doctor_models import examined, facts, how_it_calls, how_it_thinks
 from ponder.server.http.sockets import CannotListen, bind, listen
 from ponder.server.model_paths import hub_folder, model_folder
+from ponder.server.policies import other_model, policy_of
 from ponder.server.registry import Registry
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
 
@@ -278,6 +279,22 @@ def defaults(settings: Settings) -> Finding:
     return Finding(True, "strategies and verifiers")
 
 
+def policies(settings: Settings) -> list[Finding]:
+    """The policies that are configured can be read, and were learned for their models."""
+    found: list[Finding] = []
+    for name, one in settings.served().items():
+        if one.policy is None:
+            continue
+        try:
+            learned = policy_of(name, one)
+        except WrongSettings as error:
+            found.append(Finding(False, str(error), f"ponder calibrate POOL... -o {one.policy}"))
+            continue
+        words = other_model(name, one, learned)
+        found.append(Finding(None if words else True, words or f"{name}: policy {one.policy}"))
+    return found
+
+
 def dialects() -> list[Finding]:
     """The APIs that other packages add can be spoken, or the server would not start."""
     found: list[Finding] = []
@@ -308,6 +325,7 @@ def examine(settings: Settings) -> list[Finding]:
         *(reward_model(name, path) for name, path in beside),
         *(remote_reward_model(name, url, m) for name, url, m in prms if m.prm_is_remote),
         defaults(settings),
+        *policies(settings),
         *dialects(),
         port(settings.host, settings.port),
         memory(len(served) + len(beside)),

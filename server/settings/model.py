@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -115,6 +116,11 @@ class Defaults(Table):
     verifier: Choosing | None = Field(
         default=None,
         description="What judges candidates when a request is silent: a name, or a table of it and parameters.",
+    )
+    policy: Path | None = Field(
+        default=None,
+        description="A file with the numbers that `auto` goes by, learned for the model (`ponder calibrate`, "
+        "docs/policy.md). Left out: the server's own rules.",
     )
     thinking_budget: ThinkingBudget = Field(
         default=None,
