@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
+from pydantic.alias_generators import to_camel
+
+from ponder.server.dialects.gemini import refused as gemini
 from ponder.server.settings import Settings
 from tests.server.serving import ask, door, scripted
 from tools.written_page import placed, write
@@ -29,6 +32,19 @@ SENT = {
     "/v1/messages": ("anthropic.types.message_create_params", "MessageCreateParamsBase"),
 }
 """What the SDK of a dialect's vendor sends."""
+GEMINI = {
+    "generationConfig.": "GenerationConfig",
+    "generationConfig.thinkingConfig.": "ThinkingConfig",
+    "safetySettings[].": "SafetySetting",
+    "tools[].": "Tool",
+    "tools[].functionDeclarations[].": "FunctionDeclaration",
+    "toolConfig.": "ToolConfig",
+    "toolConfig.functionCallingConfig.": "FunctionCallingConfig",
+}
+"""Google's SDK sends what its types have, by the places they have in a request. Beside them there is one type of what
+its caller may say."""
+NOT_SENT = frozenset({"automaticContinuation", "automaticFunctionCalling", "httpOptions", "shouldReturnHttpResponse"})
+"""What that has for the SDK itself."""
 
 
 def document() -> dict[str, Any]:
@@ -38,10 +54,28 @@ def document() -> dict[str, Any]:
 
 def sent(path: str) -> list[str]:
     """The fields that the vendor's SDK sends there; none where no SDK is."""
+    if ":generateContent" in path or ":streamGenerateContent" in path:
+        return sorted(sent_to_gemini())
     if path not in SENT:
         return []
     module, name = SENT[path]
     return sorted(get_type_hints(getattr(importlib.import_module(module), name)))
+
+
+def sent_to_gemini() -> Iterator[str]:
+    """By their paths."""
+    types: Any = importlib.import_module("google.genai.types")
+
+    def named(kind: str) -> set[str]:
+        return {to_camel(name) for name in getattr(types, kind).model_fields}
+
+    # What belongs into another object, and what the SDK keeps to itself, is not at the top level.
+    config = gemini.CONFIG.instead.keys() | named("GenerationConfig")
+    yield from {"contents"} | named("GenerateContentConfig") - config - NOT_SENT
+    for place, kind in GEMINI.items():
+        yield from (f"{place}{name}" for name in named(kind))
+    for name in (named("GenerateContentConfig") - named("GenerationConfig")) & gemini.CONFIG.instead.keys():
+        yield f"generationConfig.{name}"
 
 
 def ignored(path: str, operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -43,9 +44,30 @@ def sample(schema: Any) -> Any:
                 return True
             case {"type": "string"}:
                 return "x"
+            case {"type": "array"}:
+                return [{}]
             case _:
                 pass
     raise AssertionError(f"no sample of {schema}")
+
+
+PARENTS: dict[str, Any] = {
+    "tools": [{"functionDeclarations": [{"name": "f"}]}],
+    "toolConfig": {"functionCallingConfig": {}},
+    "safetySettings": [{}],
+}
+"""What fields stand in, where that wants others."""
+
+
+def put(body: dict[str, Any], name: str, value: object) -> None:
+    """Sets a field by its dotted path; lists (`[]`) have one entry."""
+    first, *rest = name.split(".")
+    if not rest:
+        body[name] = value
+        return
+    key = first.removesuffix("[]")
+    held = body.setdefault(key, deepcopy(PARENTS.get(key, [{}] if first.endswith("[]") else {})))
+    put(held[0] if first.endswith("[]") else held, ".".join(rest), value)
 
 
 def snake(name: str) -> str:
@@ -105,21 +127,24 @@ def test_fields_without_effect_are_named_and_refused_ones_are_refused_by_name(di
     headers = caller.headers("")
     operation, schemas = post(dialect.path), described()["components"]["schemas"]
 
-    def asked(**more: Any) -> Any:
-        return ask(app, url=url, json=json.loads(whole) | more, headers=headers)
+    def asked(given: dict[str, Any]) -> Any:
+        sent = json.loads(whole)
+        for name, value in given.items():
+            put(sent, name, value)
+        return ask(app, url=url, json=sent, headers=headers)
 
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     found = [(name, inner) for name, inner, _ in fields(schema, schemas) if "." not in name]
     given = {name: sample(inner) for name, inner in found if inner.get("x-without-effect")}
     given |= dict.fromkeys([*ignored(dialect.path, operation, schemas), "unheard"], "x")
-    response = asked(**given)
+    response = asked(given)
     assert response.status_code == 200, response.text
     named = set(response.headers["x-ignored-parameters"].split(", "))
-    assert named == set(given)
+    assert named == {name.replace("[]", "") for name in given}
     for name in operation.get("x-refused-fields", ()):
-        response = asked(**{name: "x"})
+        response = asked({name: "x"})
         assert response.status_code == 400, name
-        assert name in str(caller.failure(response.content, streamed=False))
+        assert name.replace("[]", ".0") in str(caller.failure(response.content, streamed=False))
 
 
 def test_the_message_of_a_refusal_is_what_the_document_says() -> None:

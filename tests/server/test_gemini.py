@@ -315,6 +315,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "generationConfig.thinkingConfig.thinkingBudget",
     ),
     ({"cachedContent": "cachedContents/x"}, "cachedContent"),
+    ({"continuationToken": "x"}, "continuationToken"),
+    ({"model_armor_config": {"promptTemplateName": "x"}}, "modelArmorConfig"),
+    ({"generationConfig": {"enableAffectiveDialog": True}}, "generationConfig.enableAffectiveDialog"),
+    (
+        {"toolConfig": {"functionCallingConfig": {"streamFunctionCallArguments": True}}},
+        "toolConfig.functionCallingConfig.streamFunctionCallArguments",
+    ),
     ({"tools": [{"googleSearch": {"x": 1}}]}, "tools.0.googleSearch"),
     ({"tools": [{"functionDeclarations": [{"name": "a b"}]}]}, "tools.0.functionDeclarations.0.name"),
     (
@@ -442,6 +449,33 @@ def test_log_probabilities_have_geminis_shape() -> None:
     assert candidate["avgLogprobs"] == -0.1
     assert [one["token"] for one in candidate["logprobsResult"]["chosenCandidates"]] == ["a", "b"]
     assert len(candidate["logprobsResult"]["topCandidates"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"cachedContent": "cachedContents/x"}, "cachedContent"),
+        ({"generationConfig": {"speechConfig": {"x": 1}}}, "generationConfig.speechConfig"),
+        ({"tools": [{"googleSearch": {"x": 1}}]}, "tools.0.googleSearch"),
+    ],
+)
+def test_a_request_whose_prompt_is_counted_is_refused_as_it_would_be(more: dict[str, Any], param: str) -> None:
+    whole: dict[str, Any] = {"contents": CONTENTS} | more
+    response = ask(door(scripted()), url=f"{ROOT}:countTokens", json={"generateContentRequest": whole})
+    refused(response, 400, "INVALID_ARGUMENT", f"generateContentRequest.{param}")
+
+
+def test_every_field_that_is_refused_is_named_in_the_document() -> None:
+    paths: dict[str, Any] = ask(door(scripted()), "GET", "/openapi.json").json()["paths"]
+    for method in ("generateContent", "streamGenerateContent"):
+        named = paths[f"/v1beta/models/{{model}}:{method}"]["post"]["x-refused-fields"]
+        assert {"cachedContent", "generationConfig.speechConfig", "tools[].googleSearch"} <= named.keys()
+
+
+def test_what_changes_nothing_is_taken() -> None:
+    taken = {"enableAffectiveDialog": False, "audioTimestamp": False, "mediaResolution": "MEDIA_RESOLUTION_UNSPECIFIED"}
+    calling = {"functionCallingConfig": {"streamFunctionCallArguments": False}}
+    assert asked(door(scripted()), generationConfig=taken, toolConfig=calling).status_code == 200
 
 
 def test_what_has_no_effect_is_named_in_a_header() -> None:

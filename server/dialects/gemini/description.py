@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ponder.server.dialects.gemini import refused
 from ponder.server.dialects.gemini.answer_schema import CountTokensResponse, GenerateContentResponse
 from ponder.server.dialects.gemini.errors import GeminiError
 from ponder.server.dialects.gemini.schema import CountRequest, GenerateRequest
@@ -49,6 +50,7 @@ def described(action: str, root: str) -> tuple[dict[str, Any], dict[str, Any]]:
         event=GenerateContentResponse if streams else None,
         refusal=GeminiError,
     )
+    told["x-refused-fields"] = refused.described() | (refused.described("generateContentRequest.") if counts else {})
     told["parameters"] = [MODEL, KEY, *([] if counts else told["parameters"]), *([ALT] if streams else [])]
     if streams:
         answer = told["responses"]["200"]

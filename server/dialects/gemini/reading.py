@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from ponder.compute.errors import RequestError
 from ponder.compute.text import Tool
 from ponder.server.bounds import check_entries
+from ponder.server.dialects.gemini import refused
 from ponder.server.dialects.gemini import schema as wire
 from ponder.server.dialects.gemini.contents import Turns, turns
 from ponder.server.dialects.gemini.names import alias, understood
+from ponder.server.dialects.gemini.refused import refuse
 from ponder.server.dialects.gemini.schema import CountRequest, FunctionDeclaration, GenerateRequest, GenerationConfig
 from ponder.server.dialects.gemini.schemas import json_schema
 from ponder.server.dialects.own_fields import NAMES as OWN_NAMES
 from ponder.server.dialects.own_fields import wishes
-from ponder.server.dialects.slips import Refused, Stray, misplaced, misspelt, strays, told
+from ponder.server.dialects.slips import Stray, misplaced, misspelt, strays, told
 from ponder.server.dialects.thinking_spellings import agreed, conflict
 from ponder.server.request import Document, Request, SamplingWish, ThinkingWish, ToolChoice
 from ponder.server.settings import Limits
@@ -27,6 +29,8 @@ from ponder.server.validation import checked, missing
 CONFIG = "generationConfig"
 THINKING = f"{CONFIG}.thinkingConfig"
 CALLING = "toolConfig.functionCallingConfig"
+INNER = "generateContentRequest"
+"""Where the count of a prompt's tokens may have a whole request."""
 NAMES: Mapping[str, str] = {
     "messages": "contents",
     "total_tokens": f"{CONFIG}.maxOutputTokens",
@@ -41,26 +45,6 @@ NAMES: Mapping[str, str] = {
     **OWN_NAMES,
 }
 """What Gemini calls the fields of our request, where that is something else."""
-REFUSED = Refused(
-    {
-        "cachedContent": "what several prompts have in common is read once without it",
-        "messages": "use contents",
-        "input": "use contents",
-        "instances": "use contents",
-    },
-    {},
-)
-REFUSED_CONFIG = {
-    "responseFormat": "use responseMimeType with responseJsonSchema",
-    "speechConfig": "answers are text",
-    "imageConfig": "answers are text",
-    "audioTimestamp": "models are given texts and images",
-    "routingConfig": "the path names the model",
-    "modelConfig": "the path names the model",
-    "modelSelectionConfig": "the path names the model",
-    "translationConfig": "it is not offered",
-}
-"""Fields of `generationConfig` that would change the result."""
 Checked = TypeVar("Checked", bound=GenerateRequest)
 
 
@@ -89,13 +73,15 @@ def count_request(raw: bytes, limits: Limits, model: str) -> Wanted:
             raise missing("contents")
         return _wanted(given, model, stream=False)
     if given.contents:
-        raise conflict("generateContentRequest", "contents")
-    return _wanted(given.generate_content_request, model, stream=False, place="generateContentRequest.")
+        raise conflict(INNER, "contents")
+    return _wanted(given.generate_content_request, model, stream=False, place=f"{INNER}.")
 
 
 def _checked(model: type[Checked], raw: bytes, limits: Limits) -> Checked:
     body = cast("dict[str, Any]", understood(loads_object(raw, limits.json_depth, limits.json_values)))
-    misspelt(body, model, REFUSED)
+    misspelt(body, model, refused.REFUSED)
+    if isinstance(inner := body.get(INNER), dict) and model is CountRequest:
+        refuse(cast("dict[str, Any]", inner), f"{INNER}.", refused.REFUSED)
     check_entries(body, {"contents": limits.messages, "tools": limits.tools, "labels": limits.metadata})
     return checked(model, body)
 
@@ -104,7 +90,7 @@ def _wanted(request: GenerateRequest, model: str, *, stream: bool, place: str = 
     found = [Stray(tuple(map(alias, one.place)), one.key, one.holder) for one in strays(request)]
     misplaced(request, request.labels or (), found)
     config = request.generation_config or GenerationConfig()
-    _together(request, config)
+    _together(request, config, place)
     made = turns(request.system_instruction, request.contents)
     declared = _declared(request)
     choice, usable = _tool_choice(request, declared)
@@ -167,35 +153,28 @@ def _thinking(request: GenerateRequest, config: wire.ThinkingConfig | None) -> T
     return agreed(budgets, [], levels, exact=request.exact, loop=request.loop)
 
 
-def _together(request: GenerateRequest, config: GenerationConfig) -> None:
-    """Raises `RequestError` for fields that want others, and for what is not offered."""
-    _refuse(config.model_extra, f"{CONFIG}.", REFUSED_CONFIG.get)
+def _together(request: GenerateRequest, config: GenerationConfig, place: str) -> None:
+    """Raises `RequestError` for fields that want others, and for what is not offered. `place`: where the request is."""
+    refuse(config.model_extra, f"{place}{CONFIG}.", refused.CONFIG)
     for n, tool in enumerate(request.tools or ()):
-        _refuse(tool.model_extra, f"tools.{n}.", lambda _: "of tools only functionDeclarations are")
-    calling = request.tool_config
-    if calling is not None:
-        _refuse(calling.model_extra, "toolConfig.", {"retrievalConfig": "this server retrieves nothing"}.get)
+        refuse(tool.model_extra, f"{place}tools.{n}.", refused.TOOLS, refused.FUNCTIONS)
+    if request.tool_config is not None:
+        refuse(request.tool_config.model_extra, f"{place}toolConfig.", refused.TOOL_CONFIG)
+        calling = request.tool_config.function_calling_config
+        refuse(calling and calling.model_extra, f"{place}{CALLING}.", refused.CALLING)
     if config.logprobs is not None and not config.response_logprobs:
-        raise RequestError(
-            f"{CONFIG}.logprobs wants responseLogprobs: true", param=f"{CONFIG}.logprobs", code="invalid_value"
-        )
+        param = f"{place}{CONFIG}.logprobs"
+        raise RequestError(f"{param} wants responseLogprobs: true", param=param, code="invalid_value")
     given = [name for name in ("response_schema", "response_json_schema") if getattr(config, name) is not None]
     if len(given) > 1:
         raise RequestError(
-            f"{CONFIG}.responseSchema and responseJsonSchema contradict each other",
-            param=f"{CONFIG}.responseJsonSchema",
+            f"{place}{CONFIG}.responseSchema and responseJsonSchema contradict each other",
+            param=f"{place}{CONFIG}.responseJsonSchema",
             code="conflicting_parameters",
         )
     if given and config.response_mime_type != "application/json":
-        param = f"{CONFIG}.{alias(given[0])}"
+        param = f"{place}{CONFIG}.{alias(given[0])}"
         raise RequestError(f"{param} wants responseMimeType: application/json", param=param, code="invalid_value")
-
-
-def _refuse(extra: Mapping[str, Any] | None, place: str, words: Callable[[str], str | None]) -> None:
-    for key, value in (extra or {}).items():
-        if value not in (None, [], {}) and (instead := words(key)) is not None:
-            param = f"{place}{key}" if key.isidentifier() and len(key) <= 64 else place.rstrip(".")
-            raise RequestError(f"{param} is not supported: {instead}", param=param, code="unsupported_parameter")
 
 
 def _document(config: GenerationConfig) -> tuple[Document | None, str | None]:

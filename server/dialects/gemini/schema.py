@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from ponder.server.dialects.gemini.names import alias
 from ponder.server.dialects.own_fields import OwnFields
-from ponder.server.dialects.wire import Effort, Name, Several, Wire
+from ponder.server.dialects.wire import WITHOUT_EFFECT, Effort, Name, Several, Wire
 
 
 def _whole(value: Any) -> Any:
@@ -124,11 +124,11 @@ class GenerateRequest(OwnFields, GeminiWire):
     tools: Several[Tool] | None = None
     tool_config: ToolConfig | None = None
     generation_config: GenerationConfig | None = None
-    safety_settings: Several[SafetySetting] | None = Field(default=None, description="Without effect")
+    safety_settings: Several[SafetySetting] | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
     labels: dict[str, str] | None = Field(default=None, description="Kept as metadata")
     model: str | None = Field(default=None, description="As in the path, which counts")
-    store: bool | None = Field(default=None, description="Without effect")
-    service_tier: str | None = Field(default=None, description="Without effect")
+    store: bool | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
+    service_tier: str | None = Field(default=None, json_schema_extra=WITHOUT_EFFECT)
 
 
 class CountRequest(GenerateRequest):
