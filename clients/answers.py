@@ -167,10 +167,13 @@ class Response(Part):
 
 
 class Piece(Part):
-    """Visible text as it is written, of choice number `choice`."""
+    """Visible text as it is written, of choice number `choice`. A piece of a response has the id of that and the number
+    of its event, behind which a response that is kept can be gone on with."""
 
     text: str
     choice: int = 0
+    response_id: str | None = None
+    sequence_number: int | None = None
 
 
 class Model(Part):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
 
 from ponder.clients.answers import CutOff, Piece, Response
-from ponder.clients.exchange import Exchange, Messages, Question, Request, asking, checked, refusal
+from ponder.clients.exchange import SILENCE, Exchange, Messages, Question, Request, asking, checked, refusal
 from ponder.clients.sending import AsyncSender, Sender
 
 PATH = "/v1/responses"
+PAGE = 100
+"""Input items that are asked for at a time."""
 OVER = ("response.completed", "response.incomplete")
 """The events that end a stream with an answer; of one that was cut or cancelled `status` tells."""
 
@@ -44,6 +47,19 @@ class Responses:
         """A response that the server keeps, as it is now: `status` tells whether it is over."""
         return self._sender.result(_retrieved(response_id))
 
+    def cancel(self, response_id: str) -> Response:
+        """Ends a response that runs in the background, and gives back what it came to. One that is over stays as it
+        is."""
+        return self._sender.result(_cancelled(response_id))
+
+    def delete(self, response_id: str) -> None:
+        """The server keeps it no longer. One that runs is ended."""
+        self._sender.result(_deleted(response_id))
+
+    def input_items(self, response_id: str) -> tuple[dict[str, Any], ...]:
+        """What the model was asked, as items of the API, the first first; all pages of them."""
+        return self._sender.result(_input_items(response_id))
+
     def stream(
         self,
         input: Messages,
@@ -58,6 +74,12 @@ class Responses:
         hangs up: the server stops, unless it runs in the background."""
         question = Question(input, model, thinking_budget, max_cost_usd, strategy, fields)
         yield from self._sender.streamed(_asked(question, streamed=True), Following)
+
+    def resume(self, response_id: str, *, starting_after: int | None = None) -> Generator[Piece | Response]:
+        """The stream of a response in the background, from its beginning or behind the event of that number (a piece
+        has it), then the whole. It was created with `background=True` and `stream`."""
+        following = partial(Following, response_id=response_id)
+        yield from self._sender.streamed(_resumed(response_id, starting_after), following)
 
 
 class AsyncResponses:
@@ -85,6 +107,19 @@ class AsyncResponses:
         """A response that the server keeps, as it is now: `status` tells whether it is over."""
         return await self._sender.result(_retrieved(response_id))
 
+    async def cancel(self, response_id: str) -> Response:
+        """Ends a response that runs in the background, and gives back what it came to. One that is over stays as it
+        is."""
+        return await self._sender.result(_cancelled(response_id))
+
+    async def delete(self, response_id: str) -> None:
+        """The server keeps it no longer. One that runs is ended."""
+        await self._sender.result(_deleted(response_id))
+
+    async def input_items(self, response_id: str) -> tuple[dict[str, Any], ...]:
+        """What the model was asked, as items of the API, the first first; all pages of them."""
+        return await self._sender.result(_input_items(response_id))
+
     async def stream(
         self,
         input: Messages,
@@ -102,12 +137,22 @@ class AsyncResponses:
             async for part in stream:
                 yield part
 
+    async def resume(self, response_id: str, *, starting_after: int | None = None) -> AsyncGenerator[Piece | Response]:
+        """The stream of a response in the background, from its beginning or behind the event of that number (a piece
+        has it), then the whole. It was created with `background=True` and `stream`."""
+        following = partial(Following, response_id=response_id)
+        async with aclosing(self._sender.streamed(_resumed(response_id, starting_after), following)) as stream:
+            async for part in stream:
+                yield part
+
 
 class Following:
     """Puts the events of a response's stream together."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, response_id: str | None = None) -> None:
+        """`response_id`: of a stream that is gone on with, which does not begin with it."""
         self._headers = checked(response).headers
+        self._id = response_id
         self._whole: Response | None = None
 
     def take(self, data: str) -> Iterator[Piece]:
@@ -115,7 +160,9 @@ class Following:
         event: dict[str, Any] = json.loads(data) if data else {}
         match event.get("type"):
             case "response.output_text.delta":
-                yield Piece(text=event["delta"])
+                yield Piece(text=event["delta"], response_id=self._id, sequence_number=event.get("sequence_number"))
+            case "response.created":
+                self._id = event["response"]["id"]
             case "error":
                 raise refusal(event, 200, self._headers)
             case "response.failed":
@@ -141,9 +188,40 @@ def _created(question: Question) -> Exchange[Response]:
     return _response(told.json(), told.headers)
 
 
+def _path(response_id: str, more: str = "") -> str:
+    return f"{PATH}/{quote(response_id, safe='')}{more}"
+
+
 def _retrieved(response_id: str) -> Exchange[Response]:
-    told = checked((yield Request("GET", f"{PATH}/{quote(response_id, safe='')}")))
+    told = checked((yield Request("GET", _path(response_id))))
     return _response(told.json(), told.headers)
+
+
+def _cancelled(response_id: str) -> Exchange[Response]:
+    told = checked((yield Request("POST", _path(response_id, "/cancel"))))
+    return _response(told.json(), told.headers)
+
+
+def _deleted(response_id: str) -> Exchange[None]:
+    checked((yield Request("DELETE", _path(response_id))))
+
+
+def _input_items(response_id: str) -> Exchange[tuple[dict[str, Any], ...]]:
+    found: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        path = _path(response_id, f"/input_items?order=asc&limit={PAGE}{after}")
+        page: dict[str, Any] = checked((yield Request("GET", path))).json()
+        found += page["data"]
+        if not page["has_more"] or not page["data"]:
+            return tuple(found)
+        after = f"&after={quote(page['last_id'], safe='')}"
+
+
+def _resumed(response_id: str, starting_after: int | None) -> Exchange[Request]:
+    behind = "" if starting_after is None else f"&starting_after={starting_after}"
+    return Request("GET", _path(response_id, f"?stream=true{behind}"), silence=SILENCE)
+    yield  # an exchange that has nothing to ask before
 
 
 def _response(data: dict[str, Any], headers: Mapping[str, str]) -> Response:

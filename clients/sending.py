@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -13,13 +13,12 @@ from ponder.clients.answers import Piece
 from ponder.clients.exchange import Exchange, Request, in_our_words
 
 T = TypeVar("T")
+Made = Callable[[httpx.Response], "Gathers[T]"]
 Whole = TypeVar("Whole", covariant=True)
 
 
 class Gathers(Protocol[Whole]):
     """Puts the events of one stream together. Made of its response, whose body is read where it is no success."""
-
-    def __init__(self, response: httpx.Response) -> None: ...
 
     def take(self, data: str) -> Iterator[Piece]:
         """The pieces in the data of one event."""
@@ -66,7 +65,7 @@ class Sender:
         with in_our_words(self.address):
             return self._result(flow)
 
-    def streamed(self, flow: Exchange[Request], kind: type[Gathers[T]]) -> Generator[Piece | T]:
+    def streamed(self, flow: Exchange[Request], kind: Made[T]) -> Generator[Piece | T]:
         """The pieces of a stream and then the whole; the exchange returns the request for it. Closing hangs up."""
         with in_our_words(self.address), self._http.stream(**_sent(self._result(flow))) as response:
             if not response.is_success:
@@ -100,7 +99,7 @@ class AsyncSender:
         with in_our_words(self.address):
             return await self._result(flow)
 
-    async def streamed(self, flow: Exchange[Request], kind: type[Gathers[T]]) -> AsyncGenerator[Piece | T]:
+    async def streamed(self, flow: Exchange[Request], kind: Made[T]) -> AsyncGenerator[Piece | T]:
         """The pieces of a stream and then the whole; the exchange returns the request for it. Closing hangs up."""
         with in_our_words(self.address):
             async with self._http.stream(**_sent(await self._result(flow))) as response:

@@ -86,6 +86,44 @@ def test_one_in_the_background_is_asked_for_until_it_is_over(client: Client) -> 
     assert (ended.status, ended.text, ended.thinking.spent) == ("completed", QUESTION, 12)
 
 
+LONG = "It is a long way from here to there. " * 60
+
+
+def test_one_that_runs_is_cancelled_and_deleted(client: Client) -> None:
+    begun = client.responses.create(LONG, thinking_budget=4000, background=True)
+    ended = client.responses.cancel(begun.id)
+    assert (ended.id, ended.over) == (begun.id, True)
+    assert client.responses.retrieve(begun.id).status == ended.status
+    client.responses.delete(begun.id)
+    for gone in (client.responses.retrieve, client.responses.cancel, client.responses.delete):
+        with pytest.raises(Refused) as caught:
+            gone(begun.id)
+        assert (caught.value.status, caught.value.code) == (404, "response_not_found")
+
+
+def test_all_of_its_input_comes_back_page_by_page(client: Client) -> None:
+    turns = [{"role": "user" if n % 2 == 0 else "assistant", "content": f"turn {n}"} for n in range(241)]
+    made = client.responses.create(turns, thinking_budget=0)
+    items = client.responses.input_items(made.id)
+    assert [item["content"][0]["text"] for item in items] == [turn["content"] for turn in turns]
+
+
+def test_a_stream_is_gone_on_with_behind_any_of_its_pieces(client: Client) -> None:
+    *pieces, last = client.responses.stream(QUESTION, thinking_budget=12, background=True)
+    assert isinstance(last, Response)
+    told = [(piece.text, piece.sequence_number) for piece in pieces if isinstance(piece, Piece)]
+    assert {piece.response_id for piece in pieces if isinstance(piece, Piece)} == {last.id}
+    for behind in (None, told[0][1], told[-1][1]):
+        *again, whole = client.responses.resume(last.id, starting_after=behind)
+        expected = [one for one in told if behind is None or (one[1] or 0) > behind]
+        assert [(piece.text, piece.sequence_number) for piece in again if isinstance(piece, Piece)] == expected
+        assert {piece.response_id for piece in again if isinstance(piece, Piece)} <= {last.id}
+        assert isinstance(whole, Response)
+        assert (whole.id, whole.text, whole.usage) == (last.id, last.text, last.usage)
+    with pytest.raises(Refused):
+        list(client.responses.resume("resp_none"))
+
+
 def test_the_asynchronous_client_does_the_same(url: str) -> None:
     async def talk() -> None:
         async with AsyncClient(url) as client:
@@ -95,8 +133,18 @@ def test_the_asynchronous_client_does_the_same(url: str) -> None:
             assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == QUESTION
             assert isinstance(last, Response)
             assert last.usage == made.usage
+            (asked,) = await client.responses.input_items(made.id)
+            assert asked["content"][0]["text"] == QUESTION
+            begun = await client.responses.create(LONG, thinking_budget=4000, background=True)
+            assert (await client.responses.cancel(begun.id)).over
+            *_, ran = [part async for part in client.responses.stream(QUESTION, background=True)]
+            assert isinstance(ran, Response)
+            *_, resumed = [part async for part in client.responses.resume(ran.id, starting_after=0)]
+            assert isinstance(resumed, Response)
+            assert (resumed.id, resumed.text) == (ran.id, ran.text)
+            await client.responses.delete(made.id)
             with pytest.raises(Refused):
-                await client.responses.retrieve("resp_none")
+                await client.responses.retrieve(made.id)
 
     asyncio.run(talk())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ def url() -> Iterator[str]:
 
 def fuzz(url: str, *, streamed: bool, each: int, seed: int) -> int:
     """How many requests were made, `each` at most of every operation and kind; of operations that stream alone where
-    they are to be `streamed`."""
+    they are to be `streamed`. Each operation that asks a model has answered one at least."""
     st = environment("schemathesis") / "bin" / "st"
     words = ["run", f"{url}/openapi.json", "--url", url, "--header", f"Authorization: Bearer {KEY}"]
     words += ["--max-examples", str(each), "--seed", str(seed), "--phases", PHASES, "--continue-on-failure"]
@@ -41,25 +42,43 @@ def fuzz(url: str, *, streamed: bool, each: int, seed: int) -> int:
         # data of each event to the schema.
         words += ["--exclude-checks", "response_schema_conformance"]
     config = HERE / "fuzz"
-    done = subprocess.run(
-        [str(st), "--config-file", str(config / "schemathesis.toml"), *words],
-        cwd=config,
-        env={**os.environ, "PONDER_STREAMED": str(int(streamed)), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.NamedTemporaryFile("r") as told:
+        done = subprocess.run(
+            [str(st), "--config-file", str(config / "schemathesis.toml"), *words],
+            cwd=config,
+            env={
+                **os.environ,
+                "PONDER_STREAMED": str(int(streamed)),
+                "PONDER_ANSWERED": told.name,
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        answered = {tuple(line.split("\t")) for line in told.read().splitlines()}
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
+    wanted = streaming(url) if streamed else asking(url)
+    media = {"text/event-stream"} if streamed else {"application/json", "text/event-stream"}
+    assert set(wanted) == {path for path, status, kind in answered if status == "200" and kind in media} & set(wanted)
     return int(re.findall(r"([0-9]+) generated", done.stdout)[-1])
+
+
+def paths(url: str) -> dict[str, Any]:
+    answer = httpx.get(f"{url}/openapi.json", headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+    return answer.json()["paths"]
+
+
+def asking(url: str) -> list[str]:
+    """The paths at which a model is asked, of every dialect."""
+    return [path for path, item in paths(url).items() if item.get("post", {}).get("x-asks-a-model")]
 
 
 def streaming(url: str) -> list[str]:
     """The paths at which a stream may be asked for."""
-    answer = httpx.get(f"{url}/openapi.json", headers={"authorization": f"Bearer {KEY}"}, timeout=60)
-    paths: dict[str, Any] = answer.json()["paths"]
     return [
         path
-        for path, item in paths.items()
+        for path, item in paths(url).items()
         if "text/event-stream" in item.get("post", {}).get("responses", {}).get("200", {}).get("content", {})
     ]
 

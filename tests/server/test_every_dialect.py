@@ -29,7 +29,9 @@ from ponder.server.dialect import ByPath, Dialect
 from ponder.server.dialects import DIALECTS
 from ponder.server.registry import Registry
 from ponder.server.settings import KeySettings, PriceBook, Settings
+from ponder.server.tracing import tracing_if_wanted
 from ponder.testing import MARKER, Caller, Chain, EchoEngine, ScriptedEngine, ScriptedRewards, Wish, always
+from tests.server.collector import collector
 from tests.server.ledgered import Ledgered, ledgered
 from tests.server.serving import CHAIN, Line, counted, door, its_door, scripted
 from tests.server.spoken import spoken
@@ -396,6 +398,42 @@ def test_its_trace_tells_what_its_answer_does(dialect: Dialect, caller: Caller, 
         assert MARKER not in str(told)
 
     asyncio.run(go())
+
+
+@each
+@both
+def test_its_span_counts_what_it_is_billed(
+    dialect: Dialect, caller: Caller, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for the request, and the calls of the model below it, without a text. An error is one, too."""
+
+    async def go() -> Heard:
+        async with tracing_if_wanted() as tracing:
+            app = door(scripted(CHAINS[0]), locked(), tracing=tracing)
+            line = await heard(app, dialect, caller, said(ASK, streamed=streamed), "ann")
+            assert (await heard(app, dialect, caller, said(ASK, thinking=-7), "ann")).status == 400
+        return line
+
+    with collector() as found:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.url)
+        line = asyncio.run(go())
+    usage = caller.usage(line.text, streamed=streamed)
+    assert usage is not None
+    root, refused = found.roots
+    names = ("input_tokens", "output_tokens", "reasoning.output_tokens", "cache_read.input_tokens")
+    counted = (usage.prompt, usage.generated, usage.hidden, usage.cached)
+    expected = {f"gen_ai.usage.{name}": n for name, n in zip(names, counted, strict=True) if n is not None}
+    expected |= {"http.response.status_code": 200, "ponder.request.id": line.headers["x-request-id"]}
+    assert {name: root.facts[name] for name in expected} == expected
+    assert root.facts.get("gen_ai.request.stream", False) == streamed
+    assert PATHS(root.facts["http.route"])
+    calls = [child for child in found.children if child.name != "score"]
+    assert {(child.trace, child.parent) for child in calls} == {(root.trace, root.id)}
+    made = sum(child.facts["ponder.tokens.hidden"] + child.facts["ponder.tokens.visible"] for child in calls)
+    assert made == usage.generated
+    assert refused.facts["http.response.status_code"] == 400
+    assert MARKER not in str(found.spans)
+    assert ASK.question not in str(found.spans)
 
 
 async def trace_of(app: FastAPI, request_id: str, line: Line) -> None:

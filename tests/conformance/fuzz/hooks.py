@@ -16,6 +16,8 @@ from schemathesis.generation import GenerationMode
 
 MODEL = "demo"
 STREAMED = os.environ.get("PONDER_STREAMED") == "1"
+ANSWERED = os.environ["PONDER_ANSWERED"]
+"""A file for what was answered: the path as the document has it, the status and the media type."""
 PATIENCE = 30
 """Seconds in the place of a time that is wanted: a part of them is too short for anything, and a 504 is right then."""
 
@@ -27,6 +29,8 @@ def before_call(context, case, kwargs):
         return
     if "model" in (case.path_parameters or {}):
         case.path_parameters["model"] = MODEL
+        if STREAMED:
+            kwargs.setdefault("params", {})["alt"] = "sse"
     for name in case.headers or {}:
         if name.lower() == "x-request-timeout":
             case.headers[name] = str(PATIENCE)
@@ -36,6 +40,13 @@ def before_call(context, case, kwargs):
             case.body["stream"] = True
         if isinstance(case.body.get("timeout"), int | float):
             case.body["timeout"] = PATIENCE
+
+
+@schemathesis.hook
+def after_call(context, case, response):
+    media = response.headers.get("content-type", [""])[0].partition(";")[0]
+    with open(ANSWERED, "a") as file:
+        file.write(f"{case.operation.path}\t{response.status_code}\t{media}\n")
 
 
 @schemathesis.check
