@@ -47,7 +47,9 @@ class Drafts:
             return self._transcripts[self.answering].candidate()
         if self.streamed is not None:
             transcript = self._transcripts.get(self.streamed)
-            return transcript and transcript.candidate()
+            streamed = transcript and transcript.candidate()
+            # As long as nothing of it was said, another that was offered may be the answer.
+            return streamed if streamed and streamed.text else self.offered or streamed
         if self.offered is not None:
             return self.offered
         drafts = [transcript.candidate() for transcript in self._transcripts.values()]

@@ -287,6 +287,11 @@ class Run:
         self._notes.reduced = self._notes.reduced or enough
         return enough
 
+    async def room(self, prompt: Prompt) -> int:
+        """Tokens of the model's context that are left behind a prompt; below 1 where it does not fit."""
+        await self._chains.read(prompt)
+        return self._chains.room(prompt)
+
     @contextmanager
     def keeping(self, tokens: int) -> Generator[None]:
         """Within the block so many tokens of the thinking budget are not free: they are kept for what the strategy

@@ -42,6 +42,19 @@ class Hidden(Generic[T]):
         raise TypeError("a Hidden value cannot be pickled or copied")
 
 
+def ends(texts: Iterable[Hidden[str]], characters: int) -> Hidden[str] | None:
+    """The ends of hidden texts, one behind the other, of each so many characters at most; a text that is cut begins
+    with a whole line, where there is one. None where nothing is left."""
+    found: list[str] = []
+    for hidden in texts:
+        text = hidden.unseal().strip()
+        end = text[max(0, len(text) - characters) :]
+        if len(end) < len(text) and text[len(text) - len(end) - 1] != "\n":
+            end = end.partition("\n")[2] or end
+        found += [end] * bool(end)
+    return Hidden("\n\n".join(found)) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image of a message: a file as bytes, and its media type. As it comes in it may be anything; what an engine is

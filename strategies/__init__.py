@@ -11,6 +11,7 @@ from ponder.strategies.beam_search import BeamSearch
 from ponder.strategies.best_of_n import BestOfN
 from ponder.strategies.budget_forcing import BudgetForcing
 from ponder.strategies.confidence_vote import ConfidenceVote
+from ponder.strategies.deep_think import DeepThink
 from ponder.strategies.direct import Direct
 from ponder.strategies.dvts import Dvts
 from ponder.strategies.majority_vote import MajorityVote
@@ -31,6 +32,7 @@ STRATEGIES: dict[str, type[Any]] = {
     "best_of_n": BestOfN,
     "universal_self_consistency": UniversalSelfConsistency,
     "revision": Revision,
+    "deep_think": DeepThink,
     "beam_search": BeamSearch,
     "dvts": Dvts,
     "particle_filter": ParticleFilter,

@@ -109,11 +109,12 @@ def outcome(
     timeout: float | None = None,
     seed: int | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    answer: int = 100,
 ) -> Outcome:
     plan = Plan(
         prompt=Prompt((Message("user", "How many?"),)),
         strategy=Selection("it", strategy),
-        budget=Budget(budget, 100),
+        budget=Budget(budget, answer),
         sampling=Sampling(thinking=0, answer=0, seed=seed),
         timeout=timeout,
         verifier=Selection("given", verifier),  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isclose
 from typing import Any
@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
-from ponder.compute.errors import EngineError
+from ponder.compute.errors import EngineError, Lost
 from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
-from ponder.compute.text import Message, Prompt
+from ponder.compute.text import Hidden, Message, Prompt, ends
 from ponder.compute.transcript import Transcript
 from ponder.compute.vote import tally
 from ponder.engines.replay import ReplayEngine
@@ -31,10 +31,11 @@ from ponder.engines.samples import Question, Sample
 from ponder.strategies import voting
 from ponder.strategies.budget_forcing import BudgetForcing
 from ponder.strategies.confidence_vote import ConfidenceVote, chains_to_settle, fair_sample, weighed
+from ponder.strategies.deep_think import DeepThink
 from ponder.strategies.rebase import Rebase, shared_out
 from ponder.strategies.short_m_at_k import ShortMAtK
 from ponder.strategies.universal_self_consistency import UniversalSelfConsistency
-from ponder.testing import Chain, ScriptedEngine, always, in_virtual_time
+from ponder.testing import CARD, Chain, ScriptedEngine, always, in_virtual_time
 from ponder.verifiers.consensus import Consensus
 from tests.strategies.test_choices import BAD, GOOD, ByRewards, Likes, good, outcome, says
 from tests.verifiers.hand import candidate
@@ -246,6 +247,103 @@ def test_with_equal_weights_it_is_the_vote_that_counts(
         assert chains_to_settle(standing, outstanding, confidence) == voting.votes_to_settle(
             vote, outstanding, confidence
         )
+
+
+# -- deep thinking ----------------------------------------------------------------------------------------------------
+
+
+def coordinated(*drafts: str, last: str = "7", **more: Any) -> ScriptedEngine:
+    """Drafts that say these things, and chains that read conclusions, which say something else."""
+
+    def script(prompt: Prompt, thought: str, call: int) -> Chain:
+        if len(prompt.messages) > 1:
+            return Chain("I have read them\n", f"The answer is {last}.")
+        return Chain(f"way {call}\nso it is\n", f"The answer is {drafts[call % len(drafts)]}.")
+
+    return ScriptedEngine(script, **more)
+
+
+def test_the_last_chain_reads_the_conclusions_and_writes_the_answer() -> None:
+    engine = coordinated("9", "8", "9", "6")
+    out = outcome(DeepThink(), engine)
+    assert (out.answer.text, engine.calls) == ("The answer is 7.", 5)
+    question, drafts, wish = engine.prompts[4].messages
+    assert (question.content, wish.content) == ("How many?", "Check each step and fix any mistake.")
+    shown = "Attempt 1:\nThe answer is 9.\n(reached 2 times)\n\nAttempt 2:\nThe answer is 8.\n\n"
+    assert drafts.content == f"{shown}Attempt 3:\nThe answer is 6."
+    assert drafts.thought is not None
+    assert drafts.thought.unseal() == "\n\n".join(f"way {i}\nso it is" for i in range(4))
+    assert engine.samplings[4].streamed
+    assert out.spent.hidden == sum(map(len, ("way 0\nso it is\n",) * 4)) + 4 * (1 + 16) + len("I have read them\n") + 1
+
+
+def test_where_all_agree_no_other_chain_is_written_unless_that_is_wanted() -> None:
+    engine = coordinated("9")
+    assert outcome(DeepThink(), engine).answer.text == "The answer is 9."
+    assert engine.calls == 4
+    assert outcome(DeepThink(unanimous=False), coordinated("9")).answer.text == "The answer is 7."
+
+
+def test_a_second_round_reads_the_first_and_the_last_chain_the_second() -> None:
+    engine = coordinated("9", "8", "6")
+    outcome(DeepThink(chains=3, rounds=2, unanimous=False), engine)
+    assert [len(prompt.messages) for prompt in engine.prompts] == [1] * 3 + [3] * 4
+    assert engine.prompts[3].messages[1].content == engine.prompts[5].messages[1].content
+    assert engine.prompts[6].messages[1].content == "The answer is 7."
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_the_last_chain_has_its_part_of_the_budget_whatever_the_others_use(seed: int | None) -> None:
+    endless = [Chain(f"{i} on and on " * 500, f"The answer is {i}.") for i in range(4)]
+    engine = ScriptedEngine(always(*endless))
+    outcome(DeepThink(), engine, budget=1000, seed=seed)
+    assert engine.samplings[-1].streamed
+    # Less the answer of a chain that began alone, on the allowance.
+    assert engine.samplings[-1].thinking >= 1000 // 5 - len("The answer is 0.")
+
+
+@pytest.mark.parametrize("room", [4000, 2000])
+def test_conclusions_are_shortened_until_they_fit(room: int) -> None:
+    def script(prompt: Prompt, thought: str, call: int) -> Chain:
+        if len(prompt.messages) > 1:
+            return Chain("Read.\n", "The answer is 7.")
+        return Chain(f"{call}\n" * 100, f"{'so ' * 100}The answer is {(9, 8, 9, 6)[call]}.")
+
+    engine = ScriptedEngine(script, card=replace(CARD, context=room))
+    out = outcome(DeepThink(), engine, budget=6000, answer=500)
+    assert (out.answer.text, engine.calls) == ("The answer is 7.", 5)
+    shown = engine.prompts[4].messages[1].content
+    assert isinstance(shown, str)
+    assert "The answer is 6." in shown
+    assert (len(shown) < 700) == (room == 2000)
+
+
+def test_where_the_conclusions_do_not_fit_the_vote_decides() -> None:
+    engine = coordinated("9", "8", "9", "6", card=replace(CARD, context=180))
+    out = outcome(DeepThink(), engine, budget=6000)
+    assert (out.answer.text, engine.calls) == ("The answer is 9.", 4)
+
+
+def test_where_the_last_chain_is_lost_before_it_says_anything_the_vote_decides() -> None:
+    for vanish_at, answer in (({4: 3}, "9"), ({4: 20}, None)):
+        engine = coordinated("9", "8", "9", "6", vanish_at=vanish_at)
+        if answer is None:
+            with pytest.raises(Lost):
+                outcome(DeepThink(), engine)
+        else:
+            out = outcome(DeepThink(), engine)
+            assert (out.answer.text, out.stopped_by) == (f"The answer is {answer}.", "engine_error")
+
+
+def test_the_ends_of_hidden_texts_begin_with_a_whole_line() -> None:
+    def shown(*texts: str, characters: int) -> str | None:
+        found = ends(map(Hidden, texts), characters)
+        return None if found is None else found.unseal()
+
+    assert shown("one\ntwo\nthree\n", "four", characters=10) == "two\nthree\n\nfour"
+    assert shown("one\ntwo\nthree", characters=9) == "two\nthree"
+    assert shown("one two three", characters=5) == "three"
+    assert shown("a", "", characters=0) is None
 
 
 # -- universal self-consistency ---------------------------------------------------------------------------------------
