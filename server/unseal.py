@@ -29,7 +29,7 @@ Ids = Mapping[int, "Hidden[array[int]]"]
 """Token ids that calls have made, by their number."""
 Likely = Mapping[int, "Hidden[array[float]]"]
 """Mean log-probabilities of the windows of chains, by the numbers of their last calls."""
-WINDOW = 64
+WINDOW = 32
 """Tokens of such a window."""
 PAIR = 300
 """Bytes of memory of the objects around two texts."""

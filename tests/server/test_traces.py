@@ -221,8 +221,8 @@ def test_the_likelihood_of_a_chain_stands_beside_its_text() -> None:
         (call,) = told["choices"][0]["calls"]
         assert ("likelihood" in call) == shown
         if shown:
-            windows = -(-(call["tokens"]["hidden"] + call["tokens"]["visible"]) // 64)
-            assert call["likelihood"]["window"] == 64
+            windows = -(-(call["tokens"]["hidden"] + call["tokens"]["visible"]) // 32)
+            assert call["likelihood"]["window"] == 32
             assert call["likelihood"]["means"] == pytest.approx([-0.25] * windows, abs=0.02)
     _, told = trace(keeping, asked(keeping, strategy="direct", thinking_budget=1000), "boss")
     assert "likelihood" not in told["choices"][0]["calls"][0]
@@ -232,7 +232,7 @@ def test_likelihoods_count_as_memory_of_a_trace() -> None:
     spending = Spending(Budget(10, 10))
     before = _sized(spending)
     spending.likelihoods[0] = Hidden((-0.5,) * 64_000)
-    assert _sized(spending) - before >= 8000
+    assert _sized(spending) - before >= 16_000
 
 
 def _sized(spending: Spending) -> int:
