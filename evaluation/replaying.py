@@ -23,6 +23,7 @@ from ponder.compute.errors import PonderError
 from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.plan import Plan
+from ponder.compute.policy import BUILT_IN, Policy
 from ponder.compute.resources import Resources
 from ponder.compute.run import Selection, Strategy, Verifier
 from ponder.compute.usage import Usage
@@ -115,6 +116,8 @@ class Conditions:
     """p50 and p90 of a chain, as far as is known before the first."""
     verifier: str | None = None
     """As it is typed; None: the recorded process reward model where there is one, else agreement."""
+    policy: Policy = BUILT_IN
+    """What `auto` goes by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,8 @@ def replay(
         seed=conditions.seed,
     )
     scored = any(sample.steps for question in questions for sample in question.samples)
-    resources = Resources(engine, Lengths(*conditions.prior), RecordedRewards(engine) if scored else None)
+    rewards = RecordedRewards(engine) if scored else None
+    resources = Resources(engine, Lengths(*conditions.prior), rewards, policy=conditions.policy)
     verifier = verifier_of(conditions.verifier or ("prm" if scored else "agreement"))
     fallback = verifier_of("agreement")
     strategy = setup.selection()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from math import exp
+from math import exp, log
 
 from ponder.compute.full_vote import Urn
 from ponder.engines.samples import Question
@@ -68,3 +68,12 @@ def _fitted(urns: Sequence[Urn], rows: dict[tuple[int, ...], float], known: dict
             return new
         weights = new
     return weights
+
+
+def odds(question: Question, urns: Sequence[Urn]) -> float:
+    """The logarithm of the probability of a question's votes by some urns; 0 where there are none."""
+    if not (counts := votes(question)):
+        return 0.0
+    logs = [log(urn.weight) + urn.evidence(counts) for urn in urns]
+    most = max(logs)
+    return most + log(sum(exp(one - most) for one in logs)) - log(sum(urn.weight for urn in urns))

@@ -16,19 +16,7 @@ from ponder.server import born
 born.tie()
 
 DISTRIBUTION = "ponder-server"
-OF_THE_SERVER = (
-    "serve",
-    "keys",
-    "reload",
-    "doctor",
-    "ledger",
-    "usage",
-    "answers",
-    "replay",
-    "compare",
-    "record",
-    "export",
-)
+OF_THE_SERVER = ("serve", "keys", "reload", "doctor", "ledger", "usage", "answers", "replay", "compare", "calibrate")
 """Subcommands that want the extra `server`."""
 
 
