@@ -23,9 +23,8 @@ def tell(options: argparse.Namespace) -> int:
     try:
         files = [file for path in options.pools for file in _files(path)]
         pools = [Pool(file, options.questions, options.seed).questions() for file in files]
-        with tqdm(
-            total=work(sum(map(len, pools)), terms), file=sys.stderr, unit="vote", unit_scale=True, mininterval=0.5
-        ) as bar:
+        whole = work(sum(map(len, pools)), terms)
+        with tqdm(total=whole, file=sys.stderr, unit="vote", unit_scale=True, mininterval=0.5) as bar:
             learned = calibrate(pools, options.model, terms, bar.update)
         options.output.write_text(written(learned.policy, _how(learned, terms, files)))
     except (CannotReplay, ValueError) as error:
