@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe, keep
-from bench.replay import Setup, pools
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.execute import execute
@@ -32,11 +31,12 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Selection
 from ponder.compute.text import Prompt
 from ponder.engines.replay import RecordedRewards, ReplayEngine
-from ponder.engines.samples import Question, read
+from ponder.engines.samples import Question
+from ponder.engines.virtual_time import VirtualTimeLoop
 from ponder.evaluation.reliability import Said, calibration_error, reliability
+from ponder.evaluation.replay_jobs import Pool
+from ponder.evaluation.replaying import Setup
 from ponder.evaluation.scatter import learn
-from ponder.strategies import STRATEGIES
-from ponder.testing.virtual_time import VirtualTimeLoop
 from ponder.verifiers import VERIFIERS
 
 AMPLE = 1 << 30
@@ -58,9 +58,9 @@ class Replay:
 
     async def ask(self, prompt: Prompt, setup: Setup, cap: int) -> Outcome:
         judge = Selection(self.judge, VERIFIERS[self.judge]())
+        fallback = Selection("agreement", VERIFIERS["agreement"]())
         budget = Budget(cap or AMPLE, 1600)
-        strategy = Selection(setup.strategy, STRATEGIES[setup.strategy](**setup.parameters))
-        plan = Plan(prompt, strategy, budget, Sampling(0, 0), judge, Selection("agreement", VERIFIERS["agreement"]()))
+        plan = Plan(prompt, setup.selection(), budget, Sampling(0, 0), judge, fallback)
         return await execute(plan, self.resources, Spending(budget), deaf)
 
 
@@ -95,11 +95,12 @@ def show(name: str, said: Sequence[Said], requests: int) -> dict[str, Any]:
     means = [sum(column) / len(said) for column in zip(*said, strict=True)] if said else [0.0, 0.0]
     print(f"{name:64} {error:6.3f} {means[0]:6.3f} {means[1]:6.3f} {len(said):7} of {requests}", flush=True)
     figures = {"error": error, "said": means[0], "true": means[1], "answers": len(said), "requests": requests}
-    return {"name": name, **{key: round(value, 4) for key, value in figures.items()}, "bins": reliability(said)}
+    return {"name": name, **{key: round(value, 4) for key, value in figures.items()}}
 
 
 def measure(options: argparse.Namespace) -> None:
-    read_ = {file.stem: asyncio.run(read(file.read_text())) for file in pools(options.pools)}
+    files = [one for path in options.pools for one in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+    read_ = {file.stem: Pool(file).questions() for file in files}
     kept: list[dict[str, Any]] = []
     every: list[list[Said]] = []
     print(f"{'':64} {'ECE':>6} {'said':>6} {'true':>6} answers")
@@ -118,7 +119,8 @@ def measure(options: argparse.Namespace) -> None:
     # Each pool counts as much as each other.
     same = min(map(len, every))
     mixed = [one for whole in every for one in random.Random(2).sample(whole, same)]
-    kept.append(show(f"all {len(every)} pools", mixed, len(mixed)))
+    bins = [[round(figure, 4) for figure in one] for one in reliability(mixed)]
+    kept.append(show(f"all {len(every)} pools", mixed, len(mixed)) | {"bins": bins})
     keep({**describe(), "rows": kept}, options.json)
 
 
