@@ -28,25 +28,21 @@ def draw(table: Sequence[Row], file: Path) -> None:
         panels: Any = figure.subplots(down, across, squeeze=False)
         for panel in panels.flat[len(pools) :]:
             panel.set_axis_off()
-        names = list(_lines(table))
         for pool, panel in zip(pools, panels.flat, strict=False):
-            _panel(panel, [row for row in table if row.pool == pool], names)
+            _panel(panel, [row for row in table if row.pool == pool])
             panel.set_title(pool)
         metadata = {"Date": None} if file.suffix == ".svg" else None
         figure.savefig(file, format=file.suffix[1:], dpi=144, metadata=metadata)
 
 
-def _panel(axes: Any, table: Sequence[Row], names: Sequence[str]) -> None:
-    for name, points in _lines(table).items():
-        number = names.index(name) if name in names else len(names)
+def _panel(axes: Any, table: Sequence[Row]) -> None:
+    # Every pool has the same lines in the same order.
+    for number, (name, points) in enumerate(_lines(table).items()):
         points.sort(key=lambda row: row.tokens.value)
         axes.errorbar(
             [row.tokens.value for row in points],
             [row.right.value for row in points],
-            yerr=[
-                [row.right.value - row.right.low_here for row in points],
-                [row.right.high_here - row.right.value for row in points],
-            ],
+            yerr=[row.right.half_here for row in points],
             label=name,
             color=f"C{number % 10}",
             marker=SHAPES[number % len(SHAPES)],

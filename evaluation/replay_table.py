@@ -38,7 +38,8 @@ def as_text(rows: Sequence[Row], against: str) -> str:
 
 def _points(figure: Estimate, *, signed: bool = False) -> str:
     value = f"{figure.value:+6.2f}" if signed else f"{figure.value:6.2f}"
-    return f"{value} ±{figure.half:5.2f} ±{figure.half_here:5.2f}"
+    here = "-" if math.isnan(figure.half_here) else f"{figure.half_here:.2f}"
+    return f"{value} ±{figure.half:5.2f} ±{here:>5}"
 
 
 def _part(figure: Estimate) -> str:
