@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.outcome import Outcome
-from ponder.compute.text import Hidden, Prompt, Written
+from ponder.compute.text import Hidden, Message, Prompt, Written
 from ponder.compute.transcript import Transcript
 from ponder.server.app import create_app
 from ponder.server.auth.keys import digest
@@ -119,6 +119,26 @@ def test_nothing_of_a_request_is_kept_in_memory_but_numbers() -> None:
     ids = [asked(app, n=2, strategy="majority_vote") for _ in range(3)]
     assert alive() == before
     assert [trace(app, one, "mine")[0] for one in ids] == [200] * 3
+
+
+def test_with_texts_kept_no_prompt_outlives_its_request_as_the_model_has_read_it() -> None:
+    """Its words do, as long as the trace; not what models, images and verifiers have made of it."""
+    engine = scripted()
+    app = locked(engine, retain_text=True)
+    gc.collect()
+    before = sum(isinstance(one, Prompt | ResolvedRequest) for one in gc.get_objects())
+    asked(app)
+    engine.prompts.clear()
+    gc.collect()
+    assert sum(isinstance(one, Prompt | ResolvedRequest) for one in gc.get_objects()) == before
+
+
+def test_a_prompt_counts_as_memory_of_a_trace() -> None:
+    spending = Spending(Budget(10, 10))
+    asked_, empty = (Prompt((Message("user", text),)) for text in ("word " * 10_000, ""))
+    for prompt in (asked_, empty):
+        spending.texts[0] = Written(prompt, Hidden(""), Hidden(""), forced=False)
+    assert told(spending, None, asked_).bytes - told(spending, None, empty).bytes >= 50_000
 
 
 def test_a_trace_is_its_owners_and_the_admins() -> None:
