@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ from tests.pages import ROOT, Page
 
 
 class Newcomer:
-    """Somebody who follows a page word for word, in a folder of his own."""
+    """Somebody who follows a page word for word, in a folder of his own, or copies a package that is here."""
 
-    def __init__(self, folder: Path, page: Page) -> None:
+    def __init__(self, folder: Path, page: Page | None = None, package: Path | None = None) -> None:
         self.folder = folder / "work"
         self.folder.mkdir()
         self.site = folder / "site"
@@ -23,7 +24,9 @@ class Newcomer:
             "PYTHONPATH": os.pathsep.join((str(self.site), str(ROOT))),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        for block in page.blocks:
+        if package is not None:
+            shutil.copytree(package, self.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        for block in page.blocks if page is not None else ():
             if block.title:
                 file = self.folder / block.title
                 file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The strategy of `docs/write-a-strategy.md`, installed as a package of its own, is listed and keeps the promises."""
+"""Strategies in packages of their own, of a page and of the examples, are listed and keep the promises."""
 
 from __future__ import annotations
 
@@ -21,5 +21,16 @@ def test_a_strategy_of_another_package_is_held_to_the_promises(tmp_path: Path) -
     newcomer = Newcomer(tmp_path, PAGE)
     out = newcomer.python("-m", "pytest", "tests/test_promises.py", "-k", "first_to_finish", cwd=ROOT)
     passed = re.search(r"(\d+) passed", out)
+    assert passed
+    assert int(passed[1]) >= 25
+
+
+def test_the_package_among_the_examples_is_listed_and_passes_its_own_tests(tmp_path: Path) -> None:
+    newcomer = Newcomer(tmp_path, package=ROOT / "examples" / "mcts")
+    out = newcomer.python(
+        "-c", "from ponder.server.registry import Registry; print(Registry().strategies['mcts'].schema)"
+    )
+    assert "exploration" in out
+    passed = re.search(r"(\d+) passed", newcomer.python("-m", "pytest", "test_mcts.py", "-q", "-p", "no:cacheprovider"))
     assert passed
     assert int(passed[1]) >= 25
