@@ -11,6 +11,8 @@ from ponder.metering.tables import response_events, responses
 
 OPEN = ("queued", "in_progress")
 """Statuses of a response that runs."""
+AT_ONCE = 512
+"""Responses of a key that go in one transaction at most."""
 
 
 def fail_responses(connection: Connection, owner: str, epoch: int) -> int:
@@ -30,3 +32,13 @@ def forget_responses(connection: Connection, which: ColumnElement[Any], most: in
         connection.execute(delete(response_events).where(response_events.c.response.in_(some)))
         connection.execute(delete(responses).where(responses.c.id.in_(some)))
     return len(ids)
+
+
+def forget_the_oldest(connection: Connection, key: str, most: int) -> int:
+    """Of what an API key has that is over, so many of the newest stay; how many went, `AT_ONCE` at most. Servers that
+    look at the same time leave each other's rows alone."""
+    rows = responses.c
+    over = select(rows.id).where(rows.key == key, rows.status.not_in(OPEN))
+    oldest = over.order_by(rows.begun_ms.desc(), rows.id.desc()).offset(most).limit(AT_ONCE)
+    ids = connection.execute(oldest.with_for_update(skip_locked=True)).scalars().all()
+    return forget_responses(connection, rows.id.in_(ids), AT_ONCE) if ids else 0

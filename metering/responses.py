@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from ponder.compute.errors import Unavailable
 from ponder.metering.database import ASKED
 from ponder.metering.ledger import RETRY, Ledger, storable
-from ponder.metering.response_rows import OPEN, forget_responses
+from ponder.metering.response_rows import OPEN, forget_responses, forget_the_oldest
 from ponder.metering.retention import DAY
 from ponder.metering.tables import response_events, responses, servers
 from ponder.metering.writer import MOST, insert_of
@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 RUNNING = 2 * DAY
 """Milliseconds beyond its time for which a response that runs is kept: nothing runs for so long."""
+
+LOOKS = 128
+"""How often it is looked how many responses a key has, while it keeps as many as it may: it never has many more."""
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 """The last four are for good."""
@@ -108,6 +111,8 @@ class ResponseStore:
         self._me = ledger.process.id
         self._thread = ThreadPoolExecutor(1, "responses")
         self._asked: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._unlooked: dict[str, int] = {}
+        """Responses of a key that may be kept before it is looked how many it has."""
         self._engine: Engine | None = None
         """Opened for the first response."""
 
@@ -187,6 +192,14 @@ class ResponseStore:
             connection.execute(insert_of(connection, responses).values(values))
 
         await self._do(kept, seconds)
+
+    def bound(self, key: str, most: int) -> None:
+        """One more of an API key's is over. It is looked now and then whether the key has more than so many: then the
+        oldest go. What runs counts for nothing. Behind this call, and whoever reads next sees it; nobody waits."""
+        left = self._unlooked.get(key, 0)
+        self._unlooked[key] = left - 1 if left else most // LOOKS
+        if not left:
+            self._put(lambda connection: forget_the_oldest(connection, key, most))
 
     # -- for whoever asks ---------------------------------------------------------------------------------------------
 

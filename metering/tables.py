@@ -199,6 +199,7 @@ responses = Table(
     # When it is forgotten.
     Column("until_ms", BigInteger, nullable=False),
     Index("responses_by_end", "until_ms"),
+    Index("responses_by_key", "key", "begun_ms"),
     Index("responses_by_owner", "owner", "status"),
     Index("responses_by_user", "user"),
 )

@@ -124,6 +124,8 @@ class KeptResponse:
             await keep(SETTLING)
         except Unavailable:
             self._kept.beside(self._later(keep))
+        else:
+            self._kept.bound(opening.key)
 
     async def _later(self, keep: Callable[[float], Awaitable[None]]) -> None:
         """Where the database is away, the answer goes out all the same."""

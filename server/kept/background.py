@@ -224,6 +224,7 @@ class BackgroundRun:
             return False
         if written:
             self.events = events
+            self._kept.bound(key)
         # Else it was cancelled meanwhile: whoever reads it learns that from the row.
         return True
 

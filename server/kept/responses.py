@@ -138,6 +138,10 @@ class KeptResponses:
         """For which a response is kept."""
         return self.settings.retention_days * DAY
 
+    def bound(self, key: str) -> None:
+        """One more of a key's is kept and over: it may be one too many."""
+        self.store.bound(key, self.settings.most_per_key)
+
     # -- what a request wants -----------------------------------------------------------------------------------------
 
     def kept(self, keeping: Keeping, *, shows_thought: bool) -> bool:

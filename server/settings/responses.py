@@ -24,3 +24,10 @@ class ResponseSettings(Table):
         description="Size of a response that is kept, with its input, and of the stream of one that runs in the "
         "background, at most. What is larger is not kept; in the background it fails.",
     )
+    most_per_key: int = Field(
+        default=10_000,
+        ge=1,
+        le=10_000_000,
+        description="Responses of one API key that are kept, about. Where there are more, the oldest are forgotten before "
+        "their time; those that run are never.",
+    )

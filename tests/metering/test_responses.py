@@ -15,7 +15,7 @@ from ponder.metering import upkeep
 from ponder.metering.database import database
 from ponder.metering.ledger import Ledger
 from ponder.metering.migrate import migrate
-from ponder.metering.responses import Opening, ResponseStore
+from ponder.metering.responses import LOOKS, Opening, ResponseStore
 from ponder.metering.tables import response_events, responses
 from tests.metering.ledgers import a_ledger, execute, intent, put, rows
 from tests.metering.test_idempotency import LONG, USED, dead
@@ -72,6 +72,48 @@ def test_a_response_that_runs_is_written_as_it_comes_and_read_from_any_server(ad
             assert not await store.append("resp_1", None, 6, 1, b"6", LONG)
             assert not await store.finish("resp_1", "failed", b"no", 0, b"", 60, LONG)
             assert await other.cancel("resp_1", "alice", LONG) == found
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_of_a_key_that_has_too_many_the_oldest_go(address: str, most: int) -> None:
+    """Those that run count for nothing, and other keys' neither."""
+
+    async def go() -> None:
+        async with a_store(address) as (store, _), a_store(address) as (other, _):
+            await store.open(opening("resp_runs"), LONG)
+            assert await store.append("resp_runs", b"asked", 0, 1, b"0", LONG)
+            await store.keep(opening("resp_bob", "bob"), "completed", b"his", LONG)
+            for number in range(5):
+                on = store if number % 2 else other
+                await on.keep(opening(f"resp_{number}"), "completed", b"all", LONG)
+                execute(address, f"UPDATE responses SET begun_ms = {number} WHERE id = 'resp_{number}'")
+                on.bound("alice", most)
+            await store.find("resp_0", "alice", LONG)
+            await other.find("resp_0", "alice", LONG)
+        stay = {f"resp_{number}" for number in range(5 - most, 5)}
+        assert kept(address).keys() == stay | {"resp_runs", "resp_bob"}
+
+    asyncio.run(go())
+
+
+def test_it_is_looked_now_and_then_how_many_a_key_has(address: str) -> None:
+    """So what is kept costs the same however many are, and a bound that was lowered holds after some."""
+    most = LOOKS
+
+    async def go() -> None:
+        async with a_store(address) as (store, _):
+            for number in range(most + 4):
+                await store.keep(opening(f"resp_{number}"), "completed", b"all", LONG)
+                store.bound("alice", most)
+            await store.find("resp_0", "alice", LONG)
+            assert most <= len(kept(address)) <= most + 1
+            for number in range(3):
+                await store.keep(opening(f"resp_more_{number}"), "completed", b"all", LONG)
+                store.bound("alice", 2)
+            await store.find("resp_0", "alice", LONG)
+        assert len(kept(address)) <= 3
 
     asyncio.run(go())
 

@@ -423,6 +423,25 @@ def test_a_response_is_forgotten_when_its_time_is_over(sqlite: str) -> None:
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_a_key_with_too_many_loses_its_oldest_and_never_a_request(background: bool, sqlite: str) -> None:
+    async def go() -> None:
+        settings = TWO_KEYS.model_copy(update={"responses": ResponseSettings(most_per_key=2)})
+        async with keeping(scripted(), sqlite, settings) as on:
+            theirs = (await on.created(headers=BEARERS[1]))["id"]
+            ids: list[str] = []
+            for number in range(4):
+                made = await on.created(headers=BEARERS[0], background=background)
+                ids.append(made["id"])
+                await soon(lambda id=made["id"]: kept(sqlite)[id]["status"] == "completed")
+                execute(sqlite, f"UPDATE responses SET begun_ms = {number} WHERE id = '{made['id']}'")
+            await soon(lambda: kept(sqlite).keys() == {theirs, *ids[2:]})
+            refused(await on.one(ids[0], headers=BEARERS[0]), 404, "response_not_found")
+            assert (await on.one(ids[3], headers=BEARERS[0])).status_code == 200
+
+    asyncio.run(go())
+
+
 def test_one_that_is_too_large_is_answered_and_not_kept(sqlite: str) -> None:
     async def go() -> None:
         settings = Settings(responses=ResponseSettings(response_bytes=8192))

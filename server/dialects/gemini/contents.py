@@ -71,6 +71,8 @@ def turns(system: SystemInstruction | None, contents: Sequence[Content]) -> Turn
     """Raises `RequestError` that names the part."""
     made = Turns()
     if system is not None:
+        for n, part in enumerate(system.parts):
+            _check_thought(part, f"systemInstruction.parts.{n}")
         texts = [_text(part, f"systemInstruction.parts.{n}") for n, part in enumerate(system.parts)]
         made.add(Message("system", "".join(texts)), "systemInstruction")
     answer: _Answer | None = None
@@ -104,6 +106,7 @@ class _Answer:
     def take(self, parts: Sequence[Mapping[str, Any]], place: str) -> None:
         for n, part in enumerate(parts):
             where = f"{place}.parts.{n}"
+            _check_thought(part, where)
             if isinstance(seal := part.get("thoughtSignature"), str) and seal:
                 self._seals[_standard(seal)] = None
             if part.get("thought"):
@@ -127,11 +130,19 @@ class _Answer:
         self._made.waiting.add(self._calls)
 
 
+def _check_thought(part: Mapping[str, Any], place: str) -> None:
+    if not isinstance(part.get("thought"), bool | None):
+        raise mistyped(f"{place}.thought", "true or false")
+    if not isinstance(part.get("thoughtSignature"), str | None):
+        raise mistyped(f"{place}.thoughtSignature", "a string")
+
+
 def _user(made: Turns, parts: Sequence[Mapping[str, Any]], place: str) -> None:
     pieces: list[str | Image] = []
     results: list[tuple[Message, str]] = []
     for n, part in enumerate(parts):
         where = f"{place}.parts.{n}"
+        _check_thought(part, where)
         if (result := part.get("functionResponse")) is not None:
             results.append((_result(made, result, f"{where}.functionResponse"), where))
         else:

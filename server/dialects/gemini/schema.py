@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from ponder.server.dialects.gemini.names import alias
+from ponder.server.dialects.images import MEDIA_TYPES
 from ponder.server.dialects.own_fields import OwnFields
 from ponder.server.dialects.wire import WITHOUT_EFFECT, Effort, Name, Several, Wire
 
@@ -38,16 +39,46 @@ class GeminiWire(Wire):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
+def _object(required: tuple[str, ...], **properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def _part(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A part of that kind, and what may stand beside it."""
+    return _object((kind,), **{kind: schema}, thought={"type": "boolean"}, thoughtSignature={"type": "string"})
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_VALUE: dict[str, Any] = {"type": "object"}
+_BLOB = _object(("mimeType", "data"), mimeType={"enum": list(MEDIA_TYPES)}, data=_TEXT)
+_NAMED = {"name": {"type": "string", "minLength": 1}, "id": _TEXT}
+Part = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _part("text", _TEXT),
+                _part("inlineData", _BLOB),
+                _part("functionCall", _object(("name",), **_NAMED, args=_VALUE)),
+                _part("functionResponse", _object(("name",), **_NAMED, response=_VALUE)),
+            ]
+        }
+    ),
+]
+"""Read part by part (`contents.py`), and described here."""
+TextPart = Annotated[dict[str, Any], WithJsonSchema(_part("text", _TEXT))]
+
+
 class Content(GeminiWire):
     role: Literal["user", "model", "function", "tool"] | None = None
-    parts: Several[dict[str, Any]] | None = Field(
+    parts: Several[Part] | None = Field(
         default=None,
         description="text, inlineData, functionCall, functionResponse, each with thought and thoughtSignature",
     )
 
 
 class SystemInstruction(GeminiWire):
-    parts: Several[dict[str, Any]]
+    parts: Several[TextPart]
     role: str | None = None
 
 

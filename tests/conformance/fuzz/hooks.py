@@ -30,7 +30,11 @@ def before_call(context, case, kwargs):
     if "model" in (case.path_parameters or {}):
         case.path_parameters["model"] = MODEL
         if STREAMED:
-            kwargs.setdefault("params", {})["alt"] = "sse"
+            case.query = {**(case.query or {}), "alt": "sse"}
+    # A content may have no parts, as an answer has that was stopped; a question has some.
+    contents = case.body.get("contents") if isinstance(case.body, dict) else None
+    for content in contents or ():
+        content["parts"] = content.get("parts") or [{"text": "?"}]
     for name in case.headers or {}:
         if name.lower() == "x-request-timeout":
             case.headers[name] = str(PATIENCE)
