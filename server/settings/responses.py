@@ -28,6 +28,6 @@ class ResponseSettings(Table):
         default=10_000,
         ge=1,
         le=10_000_000,
-        description="Responses of one API key that are kept, about. Where there are more, the oldest are forgotten before "
-        "their time; those that run are never.",
+        description="Responses of one API key that are kept, about. Where there are more, the oldest are forgotten "
+        "before their time; those that run are never.",
     )

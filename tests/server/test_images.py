@@ -166,6 +166,21 @@ def test_gemini_takes_the_same_images() -> None:
     assert pixels(seen[0].images[0][1]).getpixel((0, 0)) == (200, 30, 30)
 
 
+def test_gemini_calls_no_tokens_of_images_those_of_text() -> None:
+    """Nobody counts them apart, so nothing is said of what they are."""
+    shown = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(PNG).decode()}}
+    for parts, told in (([{"text": "a"}], True), ([{"text": "a"}, shown], False)):
+        body = {"contents": [{"parts": parts}]}
+        answer = ask(door(sees([])), url="/v1beta/models/demo:generateContent", json=body).json()["usageMetadata"]
+        streamed = ask(door(sees([])), url="/v1beta/models/demo:streamGenerateContent", json=body).json()
+        count = ask(door(sees([])), url="/v1beta/models/demo:countTokens", json=body).json()
+        for one in (answer, streamed[-1]["usageMetadata"], count):
+            details = one.get("promptTokensDetails", [])
+            assert [(part["modality"], part["tokenCount"]) for part in details] == (
+                [("TEXT", answer["promptTokenCount"])] if told else []
+            )
+
+
 def test_a_model_that_reads_text_refuses_images_by_name() -> None:
     engine = scripted()
     told = refused(chat(door(engine), messages=asks("a", part())), code="unsupported_content_part")

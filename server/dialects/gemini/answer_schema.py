@@ -68,4 +68,4 @@ class GenerateContentResponse(Part):
 
 class CountTokensResponse(Part):
     totalTokens: int
-    promptTokensDetails: list[TokenDetail]
+    promptTokensDetails: list[TokenDetail] = Field(default=[], description="Of a prompt of text alone")

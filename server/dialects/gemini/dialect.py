@@ -75,7 +75,7 @@ class GeminiTokenCounts(Gemini):
 
     def read(self, raw: bytes, limits: Limits, target: Target) -> Reading:
         wanted = count_request(raw, limits, target.path.get("model", ""))
-        return Reading(wanted.request, partial(GeminiWriter, wanted), wanted.names, counted)
+        return Reading(wanted.request, partial(GeminiWriter, wanted), wanted.names, partial(counted, wanted))
 
 
 def methods() -> Sequence[Dialect]:

@@ -34,7 +34,9 @@ def body(failure: Failure) -> dict[str, Any]:
         details.append({"@type": f"{TYPE}BadRequest", "fieldViolations": [violation]})
     status = STATUS.get(failure.status, "INVALID_ARGUMENT")
     told = {"code": failure.status, "message": failure.message, "status": status, "details": details}
-    return {"error": told} if failure.usage is None else {"error": told, "usageMetadata": shaped_usage(failure.usage)}
+    if failure.usage is None:
+        return {"error": told}
+    return {"error": told, "usageMetadata": shaped_usage(failure.usage, text=False)}
 
 
 class ErrorDetail(Part):

@@ -59,6 +59,11 @@ class Wanted:
     """Known fields that have no effect."""
     logprobs: bool
 
+    @property
+    def text(self) -> bool:
+        """The prompt has nothing but text."""
+        return not any(message.images for message in self.request.messages)
+
 
 def generate_request(raw: bytes, limits: Limits, model: str, *, stream: bool) -> Wanted:
     """Of `generateContent`, or as a stream. Raises `RequestError`."""

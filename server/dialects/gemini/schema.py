@@ -51,6 +51,7 @@ def _part(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
 _TEXT: dict[str, Any] = {"type": "string"}
 _VALUE: dict[str, Any] = {"type": "object"}
 _BLOB = _object(("mimeType", "data"), mimeType={"enum": list(MEDIA_TYPES)}, data=_TEXT)
+_SHOWN: dict[str, Any] = {"type": "array", "items": _part("inlineData", _BLOB)}
 _NAMED = {"name": {"type": "string", "minLength": 1}, "id": _TEXT}
 Part = Annotated[
     dict[str, Any],
@@ -60,7 +61,7 @@ Part = Annotated[
                 _part("text", _TEXT),
                 _part("inlineData", _BLOB),
                 _part("functionCall", _object(("name",), **_NAMED, args=_VALUE)),
-                _part("functionResponse", _object(("name",), **_NAMED, response=_VALUE)),
+                _part("functionResponse", _object(("name",), **_NAMED, response=_VALUE, parts=_SHOWN)),
             ]
         }
     ),

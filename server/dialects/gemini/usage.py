@@ -23,16 +23,23 @@ class UsageMetadata(Part):
     candidatesTokenCount: int = Field(description="Visible ones")
     thoughtsTokenCount: int = Field(description="Hidden ones")
     totalTokenCount: int
-    promptTokensDetails: list[TokenDetail]
+    promptTokensDetails: list[TokenDetail] = Field(
+        default=[], description="Of a prompt of text alone; tokens of images are not counted apart"
+    )
 
 
-def shaped_usage(usage: Usage) -> dict[str, Any]:
-    """The shape."""
+def shaped_usage(usage: Usage, *, text: bool) -> dict[str, Any]:
+    """The shape. `text`: the prompt has nothing but text."""
     return {
         "promptTokenCount": usage.prompt,
         "cachedContentTokenCount": usage.cached,
         "candidatesTokenCount": usage.generated - usage.hidden,
         "thoughtsTokenCount": usage.hidden,
         "totalTokenCount": usage.prompt + usage.generated,
-        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": usage.prompt}],
+        **details(usage.prompt, text=text),
     }
+
+
+def details(prompt: int, *, text: bool) -> dict[str, Any]:
+    """What the tokens of a prompt are of; nothing where images are among them, whose tokens nobody counts apart."""
+    return {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": prompt}]} if text else {}

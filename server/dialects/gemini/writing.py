@@ -12,7 +12,7 @@ from ponder.server.dialect import Writer
 from ponder.server.dialects.customs import written_json
 from ponder.server.dialects.gemini.errors import body
 from ponder.server.dialects.gemini.reading import Wanted
-from ponder.server.dialects.gemini.usage import shaped_usage
+from ponder.server.dialects.gemini.usage import details, shaped_usage
 from ponder.server.dialects.openai_writing import STREAM_HEADERS, dumped, finite, headers
 from ponder.server.dialects.thinking_report import thinking
 from ponder.server.plan import ResolvedRequest
@@ -32,7 +32,7 @@ class GeminiWriter(Writer):
 
     def __init__(self, wanted: Wanted, resolved: ResolvedRequest) -> None:
         self.headers: Mapping[str, str] = headers(resolved, wanted.strays, wanted.names, wanted.ignored)
-        self._logprobs = wanted.logprobs
+        self._logprobs, self._text = wanted.logprobs, wanted.text
         self._base = {"modelVersion": resolved.model, "responseId": secrets.token_urlsafe(18)}
         self._sealed: dict[int, str] = {}
         """Thoughts that are over and not told yet."""
@@ -71,7 +71,8 @@ class GeminiWriter(Writer):
             last["thoughtSignature"] = end.sealed
         parts = [*_thoughts(end), last]
         candidate = _candidate(index, parts, finishReason=FINISH[end.reason])
-        return self.framed({"candidates": [candidate], **({} if summary is None else _facts(summary)), **self._base})
+        facts = {} if summary is None else self._facts(summary)
+        return self.framed({"candidates": [candidate], **facts, **self._base})
 
     def failure(self, failure: Failure) -> bytes:
         return self.framed(body(failure))
@@ -79,11 +80,14 @@ class GeminiWriter(Writer):
     def _piece(self, index: int, parts: Sequence[Mapping[str, Any]], **more: Any) -> bytes:
         return self.framed({"candidates": [_candidate(index, parts, **more)], **self._base})
 
+    def _facts(self, summary: Summary) -> dict[str, Any]:
+        return {"usageMetadata": shaped_usage(summary.usage, text=self._text), "thinking": thinking(summary)}
+
     # -- whole --------------------------------------------------------------------------------------------------------
 
     def whole(self, answers: Sequence[Whole], summary: Summary) -> bytes:
         candidates = [self._whole(index, answer) for index, answer in enumerate(answers)]
-        return dumped({"candidates": candidates, **_facts(summary), **self._base})
+        return dumped({"candidates": candidates, **self._facts(summary), **self._base})
 
     def _whole(self, index: int, answer: Whole) -> dict[str, Any]:
         calls = [_called(call) for call in answer.calls]
@@ -124,17 +128,13 @@ class GeminiArrayWriter(GeminiWriter):
         return self.framed(body(failure)) + b"]"
 
 
-def counted(tokens: int) -> bytes:
+def counted(wanted: Wanted, tokens: int) -> bytes:
     """The answer of `countTokens`."""
-    return dumped({"totalTokens": tokens, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": tokens}]})
+    return dumped({"totalTokens": tokens, **details(tokens, text=wanted.text)})
 
 
 def _candidate(index: int, parts: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
     return {"content": {"parts": parts, "role": "model"}, "index": index, **more}
-
-
-def _facts(summary: Summary) -> dict[str, Any]:
-    return {"usageMetadata": shaped_usage(summary.usage), "thinking": thinking(summary)}
 
 
 def _thoughts(end: End) -> list[dict[str, Any]]:
