@@ -27,7 +27,7 @@ from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always, in_vi
 from ponder.verifiers import VERIFIERS
 
 SEVEN, NINE = Chain("three and four\nmake it\n", "It is 7."), Chain("four and five\nmake it\n", "It is 9.")
-SEARCHES = ("beam_search", "dvts", "particle_filter")
+SEARCHES = ("beam_search", "dvts", "particle_filter", "rebase")
 
 
 def ask(

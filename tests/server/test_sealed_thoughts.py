@@ -37,6 +37,7 @@ from ponder.server.sealed_thoughts import (
     sealing,
 )
 from ponder.server.settings import KeySettings, Limits, ModelSettings, SealedThoughtSettings, Settings, WrongSettings
+from ponder.strategies.budget_forcing import BudgetForcing
 from ponder.testing import CARD, MARKER, Chain, ScriptedEngine
 from tests.engines.scripted_vllm import FAMILIES, Nature, ScriptedVllm, engine
 from tests.server.serving import ASK, answered, ask, chat, door, events, its_door, joined, refused
@@ -45,7 +46,10 @@ from tests.server.toy_dialect import Toy, ToyWriter, line
 
 SECRET = b"s" * 32
 SEALS: dict[str, Any] = {"include": ["reasoning.encrypted_content"]}
-STRATEGIES = ["direct", "majority_vote", "best_of_n", "revision", "auto", "beam_search", "dvts", "particle_filter"]
+STRATEGIES = [
+    *("direct", "majority_vote", "best_of_n", "revision", "auto", "beam_search", "dvts", "particle_filter"),
+    *("budget_forcing", "deep_think", "short_m_at_k", "rebase"),
+]
 
 
 def served(engine: Any, settings: Settings | None = None, *, seals: SealedThoughts | None = None, **more: Any) -> Any:
@@ -387,7 +391,8 @@ def checked_order(lines: list[dict[str, Any]], texts: Sequence[str]) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_in_a_stream_it_comes_before_the_first_text(strategy: str) -> None:
     engine = ScriptedEngine(lambda p, t, c: Chain(f"{MARKER}\n", "It is 7."))
-    checked_order(carried(engine, ponder=600, plan={"name": strategy}), [f"{MARKER}\n"])
+    forced = "Wait" * BudgetForcing.rounds if strategy == "budget_forcing" else ""
+    checked_order(carried(engine, ponder=600, plan={"name": strategy}), [f"{MARKER}\n{forced}"])
 
 
 def test_in_a_stream_of_several_answers_each_has_its_own_and_one_of_calls_or_of_nothing_too() -> None:

@@ -26,6 +26,7 @@ from tests.server.serving import ASK, events, joined
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 STRATEGIES = [
     *("direct", "majority_vote", "best_of_n", "auto", "revision", "beam_search", "dvts", "particle_filter"),
+    *("budget_forcing", "deep_think", "short_m_at_k"),
 ]
 STEPS: dict[str, Any] = {
     "type": "object",

@@ -43,6 +43,10 @@ STRATEGIES: list[Any] = [
     {"name": "dvts", "step_tokens": 12},
     {"name": "particle_filter", "particles": 3, "step_tokens": 12},
     "auto",
+    {"name": "budget_forcing", "rounds": 2},
+    {"name": "deep_think", "chains": 3},
+    {"name": "short_m_at_k", "n": 4, "m": 2, "every": 16},
+    {"name": "rebase", "beams": 3, "step_tokens": 12},
 ]
 VERIFIERS = ["judge", "prm", "confidence", "agreement", {"name": "rules", "pattern": "7"}, "consensus"]
 WISHES: list[dict[str, Any]] = [
