@@ -61,9 +61,11 @@ class Policy:
     """How well the likelihood of chains is thought to tell answers apart before any vote was seen, as the probability
     that a chain of the winning answer outranks another: 0.5 is not at all, and leaves the votes even."""
     judged_lead: Chance = 0.95
-    judged_slope: Chance = 0.20
+    judged_slope: Chance = 0.15
     """Both where a verifier chooses among the answers: it finds the right one where votes do not, so that more chains
     are worth more."""
+    judged_share: Chance = 0.75
+    """The part of all scores that an answer has for which the verifier, asked at three to one, is clearly."""
     judged_chains: Annotated[int, Field(ge=1, le=256)] = 8
     """Chains that a verifier chooses among where answers cannot be compared."""
     tokens: Pace = Pace(first=3, abreast=8, spare=1.5, doubt=0.5)

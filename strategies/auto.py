@@ -6,9 +6,10 @@ to end are the shortest. Of answers with equal votes, the one whose chains are s
 Overthink it"). The numbers are the model's `Policy`; `docs/auto.md` says how they were found.
 
 Of four chains that are three to one, the right answer is nearly always there: a verifier, where there is one that tells
-more than votes do, is worth more than votes. It also chooses wherever the vote ends and is not unanimous. Where answers
-cannot be compared, there is nothing to vote on: the verifier chooses among a few, and one that decides ends it with the
-first that passes. Where the operator allows it and many calls wait for the model, there are fewer chains.
+more than votes do, is asked, and ends the vote where it is clearly for one of the two. It also chooses wherever the
+vote ends and is not unanimous. Where answers cannot be compared, there is nothing to vote on: the verifier chooses
+among a few, and one that decides ends it with the first that passes. Where the operator allows it and many calls wait
+for the model, there are fewer chains.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ponder.strategies.stopping import Standing, abreast, stops
 from ponder.strategies.voting import elect
 
 PROBES = 4
-"""Of so many chains that are three to one, the verifier chooses."""
+"""Of so many chains that are three to one, the verifier is asked."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -81,15 +82,13 @@ class Auto:
                 standing = Standing.of(vote, ended, n, against)
                 if stops(standing, policy) or (ended >= policy.start and run.makes_do(ended, n)):
                     break
-                if run.discerns and ended == PROBES and vote.counts == (3, 1):
+                if ended == PROBES and vote.counts == (3, 1) and await self.is_sure(run, finished, scores, policy):
                     break
                 if not vote.counts and await self.has_chosen(run, candidate, finished, scores, policy):
                     break
         if vote is None or len(vote.counts) == 1 or not run.discerns or len(finished) < 2:
             return (vote or await run.vote(finished)).leader
-        unscored = [candidate for candidate in finished if candidate.number not in scores]
-        scores |= zip((c.number for c in unscored), await run.score(unscored) if unscored else (), strict=True)
-        return await elect(run, finished, [scores[candidate.number] for candidate in finished])
+        return await elect(run, finished, await self.scored(run, finished, scores))
 
     def policy(self, run: Run) -> Policy:
         """The numbers this request goes by."""
@@ -100,6 +99,19 @@ class Auto:
             policy = replace(policy, lead=policy.judged_lead, slope=policy.judged_slope)
         n = self.n or policy.chains
         return replace(policy, chains=n, start=min(policy.start, n))
+
+    async def scored(self, run: Run, finished: Sequence[Candidate], scores: dict[int, Score]) -> list[Score]:
+        """Their scores, each asked for once: `scores`, by number of the chain, has those known and is added to."""
+        unscored = [candidate for candidate in finished if candidate.number not in scores]
+        scores |= zip((c.number for c in unscored), await run.score(unscored) if unscored else (), strict=True)
+        return [scores[candidate.number] for candidate in finished]
+
+    async def is_sure(self, run: Run, finished: Sequence[Candidate], scores: dict[int, Score], policy: Policy) -> bool:
+        """Whether the verifier, where one tells more than votes, is clearly for one of the answers."""
+        if not run.discerns:
+            return False
+        weighted = await run.vote(finished, await self.scored(run, finished, scores))
+        return run.discerns and weighted.share >= policy.judged_share
 
     async def has_chosen(
         self, run: Run, candidate: Candidate, finished: Sequence[Candidate], scores: dict[int, Score], policy: Policy

@@ -42,6 +42,12 @@ def test_auto_asks_the_verifier_when_three_stand_against_one() -> None:
     assert engine.calls == 4
 
 
+def test_auto_votes_on_at_three_to_one_where_the_verifier_is_for_neither() -> None:
+    out = outcome(Auto(), ScriptedEngine(says("7", "9", *["7"] * 30)), verifier=Likes({"9": 0.6, "7": 0.3}))
+    assert "7" in out.answer.text
+    assert out.samples > 4
+
+
 @pytest.mark.parametrize("answers", [("7", "9", "7", ""), ("7", "9", "", "")], ids=["2-1", "1-1"])
 def test_auto_votes_on_where_fewer_stand_against_one_as_a_chain_came_to_no_answer(answers: tuple[str, ...]) -> None:
     engine = ScriptedEngine(says(*answers, *["7"] * 28))
