@@ -20,8 +20,10 @@ from ponder.testing import Chain, JudgingEngine, ScriptedRewards, always
 from ponder.verifiers import VERIFIERS
 
 CHAINS = tuple(Chain(f"line {i}\nmore\n" * (i + 1), f"It is {i}.") for i in range(4))
-SEVERAL = ("majority_vote", "best_of_n", "revision", "beam_search", "dvts", "particle_filter", "auto")
-SEVERAL += ("short_m_at_k", "confidence_vote", "universal_self_consistency", "deep_think", "rebase")
+SEVERAL = (
+    *("majority_vote", "best_of_n", "revision", "beam_search", "dvts", "particle_filter", "auto"),
+    *("short_m_at_k", "confidence_vote", "universal_self_consistency", "deep_think", "rebase"),
+)
 
 
 def asked(name: str, verifier: str, answer: int = 0, seed: int | None = None) -> tuple[JudgingEngine, ScriptedRewards]:
