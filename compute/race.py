@@ -51,10 +51,13 @@ class Race:
         n: int,
         at_once: Callable[[], int] | None,
         known: dict[Prompt, Candidate] | None,
+        sharing: Callable[[], int] | None = None,
     ) -> None:
         """`at_once` may want fewer under way than the budget feeds. `known`, where a prompt has but one chain: those
-        written so far, to which this race adds."""
+        written so far, to which this race adds. `sharing`: among how many what is free is shared, where it feeds so
+        many and fewer are begun."""
         self._chains, self._group, self._n, self._at_once = chains, group, n, at_once
+        self._sharing = sharing
         self._written = known
         self._known: list[Candidate] = []
         self._prompts = prompts
@@ -183,9 +186,11 @@ class Race:
         free = spending.contested
         if free >= self._usual():
             spending.unbind()
-            fed = min(wanted, max(1, lengths.at_first(left, free)))
+            most = max(1, lengths.at_first(left, free))
+            fed = min(wanted, most)
+            shares = fed if self._sharing is None else max(fed, min(self._sharing(), most))
             for _ in range(fed):
-                self._start(*self._chains.shares(free // fed))
+                self._start(*self._chains.shares(free // shares))
         elif not self.begun and not self._known:
             raise Exhausted(f"{self._n} samples asked for, {max(0, free)} thinking tokens left")
 

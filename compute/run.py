@@ -325,22 +325,24 @@ class Run:
         n: int,
         prompt: Prompt | Sequence[Prompt] | None = None,
         at_once: Callable[[], int] | None = None,
+        sharing: Callable[[], int] | None = None,
     ) -> AsyncGenerator[Arriving]:
         """Up to `n` candidates as they finish; with a seed in the order they were begun, so that the result can be
         repeated. Leaving the block stops the rest at the engine.
 
         As many chains start at once as the budget can give a whole share each. The next starts when one has finished
         and left a part of its share. `at_once` returns how many may run side by side at most; it is asked at the
-        beginning and after each candidate. A chain whose answer outgrows its share goes on as long as the budget pays.
-        Where nothing is left to chance, each prompt has one candidate, the same one each time. Raises what `sample`
-        does.
+        beginning and after each candidate. `sharing` returns among how many what is free is shared, where it feeds so
+        many and fewer begin: the rest stays free, for those that begin while they run, and for probes. A chain whose
+        answer outgrows its share goes on as long as the budget pays. Where nothing is left to chance, each prompt has
+        one candidate, the same one each time. Raises what `sample` does.
         """
         self._may()
         notes = self._notes
         notes.requested += n
         prompts = [prompt or self.prompt] if prompt is None or isinstance(prompt, Prompt) else list(prompt)
         async with asyncio.TaskGroup() as children:
-            race = Race(self._chains, children, prompts, n, at_once, self._only if self.greedy else None)
+            race = Race(self._chains, children, prompts, n, at_once, self._only if self.greedy else None, sharing)
             notes.alike = notes.alike or race.alike
             stream = race.settled()
             async with aclosing(stream):

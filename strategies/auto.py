@@ -25,6 +25,7 @@ from ponder.compute.policy import Policy
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 from ponder.compute.vote import Vote
+from ponder.strategies.evidence import By, Evidence
 from ponder.strategies.stopping import Standing, abreast, stops
 from ponder.strategies.voting import elect
 
@@ -55,8 +56,21 @@ class Auto:
         ),
     ] = None
 
+    evidence: Annotated[
+        By,
+        Field(
+            description="What counts beside votes: how likely the model found its chains, what half-written ones "
+            "would answer, or both"
+        ),
+    ] = "likelihood"
+
+    @property
+    def needs_likelihood(self) -> bool:
+        """Its chains are drawn with their likelihood."""
+        return self.evidence in ("likelihood", "all")
+
     async def __call__(self, run: Run) -> Candidate:
-        policy = self.policy(run)
+        policy, evidence = self.policy(run), Evidence(run, self.evidence)
         n = policy.chains
         if not run.races(n):
             return await run.stream()
@@ -68,24 +82,44 @@ class Auto:
 
         def at_once() -> int:
             if standing is None:
-                return pace.first
+                return 1 if evidence.alone else pace.first
             wanted = abreast(standing, policy, pace)
             asks = run.discerns and self.prefer == "tokens" and standing.ended < PROBES
             return min(wanted, PROBES - standing.ended) if asks else wanted
 
-        async with run.sampling(n, at_once=at_once) as arriving:
-            async for candidate in arriving:
-                finished = sorted([*finished, candidate], key=lambda candidate: candidate.number)
-                vote = await run.vote(finished, shorter_first=True)
+        def sharing() -> int:
+            return (pace.first if evidence.alone else at_once()) + evidence.probing
+
+        async with run.sampling(n, at_once=at_once, sharing=sharing) as arriving:
+            async for candidate in arriving.watched(evidence.every) if evidence.looks else arriving:
+                if candidate is not None:
+                    finished = sorted([*finished, candidate], key=lambda candidate: candidate.number)
+                    vote = await run.vote(finished, evidence.scores(finished), shorter_first=True)
+                    if (chosen := evidence.prevailing([candidate])) is not None:
+                        return (await run.vote([chosen])).leader
+                else:
+                    for hopeless in evidence.hopeless(arriving.running, policy.start):
+                        arriving.drop(hopeless)
+                    if vote is None:
+                        continue
                 ended = len(finished) + len(arriving.lost)
                 against = pace.doubt * sum(min(1.0, age) for age in arriving.ages())
                 standing = Standing.of(vote, ended, n, against)
+                if evidence.probing and not stops(standing, policy):
+                    running = arriving.running
+                    if candidate is None and stops(standing.foretold([float(len(running))], pace), policy):
+                        await evidence.ask(running)
+                    standing = standing.foretold(await evidence.foretold(vote, finished, running), pace)
                 if stops(standing, policy) or (ended >= policy.start and run.makes_do(ended, n)):
                     break
                 if ended == PROBES and vote.counts == (3, 1) and await self.is_sure(run, finished, scores, policy):
                     break
-                if not vote.counts and await self.has_chosen(run, candidate, finished, scores, policy):
+                if candidate is None or vote.counts:
+                    continue
+                if await self.has_chosen(run, candidate, finished, scores, policy):
                     break
+        if vote is not None:
+            await evidence.learn(vote, finished)
         if vote is None or len(vote.counts) == 1 or not run.discerns or len(finished) < 2:
             return (vote or await run.vote(finished)).leader
         return await elect(run, finished, await self.scored(run, finished, scores))

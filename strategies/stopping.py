@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ponder.compute.policy import Pace, Policy
@@ -24,8 +24,8 @@ class Standing:
     """Chains that there may be in all."""
     against: float = 0.0
     """Votes that chains which are slow to end are counted for against the leader."""
-    chains: float = 0.0
-    """Chains that have voted for the leader."""
+    chains: float | None = None
+    """Chains that have voted for the leader; None: as many as votes."""
 
     @staticmethod
     def of(vote: Vote, ended: int, most: int, against: float = 0.0) -> Standing:
@@ -34,6 +34,11 @@ class Standing:
         mean = sum(vote.weights) / sum(vote.counts)
         first, second = (*(weight / mean for weight in vote.weights), 0.0)[:2]
         return Standing(first, second, ended, most, against, vote.counts[0])
+
+    @property
+    def voters(self) -> float:
+        """Chains that have voted for the leader."""
+        return self.first if self.chains is None else self.chains
 
     @property
     def outstanding(self) -> int:
@@ -54,12 +59,20 @@ class Standing:
 
     def with_votes(self, more: int) -> Standing:
         """The same, had so many more chains ended, all with the leader's answer."""
-        votes = {"first": self.first + more, "chains": self.chains + more}
+        votes = {"first": self.first + more, "chains": self.voters + more}
         return replace(self, **votes, ended=self.ended + more, against=0.0)
 
-    def foretold(self, first: float, second: float) -> Standing:
-        """The same, where half-written chains are likely to give the leader and the runner-up so many votes more."""
-        return replace(self, first=self.first + first, second=self.second + second, chains=self.chains + first)
+    def foretold(self, votes: Sequence[float], pace: Pace) -> Standing:
+        """The same, where half-written chains are likely to give so many votes more: to the leader, the runner-up,
+        the others. A chain whose vote is foretold does not count against the leader because it is slow to end."""
+        first, second = (*votes, 0.0, 0.0)[:2]
+        return replace(
+            self,
+            first=self.first + first,
+            second=self.second + second,
+            chains=self.voters + first,
+            against=max(0.0, self.against - pace.doubt * sum(votes)),
+        )
 
 
 def _between(f: Callable[[int], float], x: float) -> float:
@@ -74,7 +87,7 @@ def stops(standing: Standing, policy: Policy) -> bool:
     if not standing.first or standing.safe:
         return standing.first > 0
     enough = policy.lead - policy.slope * standing.ended / standing.most
-    return standing.chains >= policy.start and standing.lead >= enough
+    return standing.voters >= policy.start and standing.lead >= enough
 
 
 def abreast(standing: Standing, policy: Policy, pace: Pace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,8 @@ SETTINGS = [
     ),
     setting("revision by judge", "revision", "judge", chains=2),
     setting("auto by prm", "auto", "prm"),
+    replace(setting("auto by all evidence", "auto", evidence="all"), seed=None),
+    setting("auto by votes", "auto", evidence="votes"),
     setting("particle_filter by confidence", "particle_filter", "confidence"),
 ]
 """A strategy as a request names it: with its defaults, with parameters, with a verifier."""

@@ -84,7 +84,7 @@ class Watching:
 
     async def __call__(self, run: Run) -> Candidate:
         finished: list[Candidate] = []
-        async with run.sampling(6, at_once=lambda: 2 - len(finished)) as arriving:
+        async with run.sampling(6, at_once=lambda: 2 - len(finished), sharing=lambda: 6) as arriving:
             async for one in arriving.watched(self.every):
                 if one is not None:
                     finished.append(one)
@@ -290,7 +290,7 @@ class Probing:
         if run.chains(2) < 2:
             return await run.stream()
         finished: list[Candidate] = []
-        async with run.sampling(self.n, at_once=lambda: self.abreast) as arriving:
+        async with run.sampling(self.n, at_once=lambda: self.abreast, sharing=lambda: self.n) as arriving:
             async for one in arriving.watched(self.every):
                 if one is not None:
                     finished.append(one)

@@ -28,7 +28,7 @@ from tests.strategies.test_choices import Likes, Runs, deaf, outcome, says
 
 def test_auto_stops_when_its_first_chains_agree() -> None:
     engine = ScriptedEngine(says("7"))
-    out = outcome(Auto(), engine)
+    out = outcome(Auto(evidence="votes"), engine)
     assert (engine.calls, out.samples, out.samples_requested, out.agreement) == (3, 3, 32, 1.0)
 
 
@@ -116,7 +116,7 @@ def test_auto_that_prefers_latency_draws_more_side_by_side() -> None:
     widths: list[int] = []
     for prefer in ("tokens", "latency"):
         engine = ScriptedEngine(says("7"))
-        outcome(Auto(prefer=prefer), engine)  # pyright: ignore[reportArgumentType]
+        outcome(Auto(prefer=prefer, evidence="votes"), engine)  # pyright: ignore[reportArgumentType]
         widths.append(engine.calls)
     assert widths == [3, 6]
 
@@ -190,5 +190,5 @@ def test_a_budget_that_feeds_one_chain_gives_it_all(seed: int | None) -> None:
 def test_chains_that_are_begun_share_the_whole_budget() -> None:
     """It would feed eight of the usual length, and three are begun: each may be nearly three times as long."""
     engine = ScriptedEngine(says("7"))
-    outcome(Auto(), engine, budget=3_840)
+    outcome(Auto(evidence="votes"), engine, budget=3_840)
     assert [one.thinking + one.answer >= 3_840 // 3 - 1 for one in engine.samplings] == [True] * 3
