@@ -91,7 +91,7 @@ class Race:
 
     def watch(self, every: int) -> None:
         """Has `settled` give None whenever the chains that are being written have grown by so many tokens each, on
-        average. Before the race begins. With a seed it never does: how far each chain is then depends on what else the
+        average. With a seed it never does: how far each chain is then depends on what else the
         model does."""
         self._every = None if self._chains.ordered else max(1, every)
 

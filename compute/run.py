@@ -127,6 +127,10 @@ class Arriving:
         self._race.watch(every)
         return self._stream
 
+    def look_every(self, tokens: int) -> None:
+        """From now on a look comes after so many tokens; no more often than the chains that run were begun for."""
+        self._race.watch(tokens)
+
     @property
     def running(self) -> list[Candidate]:
         """The chains that are being written, half-written as they stand, in the order they were begun: their numbers,

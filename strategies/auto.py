@@ -100,6 +100,7 @@ class Auto:
                 else:
                     for hopeless in evidence.hopeless(arriving.running, policy.start):
                         arriving.drop(hopeless)
+                    arriving.look_every(evidence.every)
                     if vote is None:
                         continue
                 ended = len(finished) + len(arriving.lost)

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Literal
 
-from ponder.compute.likelihood import power
+from ponder.compute.likelihood import LEAST_WINDOW, power
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 from ponder.compute.vote import Vote
@@ -83,8 +83,8 @@ class Evidence:
 
     @property
     def every(self) -> int:
-        """Tokens between two looks."""
-        return self._window
+        """Tokens between two looks: few as long as the first chain is by itself, for the others wait for it."""
+        return LEAST_WINDOW if self.alone else self._window
 
     # -- likelihood ---------------------------------------------------------------------------------------------------
 
@@ -112,6 +112,7 @@ class Evidence:
             return []
         if self.alone:
             self.alone = any(self._run.prevails(chain) for chain in running)
+            self.likely = all(chain.certainty(self._window) for chain in running if chain.length)
         known = [value for value in self._lowest.values() if value is not None]
         below = hopeless_below(known, self._auc) if len(known) >= least else None
         if below is None:

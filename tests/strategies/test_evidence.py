@@ -98,11 +98,11 @@ def test_where_the_model_would_not_have_drawn_it_so_a_likely_chain_ends_nothing(
 
 
 def test_the_others_begin_as_soon_as_the_first_cannot_be_that_likely() -> None:
-    """Seven tokens at -0.1 each are below a half; a look comes every eighth of a typical chain."""
+    """Seven tokens at -0.1 each are below a half; a look comes every four."""
     asked = ask(says("7"))
     assert asked.outcome.samples == 3
     starts = [one.started for one in asked.spending.reservations[:3]]
-    assert [round(start - starts[0]) for start in starts] == [0, 12, 12]
+    assert [round(start - starts[0]) for start in starts] == [0, 8, 8]
 
 
 def test_with_a_seed_as_many_begin_as_without_likelihood_and_a_likely_chain_ends_it_all_the_same() -> None:
