@@ -90,8 +90,8 @@ class Sampling:
     streamed: bool = False
     """The text is sent on as it is written: yield deltas as they come. Else one delta at the end is enough."""
     every: int | None = None
-    """Of a chain that is not streamed: its transcript is told whenever so many new tokens are made, at the latest; None:
-    as often as the engine likes."""
+    """Of a chain that is not streamed: its transcript is told when so many new tokens are made, at the latest; None: as
+    often as the engine likes."""
     tells_thought: bool = False
     """With `streamed`: the first delta has the thought, where that is over then."""
     tenant: str | None = None
