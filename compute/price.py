@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ponder.compute.usage import Usage
@@ -24,6 +25,15 @@ class Price:
     answer: int
     verifier: int
     """Tokens a reward model reads."""
+
+    def chain(self, prompt: int, tokens: int) -> int:
+        """What one more chain of so many tokens costs whoever runs it, times `TOKENS`: it reads the prompt again, from
+        the prefix cache. A bill has the prompt once."""
+        return prompt * self.cached + tokens * self.thinking
+
+    def judging(self, prompt: int, lengths: Sequence[int]) -> int:
+        """What a reward model reads for chains of these lengths, times `TOKENS`: the prompt with each."""
+        return sum(prompt + tokens for tokens in lengths) * self.verifier
 
     def cost(self, usage: Usage) -> int:
         """Nano-USD of the usage of a request, half a nano-USD rounded up. More tokens never cost less."""

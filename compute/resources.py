@@ -8,6 +8,7 @@ from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.evidence import Evidence
 from ponder.compute.lengths import Lengths
 from ponder.compute.policy import BUILT_IN, Policy
+from ponder.compute.price import Price
 from ponder.compute.slots import Share
 
 
@@ -26,3 +27,5 @@ class Resources:
     """What was learned about evidence beside votes."""
     policy: Policy = BUILT_IN
     """The numbers that `auto` goes by for this model."""
+    price: Price | None = None
+    """What its tokens cost; None where nobody knows."""

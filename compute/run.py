@@ -261,6 +261,16 @@ class Run:
         """There is a verifier that tells more of an answer than how many chains gave it."""
         return not counts(self._task.fallback if self._notes.degraded else self._task.verifier)
 
+    def judging_is_dearer(self, candidates: Sequence[Candidate], chains: int) -> bool:
+        """Whether what a reward model would read to judge these candidates costs more than so many more chains like
+        them. Never where prices are not known, nor of a verifier that reads nothing."""
+        price, verifier = self._resources.price, self._task.verifier
+        if price is None or self._notes.degraded or not getattr(verifier and verifier.call, "reads", False):
+            return False
+        prompt, lengths = self._resources.engine.length(self.prompt), [c.tokens for c in candidates]
+        usual = round(sum(lengths) / max(1, len(lengths)))
+        return price.judging(prompt, lengths) > chains * price.chain(prompt, usual)
+
     def races(self, n: int) -> bool:
         """Whether of `n` chains more than one is likely to be drawn: where the first is shorter than usual, the budget
         feeds a second."""

@@ -247,6 +247,7 @@ async def make(
             judging,
             served.evidence,
             policy=registry.policy(base),
+            price=price,
         ),
         model=request.model,
         base=base,

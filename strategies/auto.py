@@ -26,7 +26,7 @@ from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 from ponder.compute.vote import Vote
 from ponder.strategies.evidence import By, Evidence
-from ponder.strategies.stopping import Standing, abreast, stops
+from ponder.strategies.stopping import Standing, abreast, stops, wanting
 from ponder.strategies.voting import elect
 
 PROBES = 4
@@ -79,6 +79,7 @@ class Auto:
         scores: dict[int, Score] = {}
         standing: Standing | None = None
         vote: Vote | None = None
+        dear = False
 
         def at_once() -> int:
             if standing is None:
@@ -113,15 +114,19 @@ class Auto:
                     standing = standing.foretold(await evidence.foretold(vote, finished, running), pace)
                 if stops(standing, policy) or (ended >= policy.start and run.makes_do(ended, n)):
                     break
-                if ended == PROBES and vote.counts == (3, 1) and await self.is_sure(run, finished, scores, policy):
-                    break
+                if ended == PROBES and vote.counts == (3, 1):
+                    dear = run.judging_is_dearer(finished, wanting(standing, policy))
+                    if not dear and await self.is_sure(run, finished, scores, policy):
+                        break
                 if candidate is None or vote.counts:
                     continue
                 if await self.has_chosen(run, candidate, finished, scores, policy):
                     break
         if vote is not None:
             await evidence.learn(vote, finished)
-        if vote is None or len(vote.counts) == 1 or not run.discerns or len(finished) < 2:
+        settled = standing is not None and stops(standing, policy)
+        spared = settled and (dear or run.judging_is_dearer(finished, len(finished)))
+        if vote is None or len(vote.counts) == 1 or not run.discerns or len(finished) < 2 or spared:
             return (vote or await run.vote(finished)).leader
         return await elect(run, finished, await self.scored(run, finished, scores))
 

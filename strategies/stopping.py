@@ -90,8 +90,12 @@ def stops(standing: Standing, policy: Policy) -> bool:
     return standing.voters >= policy.start and standing.lead >= enough
 
 
+def wanting(standing: Standing, policy: Policy) -> int:
+    """How many more votes the leader needs at least."""
+    more = range(1, standing.outstanding)
+    return next((n for n in more if stops(standing.with_votes(n), policy)), standing.outstanding)
+
+
 def abreast(standing: Standing, policy: Policy, pace: Pace) -> int:
     """How many chains should be under way: as many as the leader needs votes at least, and some to spare."""
-    more = range(1, standing.outstanding)
-    needed = next((n for n in more if stops(standing.with_votes(n), policy)), standing.outstanding)
-    return max(1, min(pace.abreast, int(pace.spare * needed), standing.outstanding))
+    return max(1, min(pace.abreast, int(pace.spare * wanting(standing, policy)), standing.outstanding))
