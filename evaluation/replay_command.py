@@ -48,6 +48,8 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     flags.add_argument("--prior", type=_prior, default=(3500, 14000), metavar="P50,P90", help=words)
     words = "visible part of a sample of which that was not recorded (%(default)s)"
     flags.add_argument("--answer-tokens", type=_positive, default=400, metavar="N", help=words)
+    words = "the numbers that auto goes by, as ponder calibrate writes them (default: those built in)"
+    flags.add_argument("--policy", type=Path, metavar="FILE", help=words)
     words = "tokens of a question of which that was not recorded (%(default)s)"
     flags.add_argument("--prompt-tokens", type=_positive, default=64, metavar="N", help=words)
     words = (

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ponder.compute.policy import BUILT_IN, read
 from ponder.compute.price import Price
 from ponder.evaluation import prices
 from ponder.evaluation.replay_jobs import Job, Kept, Pool, run_all
@@ -48,7 +49,7 @@ def tell(options: argparse.Namespace) -> int:
     if whole:
         out.write(f"{ALL}: means of {len(pools)}\n{as_text(whole, against)}\n\n")
     if options.json is not None:
-        text = json.dumps(_told(options, against, [*table, *whole]), indent=1) + "\n"
+        text = json.dumps(_told(jobs, against, [*table, *whole]), indent=1) + "\n"
         if options.json == Path("-"):
             sys.stdout.write(text)
         else:
@@ -73,6 +74,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[Job], str, Price | None]:
     setups = [Setup.of(name) for name in dict.fromkeys([against, *names])]
     if options.verifier is not None:
         verifier_of(options.verifier)
+    policy = BUILT_IN if options.policy is None else read(options.policy.read_text())
     pools = [Pool(file, options.questions, options.seed) for file in _files(options.pools)]
     if len({pool.name for pool in pools}) < len(pools):
         raise ValueError("two pools have the same name: rows would not tell them apart")
@@ -86,6 +88,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[Job], str, Price | None]:
             prompt_tokens=options.prompt_tokens,
             prior=options.prior,
             verifier=options.verifier,
+            policy=policy,
         )
         for cap in options.caps
     ]
@@ -120,14 +123,13 @@ def _bar(requests: int) -> Any:
     return tqdm(total=requests, unit="request", file=sys.stderr, disable=not sys.stderr.isatty(), mininterval=0.2)
 
 
-def _told(options: argparse.Namespace, against: str, table: Sequence[Row]) -> dict[str, Any]:
-    conditions = asdict(Conditions())
-    asked = {name: getattr(options, name) for name in conditions if name != "cap"}
+def _told(jobs: Sequence[Job], against: str, table: Sequence[Row]) -> dict[str, Any]:
     return {
         "ponder": importlib.metadata.version("ponder-server"),
         "command": ["ponder", *sys.argv[1:]],
         "against": against,
-        "conditions": {**asked, "questions": options.questions},
+        # Rows have their caps; the rest is the same for all.
+        "conditions": {**asdict(jobs[0].conditions), "cap": None, "questions": jobs[0].pool.most},
         "rows": [row.told for row in table],
     }
 

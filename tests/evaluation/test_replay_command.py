@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ponder.__main__ import main
+from ponder.compute.policy import BUILT_IN, written
 from ponder.engines.pools import RecordedQuestion, RecordedSample, line
 
 VOTES = "majority_vote:n=5:first=5:confidence=1"
@@ -175,6 +177,7 @@ def test_prices_are_those_of_a_configuration(tmp_path: Path) -> None:
         (["--prices", "inputs=1"], "'inputs=1' is no price"),
         (["--prices", "none.toml"], "none.toml"),
         (["--model", "a"], "--model wants --prices"),
+        (["--policy", "none.json"], "none.json"),
     ],
 )
 def test_a_command_that_cannot_be_meant_says_why(
@@ -203,10 +206,20 @@ def test_a_pool_that_cannot_be_replayed_says_why(
     assert why in capsys.readouterr().err
 
 
-def test_a_strategy_that_asks_what_was_not_recorded_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(made(tmp_path / "a.jsonl", questions=1), "--strategies", "revision", "--draws", 1) in (0, 1)
-    told = capsys.readouterr()
-    assert told.out or "revision, question 0:" in told.err
+def test_auto_goes_by_the_policy_that_is_named(tmp_path: Path) -> None:
+    pool, file = made(tmp_path / "a.jsonl"), tmp_path / "policy.json"
+    file.write_text(written(BUILT_IN))
+    words = [pool, "--strategies", "auto", "--draws", 2]
+    built_in = told(tmp_path, *words)
+    assert told(tmp_path, *words, "--policy", file) == built_in
+    file.write_text(written(replace(BUILT_IN, start=6)))
+    assert told(tmp_path, *words, "--policy", file)[0]["tokens"] != built_in[0]["tokens"]
+
+
+def test_a_question_of_a_judge_was_not_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--strategies", "best_of_n:n=2", "--verifier", "judge", "--draws", "1"]
+    assert run(made(tmp_path / "a.jsonl", questions=1), *words) == 0
+    assert "in 1 of 1 requests the verifier failed" in capsys.readouterr().out
 
 
 @pytest.mark.skipif("TEST_POOLS" not in os.environ, reason="TEST_POOLS is no folder of recorded samples")
