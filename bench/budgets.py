@@ -3,13 +3,14 @@
     python -m bench.budgets --questions 300 --json bench/results/budgets.json
 
 Questions come from the demo task's test side, seeded; temperature 1. Each answer is written down when it is there, in a
-file beside the result: a run that was cut goes on. Three things are told, each with a 95 % interval over the questions,
+file beside the result: a run that was cut goes on. Four things are told, each with a 95 % interval over the questions,
 drawn anew with all that was answered to each:
 
 - whether accuracy rises from each budget of `auto` to the next;
-- at each budget, `auto` beside the best fixed strategy at the tokens that `auto` took. Between two measured points of a
-  fixed strategy lies what a mixture of both would reach. The best one is chosen with the same questions, which flatters
-  it;
+- at each budget, `auto` beside the best fixed strategy under the same budget;
+- beside the best fixed strategy at the tokens that `auto` took on average: fixed strategies without a
+  budget spend on hard questions what a budget forbids. Between two measured points of a fixed strategy lies what a
+  mixture of both would reach. The best one is chosen with the same questions, which flatters it;
 - what `auto` reaches at a quarter of the tokens of best-of-N, weighted by the verifier, and how many times fewer it
   takes for the same accuracy (Snell and others 2024 report four).
 
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 from bench.machine import describe, keep
 from bench.start_engines import pair
-from bench.strategies import Answered, Setup, answer
+from bench.strategies import AMPLE, Answered, Setup, answer
 from ponder.compute.resources import Resources
 from ponder.models.task import Problem, make
 
@@ -54,6 +55,14 @@ def voting(n: int) -> Setup:
     return Setup(f"majority_vote({n})", "majority_vote", {"n": n, "first": n, "confidence": 1})
 
 
+CAPPED: dict[str, tuple[dict[str, Any], str]] = {
+    "best_of_n": ({"n": 16}, "prm"),
+    "dvts": ({"beams": 8, "width": 2}, "prm"),
+    "majority_vote": ({"n": 16, "first": 16, "confidence": 1}, "agreement"),
+}
+"""Fixed strategies with more chains than most of the budgets feed."""
+
+
 FAMILIES: dict[str, list[Setup]] = {
     AUTO: [Setup(f"auto @ {budget}", "auto", {"n": MOST}, "prm", budget) for budget in BUDGETS],
     DIRECT: [Setup("direct @ 64", "direct", {}, budget=64), Setup("direct", "direct", {})],
@@ -63,8 +72,24 @@ FAMILIES: dict[str, list[Setup]] = {
     "particle_filter": [
         Setup(f"particle_filter({n}, prm)", "particle_filter", {"particles": n}, "prm") for n in (2, 4, 8, 16)
     ],
+    **{
+        f"{name} under a budget": [
+            Setup(f"{name} @ {budget}", name, parameters, verifier, budget) for budget in BUDGETS[1:5]
+        ]
+        for name, (parameters, verifier) in CAPPED.items()
+    },
 }
-"""Setups of one way of thinking, the cheapest first. All but `auto` begin with one chain."""
+"""Setups of one way of thinking, the cheapest first."""
+
+
+def before(family: str) -> list[Setup]:
+    """What stands before the cheapest setup of a family: one chain, under the smallest budget where it has budgets."""
+    if family in (AUTO, DIRECT):
+        return []
+    capped, free = FAMILIES[DIRECT]
+    return [free if FAMILIES[family][0].budget == AMPLE else capped]
+
+
 SNELL = "best_of_n"
 
 
@@ -120,10 +145,13 @@ class Family:
     tokens: Floats
 
     def at(self, tokens: Floats) -> Floats:
-        """Accuracy at so many tokens in each draw: between points on a straight line, flat beyond them."""
-        order = np.argsort(self.tokens, axis=0)
-        x, y = np.take_along_axis(self.tokens, order, 0), np.take_along_axis(self.right, order, 0)
-        return np.array([np.interp(tokens[d], x[:, d], y[:, d]) for d in range(x.shape[1])])
+        """Accuracy at so many tokens in each draw: between points on a straight line, the last one's beyond them; for
+        fewer than the first takes there is none."""
+        found = np.empty(tokens.shape)
+        for d in range(len(tokens)):
+            order = np.argsort(self.tokens[:, d])
+            found[d] = np.interp(tokens[d], self.tokens[order, d], self.right[order, d], left=-np.inf)
+        return found
 
     def reaching(self, right: Floats) -> Floats:
         """The fewest tokens for so much accuracy in each draw; infinite where no point has it."""
@@ -145,8 +173,7 @@ def drawn(rows: Rows, questions: int, *, read: bool) -> dict[str, Family]:
     weights = np.vstack([np.ones(questions), weights]).T / questions
     found: dict[str, Family] = {}
     for name, setups in FAMILIES.items():
-        first = [] if name in (AUTO, DIRECT) else [FAMILIES[DIRECT][-1]]
-        names = [setup.name for setup in (*first, *setups)]
+        names = [setup.name for setup in (*before(name), *setups)]
         table = [[rows[one, i] for i in range(questions)] for one in names]
         right = np.array([[100.0 * one.right for one in line] for line in table])
         tokens = np.array([[float(one.generated + one.verifier * read) for one in line] for line in table])
@@ -178,6 +205,17 @@ def report(families: Mapping[str, Family]) -> dict[str, Any]:
         reached = {name: family.at(auto.tokens[k]) for name, family in fixed.items()}
         best = max(reached, key=lambda name: float(reached[name][0]))
         beside[str(budget)] = {"best": best, "right": told(reached[best]), "more": told(auto.right[k] - reached[best])}
+    same: dict[str, Any] = {}
+    for k, budget in enumerate(BUDGETS):
+        rivals = [(f, n) for f in fixed.values() for n, name in enumerate(f.names) if name.endswith(f"@ {budget}")]
+        if rivals:
+            family, n = max(rivals, key=lambda pair: float(pair[0].right[pair[1]][0]))
+            same[str(budget)] = {
+                "best": family.names[n],
+                "right": told(family.right[n]),
+                "more": told(auto.right[k] - family.right[n]),
+                "of_its_tokens": told(auto.tokens[k] / family.tokens[n]),
+            }
     saved: dict[str, Any] = {}
     rival = families[SNELL]
     for k, name in enumerate(rival.names):
@@ -186,7 +224,13 @@ def report(families: Mapping[str, Family]) -> dict[str, Any]:
                 "at_a_quarter": told(auto.at(rival.tokens[k] / 4) - rival.right[k]),
                 "times_fewer": told(rival.tokens[k] / auto.reaching(rival.right[k])),
             }
-    return {"points": points, "rises": rises, "beside_the_best_fixed": beside, "beside_best_of_n": saved}
+    return {
+        "points": points,
+        "rises": rises,
+        "beside_the_best_under_the_budget": same,
+        "beside_the_best_fixed": beside,
+        "beside_best_of_n": saved,
+    }
 
 
 def show(figures: Mapping[str, Any]) -> None:
@@ -200,6 +244,10 @@ def show(figures: Mapping[str, Any]) -> None:
     print("\nauto, from one budget to the next, points")
     for name, rise in figures["rises"].items():
         print(f"  {name:14} {span(rise, '{:+.1f}')}")
+    print("\nauto beside the best fixed strategy under the same budget, points; its tokens as a part of that one's")
+    for one in figures["beside_the_best_under_the_budget"].values():
+        more, part = span(one["more"], "{:+.1f}"), span(one["of_its_tokens"], "{:.2f}")
+        print(f"  {one['best']:22} {span(one['right'])}, auto {more}; {part}")
     print("\nauto beside the best fixed strategy at equal tokens, points")
     for budget, one in figures["beside_the_best_fixed"].items():
         print(f"  {budget:>6}  {one['best']:18} {span(one['right'])}, auto {span(one['more'], '{:+.1f}')}")

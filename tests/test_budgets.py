@@ -9,7 +9,7 @@ import pytest
 
 from bench.budgets import AUTO, BUDGETS, FAMILIES, Journal, Rows, drawn, report
 from bench.demo import HIGH, chart, points, questions
-from bench.strategies import Answered
+from bench.strategies import AMPLE, Answered
 from ponder.evaluation.questions import read
 
 QUESTIONS = 40
@@ -25,6 +25,8 @@ def rows(auto: dict[int, tuple[int, int]], others: tuple[int, int]) -> Rows:
     for name, setups in FAMILIES.items():
         for k, setup in enumerate(setups):
             percent, tokens = auto[setup.budget] if name == AUTO else (others[0], others[1] * 2**k)
+            if setup.budget < AMPLE and name != AUTO:
+                percent, tokens = others[0], setup.budget
             for i in range(QUESTIONS):
                 found[setup.name, i] = answered(i < QUESTIONS * percent // 100, tokens)
     return found
@@ -45,6 +47,13 @@ def test_a_rise_is_the_difference_over_the_same_questions(figures: dict[str, Any
 def test_auto_is_held_against_the_best_fixed_strategy_at_its_own_tokens(figures: dict[str, Any]) -> None:
     beside = figures["beside_the_best_fixed"]
     assert [one["more"][0] for one in beside.values()] == pytest.approx([-10, -5, 0, 5, 10, 15, 20], abs=0.01)
+
+
+def test_auto_is_held_against_the_best_fixed_strategy_under_its_own_budget(figures: dict[str, Any]) -> None:
+    beside = figures["beside_the_best_under_the_budget"]
+    assert list(beside) == ["64", "128", "256", "512", "1024"]
+    assert [one["more"][0] for one in beside.values()] == pytest.approx([-10, -5, 0, 5, 10], abs=0.01)
+    assert [one["of_its_tokens"][0] for one in beside.values()] == [1.0] * 5
 
 
 def test_what_is_saved_is_what_auto_takes_for_the_accuracy_of_best_of_n(figures: dict[str, Any]) -> None:

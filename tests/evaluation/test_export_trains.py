@@ -42,7 +42,7 @@ def problems() -> dict[str, Problem]:
 
 def reasoner(problems: dict[str, Problem]) -> ScriptedEngine:
     """Thinks as the demo reasoner does, within its markers; of each question every other chain slips at its end."""
-    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    tokenizer: Any = AutoTokenizer.from_pretrained(DEMO)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     profile = find("demo", read_config(str(DEMO)), (DEMO / "chat_template.jinja").read_text(), tokenizer)
     real = Model(tokenizer, profile, "demo", context=2048, vocabulary_size=1152).card
 

@@ -1,3 +1,4 @@
+# pyright: basic, reportMissingImports=false
 """Ten steps of TRL's trainers over files of `ponder export`, in an environment of its own: no module of Ponder's is
 imported but the one that writes rows.
 
