@@ -29,8 +29,8 @@ def before_call(context, case, kwargs):
         return
     if "model" in (case.path_parameters or {}):
         case.path_parameters["model"] = MODEL
-        if STREAMED:
-            case.query = {**(case.query or {}), "alt": "sse"}
+        if "alt" in (case.query or {}) or STREAMED:
+            case.query = {**(case.query or {}), "alt": "sse" if STREAMED else "json"}
     # A content may have no parts, as an answer has that was stopped; a question has some.
     contents = case.body.get("contents") if isinstance(case.body, dict) else None
     for content in contents or ():
@@ -42,8 +42,8 @@ def before_call(context, case, kwargs):
         case.body["model"] = MODEL
         if STREAMED:
             case.body["stream"] = True
-        if isinstance(case.body.get("timeout"), int | float):
-            case.body["timeout"] = PATIENCE
+    if isinstance(case.body, dict) and isinstance(case.body.get("timeout"), int | float):
+        case.body["timeout"] = PATIENCE
 
 
 @schemathesis.hook
