@@ -102,7 +102,7 @@ def auto(policy: Policy, pace: Pace) -> Way:
 
     @cache
     def side_by_side(first: int, second: int, ended: int) -> int:
-        return abreast(Standing(first, second, ended, policy.chains), policy, pace)
+        return abreast(Standing(first, second, ended, policy.chains, chains=first), policy, pace)
 
     def vote(samples: Sequence[Sample]) -> Voted:
         writing: list[tuple[int, int, int]] = []
@@ -118,7 +118,7 @@ def auto(policy: Policy, pace: Pace) -> Way:
             leader, first, second = standing([samples[i] for i in ended], shorter_first=True)
             usual = statistics.fmean(samples[i].tokens for i in ended)
             against = pace.doubt * sum(min(1.0, (clock - since) / usual) for _, _, since in writing)
-            if stops(Standing(first, second, len(ended), policy.chains, against), policy):
+            if stops(Standing(first, second, len(ended), policy.chains, against, first), policy):
                 break
             wanted = side_by_side(first, second, len(ended))
         tokens = sum(samples[i].tokens for i in ended) + sum(clock - since for _, _, since in writing)

@@ -126,7 +126,7 @@ def test_auto_that_prefers_latency_draws_more_side_by_side() -> None:
 
 def test_a_vote_stops_the_earlier_the_further_it_has_come_and_the_surer_its_leader_is() -> None:
     def at(first: int, second: int, ended: int, against: float = 0.0) -> bool:
-        return stops(Standing(first, second, ended, 32, against), BUILT_IN)
+        return stops(Standing(first, second, ended, 32, against, chains=first), BUILT_IN)
 
     assert not at(0, 0, 31)
     assert not at(2, 0, 2)
@@ -141,7 +141,7 @@ def test_a_vote_stops_the_earlier_the_further_it_has_come_and_the_surer_its_lead
 
 def test_as_many_chains_are_under_way_as_the_leader_needs_votes_and_some_to_spare() -> None:
     def wide(first: int, second: int, ended: int, pace: Literal["tokens", "latency"]) -> int:
-        return abreast(Standing(first, second, ended, 32), BUILT_IN, getattr(BUILT_IN, pace))
+        return abreast(Standing(first, second, ended, 32, chains=first), BUILT_IN, getattr(BUILT_IN, pace))
 
     assert wide(2, 0, 2, "tokens") == 1
     assert wide(3, 3, 6, "tokens") > wide(3, 2, 5, "tokens") > wide(3, 1, 4, "tokens") == 1
