@@ -40,12 +40,15 @@ class GeminiWire(Wire):
 
 
 def _object(required: tuple[str, ...], **properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    """What may be left out may be null."""
+    given = {name: one if name in required else {"anyOf": [one, {"type": "null"}]} for name, one in properties.items()}
+    return {"type": "object", "properties": given, "required": list(required)}
 
 
 def _part(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
     """A part of that kind, and what may stand beside it."""
-    return _object((kind,), **{kind: schema}, thought={"type": "boolean"}, thoughtSignature={"type": "string"})
+    made = _object((kind,), **{kind: schema}, thought={"type": "boolean"}, thoughtSignature={"type": "string"})
+    return made | {"additionalProperties": False}
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
