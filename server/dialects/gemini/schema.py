@@ -47,8 +47,7 @@ def _object(required: tuple[str, ...], **properties: dict[str, Any]) -> dict[str
 
 def _part(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
     """A part of that kind, and what may stand beside it."""
-    made = _object((kind,), **{kind: schema}, thought={"type": "boolean"}, thoughtSignature={"type": "string"})
-    return made | {"additionalProperties": False}
+    return _object((kind,), **{kind: schema}, thought={"type": "boolean"}, thoughtSignature={"type": "string"})
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
