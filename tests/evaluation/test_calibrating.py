@@ -46,7 +46,7 @@ def pool(sure: Sequence[float], samples: int = 36, *, likelihood: bool = False, 
 def test_simulated_votes_are_those_of_the_real_strategy(policy: Policy, prefer: str) -> None:
     questions = pool([0.95, 0.7, 0.5, 0.4, 0.1])
     conditions = Conditions(draws=4, seed=3, policy=policy, verifier="agreement")
-    real = replay(questions, Setup.of(f"auto:prefer={prefer}"), conditions)
+    real = replay(questions, Setup.of(f"auto:prefer={prefer}:evidence=votes"), conditions)
     simulator = Simulator(policy, policy.latency if prefer == "latency" else policy.tokens)
     drawn = orders(questions, 4, policy.chains, seed=3)
     for question, requests, of in zip(questions, real.requests, drawn, strict=True):
