@@ -22,6 +22,9 @@ PRIOR = 8.0
 MEMORY = 512.0
 """Observations after which what was learned fades, as the habits of a model may change."""
 
+SUREST = 1 - 1 / MEMORY
+"""No AUC is believed to be above this: from so few observations it could not be told from 1."""
+
 WINDOWS = 8
 """Windows in a typical chain."""
 
@@ -63,11 +66,12 @@ def window_of(typical: int) -> int:
 
 def power(auc: float) -> float:
     """By which power of its rank a chain votes, where a chain with the right answer outranks one without with
-    probability `auc`; 0, an even vote, up to 1/2.
+    probability `auc`, in [0, 1]. Where that is at most 1/2, the power is 0, an even vote.
 
     Under Lehmann's alternatives (1953, "The Power of Rank Tests") ranks of right chains have the density k u^(k-1)
     where those of wrong ones are uniform, and auc = k / (k + 1).
     """
+    auc = min(auc, SUREST)
     return 0.0 if auc <= 0.5 else (2 * auc - 1) / (1 - auc)
 
 

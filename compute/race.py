@@ -54,8 +54,8 @@ class Race:
         sharing: Callable[[], int] | None = None,
     ) -> None:
         """`at_once` may want fewer under way than the budget feeds. `known`, where a prompt has but one chain: those
-        written so far, to which this race adds. `sharing`: among how many what is free is shared, where it feeds so
-        many and fewer are begun."""
+        written so far, to which this race adds. `sharing`: among how many side by side, those that run included, the
+        budget is shared, where it feeds so many and fewer are begun."""
         self._chains, self._group, self._n, self._at_once = chains, group, n, at_once
         self._sharing = sharing
         self._written = known
@@ -125,10 +125,12 @@ class Race:
 
     def drop(self, number: int) -> None:
         """Stops a chain that is being written at the engine; no candidate comes of it, and another may begin in its
-        place. With a seed nothing is dropped, nor one that has just ended."""
+        place. With a seed nothing is dropped, nor one that has just ended, and none twice."""
         if self._chains.ordered or number not in self.begun:
             return
         task = self._tasks[self.begun.index(number)]
+        if task.cancelling():
+            return
 
         def stopped(task: asyncio.Task[None]) -> None:
             if task.cancelled():
@@ -188,7 +190,8 @@ class Race:
             spending.unbind()
             most = max(1, lengths.at_first(left, free))
             fed = min(wanted, most)
-            shares = fed if self._sharing is None else max(fed, min(self._sharing(), most))
+            running = len(self.begun) - self._given
+            shares = fed if self._sharing is None else max(fed, min(self._sharing() - running, most))
             for _ in range(fed):
                 self._start(*self._chains.shares(free // shares))
         elif not self.begun and not self._known:

@@ -346,10 +346,10 @@ class Run:
 
         As many chains start at once as the budget can give a whole share each. The next starts when one has finished
         and left a part of its share. `at_once` returns how many may run side by side at most; it is asked at the
-        beginning and after each candidate. `sharing` returns among how many what is free is shared, where it feeds so
-        many and fewer begin: the rest stays free, for those that begin while they run, and for probes. A chain whose
-        answer outgrows its share goes on as long as the budget pays. Where nothing is left to chance, each prompt has
-        one candidate, the same one each time. Raises what `sample` does.
+        beginning and after each candidate. `sharing` returns among how many side by side, those that run included, the
+        budget is shared, where it feeds so many and fewer begin: the rest stays free, for those that begin while they
+        run, and for probes. A chain whose answer outgrows its share goes on as long as the budget pays. Where nothing
+        is left to chance, each prompt has one candidate, the same one each time. Raises what `sample` does.
         """
         self._may()
         notes = self._notes

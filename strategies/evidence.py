@@ -22,6 +22,9 @@ By = Literal["votes", "likelihood", "probes", "all"]
 LEAST_VOTE = 0.5
 """A chain that would have less of a vote than this is not worth its end."""
 
+LEAST_WEIGHT = 1e-100
+"""No vote weighs less: it breaks a tie, and nobody divides by 0."""
+
 
 def weights(lowest: Sequence[float | None], auc: float) -> list[float]:
     """By how much each chain votes, in (0, 1], the likeliest most: the power of its rank, counted from 1, of equals
@@ -33,7 +36,7 @@ def weights(lowest: Sequence[float | None], auc: float) -> list[float]:
         return [1.0] * len(lowest)
     order = sorted(known)
     ranks = [(bisect_left(order, value) + bisect_right(order, value) + 1) / 2 for value in known]
-    return [(rank / len(order)) ** by for rank in ranks]
+    return [max(LEAST_WEIGHT, (rank / len(order)) ** by) for rank in ranks]
 
 
 def hopeless_below(lowest: Sequence[float], auc: float) -> float | None:

@@ -65,6 +65,8 @@ async def in_step(run: Run, chains: int, m: int, every: int) -> list[Candidate]:
         length += every
         last = length >= share
         grown = await run.extend(half, until=None if last else every, steps=False)
+        if not grown:
+            break
         for one in grown:
             thought[one.number] = thought.get(one.parent, 0) + _thought(one)
         done = [one for one in grown if one.over or last]

@@ -157,6 +157,24 @@ def test_a_running_chain_that_is_dropped_leaves_its_tokens_and_its_place_to_anot
     assert asked.outcome.stopped_by == "finished"
 
 
+def test_a_chain_that_is_dropped_twice_is_lost_once() -> None:
+    class Dropping:
+        async def __call__(self, run: Run) -> Candidate:
+            finished: list[Candidate] = []
+            async with run.sampling(3) as arriving:
+                async for one in arriving.watched(20):
+                    if one is not None:
+                        finished.append(one)
+                    elif not arriving.lost:
+                        first = arriving.running[0]
+                        arriving.drop(first)
+                        arriving.drop(first)
+            assert [one.number for one in finished] == [1, 2]
+            return (await run.vote(finished)).leader
+
+    assert ask(Dropping()).outcome.samples == 2
+
+
 def test_where_all_chains_are_dropped_nothing_arrives() -> None:
     class Dropping:
         async def __call__(self, run: Run) -> Candidate:

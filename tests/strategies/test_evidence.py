@@ -105,6 +105,12 @@ def test_the_others_begin_as_soon_as_the_first_cannot_be_that_likely() -> None:
     assert [round(start - starts[0]) for start in starts] == [0, 8, 8]
 
 
+def test_the_first_chain_and_those_that_begin_later_have_equal_shares_of_the_whole_budget() -> None:
+    asked = ask(says("7"))
+    shares = [one.thinking + one.answer for one in asked.spending.reservations[:3]]
+    assert shares == pytest.approx([10_000 / 3] * 3, abs=3)
+
+
 def test_with_a_seed_as_many_begin_as_without_likelihood_and_a_likely_chain_ends_it_all_the_same() -> None:
     asked = ask(says("7", -0.005), seed=1)
     assert (asked.engine.calls, asked.outcome.samples) == (3, 1)
@@ -147,6 +153,13 @@ def test_ranks_vote_and_equals_vote_alike() -> None:
     assert weights([-3.0, -1.0, -2.0], 0.5) == [1.0, 1.0, 1.0]
     assert weights([-3.0, None, -2.0], 0.9) == [1.0, 1.0, 1.0]
     assert weights([-4.0, -1.0, -2.0, -2.0], 2 / 3) == pytest.approx([1 / 4, 1, 2.5 / 4, 2.5 / 4])
+
+
+def test_likelihood_that_is_thought_to_tell_everything_still_leaves_a_vote() -> None:
+    heavy = weights([-float(i) for i in range(256)], 1.0)
+    assert heavy[0] == 1 > 0.5 > heavy[1] > 0
+    assert min(heavy) > 0
+    assert hopeless_below([-1.0, -2.0, -3.0], 1.0) == -1.0
 
 
 def test_a_chain_is_hopeless_where_it_would_have_less_than_half_a_vote() -> None:

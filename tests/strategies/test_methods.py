@@ -198,6 +198,12 @@ def test_with_a_seed_chains_that_cannot_be_short_are_written_no_further_than_to_
     assert engine.produced < 6 * 120
 
 
+def test_where_all_are_lost_between_two_looks_there_is_what_was_written_before() -> None:
+    engine = ScriptedEngine(always(*LONG), vanish_at={3: 5, 4: 5, 5: 5})
+    out = outcome(ShortMAtK(n=3, m=2, every=16), engine, seed=5)
+    assert out.answer.text == "The answer is 9."
+
+
 # -- votes weighed by confidence --------------------------------------------------------------------------------------
 
 
