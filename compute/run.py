@@ -228,8 +228,17 @@ class Run:
         return prior if self.seed is not None else self._resources.evidence.worth.auc(prior)
 
     def told_apart(self, auc: float) -> None:
-        """So it was in this request, for those to come."""
-        self._resources.evidence.worth.saw(auc)
+        """So it was in this request, for those to come. Chains that a caller's wishes have made unlike the model's own
+        tell them nothing."""
+        if self._as_the_model_would:
+            self._resources.evidence.worth.saw(auc)
+
+    @property
+    def _as_the_model_would(self) -> bool:
+        """Chains are drawn at a temperature of at most 1, without penalties or biases."""
+        wishes = self._chains.wishes
+        bent = wishes.logit_bias or wishes.presence_penalty or wishes.frequency_penalty
+        return wishes.temperature <= 1 and not bent
 
     @property
     def foresight(self) -> Foresight:
@@ -244,9 +253,7 @@ class Run:
         """The chain is likelier than all others together, so that its answer would have the majority of a vote of any
         size; of a half-written one: it may be so. Only where its likelihood is known, and where it is drawn as the
         model would have it: at a temperature of at most 1, without penalties or biases."""
-        wishes = self._chains.wishes
-        theirs = wishes.temperature <= 1 and not wishes.logit_bias
-        if not theirs or wishes.presence_penalty or wishes.frequency_penalty or chain.forced or chain.circled:
+        if not self._as_the_model_would or chain.forced or chain.circled:
             return False
         certainty = chain.certainty(self.window)
         return certainty is not None and certainty.prevails

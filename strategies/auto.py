@@ -96,8 +96,8 @@ class Auto:
                 if candidate is not None:
                     finished = sorted([*finished, candidate], key=lambda candidate: candidate.number)
                     vote = await run.vote(finished, evidence.scores(finished), shorter_first=True)
-                    if (chosen := evidence.prevailing([candidate])) is not None:
-                        return (await run.vote([chosen])).leader
+                    if evidence.prevailing(candidate) and await self.may_end(run, candidate, scores):
+                        return (await run.vote([candidate])).leader
                 else:
                     for hopeless in evidence.hopeless(arriving.running, policy.start):
                         arriving.drop(hopeless)
@@ -146,6 +146,13 @@ class Auto:
         scores |= zip((c.number for c in unscored), await run.score(unscored) if unscored else (), strict=True)
         return [scores[candidate.number] for candidate in finished]
 
+    async def may_end(self, run: Run, candidate: Candidate, scores: dict[int, Score]) -> bool:
+        """Whether a chain that would win any vote may end it: where the verifier decides, only if it passes."""
+        if not run.exact:
+            return True
+        (score,) = await self.scored(run, [candidate], scores)
+        return not run.exact or score.value == 1
+
     async def is_sure(self, run: Run, finished: Sequence[Candidate], scores: dict[int, Score], policy: Policy) -> bool:
         """Whether the verifier, where one tells more than votes, is clearly for one of the answers."""
         if not run.discerns:
@@ -160,8 +167,7 @@ class Auto:
         the chain, are added to."""
         whole = sum(candidate.over for candidate in finished)
         if run.exact:
-            (score,) = await run.score([candidate])
+            (score,) = await self.scored(run, [candidate], scores)
             if run.exact:
-                scores[candidate.number] = score
                 return score.value == 1
         return whole >= (policy.judged_chains if run.discerns else policy.start)

@@ -102,11 +102,9 @@ class Evidence:
                 self._lowest[chain.number] = None if certainty is None else certainty.lowest
         return [Score(value) for value in weights([self._lowest[c.number] for c in finished], self._auc)]
 
-    def prevailing(self, finished: Sequence[Candidate]) -> Candidate | None:
-        """A chain whose answer would have the majority of a vote of any size; None where none is known to."""
-        if not self.likely:
-            return None
-        return next((chain for chain in finished if chain.complete and self._run.prevails(chain)), None)
+    def prevailing(self, chain: Candidate) -> bool:
+        """The answer of this chain is known to have the majority of a vote of any size."""
+        return self.likely and chain.complete and self._run.prevails(chain)
 
     def hopeless(self, running: Sequence[Candidate], least: int) -> list[Candidate]:
         """The running chains whose end is not worth its tokens, where at least so many have ended: so unlikely that

@@ -17,7 +17,7 @@ from ponder.compute.likelihood import Worth, lowest_mean, power
 from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
-from ponder.compute.run import Selection
+from ponder.compute.run import Selection, Verifier
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.compute.vote import Vote
 from ponder.strategies.auto import Auto
@@ -25,6 +25,7 @@ from ponder.strategies.evidence import By, hopeless_below, told_apart, weights
 from ponder.testing import Chain, ScriptedEngine, in_virtual_time
 from ponder.testing.scripted import Script
 from ponder.verifiers.agreement import Agreement
+from tests.strategies.test_choices import Runs
 
 PROMPT = Prompt((Message("user", "How many?"),))
 
@@ -57,14 +58,22 @@ class Asked:
         return [one.tokens for one in self.spending.reservations if one.purpose == purpose]
 
 
-def ask(*chains: Chain, by: By = "likelihood", learned: Evidence | None = None, n: int = 8, **wishes: Any) -> Asked:
+def ask(
+    *chains: Chain,
+    by: By = "likelihood",
+    learned: Evidence | None = None,
+    n: int = 8,
+    verifier: Verifier | None = None,
+    **wishes: Any,
+) -> Asked:
     async def deaf(_: Delta) -> None:
         return
 
     engine = ScriptedEngine(in_turn(*chains), delay=1.0)
     strategy = Auto(n=n, evidence=by)
     sampling = Sampling(0, 0, likelihood=strategy.needs_likelihood, **wishes)
-    plan = Plan(PROMPT, Selection("auto", strategy), Budget(10_000, 100), sampling, Selection("agreement", Agreement()))
+    judge = Selection("judge", verifier or Agreement())
+    plan = Plan(PROMPT, Selection("auto", strategy), Budget(10_000, 100), sampling, judge)
     lengths = Lengths(100, 150, 16)
     for _ in range(64):
         lengths.saw(100, 16)
@@ -90,6 +99,13 @@ def test_a_chain_likelier_than_all_others_together_ends_it() -> None:
     asked = ask(says("7", -0.005), says("9"))
     assert (asked.engine.calls, asked.outcome.samples) == (1, 1)
     assert "7" in asked.outcome.answer.text
+
+
+def test_a_chain_likelier_than_all_others_ends_nothing_where_it_fails_the_check() -> None:
+    asked = ask(says("7", -0.005), says("9"), verifier=Runs({"9": 1.0}))
+    assert "9" in asked.outcome.answer.text
+    asked = ask(says("7", -0.005), says("9"), verifier=Runs({"7": 1.0}))
+    assert (asked.engine.calls, asked.outcome.verdict) == (1, "verified")
 
 
 @pytest.mark.parametrize("wishes", [{"temperature": 1.5}, {"presence_penalty": 0.5}, {"logit_bias": ((65, 1.0),)}])
@@ -167,6 +183,12 @@ def test_a_chain_is_hopeless_where_it_would_have_less_than_half_a_vote() -> None
     assert hopeless_below(lowest, 0.5) is None
     assert hopeless_below(lowest, 2 / 3) == -9.0, "with even power of ranks the lowest quarter has less"
     assert hopeless_below([-1.0], 2 / 3) is None
+
+
+@pytest.mark.parametrize("wishes", [{"temperature": 1.5}, {"frequency_penalty": 0.5}, {"logit_bias": ((65, 1.0),)}])
+def test_chains_that_a_caller_has_bent_teach_nothing(wishes: dict[str, Any]) -> None:
+    asked = ask(says("7", -0.1), says("9", -0.3), says("7", -0.2), says("7", -0.25), **wishes)
+    assert asked.learned.worth.auc(0.5) == 0.5
 
 
 def test_how_well_likelihood_tells_answers_apart() -> None:
