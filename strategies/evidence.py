@@ -73,6 +73,8 @@ class Evidence:
         self.probing = by in ("probes", "all") and run.seed is None
         self.alone = self.likely and run.seed is None
         """The first chain is being written by itself, as long as it may prevail: then there is nothing to vote on."""
+        self._alone_for = 0
+        """How many tokens the first chain had when it was looked at last."""
         self._window, self._auc = run.window, run.auc
         self._lowest: dict[int, float | None] = {}
         """The least likely windows of the chains that ended or were dropped, by number."""
@@ -86,8 +88,9 @@ class Evidence:
 
     @property
     def every(self) -> int:
-        """Tokens between two looks: few as long as the first chain is by itself, for the others wait for it."""
-        return LEAST_WINDOW if self.alone else self._window
+        """Tokens between two looks: few as long as the first chain is by itself, for the others wait for it. They grow
+        with it, as each look reads it from its beginning."""
+        return max(LEAST_WINDOW, self._alone_for // 4) if self.alone else self._window
 
     # -- likelihood ---------------------------------------------------------------------------------------------------
 
@@ -113,6 +116,7 @@ class Evidence:
             return []
         if self.alone:
             self.alone = any(self._run.prevails(chain) for chain in running)
+            self._alone_for = max((chain.length for chain in running), default=0)
             self.likely = all(chain.certainty(self._window) for chain in running if chain.length)
         known = [value for value in self._lowest.values() if value is not None]
         below = hopeless_below(known, self._auc) if len(known) >= least else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +17,7 @@ from ponder.compute.likelihood import Worth, lowest_mean, power
 from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
-from ponder.compute.run import Selection, Verifier
+from ponder.compute.run import Run, Selection, Verifier
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.compute.vote import Vote
 from ponder.strategies.auto import Auto
@@ -64,13 +64,14 @@ def ask(
     learned: Evidence | None = None,
     n: int = 8,
     verifier: Verifier | None = None,
+    strategy: Auto | None = None,
     **wishes: Any,
 ) -> Asked:
     async def deaf(_: Delta) -> None:
         return
 
     engine = ScriptedEngine(in_turn(*chains), delay=1.0)
-    strategy = Auto(n=n, evidence=by)
+    strategy = strategy or Auto(n=n, evidence=by)
     sampling = Sampling(0, 0, likelihood=strategy.needs_likelihood, **wishes)
     judge = Selection("judge", verifier or Agreement())
     plan = Plan(PROMPT, Selection("auto", strategy), Budget(10_000, 100), sampling, judge)
@@ -82,6 +83,20 @@ def ask(
     assert spending.generated == engine.produced
     assert not spending.overdrawn
     return Asked(outcome, spending, engine, learned)
+
+
+class Watched:
+    """A run that tells when a chain is asked about."""
+
+    def __init__(self, run: Run, seen: list[int]) -> None:
+        self._run, self._seen = run, seen
+
+    def prevails(self, chain: Candidate) -> bool:
+        self._seen.append(chain.length)
+        return self._run.prevails(chain)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
 
 
 def telling(auc: float) -> Evidence:
@@ -119,6 +134,20 @@ def test_the_others_begin_as_soon_as_the_first_cannot_be_that_likely() -> None:
     assert asked.outcome.samples == 3
     starts = [one.started for one in asked.spending.reservations[:3]]
     assert [round(start - starts[0]) for start in starts] == [0, 8, 8]
+
+
+def test_a_chain_that_stays_the_likeliest_is_looked_at_ever_more_seldom() -> None:
+    def looks(long: int) -> int:
+        seen: list[int] = []
+
+        class Looking(Auto):
+            async def __call__(self, run: Run) -> Candidate:
+                return await super().__call__(cast("Run", Watched(run, seen)))
+
+        assert ask(says("7", -1e-6, long=long), strategy=Looking()).engine.calls == 1
+        return len(seen)
+
+    assert looks(32) <= looks(8) + 10
 
 
 def test_the_first_chain_and_those_that_begin_later_have_equal_shares_of_the_whole_budget() -> None:
