@@ -39,7 +39,7 @@ def tell(options: argparse.Namespace) -> int:
         return _wrong(error, 1)
     table = rows(runs, against, price)
     pools = list(dict.fromkeys(job.pool for job in jobs))
-    whole = over_all(table) if len(pools) > 1 else []
+    whole = over_all(runs, against, price) if len(pools) > 1 else []
     # Where JSON goes to standard output, there is nothing else.
     out = sys.stderr if options.json == Path("-") else sys.stdout
     for pool in pools:

@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from ponder.compute.price import NANO, Price
-from ponder.evaluation.intervals import Estimate, difference, mean, ratio
+from ponder.evaluation.intervals import Estimate, Figure, difference_of, joint, mean_of, ratio_of
 from ponder.evaluation.replay_jobs import Job
-from ponder.evaluation.replaying import Replayed, Run
+from ponder.evaluation.replaying import Conditions, Replayed, Run
 
 ALL = "all pools"
 
@@ -61,33 +61,50 @@ def _told(value: Any) -> Any:
 
 def rows(runs: Mapping[Job, Run], against: str, price: Price | None) -> list[Row]:
     """A row for each run, held against that of the setup called so, over the same pool at the same cap."""
+    found = _figures(runs, against, price)
+    return [
+        _row(job.pool.name, job, {name: one.estimate() for name, one in found[job].items()}, [run])
+        for job, run in runs.items()
+    ]
+
+
+def over_all(runs: Mapping[Job, Run], against: str, price: Price | None) -> list[Row]:
+    """A row for each setup at each cap: the means over the pools, which count alike. Questions that several pools have
+    are drawn together."""
+    figures = _figures(runs, against, price)
+    found: dict[tuple[Conditions, str], list[Job]] = {}
+    for job in runs:
+        found.setdefault((job.conditions, job.setup.name), []).append(job)
+    table: list[Row] = []
+    for jobs in found.values():
+        names = [[(question.name, question.gold) for question in job.pool.questions()] for job in jobs]
+        together = {name: joint([figures[job][name] for job in jobs], names) for name in figures[jobs[0]]}
+        table.append(_row(ALL, jobs[0], together, [runs[job] for job in jobs]))
+    return table
+
+
+def _figures(runs: Mapping[Job, Run], against: str, price: Price | None) -> dict[Job, dict[str, Figure]]:
+    """Those of each run that have intervals, by their names in a row."""
     bases = {(job.pool, job.conditions): run for job, run in runs.items() if job.setup.name == against}
-    return [_row(job, run, bases[job.pool, job.conditions], price) for job, run in runs.items()]
+    found: dict[Job, dict[str, Figure]] = {}
+    for job, run in runs.items():
+        base = bases[job.pool, job.conditions]
+        right, tokens, steps = (_values(run, of) for of in (_right, _tokens, _steps))
+        found[job] = {
+            "right": mean_of(right, 100),
+            "difference": difference_of(right, _values(base, _right), 100),
+            "tokens": mean_of(tokens),
+            "of_its_tokens": ratio_of(tokens, _values(base, _tokens)),
+            "steps": mean_of(steps),
+            "of_its_steps": ratio_of(steps, _values(base, _steps)),
+        }
+        if price is not None:
+            found[job]["usd"] = mean_of(_values(run, lambda one: price.cost(one.usage) / NANO))
+    return found
 
 
-def _row(job: Job, run: Run, base: Run, price: Price | None) -> Row:
-    def values(of: Callable[[Replayed], float], run: Run = run) -> list[list[float]]:
-        return [[of(one) for one in question] for question in run.requests]
-
-    right, tokens, steps = values(_right), values(_tokens), values(_steps)
-    every = [one for question in run.requests for one in question]
-    return Row(
-        pool=job.pool.name,
-        cap=job.conditions.cap,
-        setup=job.setup.name,
-        right=mean(right, 100),
-        difference=difference(right, values(_right, base), 100),
-        tokens=mean(tokens),
-        of_its_tokens=ratio(tokens, values(_tokens, base)),
-        steps=mean(steps),
-        of_its_steps=ratio(steps, values(_steps, base)),
-        chains=fmean(one.samples for one in every),
-        verifier=fmean(one.verifier for one in every),
-        usd=None if price is None else mean(values(lambda one: price.cost(one.usage) / NANO)),
-        degraded=sum(one.degraded for one in every),
-        requests=len(every),
-        cpu_seconds=run.cpu_seconds,
-    )
+def _values(run: Run, of: Callable[[Replayed], float]) -> list[list[float]]:
+    return [[of(one) for one in question] for question in run.requests]
 
 
 def _right(one: Replayed) -> float:
@@ -102,49 +119,22 @@ def _steps(one: Replayed) -> float:
     return one.steps
 
 
-def over_all(table: Sequence[Row]) -> list[Row]:
-    """A row for each setup at each cap: the means over the pools, which are independent and count alike."""
-    found: dict[tuple[int | None, str], list[Row]] = {}
-    for row in table:
-        found.setdefault((row.cap, row.setup), []).append(row)
-    return [_over(cap, setup, each) for (cap, setup), each in found.items()]
-
-
-def _over(cap: int | None, setup: str, each: Sequence[Row]) -> Row:
-    def joint(of: Callable[[Row], Estimate]) -> Estimate:
-        return _joint([of(row) for row in each])
-
-    priced = [row.usd for row in each if row.usd is not None]
+def _row(pool: str, job: Job, figures: Mapping[str, Estimate], runs: Sequence[Run]) -> Row:
+    each = [[one for question in run.requests for one in question] for run in runs]
     return Row(
-        pool=ALL,
-        cap=cap,
-        setup=setup,
-        right=joint(lambda row: row.right),
-        difference=joint(lambda row: row.difference),
-        tokens=joint(lambda row: row.tokens),
-        of_its_tokens=joint(lambda row: row.of_its_tokens),
-        steps=joint(lambda row: row.steps),
-        of_its_steps=joint(lambda row: row.of_its_steps),
-        chains=fmean(row.chains for row in each),
-        verifier=fmean(row.verifier for row in each),
-        usd=_joint(priced) if len(priced) == len(each) else None,
-        degraded=sum(row.degraded for row in each),
-        requests=sum(row.requests for row in each),
-        cpu_seconds=sum(row.cpu_seconds for row in each),
-    )
-
-
-def _joint(each: Sequence[Estimate]) -> Estimate:
-    """The mean of independent figures; its intervals from theirs, each side for itself."""
-    value = fmean(one.value for one in each)
-
-    def reach(of: Callable[[Estimate], float]) -> float:
-        return math.hypot(*(of(one) for one in each)) / len(each)
-
-    return Estimate(
-        value,
-        value - reach(lambda one: one.value - one.low),
-        value + reach(lambda one: one.high - one.value),
-        value - reach(lambda one: one.value - one.low_here),
-        value + reach(lambda one: one.high_here - one.value),
+        pool=pool,
+        cap=job.conditions.cap,
+        setup=job.setup.name,
+        right=figures["right"],
+        difference=figures["difference"],
+        tokens=figures["tokens"],
+        of_its_tokens=figures["of_its_tokens"],
+        steps=figures["steps"],
+        of_its_steps=figures["of_its_steps"],
+        chains=fmean(fmean(one.samples for one in requests) for requests in each),
+        verifier=fmean(fmean(one.verifier for one in requests) for requests in each),
+        usd=figures.get("usd"),
+        degraded=sum(one.degraded for requests in each for one in requests),
+        requests=sum(map(len, each)),
+        cpu_seconds=sum(run.cpu_seconds for run in runs),
     )

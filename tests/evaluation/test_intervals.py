@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ponder.evaluation.intervals import difference, mean, ratio
+from ponder.evaluation.intervals import difference, joint, mean, mean_of, ratio
 
 
 def made(seed: int, questions: int, draws: int) -> list[list[float]]:
@@ -48,3 +48,17 @@ def test_a_ratio_is_one_of_means() -> None:
     half = [[value / 2 for value in question] for question in tokens]
     assert ratio(half, tokens).value == ratio(half, tokens).low == ratio(half, tokens).high_here == 0.5
     assert math.isnan(ratio(tokens, [[0.0, 0.0]] * 2).value)
+
+
+def test_a_mean_over_several_models_draws_the_questions_that_they_share_together() -> None:
+    values = made(1, 60, 10)
+    alone, figure, names = mean(values), mean_of(values), [*range(60)]
+    shared = joint([figure] * 4, [names] * 4)
+    assert (shared.value, shared.half) == (pytest.approx(alone.value), pytest.approx(alone.half, rel=0.05))
+    # Resamplings are independent nevertheless.
+    assert shared.half_here == pytest.approx(alone.half_here / 2)
+    apart = joint([figure] * 4, [[(i, name) for name in names] for i in range(4)])
+    assert apart.half == pytest.approx(alone.half / 2, rel=0.1)
+    # One set is a part of the other.
+    part = joint([figure, mean_of(values[:6])], [names, names[:6]])
+    assert apart.half < part.half < mean(values[:6]).half

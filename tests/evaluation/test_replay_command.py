@@ -114,6 +114,17 @@ def test_several_pools_and_caps_side_by_side_are_gone_on_with(tmp_path: Path) ->
     assert run(*words, "--resume", kept) == 1
 
 
+def test_questions_that_two_pools_have_are_no_more_questions(tmp_path: Path) -> None:
+    one = made(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").write_bytes(one.read_bytes())
+    (tmp_path / "c.jsonl").write_text(one.read_text().replace('"id": "', '"id": "other '))
+    same = told(tmp_path, one, tmp_path / "b.jsonl", "--strategies", "direct", "--draws", 3)
+    assert [row["pool"] for row in same] == ["a", "b", "all pools"]
+    assert same[2]["right"]["low"] == pytest.approx(same[0]["right"]["low"], abs=3)
+    apart = told(tmp_path, one, tmp_path / "c.jsonl", "--strategies", "direct", "--draws", 3)
+    assert apart[2]["right"]["low"] > same[2]["right"]["low"] + 3
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_picture_is_drawn(tmp_path: Path, suffix: str) -> None:
     pool, plot = made(tmp_path / "a.jsonl", questions=2), tmp_path / f"a.{suffix}"
