@@ -88,7 +88,9 @@ async def read(pool: str, step_tokens: int = 64) -> list[Question]:
             raise ValueError(f"line {number} of the pool: it is no JSON ({error.msg}, column {error.colno})") from None
         except KeyError as error:
             raise ValueError(f"line {number} of the pool: it has no field {error}") from None
-        except (TypeError, ValueError) as error:
+        except RecursionError:
+            raise ValueError(f"line {number} of the pool: it is nested too deeply") from None
+        except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"line {number} of the pool: {error}") from None
     questions += [await _general(question) for question in general.values()]
     return questions + [await _recorded(request, calls) for request, calls in requests.items()]
@@ -178,12 +180,19 @@ async def _question(line: dict[str, Any], step_tokens: int) -> Question:
     if "gold_groups" in line:
         scores = [(s, tuple(s.get("step_scores", ()))) for s in line["samples"]]
         samples = tuple(
-            Sample(s["group"], max(2, s["tokens"] if "tokens" in s else step_tokens * len(steps)), steps)
+            Sample(s["group"], _count(s["tokens"] if "tokens" in s else step_tokens * len(steps)), steps)
             for s, steps in scores
         )
         return Question(str(line["id"]), frozenset(line["gold_groups"]), samples)
     answers = sorted({answer for answer, _ in line["samples"] if answer})
     gold, *groups = await group([_boxed(answer) for answer in (line["gold"], *answers)])
     number = dict(zip(answers, groups, strict=True))
-    samples = tuple(Sample(number.get(answer), max(2, tokens)) for answer, tokens in line["samples"])
+    samples = tuple(Sample(number.get(answer), _count(tokens)) for answer, tokens in line["samples"])
     return Question(str(line["id"]), frozenset(() if gold is None else (gold,)), samples, gold=str(line["gold"]))
+
+
+def _count(tokens: object) -> int:
+    """Of a sample's tokens, one of which is its answer's."""
+    if not isinstance(tokens, int) or isinstance(tokens, bool):
+        raise TypeError(f"{tokens!r} is no number of tokens")
+    return max(2, tokens)

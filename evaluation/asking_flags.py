@@ -59,6 +59,9 @@ def run(command: Callable[[argparse.Namespace, TextIO], Coroutine[Any, Any, int]
         return _failed(str(error), MISUSED)
     except (WrongQuestions, WrongJournal, EngineError, AskError) as error:
         return _failed(str(error))
+    except OSError as error:
+        # A disk that is full, or a place where nobody may write.
+        return _failed(f"{error}\nponder: what is done is kept; the same command goes on with it")
     except Stopped as error:
         return _failed(f"stopped: {error}\nponder: what is done is kept; the same command goes on with it")
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,11 @@ from ponder.evaluation.replaying import CannotReplay
 def tell(options: argparse.Namespace) -> int:
     """Learns, writes the file, and says what it is worth; 1 where that cannot be."""
     terms = Terms(options.folds, options.draws, options.loss, options.seed)
+    folder = options.output.parent
+    # Before anything is learned, which takes minutes.
+    if options.output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        sys.stderr.write(f"ponder: {options.output} cannot be written to\n")
+        return 1
     try:
         files = [file for path in options.pools for file in _files(path)]
         pools = [Pool(file, options.questions, options.seed).questions() for file in files]

@@ -89,10 +89,10 @@ async def _compare(options: argparse.Namespace, out: TextIO) -> int:
                 )
     table = rows(comparison, known)
     out.write(as_text(table))
-    (folder / TABLE).write_text(as_csv(table))
+    (folder / TABLE).write_text(as_csv(table), encoding="utf-8")
     (folder / PICTURE).write_bytes(drawn(table, "png"))
     html = page(f"{options.questions.name} on {model}", comparison, known, table)
-    (folder / PAGE).write_text(html, errors="replace")
+    (folder / PAGE).write_text(html, encoding="utf-8", errors="replace")
     out.write(f"\n{folder / TABLE}, {PICTURE}, {PAGE}\n")
     failed = [one for one in known.values() if one.error is not None]
     if failed:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ponder.clients.client import AskError, AsyncClient, Refused
 from ponder.evaluation import judging
 from ponder.evaluation.asking import Asked, OnWait, Stopped, ask, side_by_side
-from ponder.evaluation.journal import Journal
+from ponder.evaluation.journal import Journal, WrongJournal
 from ponder.evaluation.questions import Question, Questions
 
 OF_A_PLAN = ("model", "strategy", "verifier", "thinking_budget")
@@ -149,8 +149,14 @@ class Answered(BaseModel):
 
 
 def answered(journal: Journal) -> dict[tuple[str, str, int], Answered]:
-    """What a journal holds of each task. A task that failed and was asked again is what came of it last."""
-    found = (Answered.model_validate(line) for line in journal.lines)
+    """What a journal holds of each task. A task that failed and was asked again is what came of it last. Raises
+    `WrongJournal` for a line that is none."""
+    try:
+        found = [Answered.model_validate(line) for line in journal.lines]
+    except ValidationError as error:
+        raise WrongJournal(
+            f"a line of the journal is no answer ({error.errors()[0]['loc']}): name another --out"
+        ) from None
     return {one.key: one for one in found}
 
 

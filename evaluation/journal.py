@@ -101,9 +101,12 @@ class Journal:
         lines: list[dict[str, Any]] = []
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
-                lines.append(json.loads(line))
-            except ValueError as error:
+                found = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise WrongJournal(f"{self._path}, line {number} is no JSON: name another --out") from error
+            if not isinstance(found, dict):
+                raise WrongJournal(f"{self._path}, line {number} is no JSON object: name another --out")
+            lines.append(cast("dict[str, Any]", found))
         return lines
 
 

@@ -27,6 +27,8 @@ def _read(path: Path) -> list[RecordedQuestion]:
             continue
         try:
             questions.append(question_of(json.loads(line)))
+        except RecursionError:
+            raise ValueError(f"{path}, line {number}: it is nested too deeply") from None
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
     return as_one(questions)

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def read(path: Path) -> Questions:
         raw = path.read_bytes()
         data = gzip.decompress(raw) if path.suffix == ".gz" else raw
         text = data.decode("utf-8-sig")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise WrongQuestions(f"{path} cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise WrongQuestions(f"{path} is no text in UTF-8 (byte {error.start})") from error
@@ -132,6 +133,9 @@ def _object(line: str, where: str) -> dict[str, Any]:
         raise WrongQuestions(f"{where} is no JSON ({error.msg} at character {error.pos + 1})") from None
     except RecursionError:
         raise WrongQuestions(f"{where} is no JSON that can be read: it is nested too deeply") from None
+    except ValueError as error:
+        # A number of more digits than Python reads.
+        raise WrongQuestions(f"{where} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise WrongQuestions(f"{where} is no JSON object")
     return cast("dict[str, Any]", found)

@@ -12,7 +12,7 @@ from ponder.engines.pools import RecordedQuestion, RecordedSample, told
 from ponder.evaluation import judging
 from ponder.evaluation.asking import OnWait, Stopped, ask, side_by_side
 from ponder.evaluation.comparing import seed_of, with_instruction
-from ponder.evaluation.journal import Journal
+from ponder.evaluation.journal import Journal, WrongJournal
 from ponder.evaluation.questions import Expected, Question, Questions
 
 LIKELY = {"name": "confidence"}
@@ -106,7 +106,10 @@ class Drawn:
 
 def recorded(journal: Journal) -> set[tuple[str, int]]:
     """The question and the number of each sample that a pool has."""
-    return {(str(line["id"]), int(line["draw"])) for line in journal.lines}
+    try:
+        return {(str(line["id"]), int(line["draw"])) for line in journal.lines}
+    except (KeyError, TypeError, ValueError):
+        raise WrongJournal("a line of the pool has no id, or no number of its draw: name another --out") from None
 
 
 async def record(

@@ -35,7 +35,7 @@ def tell(options: argparse.Namespace) -> int:
         kept = Kept(options.resume)
         with _bar(sum(job.requests for job in jobs if kept.get(job) is None)) as bar:
             runs = run_all(jobs, kept, options.jobs, bar.update)
-    except CannotReplay as error:
+    except (CannotReplay, OSError) as error:
         return _wrong(error, 1)
     table = rows(runs, against, price)
     pools = list(dict.fromkeys(job.pool for job in jobs))
@@ -48,8 +48,17 @@ def tell(options: argparse.Namespace) -> int:
         out.write(as_text([row for row in table if row.pool == pool.name], against) + "\n\n")
     if whole:
         out.write(f"{ALL}: means of {len(pools)}\n{as_text(whole, against)}\n\n")
+    try:
+        _write(options, jobs, against, [*table, *whole])
+    except OSError as error:
+        return _wrong(error, 1)
+    return 0
+
+
+def _write(options: argparse.Namespace, jobs: Sequence[Job], against: str, table: Sequence[Row]) -> None:
+    """What is asked for beside the tables. Raises `OSError`."""
     if options.json is not None:
-        text = json.dumps(_told(jobs, against, [*table, *whole]), indent=1) + "\n"
+        text = json.dumps(_told(jobs, against, table), indent=1) + "\n"
         if options.json == Path("-"):
             sys.stdout.write(text)
         else:
@@ -58,8 +67,7 @@ def tell(options: argparse.Namespace) -> int:
         # matplotlib takes a second to come.
         from ponder.evaluation.replay_plot import draw
 
-        draw([*table, *whole], options.plot)
-    return 0
+        draw(table, options.plot)
 
 
 def _asked(options: argparse.Namespace) -> tuple[list[Job], str, Price | None]:
@@ -69,6 +77,8 @@ def _asked(options: argparse.Namespace) -> tuple[list[Job], str, Price | None]:
     for file in (options.plot, options.json, options.resume):
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{file}: there is no folder {file.parent}")
+        if file is not None and file.is_dir():
+            raise ValueError(f"{file}: this is a folder")
     names: list[str] = list(options.strategies)
     against: str = options.against or names[0]
     setups = [Setup.of(name) for name in dict.fromkeys([against, *names])]

@@ -16,7 +16,10 @@ from ponder.server import born
 born.tie()
 
 DISTRIBUTION = "ponder-server"
-OF_THE_SERVER = ("serve", "keys", "reload", "doctor", "ledger", "usage", "answers", "replay", "compare", "calibrate")
+OF_THE_SERVER = (
+    *("serve", "keys", "reload", "doctor", "ledger", "usage", "answers"),
+    *("replay", "compare", "record", "calibrate", "export"),
+)
 """Subcommands that want the extra `server`."""
 
 

@@ -148,6 +148,7 @@ def test_the_command_writes_a_policy_and_says_what_it_gains(tmp_path: Path, caps
     [
         (["nowhere.jsonl", "-o", "p.json"], "nowhere.jsonl"),
         ([".", "-o", "p.json"], "there is no *.jsonl in this folder"),
+        (["few.jsonl", "-o", "nowhere/p.json"], "nowhere/p.json cannot be written to"),
         (["few.jsonl", "-o", "p.json"], "1 questions are too few for 5 folds"),
         (["few.jsonl", "-o", "p.json", "--folds", "1"], "there are two folds at least"),
         (["few.jsonl", "-o", "p.json", "--loss", "x"], "no number of points"),

@@ -13,7 +13,7 @@ import pytest
 
 from ponder.clients.client import AskError, AsyncClient, CutOff, Refused
 from ponder.evaluation.asking import TRIES, Asked, Stopped, ask
-from ponder.evaluation.comparing import Answered, Comparison, Plan, compare, seed_of, with_instruction
+from ponder.evaluation.comparing import Answered, Comparison, Plan, answered, compare, seed_of, with_instruction
 from ponder.evaluation.journal import Journal, WrongJournal
 from ponder.evaluation.questions import read
 from ponder.evaluation.summary import rows
@@ -131,6 +131,12 @@ def test_a_folder_that_is_in_use_or_holds_something_else_is_told(tmp_path: Path)
     (tmp_path / "c" / "answers.jsonl").write_text("{}\nnot\n{}\n")
     with pytest.raises(WrongJournal, match="line 2 is no JSON"):
         opened(tmp_path / "c", {})
+    (tmp_path / "c" / "answers.jsonl").write_text("{}\n3\n")
+    with pytest.raises(WrongJournal, match="line 2 is no JSON object"):
+        opened(tmp_path / "c", {})
+    (tmp_path / "c" / "answers.jsonl").write_text("{}\n")
+    with opened(tmp_path / "c", {}) as journal, pytest.raises(WrongJournal, match="is no answer"):
+        answered(journal)
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------

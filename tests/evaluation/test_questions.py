@@ -176,3 +176,14 @@ def test_programs_are_right_that_pass_the_test_in_the_sandbox(tmp_path: Path) ->
         assert right(code, text), text
     for text in ("", "I cannot.", f"```python\n{head}    return 2\n```", "```python\ndef check(f): pass\n```"):
         assert not right(code, text), text
+
+
+def test_a_packed_file_that_is_damaged_and_a_number_that_is_too_long_are_told(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b'{"question": "a", "answer": "1"}\n' * 1000))
+    packed[20] ^= 255
+    (tmp_path / "q.jsonl.gz").write_bytes(packed)
+    with pytest.raises(WrongQuestions, match=r"q\.jsonl\.gz cannot be read"):
+        read(tmp_path / "q.jsonl.gz")
+    (tmp_path / "q.jsonl").write_text('{"question": "a", "answer": ' + "1" * 5000 + "}")
+    with pytest.raises(WrongQuestions, match="line 1 cannot be read"):
+        read(tmp_path / "q.jsonl")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ponder.__main__ import main
+from ponder.__main__ import OF_THE_SERVER, main
 from ponder.compute.policy import BUILT_IN, written
 from ponder.engines.pools import RecordedQuestion, RecordedSample, line
 
@@ -188,6 +188,8 @@ def test_prices_are_those_of_a_configuration(tmp_path: Path) -> None:
         (["--prices", "inputs=1"], "'inputs=1' is no price"),
         (["--prices", "none.toml"], "none.toml"),
         (["--model", "a"], "--model wants --prices"),
+        (["--json", "."], ".: this is a folder"),
+        (["--resume", "."], ".: this is a folder"),
         (["--policy", "none.json"], "none.json"),
     ],
 )
@@ -203,6 +205,9 @@ def test_a_command_that_cannot_be_meant_says_why(
     [
         (None, "No such file"),
         ("", "there is no question with samples"),
+        ('{"id": 1, "gold_groups": [0], "samples": [1]}', "line 1 of the pool: "),
+        ('{"id": 1, "gold": "7", "samples": [["7", 10.5]]}', "line 1 of the pool: 10.5 is no number of tokens"),
+        ("[" * 100_000, "line 1 of the pool: it is nested too deeply"),
         ('{"version": 1, "id": 1, "samples": [{"answer": 1}]}', "line 1 of the pool: samples.0.tokens: Field required"),
         ('{"version": 1, "id": 1, "samples": [{"answer": 1, "tokens": 5}]}', "it is known which answers are right"),
     ],
@@ -242,3 +247,11 @@ def test_a_full_vote_over_real_samples_is_as_good_as_is_known(tmp_path: Path) ->
     assert 88 <= votes["right"]["value"] <= 94
     assert 65 <= direct["right"]["value"] <= 85
     assert votes["steps"]["value"] > direct["steps"]["value"]
+
+
+def test_every_command_that_wants_the_server_says_so_where_it_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")}
+    assert {name for name in listed if name.isalpha()} >= set(OF_THE_SERVER)
+    assert {"replay", "compare", "record", "calibrate", "export"} <= set(OF_THE_SERVER)
