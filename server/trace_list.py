@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from ponder.compute.errors import NotFound, RequestError
 from ponder.server.auth.access import Caller
-from ponder.server.traces import Traces
+from ponder.server.traces import GONE, Traces
 
 USUAL, MOST = 100, 1000
 """Traces of a page."""
@@ -59,7 +59,8 @@ class TraceList:
     async def traces(self, key: Caller, limit: Limit = None, after: After = None, own: Own = None) -> ListedTraces:
         """Lists the traces that are kept, the newest first. A key sees its own requests, with the scope `admin` all.
         Where the trace `after` is gone meanwhile, so are all that would follow: that is a 404."""
-        if limit is not None and not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:8]) <= MOST):
+        digits = limit is None or (limit.isascii() and limit.isdecimal() and len(limit) < 16)
+        if not digits or (limit is not None and not 1 <= int(limit) <= MOST):
             raise RequestError(f"limit is a number from 1 to {MOST}", param="limit", code="invalid_value")
         if own not in (None, "true", "false"):
             raise RequestError("own is true or false", param="own", code="invalid_value")
@@ -69,9 +70,7 @@ class TraceList:
         if after is not None:
             places = [i for i, (id, _) in enumerate(found) if id == after]
             if not places:
-                raise NotFound(
-                    "there is no such trace; the latest ones are kept", param="after", code="trace_not_found"
-                )
+                raise NotFound(GONE, param="after", code="trace_not_found")
             found = found[places[0] + 1 :]
         page = [
             ListedTrace(

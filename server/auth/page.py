@@ -123,7 +123,8 @@ class KeysPage:
 
     async def api_keys(self, limit: str | None = None, after: str | None = None) -> ApiKeys:
         """Lists the keys of the configuration and of the ledger. `after`: the id of the last key of the page before."""
-        if limit is not None and not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:8]) <= MOST):
+        digits = limit is None or (limit.isascii() and limit.isdecimal() and len(limit) < 16)
+        if not digits or (limit is not None and not 1 <= int(limit) <= MOST):
             raise RequestError(f"limit is a number from 1 to {MOST}", param="limit", code="invalid_value")
         size = 100 if limit is None else int(limit)
         every = [*map(_configured, self._keyring.configured), *map(told, self._stored.known if self._stored else ())]

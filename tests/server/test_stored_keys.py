@@ -272,7 +272,8 @@ def test_keys_are_listed_in_pages_without_anything_of_their_secrets(file: str) -
                 answer = await on.root(method, f"/v1/keys/{ALICE.identity}{url}", json={} if method == "POST" else None)
                 refused(answer, 400, "configured_key")
                 refused(await on.root(method, f"/v1/keys/key_nix{url}", json={} if url else None), 404, "key_not_found")
-            refused(await on.root("GET", "/v1/keys?limit=0"), 400, "invalid_value", "limit")
+            for wrong in ("0", f"{1:08}1999", f"{1:08}{'0' * 5000}"):
+                refused(await on.root("GET", f"/v1/keys?limit={wrong}"), 400, "invalid_value", "limit")
             refused(await on.root("GET", "/v1/keys?after=nix"), 400, "invalid_value", "after")
 
     asyncio.run(go())

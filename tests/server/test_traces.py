@@ -277,7 +277,7 @@ def test_traces_are_listed_page_by_page_the_newest_first() -> None:
     assert listed(app, "mine", "?limit=5")["has_more"] is False
     gone = ask(app, "GET", "/v1/traces?after=req_unknown", headers=bearer("mine"))
     refused(gone, 404, "trace_not_found")
-    for query in ("limit=0", "limit=1001", "limit=x", "own=maybe"):
+    for query in ("limit=0", "limit=1001", "limit=x", f"limit={1:08}1999", f"limit={1:08}{'0' * 5000}", "own=maybe"):
         refused(ask(app, "GET", f"/v1/traces?{query}", headers=bearer("mine")), 400, "invalid_value")
 
 
