@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
 from ponder.metering.database import ASKED
 from ponder.metering.tables import response_events, responses
@@ -29,16 +29,30 @@ def forget_responses(connection: Connection, which: ColumnElement[Any], most: in
     ids = connection.execute(select(responses.c.id).where(which).limit(most)).scalars().all()
     for at in range(0, len(ids), ASKED):
         some = ids[at : at + ASKED]
-        connection.execute(delete(response_events).where(response_events.c.response.in_(some)))
+        # The rows first: who writes to one has locked it, and nothing is written behind one that is gone.
         connection.execute(delete(responses).where(responses.c.id.in_(some)))
+        connection.execute(delete(response_events).where(response_events.c.response.in_(some)))
     return len(ids)
 
 
-def forget_the_oldest(connection: Connection, key: str, most: int) -> int:
-    """Of what an API key has that is over, so many of the newest stay; how many went, `AT_ONCE` at most. Servers that
-    look at the same time leave each other's rows alone."""
+Place = tuple[int, str]
+"""Where a response stands among those of its key: when it was begun, and its id."""
+
+
+def too_many(connection: Connection, key: str, most: int) -> Place | None:
+    """Of what an API key has that is over, the newest one that is too many; None: there are no more than so many."""
     rows = responses.c
-    over = select(rows.id).where(rows.key == key, rows.status.not_in(OPEN))
-    oldest = over.order_by(rows.begun_ms.desc(), rows.id.desc()).offset(most).limit(AT_ONCE)
-    ids = connection.execute(oldest.with_for_update(skip_locked=True)).scalars().all()
+    over = select(rows.begun_ms, rows.id).where(rows.key == key, rows.status.not_in(OPEN))
+    newest = over.order_by(rows.begun_ms.desc(), rows.id.desc()).offset(most).limit(1)
+    found = connection.execute(newest).one_or_none()
+    return None if found is None else (found.begun_ms, found.id)
+
+
+def forget_until(connection: Connection, key: str, place: Place) -> int:
+    """That one and all older ones go, `AT_ONCE` at most; how many. Servers that look at the same time leave each
+    other's rows alone, and those that stay."""
+    rows, (begun, id) = responses.c, place
+    older = or_(rows.begun_ms < begun, and_(rows.begun_ms == begun, rows.id <= id))
+    some = select(rows.id).where(rows.key == key, rows.status.not_in(OPEN), older).order_by(rows.begun_ms)
+    ids = connection.execute(some.limit(AT_ONCE).with_for_update(skip_locked=True)).scalars().all()
     return forget_responses(connection, rows.id.in_(ids), AT_ONCE) if ids else 0

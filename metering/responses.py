@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from ponder.compute.errors import Unavailable
 from ponder.metering.database import ASKED
 from ponder.metering.ledger import RETRY, Ledger, storable
-from ponder.metering.response_rows import OPEN, forget_responses, forget_the_oldest
+from ponder.metering.response_rows import AT_ONCE, OPEN, Place, forget_responses, forget_until, too_many
 from ponder.metering.retention import DAY
 from ponder.metering.tables import response_events, responses, servers
 from ponder.metering.writer import MOST, insert_of
@@ -199,7 +199,20 @@ class ResponseStore:
         left = self._unlooked.get(key, 0)
         self._unlooked[key] = left - 1 if left else most // LOOKS
         if not left:
-            self._put(lambda connection: forget_the_oldest(connection, key, most))
+            self._forget(key, most, None)
+
+    def _forget(self, key: str, most: int, place: Place | None) -> None:
+        """Some of a key's that are too many go, all up to that one, and others behind whoever waits meanwhile."""
+
+        def some(connection: Connection) -> Place | None:
+            last = place or too_many(connection, key, most)
+            return last if last is not None and forget_until(connection, key, last) == AT_ONCE else None
+
+        def others(done: asyncio.Future[Place | None]) -> None:
+            if not done.cancelled() and done.exception() is None and (last := done.result()) is not None:
+                self._forget(key, most, last)
+
+        self._put(some).add_done_callback(others)
 
     # -- for whoever asks ---------------------------------------------------------------------------------------------
 

@@ -123,11 +123,11 @@ class KeptResponse:
         try:
             await keep(SETTLING)
         except Unavailable:
-            self._kept.beside(self._later(keep))
+            self._kept.beside(self._later(keep, opening.key))
         else:
             self._kept.bound(opening.key)
 
-    async def _later(self, keep: Callable[[float], Awaitable[None]]) -> None:
+    async def _later(self, keep: Callable[[float], Awaitable[None]], key: str) -> None:
         """Where the database is away, the answer goes out all the same."""
         while True:
             await asyncio.sleep(AGAIN)
@@ -137,6 +137,7 @@ class KeptResponse:
                 if self._kept.closing:
                     return
             else:
+                self._kept.bound(key)
                 return
 
     # -- it runs behind its caller ------------------------------------------------------------------------------------

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select, text, update
 
 from ponder.compute.errors import Unavailable
 from ponder.metering import upkeep
 from ponder.metering.database import database
 from ponder.metering.ledger import Ledger
 from ponder.metering.migrate import migrate
+from ponder.metering.response_rows import AT_ONCE, forget_responses, forget_until, too_many
 from ponder.metering.responses import LOOKS, Opening, ResponseStore
 from ponder.metering.tables import response_events, responses
 from tests.metering.ledgers import a_ledger, execute, intent, put, rows
@@ -116,6 +118,90 @@ def test_it_is_looked_now_and_then_how_many_a_key_has(address: str) -> None:
         assert len(kept(address)) <= 3
 
     asyncio.run(go())
+
+
+def put_kept(address: str, count: int) -> None:
+    """So many of alice's that are over, the last one the newest."""
+    values = {"key": "alice", "owner": "srv_gone", "epoch": 1, "background": 0, "status": "completed"}
+    values |= {"secret": "secret", "content": b"all", "until_ms": 1 << 60, "request": "req_1"}
+    engine = database(address).engine(long=True)
+    with engine.begin() as connection:
+        many = [values | {"id": f"resp_kept_{i}", "begun_ms": i} for i in range(count)]
+        connection.execute(insert(responses), many)
+    engine.dispose()
+
+
+def test_however_many_are_too_many_they_go_while_others_are_served(address: str) -> None:
+    async def go() -> None:
+        async with a_store(address) as (store, _):
+            put_kept(address, 2 * AT_ONCE + 10)
+            store.bound("alice", 3)
+            while len(kept(address)) > 3:
+                # Each look comes behind what is gone meanwhile.
+                assert await store.find("resp_none", "alice", LONG) is None
+            assert kept(address).keys() == {f"resp_kept_{2 * AT_ONCE + i}" for i in (7, 8, 9)}
+
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await go()
+
+    asyncio.run(bounded())
+
+
+def test_those_that_stay_are_free_while_others_go(address: str) -> None:
+    """Who looks for the oldest holds nobody up who wants the others."""
+
+    async def go() -> None:
+        async with a_store(address):
+            put_kept(address, 8)
+
+    asyncio.run(go())
+    engine = database(address).engine(long=True)
+    other = database(address).engine(reads=True)
+    with engine.begin() as connection, other.begin() as beside:
+        last = 4, "resp_kept_4"
+        assert too_many(connection, "alice", 3) == last
+        assert forget_until(connection, "alice", last) == 5
+        stay = select(responses.c.id).where(responses.c.begun_ms > 4).with_for_update(skip_locked=True)
+        assert len(beside.execute(stay).all()) == 3
+        beside.rollback()
+    engine.dispose()
+    other.dispose()
+    assert len(kept(address)) == 3
+
+
+def test_of_one_that_goes_while_it_is_written_no_event_stays(address: str) -> None:
+    async def go() -> None:
+        async with a_store(address) as (store, _):
+            await store.open(opening(), LONG)
+            assert await store.append("resp_1", b"asked", 0, 1, b"0", LONG)
+
+    asyncio.run(go())
+    execute(address, "UPDATE responses SET status = 'in_progress'")
+    writes, deletes = (database(address).engine(long=True) for _ in range(2))
+    reads = database(address).engine(reads=True)
+
+    def delete() -> None:
+        with deletes.begin() as connection:
+            assert forget_responses(connection, responses.c.id == "resp_1", 1) == 1
+
+    with writes.connect() as connection:
+        begun = connection.begin()
+        connection.execute(update(responses).values(events=2))
+        thread = threading.Thread(target=delete)
+        thread.start()
+        if connection.dialect.name == "postgresql":
+            with reads.connect() as looking:
+                waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                while not looking.execute(waits).scalar_one():
+                    assert thread.is_alive()
+        connection.execute(insert(response_events).values(response="resp_1", number=1, content=b"1"))
+        begun.commit()
+    thread.join()
+    with writes.connect() as connection:
+        assert connection.execute(select(response_events)).all() == []
+    for engine in (writes, deletes, reads):
+        engine.dispose()
 
 
 def test_another_key_sees_cancels_and_deletes_nothing(address: str) -> None:
@@ -284,9 +370,12 @@ def test_many_are_written_at_once_and_one_that_cannot_be_keeps_no_other(address:
     asyncio.run(go())
 
 
-def test_a_ledger_of_the_version_before_keeps_its_rows(address: str) -> None:
-    migrate(database(address).engine(long=True), "0007")
+@pytest.mark.parametrize("version", ["0007", "0008"])
+def test_a_ledger_of_a_version_before_keeps_its_rows(version: str, address: str) -> None:
+    migrate(database(address).engine(long=True), version)
     put(address, 1, thinking=77)
-    assert migrate(database(address).engine(long=True))[0] == "0007"
+    if version == "0008":
+        put_kept(address, 2)
+    assert migrate(database(address).engine(long=True))[0] == version
     assert rows(address)["req_0"]["thinking"] == 77
-    assert not kept(address)
+    assert len(kept(address)) == (2 if version == "0008" else 0)
