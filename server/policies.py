@@ -19,19 +19,29 @@ def policy_of(name: str, model: ModelSettings) -> Policy:
     """The policy of a model. Raises `WrongSettings` where its file is none."""
     if model.policy is None:
         return BUILT_IN
-    file = Path(model.policy).expanduser()
-    place = f"policy {file} (of model {name})"
+    place = f"policy {model.policy} (of model {name})"
     try:
-        with file.open("rb") as opened:
-            text = opened.read(LARGEST + 1)
+        file = Path(model.policy).expanduser()
+        # A pipe in its place would be waited for.
+        text = None if file.exists() and not file.is_file() else _begin_of(file)
     except OSError as error:
         raise WrongSettings(f"{place}: it cannot be read ({error.strerror or type(error).__name__})") from None
+    except (RuntimeError, ValueError) as error:
+        # No such home folder; a character that no name of a file may have.
+        raise WrongSettings(f"{place}: it cannot be read ({error})") from None
+    if text is None:
+        raise WrongSettings(f"{place}: it is no file")
     if len(text) > LARGEST:
         raise WrongSettings(f"{place}: it has more than {LARGEST} bytes; `ponder calibrate` writes such files")
     try:
         return read(text)
     except WrongPolicy as error:
         raise WrongSettings("\n".join(f"{place}: {line}" for line in str(error).splitlines())) from None
+
+
+def _begin_of(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(LARGEST + 1)
 
 
 def policies_of(models: Mapping[str, ModelSettings]) -> dict[str, Policy]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_adapters_have_the_policy_of_their_model_and_tables_go_before_what_is_sa
     found = policies_of(Settings.model_validate({"models": models, "policy": one}).served())
     assert {name: policy.lead for name, policy in found.items()} == {"a": 0.8, "law": 0.8, "b": 0.7}
     assert policies_of(Settings.model_validate({"models": models}).served())["law"] == BUILT_IN
+
+
+def test_what_is_no_file_is_said_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("~no-such-user/policy.json"), Path("a\0b"), tmp_path / "none"):
+        with pytest.raises(WrongSettings, match=r"of model demo\): it (is no file|cannot be read)"):
+            policy_of("demo", ModelSettings(path="x", policy=path))
 
 
 def test_a_broken_policy_is_said_by_file_model_and_place(tmp_path: Path) -> None:
