@@ -150,7 +150,7 @@ class Trace:
     @property
     def bytes(self) -> int:
         """Memory it takes."""
-        return OVERHEAD + sum(one.bytes for one in self.choices)
+        return OVERHEAD + sum(one.bytes for one in self.choices) - unseal.shared([one.prompt for one in self.choices])
 
     @property
     def has_text(self) -> bool:
@@ -174,7 +174,8 @@ def trace(
 ) -> Trace:
     """What of a request is worth keeping. `spendings` is empty where it never began; `salt` is that of its receipt."""
     made = zip(spendings, outcomes, resolved.plans, strict=False)
-    choices = tuple(told(spending, outcome, plan.prompt) for spending, outcome, plan in made)
+    said: dict[int, Hidden[str]] = {}
+    choices = tuple(told(spending, outcome, plan.prompt, said) for spending, outcome, plan in made)
     kept = Hidden(salt) if salt is not None and any(one.ids for one in choices) else None
     markers = resolved.resources.engine.card.markers
     return Trace(
@@ -182,8 +183,14 @@ def trace(
     )
 
 
-def told(spending: Spending, outcome: Outcome | None, prompt: Prompt | None = None) -> Told:
-    """What of a choice is worth keeping. `outcome` is None where it came to none; `prompt` is that of its plan."""
+def told(
+    spending: Spending,
+    outcome: Outcome | None,
+    prompt: Prompt | None = None,
+    said: dict[int, Hidden[str]] | None = None,
+) -> Told:
+    """What of a choice is worth keeping. `outcome` is None where it came to none; `prompt` is that of its plan; `said`
+    are prompts of other choices as JSON, by their `id`: most have the same one, which is written once."""
     spent = spending.spent
     tokens = {"hidden": spent.hidden, "visible": spent.visible, "verifier": spent.verifier}
     facts = {} if outcome is None else _facts(outcome)
@@ -195,7 +202,10 @@ def told(spending: Spending, outcome: Outcome | None, prompt: Prompt | None = No
         number: unseal.Text(one.thought, one.answer, one.forced, one.prompt is prompt)
         for number, one in spending.texts.items()
     }
-    question = Hidden(asked(prompt)) if texts and prompt is not None else None
+    question = None
+    if texts and prompt is not None:
+        said = {} if said is None else said
+        question = said[id(prompt)] = said.get(id(prompt)) or Hidden(asked(prompt))
     calls = Calls(spending)
     return Told(tokens, spending.idle_seconds, facts, calls, texts, ids, likely, judgements, question)
 

@@ -85,6 +85,12 @@ def size(texts: Texts, ids: Ids, likely: Likely, prompt: Hidden[str] | None) -> 
     return words + sum(PAIR + sys.getsizeof(made.unseal()) for told in (ids, likely) for made in told.values())
 
 
+def shared(prompts: Sequence[Hidden[str] | None]) -> int:
+    """Bytes that were counted once more for each answer which has the same prompt as another."""
+    given = [one for one in prompts if one is not None]
+    return sum(sys.getsizeof(one.unseal()) for n, one in enumerate(given) if any(one is other for other in given[:n]))
+
+
 def bytes_of(thought: Hidden[str]) -> int:
     """Bytes of memory that a thought takes; 0 for one that says nothing."""
     text = thought.unseal()

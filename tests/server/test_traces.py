@@ -314,6 +314,14 @@ def test_the_prompt_is_kept_and_shown_as_texts_are() -> None:
         assert told.get("markers") == ({"before": "<think>\n", "behind": "\n</think>\n\n"} if shown else None)
 
 
+def test_a_prompt_of_several_answers_is_kept_once() -> None:
+    """A trace that has room for it once keeps its texts."""
+    app = locked(retain_text=True, trace_bytes=200_000)
+    long = [{"role": "user", "content": "word " * 15_000}]
+    _, told = trace(app, asked(app, messages=long, n=4), "boss")
+    assert [choice["prompt"]["messages"] for choice in told["choices"]] == [long] * 4
+
+
 def test_a_trace_says_which_calls_answer_the_prompt_and_whose_thought_was_closed_by_force() -> None:
     app = locked(scripted(Chain("3+4=7\n" * 9, "It is 7.")), retain_text=True)
     wishes = {"strategy": {"name": "revision", "chains": 1, "rounds": 1}, "verifier": "agreement"}
