@@ -1,6 +1,6 @@
 """What evidence beside votes saves: `auto` with votes alone, with likelihood, with probes, and with both.
 
-    python -m bench.evidence --questions 300 --json bench/results/evidence.json
+    python -m bench.evidence --questions 300 --json bench/results/evidence-live.json
 
 Fresh questions of the demo task's test side at temperature 1, without seeds: with one nobody may look at half-written
 chains. Every setup answers the same questions. Prints accuracy and tokens with 95 % intervals, and each setup against
