@@ -91,6 +91,11 @@ class Policy:
             raise ValueError(f"start is {self.start}, and there are {self.chains} chains at most")
         return self
 
+    def with_at_most(self, chains: int) -> Policy:
+        """The same for votes of no more than so many chains."""
+        most = min(chains, self.chains)
+        return replace(self, chains=most, start=min(self.start, most))
+
 
 BUILT_IN = Policy()
 """The server's own rules."""

@@ -13,6 +13,7 @@ from ponder.compute.cost import payable
 from ponder.compute.engine import CallSchema, Grammar, ModelCard, Sampling
 from ponder.compute.errors import NotPermitted, RequestError
 from ponder.compute.plan import Plan
+from ponder.compute.policy import Policy
 from ponder.compute.price import Price
 from ponder.compute.quota import Quota
 from ponder.compute.resources import Resources
@@ -150,7 +151,7 @@ async def make(
     if request.thinking.loop and spent:
         wish = _left(wish, own, spent)
     strategy = await chosen(lambda: _strategy(request, registry, own, settings, key, by_name, wish))
-    one = _one_chain(strategy)
+    policy, one = registry.policy(base, settings.limits.samples), _one_chain(strategy)
     prompt = Prompt(
         request.messages,
         request.tools,
@@ -206,7 +207,7 @@ async def make(
         limits = cost.bound(
             limits,
             told,
-            chains=1 if one else chains(strategy.call) or 2,
+            chains=1 if one else chains(strategy.call, policy) or 2,
             read=_judged(strategy) and getattr(verifier and verifier.call, "reads", False),
             short=short,
             coarse=key.coarse,
@@ -246,7 +247,7 @@ async def make(
             writing,
             judging,
             served.evidence,
-            policy=registry.policy(base),
+            policy=policy,
             price=price,
         ),
         model=request.model,
@@ -275,7 +276,7 @@ async def make(
         quota=key.quota,
         sealing=Sealing(seals, key.id, base, key.coarse, spent) if seals and request.seals_thought else None,
         prompts=len(prompts),
-        work=_work(request, served, strategy, key, length, thinking, limits.answer, writing),
+        work=_work(request, served, strategy, policy, key, length, thinking, limits.answer, writing),
     )
 
 
@@ -298,6 +299,7 @@ def _work(
     request: Request,
     served: ServedModel,
     strategy: Selection[Any],
+    policy: Policy,
     key: Key,
     prompt: int,
     thinking: int,
@@ -305,7 +307,7 @@ def _work(
     share: Share | None,
 ) -> Work:
     """What a request is likely to take: for each chain what calls of its key take, as far as the budget goes."""
-    n, asked = request.answers, max(1, chains(strategy.call))
+    n, asked = request.answers, max(1, chains(strategy.call, policy))
     each = thinking // n + answer
     fed = served.lengths.chains(asked, each) if asked > 1 else 1
     typical = served.engine.card.typical_chain[0] if share is None else share.line.mean

@@ -121,8 +121,11 @@ WIDTHS = ("n", "beams", "particles")
 """Parameters that are a number of chains."""
 
 
-def chains(call: Any) -> int:
-    """Chains a strategy may ask for, from its parameters. Of a tree that is searched, those in the race at a time."""
+def chains(call: Any, policy: Policy | None = None) -> int:
+    """Chains a strategy may ask for, from its parameters, or where those leave them to the model's `policy`, from that.
+    Of a tree that is searched, those in the race at a time."""
+    if policy is not None and getattr(call, "n", 0) is None:
+        return policy.chains
     return max(_number(call, "chains") * (_number(call, "rounds") + 1), *(_number(call, name) for name in WIDTHS))
 
 
@@ -156,9 +159,10 @@ class Registry:
         self.policies: Mapping[str, Policy] = {}
         """What `auto` goes by, by the names of models; those that are not there go by the server's own rules."""
 
-    def policy(self, model: str) -> Policy:
-        """What `auto` goes by for a model."""
-        return self.policies.get(model, BUILT_IN)
+    def policy(self, model: str, most: int) -> Policy:
+        """What `auto` goes by for a model, with `most` chains at most."""
+        policy = self.policies.get(model, BUILT_IN)
+        return policy if policy.chains <= most else policy.with_at_most(most)
 
     def forget(self) -> None:
         """What was made without parameters is made anew: the bounds on it may be others."""

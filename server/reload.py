@@ -113,7 +113,7 @@ class Reload:
             self._live.now = changes.settings
             self._keyring.configure(changes.settings.keys)
             self._registry.forget()
-            learned = [f"policy of {name}" for name in served if policies[name] != self._registry.policy(name)]
+            learned = [f"policy of {name}" for name in served if policies[name] != self._registry.policies.get(name)]
             self._registry.policies = policies
             warn(served, policies)
         told = changes.told.model_copy(update={"changed": [*changes.told.changed, *learned]})

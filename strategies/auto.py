@@ -137,8 +137,7 @@ class Auto:
             policy = replace(policy, lead=self.confidence, slope=0.0)
         elif run.discerns:
             policy = replace(policy, lead=policy.judged_lead, slope=policy.judged_slope)
-        n = self.n or policy.chains
-        return replace(policy, chains=n, start=min(policy.start, n))
+        return replace(policy, chains=max(policy.chains, self.n)).with_at_most(self.n) if self.n else policy
 
     async def scored(self, run: Run, finished: Sequence[Candidate], scores: dict[int, Score]) -> list[Score]:
         """Their scores, each asked for once: `scores`, by number of the chain, has those known and is added to."""

@@ -305,7 +305,6 @@ def test_chains_nobody_named_are_lowered_to_what_the_server_allows(strategy: Any
 
 
 def test_a_strategy_that_cannot_do_with_so_few_chains_is_refused() -> None:
-    assert "auto" in refused(chat(door(scripted(), at_most(2)), strategy="auto"), param="strategy")
     assert "revision" in refused(chat(door(scripted(), at_most(1)), strategy="revision"), param="strategy")
 
 

@@ -303,7 +303,7 @@ def test_auto_spends_less_under_load_where_the_operator_allows_it_and_no_seed_is
                 task.cancel()
         thinking = line.told["thinking"]
         assert thinking.get("reduced_by_load", False) == reduced
-        assert thinking["samples"] == (4 if reduced else 16)
+        assert thinking["samples"] <= 11 if reduced else thinking["samples"] == 32
 
     in_virtual_time(go())
 
