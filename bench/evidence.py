@@ -32,7 +32,7 @@ from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
-from ponder.compute.run import Selection
+from ponder.compute.run import Selection, Strategy, Verifier, wants_likelihood
 from ponder.compute.text import Message, Prompt
 from ponder.models.task import Problem, make, read_answer
 from ponder.strategies import STRATEGIES
@@ -72,14 +72,14 @@ async def deaf(_: Delta) -> None:
 async def answer(problem: Problem, name: str, resources: Resources) -> Answered:
     """Asks one question through `auto`, as the server would."""
     parameters, verifier = SETUPS[name]
-    strategy, judge = STRATEGIES["auto"](**parameters), VERIFIERS[verifier]()
-    likely = any(getattr(one, "needs_likelihood", False) for one in (strategy, judge))
+    strategy: Selection[Strategy] = Selection("auto", STRATEGIES["auto"](**parameters))
+    judge: Selection[Verifier] = Selection(verifier, VERIFIERS[verifier]())
     plan = Plan(
         prompt=Prompt((Message("user", problem.question),)),
-        strategy=Selection("auto", strategy),
+        strategy=strategy,
         budget=Budget(100_000, 64),
-        sampling=Sampling(0, 0, temperature=1.0, likelihood=likely),
-        verifier=Selection(verifier, judge),
+        sampling=Sampling(0, 0, temperature=1.0, likelihood=wants_likelihood(strategy, judge)),
+        verifier=judge,
         fallback=Selection("agreement", VERIFIERS["agreement"]()),
     )
     spending = Spending(plan.budget)

@@ -29,7 +29,7 @@ from ponder.compute.engine import Delta, Sampling
 from ponder.compute.execute import execute
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
-from ponder.compute.run import Selection, Strategy, Verifier
+from ponder.compute.run import Selection, Strategy, Verifier, wants_likelihood
 from ponder.compute.text import Message, Prompt
 from ponder.models.task import Problem, make, read_answer
 from ponder.strategies import STRATEGIES
@@ -103,15 +103,14 @@ async def deaf(_: Delta) -> None:
 
 async def answer(problem: Problem, seed: int | None, setup: Setup, resources: Resources) -> Answered:
     """Asks one question through the strategy, as the server would."""
-    verifier = VERIFIERS[setup.verifier]
-    strategy: Strategy = STRATEGIES[setup.strategy](**setup.parameters)
-    judge: Verifier = verifier()
+    strategy: Selection[Strategy] = Selection(setup.strategy, STRATEGIES[setup.strategy](**setup.parameters))
+    judge: Selection[Verifier] = Selection(setup.verifier, VERIFIERS[setup.verifier]())
     plan = Plan(
         prompt=Prompt((Message("user", problem.question),)),
-        strategy=Selection(setup.strategy, strategy),
+        strategy=strategy,
         budget=Budget(setup.budget, 64),
-        sampling=Sampling(0, 0, temperature=1.0, seed=seed, likelihood=getattr(verifier, "needs_likelihood", False)),
-        verifier=Selection(setup.verifier, judge),
+        sampling=Sampling(0, 0, temperature=1.0, seed=seed, likelihood=wants_likelihood(strategy, judge)),
+        verifier=judge,
         fallback=Selection("agreement", VERIFIERS["agreement"]()),
     )
     spending = Spending(plan.budget)

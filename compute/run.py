@@ -76,6 +76,11 @@ def counts(verifier: Selection[Verifier] | None) -> bool:
     return verifier is None or bool(getattr(verifier.call, "counts", False))
 
 
+def wants_likelihood(*chosen: Selection[Strategy] | Selection[Verifier] | None) -> bool:
+    """Whether a strategy or verifier goes by how likely the model found its chains (`Sampling.likelihood`)."""
+    return any(getattr(one and one.call, "needs_likelihood", False) for one in chosen)
+
+
 def decides(verifier: Selection[Verifier] | None) -> bool:
     """Whether this verifier decides (it runs the program, checks the rule) and does not estimate."""
     return verifier is not None and bool(getattr(verifier.call, "exact", False))

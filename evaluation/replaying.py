@@ -25,7 +25,7 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.plan import Plan
 from ponder.compute.policy import BUILT_IN, Policy
 from ponder.compute.resources import Resources
-from ponder.compute.run import Selection, Strategy, Verifier
+from ponder.compute.run import Selection, Strategy, Verifier, wants_likelihood
 from ponder.compute.usage import Usage
 from ponder.engines.replay import RecordedRewards, ReplayEngine
 from ponder.engines.samples import Question
@@ -182,7 +182,7 @@ def replay(
     verifier = verifier_of(conditions.verifier or ("prm" if scored else "agreement"))
     fallback = verifier_of("agreement")
     strategy = setup.selection()
-    likelihood = any(getattr(one.call, "needs_likelihood", False) for one in (verifier, strategy))
+    likelihood = wants_likelihood(verifier, strategy)
     requests = [(q, draw) for draw in range(conditions.draws) for q in range(len(questions))]
     random.Random(conditions.seed).shuffle(requests)  # noqa: S311 (no secret)
     replayed: list[dict[int, Replayed]] = [{} for _ in questions]

@@ -17,7 +17,7 @@ from ponder.compute.policy import Policy
 from ponder.compute.price import Price
 from ponder.compute.quota import Quota
 from ponder.compute.resources import Resources
-from ponder.compute.run import Selection
+from ponder.compute.run import Selection, wants_likelihood
 from ponder.compute.slots import READING, Share
 from ponder.compute.text import Prompt
 from ponder.server.auth.keys import Key
@@ -216,7 +216,7 @@ async def make(
     timeout = min(t for t in (request.timeout, header_timeout, limit) if t is not None)
     sampling = _sampling(request, card, key, grammar)
     await served.engine.accept(sampling)
-    if any(getattr(one and one.call, "needs_likelihood", False) for one in (verifier, strategy)):
+    if wants_likelihood(verifier, strategy):
         sampling = replace(sampling, likelihood=True)
     if request.stream and (request.seals_thought or permitted(key, request.show_thought)):
         sampling = replace(sampling, tells_thought=True)

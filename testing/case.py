@@ -13,7 +13,7 @@ from ponder.compute.lengths import Lengths
 from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
-from ponder.compute.run import Run, Selection, Strategy, Verifier
+from ponder.compute.run import Run, Selection, Strategy, Verifier, wants_likelihood
 from ponder.compute.stop import StopSignal
 from ponder.compute.text import Candidate, Message, Prompt, Score
 from ponder.testing.require import at_most, equal, require
@@ -79,14 +79,15 @@ class Case:
         """The visible text as it was sent, piece by piece."""
         self.stop_signal = StopSignal()
         self.rewards = rewards or ScriptedRewards(lambda line: min(1.0, len(line) / 30))
-        verifier, strategy = setting.verifier(), setting.strategy()
-        likely = any(getattr(one, "needs_likelihood", False) for one in (verifier, strategy))
+        strategy: Selection[Strategy] = Selection(str(setting), setting.strategy())
+        verifier: Selection[Verifier] = Selection(name_of(setting.verifier), setting.verifier())
+        likely = wants_likelihood(strategy, verifier)
         self.plan = Plan(
             prompt=Prompt((Message("user", "What is three and four?"),)),
-            strategy=Selection(str(setting), strategy),
+            strategy=strategy,
             budget=budget,
             sampling=Sampling(thinking=0, answer=0, seed=setting.seed, likelihood=likely),
-            verifier=Selection(name_of(setting.verifier), verifier),
+            verifier=verifier,
             fallback=Selection("even", Even()),
             timeout=timeout,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ import pytest
 
 from bench.budgets import AUTO, BUDGETS, FAMILIES, Journal, Rows, drawn, report
 from bench.demo import HIGH, chart, points, questions
-from bench.strategies import AMPLE, Answered
+from bench.strategies import AMPLE, Answered, Setup, answer
+from ponder.compute.lengths import Lengths
+from ponder.compute.resources import Resources
 from ponder.evaluation.questions import read
+from ponder.models.task import make
+from ponder.testing.scripted import Chain, ScriptedEngine, ScriptedRewards, always
+from ponder.testing.virtual_time import in_virtual_time
 
 QUESTIONS = 40
 
@@ -106,3 +112,12 @@ def test_the_demo_draws_what_it_found(tmp_path: Path) -> None:
     assert "60" in lines[-2]
     assert "600" in lines[-2]
     assert "d direct, a auto" in lines[-1]
+
+
+def test_a_strategy_that_goes_by_likelihood_is_given_it() -> None:
+    """As by the server, also beside a verifier that does not."""
+    engine = ScriptedEngine(always(Chain("so", "It is 7.")), seeded=True)
+    resources = Resources(engine, Lengths(20, 40), ScriptedRewards(lambda line: 0.5))
+    problem = make(random.Random(1), "test", 2)
+    in_virtual_time(answer(problem, 1, Setup("auto", "auto", {"n": 8}, "prm"), resources))
+    assert all(sampling.likelihood for sampling in engine.samplings)
