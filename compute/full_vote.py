@@ -10,6 +10,7 @@ out exactly, over all ways in which the votes to come may fall.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -94,13 +95,15 @@ def _chances(counts: tuple[int, ...], left: int, place: int, alike: list[tuple[U
     """
     discount, n = alike[0][0].discount, sum(counts)
     ours = _again(counts[place] - discount, left)
-    others = [(_again(c - discount, left), c + (i < place)) for i, c in enumerate(counts) if i != place]
+    # Answers with as many votes, on one side of ours, are alike; of 200 answers most have one vote.
+    many = Counter((c, c + (i < place)) for i, c in enumerate(counts) if i != place)
+    others = [(_again(c - discount, left), least, times) for (c, least), times in many.items()]
     found = [0.0] * len(alike)
     for more in range(left + 1):
         rest, most = left - more, counts[place] + more
         known = [1.0]
-        for ways, least in others:
-            known = _times(known, ways[: max(0, most - least + 1)], rest)
+        for ways, least, times in others:
+            known = _times(known, _power(ways[: max(0, most - least + 1)], times, rest), rest)
         for i, (urn, _) in enumerate(alike):
             new = _new(urn, len(counts), rest, min(rest, most))
             found[i] += ours[more] * sum(k * new[rest - j] for j, k in enumerate(known))
@@ -116,10 +119,21 @@ def _again(ready: float, most: int) -> list[float]:
 def _times(one: Sequence[float], other: Sequence[float], degree: int) -> list[float]:
     """The product of two polynomials, up to a degree."""
     product = [0.0] * max(0, min(degree + 1, len(one) + len(other) - 1))
-    for i, a in enumerate(one):
+    for i, a in enumerate(one[: len(product)]):
         for j, b in enumerate(other[: len(product) - i], i):
             product[j] += a * b
     return product
+
+
+def _power(one: Sequence[float], times: int, degree: int) -> Sequence[float]:
+    """A polynomial times itself, up to a degree, by squares."""
+    power: Sequence[float] = [1.0]
+    while times:
+        if times & 1:
+            power = _times(power, one, degree)
+        times >>= 1
+        one = _times(one, one, degree) if times else one
+    return power
 
 
 @lru_cache(maxsize=4096)
