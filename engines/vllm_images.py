@@ -101,8 +101,8 @@ class VllmImages:
     def _processed(self, ids: Sequence[int], images: Sequence[Image], names: list[str]) -> Any:
         with self._lock, self._threads(1):
             kept = self._made.is_cached(names)
-            given = [None if there else _decoded(image) for image, there in zip(images, kept, strict=True)]
             try:
+                given = [None if there else _decoded(image) for image, there in zip(images, kept, strict=True)]
                 items = self._processor.info.parse_mm_data({"image": given})
                 return self._processor(list(ids), items, {"image": names}, cache=self._made)
             except Exception as error:  # noqa: BLE001

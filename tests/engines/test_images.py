@@ -24,7 +24,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Sampling
-from ponder.compute.errors import PonderError
+from ponder.compute.errors import PonderError, RequestError
 from ponder.compute.lengths import Lengths
 from ponder.compute.text import Image, Message, Prompt, joined
 from ponder.compute.transcript import Transcript
@@ -230,6 +230,14 @@ def test_what_the_machine_runs_into_is_no_fault_of_the_images(stage: Stage, erro
         reader.expanded([1, 2], [Image("image/png", RED, param="messages.0.content.0")])
     assert errors.status(raised.value) == status
     assert "it says" not in raised.value.message
+
+
+def test_an_image_that_cannot_be_decoded_is_refused(stage: Stage) -> None:
+    reader = VllmImages.of(stage.engine.llm.model_config)
+    assert reader is not None
+    with pytest.raises(RequestError) as raised:
+        reader.expanded([1, 2], [Image("image/png", RED[:60], param="messages.0.content.0")])
+    assert raised.value.code == "invalid_image"
 
 
 def test_the_doctor_says_that_it_reads_images(stage: Stage, tmp_path: Path) -> None:
