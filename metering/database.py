@@ -22,13 +22,16 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10
 """How long one process waits for the lock of another on a SQLite file."""
+NOTICED = "-c timezone=UTC -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
+"""PostgreSQL notices a machine that is gone within 20 seconds. Left alone it takes hours: until then its session would
+speak for a server that is dead, and keep its locks."""
 POSTGRESQL = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 2,
     "tcp_user_timeout": 10_000,
-    "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c timezone=UTC",
+    "options": f"{NOTICED} -c statement_timeout=10000 -c lock_timeout=5000",
     "application_name": "ponder",
 }
 OLDEST = (3, 30)
@@ -37,7 +40,10 @@ READ = 500
 """Rows that are read at a time."""
 ASKED = 500
 """Rows that one statement asks for by their ids, at most: one of an old SQLite takes 999 values."""
-LONG = "-c timezone=UTC"
+WRITES = " -c idle_in_transaction_session_timeout=5000"
+"""A server that stops, or is cut off, amid a transaction keeps the others waiting so many milliseconds. Who only reads
+locks nothing, and may be slow."""
+LONG = NOTICED
 """For work that may take its time: migrations, copies."""
 NO_HOME = "this user has no home folder: name a place for the ledger in [ledger] url, or in XDG_STATE_HOME"
 
@@ -151,7 +157,8 @@ def of_a_time(
 
 
 def _postgresql(url: URL, reads: bool, long: bool) -> Engine:
-    more = POSTGRESQL | ({"options": LONG} if long else {})
+    options = LONG if long else POSTGRESQL["options"] if reads else f"{POSTGRESQL['options']}{WRITES}"
+    more = POSTGRESQL | {"options": options}
     # What the address says itself goes before.
     more = {name: value for name, value in more.items() if name not in url.query}
     return create_engine(

@@ -1,12 +1,15 @@
 """Rows that are older than the operator wants to keep them, and answers and responses that were to be kept for a while:
-deleted some at a time, faster than new ones come."""
+deleted some at a time, faster than new ones come. Servers that do so at once leave each other's rows alone."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Select, delete, select, update
 
+from ponder.metering.database import ASKED
 from ponder.metering.response_rows import forget_responses
 from ponder.metering.tables import idempotency, requests, responses
 
@@ -35,22 +38,37 @@ class Retention:
 
 def expire_some(connection: Connection, days: int, most: int) -> int:
     """Deletes settled rows of requests that came more than `days` days ago, `most` of them at most; how many."""
-    some = (
-        select(requests.c.id)
-        .where(requests.c.begun_ms < time.time_ns() // 1_000_000 - days * DAY, requests.c.settled_ms.is_not(None))
-        .order_by(requests.c.begun_ms)
-        .limit(most)
+    some = select(requests.c.id).where(
+        requests.c.begun_ms < time.time_ns() // 1_000_000 - days * DAY, requests.c.settled_ms.is_not(None)
     )
-    return connection.execute(delete(requests).where(requests.c.id.in_(some))).rowcount
+    ids = _free(connection, some.order_by(requests.c.begun_ms), most)
+    for part in _parts(ids):
+        connection.execute(delete(requests).where(requests.c.id.in_(part)))
+    return len(ids)
 
 
 def expire_answers(connection: Connection, most: int) -> int:
     """Forgets answers, keys and responses whose time is over, `most` of each at most; as many as most of the three
     were."""
-    now = time.time_ns() // 1_000_000
-    old = select(idempotency.c.id).where(idempotency.c.answer_until_ms <= now).limit(most)
-    answers = update(idempotency).where(idempotency.c.id.in_(old)).values(answer=None, answer_until_ms=None)
-    old = select(idempotency.c.id).where(idempotency.c.until_ms <= now).limit(most)
-    keys = delete(idempotency).where(idempotency.c.id.in_(old))
-    kept = forget_responses(connection, responses.c.until_ms <= now, most)
-    return max(connection.execute(answers).rowcount, connection.execute(keys).rowcount, kept)
+    now, row = time.time_ns() // 1_000_000, idempotency.c
+    answers = _free(connection, select(row.id).where(row.answer_until_ms <= now), most)
+    for part in _parts(answers):
+        connection.execute(update(idempotency).where(row.id.in_(part)).values(answer=None, answer_until_ms=None))
+    keys = _free(connection, select(row.id).where(row.until_ms <= now), most)
+    for part in _parts(keys):
+        connection.execute(delete(idempotency).where(row.id.in_(part)))
+    kept = _free(connection, select(responses.c.id).where(responses.c.until_ms <= now), most)
+    for part in _parts(kept):
+        forget_responses(connection, responses.c.id.in_(part), len(part))
+    return max(len(answers), len(keys), len(kept))
+
+
+def _free(connection: Connection, some: Select[Any], most: int) -> Sequence[str]:
+    """Ids of rows that go, `most` at most, and that no other server is at: to wait for it would hold up all that is
+    written in the same transaction."""
+    return connection.execute(some.limit(most).with_for_update(skip_locked=True)).scalars().all()
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(ids), ASKED):
+        yield ids[at : at + ASKED]
