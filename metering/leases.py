@@ -87,6 +87,8 @@ class Lease:
     others: int
     """What is not its own: leased by other servers, or spent when there was no limit."""
     others_spent: int
+    shared: bool = False
+    """Other servers have asked for the limit, whatever they got."""
 
 
 def take(connection: Connection, owner: str, asks: Sequence[Ask]) -> list[Lease]:
@@ -109,7 +111,7 @@ def _take(connection: Connection, owner: str, ask: Ask) -> Lease:
         before = max(before, _unaccounted(connection, ask.window))
         connection.execute(update(limit_windows).where(*here).values(before=before))
     leased = spent = 0
-    others = others_spent = before
+    others, others_spent, shared = before, before, False
     rows = connection.execute(
         select(limit_leases.c.owner, limit_leases.c.leased, limit_leases.c.spent).where(
             *(limit_leases.c[name] == value for name, value in of.items())
@@ -119,18 +121,19 @@ def _take(connection: Connection, owner: str, ask: Ask) -> Lease:
         if row.owner == owner:
             leased, spent = row.leased, row.spent
         else:
-            others, others_spent = others + row.leased, others_spent + row.spent
+            others, others_spent, shared = others + row.leased, others_spent + row.spent, True
     left = max(0, ask.limit - others - leased)
     # Some for those to come, so that not every request asks; none where that would be missed elsewhere.
     added = min(left, ask.amount + max(0, left - ask.amount) // 8) if ask.amount else 0
-    if added or ask.first:
+    if ask.amount or ask.first:
+        # Also where there is nothing left: so the others know.
         mine = make(limit_leases).values(**of, owner=owner, leased=leased + added)
         connection.execute(
             mine.on_conflict_do_update(
                 index_elements=["key", "kind", "begun_ms", "owner"], set_={"leased": mine.excluded.leased}
             )
         )
-    return Lease(added, leased + added, spent, others, others_spent)
+    return Lease(added, leased + added, spent, others, others_spent, shared)
 
 
 def _unaccounted(connection: Connection, window: Window) -> int:

@@ -9,7 +9,6 @@ begun, and those that run are answered all the same and settled when it is back.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from ponder.compute.price import Price
 from ponder.compute.quota import Drawing
 from ponder.compute.usage import Usage
 from ponder.metering import leases
+from ponder.metering.clock import SharedClock, milliseconds
 from ponder.metering.database import Database
 from ponder.metering.leases import Ask, Kind, Lease, Window
 from ponder.metering.limits import Holding, Limits
@@ -42,11 +42,6 @@ RETRY = 5
 """Seconds after which a refused request may be sent again."""
 LONGEST = 512
 """Characters of a caller's own words that a row takes."""
-
-
-def milliseconds() -> int:
-    """Since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class NoLedger(PonderError):
@@ -291,9 +286,11 @@ async def open_ledger(
     days: int | None = None,
     owners: Mapping[str, str] | None = None,
     clock: Callable[[], int] | None = None,
+    wall: Callable[[], int] = milliseconds,
 ) -> Ledger:
     """A ledger that is ready: its tables made or brought to this version, what dead servers left settled. The numbers
-    are as for `Ledger`, `owners` as for `migrate`. Raises `NoLedger`."""
+    are as for `Ledger`, `owners` as for `migrate`. `wall`: the time as this machine has it; `clock` left out, that of a
+    PostgreSQL goes before. Raises `NoLedger`."""
 
     def prepared() -> Engine:
         engine = place.engine(long=True)
@@ -311,7 +308,8 @@ async def open_ledger(
         ) from None
     except SQLAlchemyError as error:
         raise NoLedger(f"the ledger ({place}) cannot be opened: {_kind(error)}") from None
-    ledger = Ledger(place, engine, watch, checkpoint=checkpoint, days=days, clock=clock or milliseconds)
+    here = wall if place.file is not None else SharedClock(wall)
+    ledger = Ledger(place, engine, watch, checkpoint=checkpoint, days=days, clock=clock or here)
     await ledger.start()
     return ledger
 

@@ -78,6 +78,8 @@ class Pool:
     """Another process has taken this one for dead and given its leases to others."""
     full: bool = False
     """The last lease was less than was asked for."""
+    shared: bool = False
+    """Other servers have asked for the limit, as last seen."""
     stale: bool = True
     """What was spent without leases is to be looked up."""
     wanted: int = 0
@@ -299,7 +301,11 @@ class Limits:
     def ended(self, parts: Sequence[_Part]) -> None:
         """A request of these has ended."""
         for part in parts:
-            self._changed(part.pool)
+            pool = part.pool
+            if pool.window.kind == "inflight" and pool.full and pool.shared and pool.asking is None:
+                # Who is refused elsewhere has the same chance of the place as who is refused here.
+                self._give_back(pool)
+            self._changed(pool)
         if self._tidying is None:
             self._tidying = asyncio.get_running_loop().call_later(IDLE, self._tidy)
 
@@ -370,7 +376,7 @@ class Limits:
         elif pool.epoch == epoch:
             pool.leased += lease.added
         pool.others, pool.others_spent = lease.others, lease.others_spent
-        pool.full = lease.added < short
+        pool.full, pool.shared = lease.added < short, lease.shared
         self._changed(pool)
 
     def _tidy(self) -> None:
@@ -382,9 +388,7 @@ class Limits:
                 again = True
                 continue
             over = of.ends_ms is not None and not of.begun_ms <= at < of.ends_ms
-            if (surplus := pool.leased - pool.spent - pool.held) > 0 and pool.epoch:
-                pool.leased -= surplus
-                self._leases.give_back(of, surplus, pool.epoch)
+            self._give_back(pool)
             if over and not pool.held:
                 del self._pools[of]
                 if window(of.key, of.kind, at) not in self._pools:
@@ -392,6 +396,12 @@ class Limits:
             again = again or bool(pool.held)
         if again or self._pools:
             self._tidying = asyncio.get_running_loop().call_later(IDLE if again else WINDOWS, self._tidy)
+
+    def _give_back(self, pool: Pool) -> None:
+        """What of its lease is neither spent nor reserved."""
+        if (surplus := pool.leased - pool.spent - pool.held) > 0 and pool.epoch and not pool.dead:
+            pool.leased -= surplus
+            self._leases.give_back(pool.window, surplus, pool.epoch)
 
     def _changed(self, pool: Pool) -> None:
         self._tell(pool.window.key, pool.window.kind, pool.limit, pool.remaining)

@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from ponder.metering import leases
+from ponder.metering.clock import SharedClock, milliseconds
 from ponder.metering.database import ASKED
 from ponder.metering.leases import Ask, Lease, Window
 from ponder.metering.processes import Process, Watcher, name_sessions, sessions
@@ -141,7 +142,7 @@ class Writer:
         self._engine, self._me, self._checkpoint = engine, me, checkpoint
         self._told, self._committed = told, committed
         self._drifted, self._recover, self._watcher = drifted, recover, Watcher(me)
-        self._retention, self._clock = Retention(days), clock or _milliseconds
+        self._retention, self._clock = Retention(days), clock or milliseconds
         self._loop = asyncio.get_running_loop()
         self._changes: queue.SimpleQueue[Change | Leasing | None] = queue.SimpleQueue()
         self._owed: list[Change] = []
@@ -297,7 +298,9 @@ class Writer:
 
     def _renew(self, connection: Connection) -> None:
         """Gives a sign of life under the epoch of this process, or begins a new epoch."""
-        now = _milliseconds()
+        if isinstance(self._clock, SharedClock):
+            self._clock.look(connection)
+        now = milliseconds()
         renewed = connection.execute(_RENEW, {"_id": self._me.id, "_epoch": self._epoch, "_now": now})
         if renewed.rowcount == 1:
             return
@@ -415,7 +418,7 @@ class Writer:
             if dead:
                 alive = sessions(connection)
                 dead = [one for one in dead if one[0].id not in alive]
-            connection.execute(delete(servers).where(servers.c.ended_ms < _milliseconds() - FORGOTTEN))
+            connection.execute(delete(servers).where(servers.c.ended_ms < milliseconds() - FORGOTTEN))
             leases.forget(connection, self._clock())
             self._retention.expire(connection, 0)
             expire_answers(connection, ANSWERS)
@@ -424,7 +427,7 @@ class Writer:
                 fenced = connection.execute(
                     update(servers)
                     .where(servers.c.id == process.id, servers.c.epoch == epoch, servers.c.ended_ms.is_(None))
-                    .values(epoch=epoch + 1, ended_ms=_milliseconds())
+                    .values(epoch=epoch + 1, ended_ms=milliseconds())
                 )
                 rows = self._recover(connection, process, epoch, checkpoint) if fenced.rowcount == 1 else ()
             if rows:
@@ -445,7 +448,7 @@ class Writer:
             ended = connection.execute(
                 update(servers)
                 .where(servers.c.id == self._me.id, servers.c.epoch == self._epoch)
-                .values(ended_ms=_milliseconds())
+                .values(ended_ms=milliseconds())
             )
             if ended.rowcount == 1 and (rows := self._recover(connection, self._me, self._epoch, self._checkpoint)):
                 log.error(
@@ -483,10 +486,6 @@ def insert_of(database: Engine | Connection, table: Table) -> Any:
     """Rows that are put in where none with their id, or whatever else is unique in them, is there yet."""
     make = postgresql.insert if database.dialect.name == "postgresql" else sqlite.insert
     return make(table).on_conflict_do_nothing()
-
-
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _of_a_row(error: SQLAlchemyError) -> bool:

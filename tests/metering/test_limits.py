@@ -348,7 +348,7 @@ def test_of_a_server_that_died_its_rows_say_what_it_has_spent(address: str) -> N
             execute(address, "UPDATE servers SET started = started - 1")
             if address.startswith("postgresql"):
                 theirs = "datname = current_database() AND pid <> pg_backend_pid()"
-                execute(address, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {theirs}")
+                execute(address, f"SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE {theirs}")
             async with limited(address) as other:
                 assert leased(address, "day") == (90 + 128, 90 + 128)
                 assert leased(address, "inflight") == (0, 0)

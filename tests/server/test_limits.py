@@ -12,8 +12,8 @@ import httpx
 import openai
 import pytest
 
+from ponder.metering.clock import milliseconds
 from ponder.metering.leases import window
-from ponder.metering.ledger import milliseconds
 from ponder.server.auth.keys import digest
 from ponder.server.registry import Registry
 from ponder.server.settings import KeyLimits, KeySettings, LedgerSettings, Settings, WrongSettings

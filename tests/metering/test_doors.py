@@ -1,0 +1,191 @@
+"""Several servers on one PostgreSQL, seen from the database: what one of them does or fails to do holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from sqlalchemy import Connection, insert, select
+
+from ponder.compute.errors import NotNow
+from ponder.compute.quota import Quota
+from ponder.compute.usage import Usage
+from ponder.metering.clock import SharedClock, milliseconds
+from ponder.metering.database import database
+from ponder.metering.leases import Ask, take, window
+from ponder.metering.ledger import Ledger
+from ponder.metering.migrate import migrate
+from ponder.metering.retention import expire_answers, expire_some
+from ponder.metering.tables import idempotency, limit_windows, responses
+from tests.metering.databases import PostgreSQL
+from tests.metering.ledgers import a_ledger, intent, leases, put, rows
+from tests.metering.test_limits import until
+
+OF = window("alice", "inflight", 0)
+
+
+def empty(a_postgresql: PostgreSQL) -> str:
+    """The address of a ledger with its tables and nothing in them."""
+    address = a_postgresql.new()
+    engine = database(address).engine(long=True)
+    migrate(engine)
+    engine.dispose()
+    return address
+
+
+def test_who_stops_amid_a_lease_keeps_nobody_from_theirs_for_long(a_postgresql: PostgreSQL) -> None:
+    """As a server does that is stopped, or whose link to the database is cut, with the row of a limit locked."""
+    place = database(empty(a_postgresql))
+    one, other = place.engine(), place.engine()
+    with one.connect() as stops:
+        stops.begin()
+        take(stops, "srv_1", [Ask(OF, 10, 1, first=True)])
+        stops.execute(select(limit_windows).with_for_update())
+        began = time.monotonic()
+        while True:
+            try:
+                with other.begin() as goes_on:
+                    (lease,) = take(goes_on, "srv_2", [Ask(OF, 10, 1, first=True)])
+                break
+            except Exception:  # noqa: BLE001 (it waits for a second at most)
+                assert time.monotonic() - began < 20
+        assert lease.added
+        # What was not committed is nobody's.
+        assert lease.others == 0
+        stops.invalidate()
+    for engine in (one, other):
+        engine.dispose()
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_postgresql_looks_itself_whether_a_server_is_still_there(a_postgresql: PostgreSQL, reads: bool) -> None:
+    """A machine that lost its power tells nobody, and its session would be one of a living server for hours."""
+    engine = database(a_postgresql.address()).engine(reads=reads)
+    with engine.connect() as connection:
+        shown = [
+            connection.exec_driver_sql(f"SHOW tcp_keepalives_{name}").scalar_one()
+            for name in ("idle", "interval", "count")
+        ]
+        idle, interval, count = map(int, shown)
+        assert 0 < idle + interval * count <= 20
+    engine.dispose()
+
+
+def old_rows(address: str) -> None:
+    put(address, 100)
+
+
+def old_answers(address: str) -> None:
+    engine = database(address).engine(long=True)
+    values = {"request": "req", "owner": "srv", "key": "alice", "secret": "s"}
+    with engine.begin() as connection:
+        rows = [values | {"id": f"a{i}", "fingerprint": b"", "until_ms": 1 + i % 7} for i in range(100)]
+        connection.execute(insert(idempotency), rows)
+        more = {"epoch": 1, "background": 0, "status": "completed", "content": b"", "begun_ms": 0, "until_ms": 1}
+        connection.execute(insert(responses), [values | more | {"id": f"resp_{i}"} for i in range(100)])
+    engine.dispose()
+
+
+def of_a_day(connection: Connection, most: int) -> int:
+    return expire_some(connection, 1, most)
+
+
+@pytest.mark.parametrize(
+    ("old", "expire", "each"),
+    [
+        (old_rows, of_a_day, 100),
+        (old_answers, expire_answers, 100),
+    ],
+)
+def test_two_servers_that_delete_old_rows_at_once_do_not_wait_for_each_other(
+    a_postgresql: PostgreSQL, old: Callable[[str], None], expire: Callable[[Connection, int], int], each: int
+) -> None:
+    """Beside what they delete they write what callers wait for."""
+    address = empty(a_postgresql)
+    old(address)
+    place = database(address)
+    one, other = place.engine(), place.engine()
+    with one.begin() as first, other.begin() as second:
+        assert expire(first, each // 2) == each // 2
+        began = time.monotonic()
+        assert expire(second, each) == each // 2
+        assert time.monotonic() - began < 4
+    with one.begin() as last:
+        assert expire(last, each) == 0
+    for engine in (one, other):
+        engine.dispose()
+
+
+def test_machines_that_disagree_about_the_time_hold_a_limit_of_a_minute_together(a_postgresql: PostgreSQL) -> None:
+    """They would each have windows of their own, and the limit as often."""
+
+    async def go() -> None:
+        address, quota = a_postgresql.new(), Quota(minute=1000)
+        ahead, behind = (lambda: milliseconds() + 90_000), (lambda: milliseconds() - 90_000)
+        # The database's own minute must not end meanwhile.
+        await asyncio.sleep(max(0, time.time() % 60 - 45) and 61 - time.time() % 60)
+        async with a_ledger(address, wall=ahead) as one, a_ledger(address, wall=behind) as other:
+            begun = 0
+            for number in range(10):
+                for ledger in (one, other):
+                    with suppress(NotNow):
+                        bill = await ledger.reserve(intent(f"req_{id(ledger)}_{number}", thinking=200, quota=quota))
+                        await bill.settle(Usage(hidden=200), "answered")
+                        begun += 1
+        assert begun <= 5
+        assert sum(spent for name, (_, spent) in leases(address).items() if name.startswith("minute")) == 200 * begun
+        assert {row["begun_ms"] // 60_000 for row in rows(address).values()} == {int(time.time()) // 60}
+
+    asyncio.run(go())
+
+
+def test_the_time_of_the_database_is_known_as_well_as_its_word_was_quick() -> None:
+    at = [100.0]
+    clock = SharedClock(lambda: 5, lambda: at[0])
+    assert clock() == 5
+    clock.heard(1_000_000.0, 99.0, 101.0)
+    assert clock() == 1_000_000
+    # A slower word says nothing new; a quick one does.
+    clock.heard(1_000_500.0, 98.0, 102.0)
+    assert clock() == 1_000_000
+    clock.heard(1_000_300.0, 99.99, 100.01)
+    assert clock() == 1_000_290
+    at[0] += 60
+    assert clock() == 1_060_290
+
+
+def test_a_server_whose_callers_never_pause_leaves_places_to_the_others(a_postgresql: PostgreSQL) -> None:
+    """Of a limit of two requests at the same time, one server could have both for good."""
+
+    async def go() -> None:
+        address, quota, over, number = a_postgresql.new(), Quota(inflight=2), asyncio.Event(), itertools.count()
+
+        async def asked(ledger: Ledger) -> bool:
+            try:
+                bill = await ledger.reserve(intent(f"req_{next(number)}", quota=quota))
+            except NotNow:
+                await asyncio.sleep(0.02)
+                return False
+            await asyncio.sleep(0.05)
+            await bill.settle(Usage(hidden=1), "answered")
+            return True
+
+        async def busy(ledger: Ledger) -> None:
+            while not over.is_set():
+                await asked(ledger)
+
+        async with a_ledger(address) as one, a_ledger(address) as other, asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(busy(one))
+            await until(lambda: leases(address).get("inflight 0") == (2, 0))
+            async with asyncio.timeout(20):
+                for _ in range(3):
+                    while not await asked(other):
+                        pass
+            over.set()
+
+    asyncio.run(go())
