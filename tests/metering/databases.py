@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from tests.needs import tool
 class PostgreSQL:
     """A server on a free port, its data in a temporary folder. It refuses to run as root, so then it runs as nobody."""
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
-        """`durable`: it waits for the disk, which no test wants: it is not what is killed."""
-        self._folder, self._durable = folder, durable
+    def __init__(self, folder: Path, *, durable: bool = False, hosts: Sequence[str] = ()) -> None:
+        """`durable`: it waits for the disk, which no test wants: it is not what is killed. `hosts`: addresses of this
+        machine beside loopback at which it is reached, by whoever can."""
+        self._folder, self._durable, self._hosts = folder, durable, hosts
         self._made = 0
         nobody = pwd.getpwnam("nobody") if os.getuid() == 0 else None
         self._whose: dict[str, Any] = {"user": nobody.pw_uid, "group": nobody.pw_gid} if nobody else {}
@@ -40,15 +41,18 @@ class PostgreSQL:
         subprocess.run(
             [*command, "--no-sync"], check=True, capture_output=True, cwd=folder, env=self._environment, **self._whose
         )
+        if hosts:
+            with (folder / "data" / "pg_hba.conf").open("a") as file:
+                file.write("host all all samenet trust\n")
         self._process: subprocess.Popen[bytes] | None = None
 
-    def address(self, database: str = "postgres") -> str:
-        return f"postgresql://ponder@127.0.0.1:{self.port}/{database}"
+    def address(self, database: str = "postgres", host: str = "127.0.0.1") -> str:
+        return f"postgresql://ponder@{host}:{self.port}/{database}"
 
     def start(self) -> None:
         """Returns when it answers."""
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": ",".join(("127.0.0.1", *self._hosts)),
             "unix_socket_directories": "",
             "max_connections": "100",
             "fsync": "on" if self._durable else "off",
@@ -112,11 +116,11 @@ def _program(name: str) -> str:
 
 
 @contextmanager
-def postgresql(*, durable: bool = False) -> Generator[PostgreSQL]:
-    """A PostgreSQL for as long as the block lasts."""
+def postgresql(*, durable: bool = False, hosts: Sequence[str] = ()) -> Generator[PostgreSQL]:
+    """A PostgreSQL for as long as the block lasts, as `PostgreSQL` is told."""
     folder = Path(tempfile.mkdtemp(prefix="ponder-postgresql-"))
     try:
-        server = PostgreSQL(folder, durable=durable)
+        server = PostgreSQL(folder, durable=durable, hosts=hosts)
         try:
             server.start()
             yield server
