@@ -1,0 +1,1 @@
+"""vLLM's own servers, as anybody starts them, used by their addresses: one is an `Engine`."""
