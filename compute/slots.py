@@ -72,6 +72,15 @@ class Slots:
         tokens, seconds = self._pace
         return self.places * tokens / seconds if seconds else 0.0
 
+    def resize(self, places: int) -> None:
+        """The model works on so many calls at a time from now on. Of more slots, those who wait have some at once; of
+        fewer, nobody has another before enough were given back."""
+        kept = kept_of(places) - kept_of(self.places)
+        self.free += places - self.places - kept
+        self.kept += kept
+        self.places = places
+        self._hand_out()
+
     def share(self, owner: str, weight: float = 1.0) -> Share:
         """The share of a request, by the name of its key and that key's weight."""
         return Share(self, self.queue.line(owner, weight))
@@ -89,6 +98,10 @@ class Slots:
             self.kept += 1
         else:
             self.free += 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Whoever is next has what is free."""
         while self.free > 0 and (share := self.queue.next()) is not None:
             self.free -= share.granted(kept=False)
         while self.kept > 0 and (share := self.queue.next(small=True)) is not None:

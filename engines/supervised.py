@@ -73,7 +73,7 @@ class SupervisedEngine:
         """One chain; see the contract. It waits while the engine is started again. Raises `RequestError` for what the
         engine has died over."""
         if self.quarantine.refused and self.quarantine.knows(prompt, sampling):
-            raise _refused()
+            raise refused()
         if self.supervision.state != "up":
             transcript.waited = True
             return self._later(prompt, sampling, transcript)
@@ -101,7 +101,7 @@ class SupervisedEngine:
         self.quarantine.lost(transcript, death)
         await self._ready()
         if not await self.quarantine.admit(prompt, sampling, transcript, death):
-            raise _refused()
+            raise refused()
 
     async def check(self) -> Checked | None:
         """See the contract."""
@@ -118,7 +118,8 @@ class SupervisedEngine:
         await self.engine.close()
 
 
-def _refused() -> RequestError:
+def refused() -> RequestError:
+    """For a request over which engines have died."""
     return RequestError(
         "the model's engine died over this request more than once, so it is not tried again: change the request "
         "before it is sent again",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ponder.compute.engine import Engine
+from ponder.compute.errors import Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,12 @@ class Replica(Engine, Protocol):
     async def load(self) -> Load:
         """What the server has to do now. Raises `EngineError` where it does not say."""
         ...
+
+
+class NotTaken(Lost):
+    """The server did not take a call, so of this call nothing was read or made: it is away, or has too much to do."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        """`retry_after`: seconds until it may take one."""
+        super().__init__(message)
+        self.retry_after = retry_after

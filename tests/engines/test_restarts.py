@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from ponder.compute.budget import Budget, Spending
-from ponder.compute.engine import Checked, Delta, Grammar, Sampling, State
+from ponder.compute.engine import Checked, Delta, Engine, Grammar, Sampling, State
 from ponder.compute.errors import DeadlinePassed, Lost, RequestError, Unavailable
 from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
@@ -62,7 +62,7 @@ class Asked:
     async def on_delta(self, delta: Delta) -> None:
         self.told.append(delta.text)
 
-    async def on(self, engine: SupervisedEngine) -> Outcome:
+    async def on(self, engine: Engine) -> Outcome:
         rewards = ScriptedRewards(lambda line: sum(map(ord, line)) % 100 / 100)
         resources = Resources(engine, Lengths(20, 40), rewards)
         outcome = await execute(self.plan, resources, self.spending, self.on_delta)
