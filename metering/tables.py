@@ -1,6 +1,6 @@
 """The tables of the ledger, the same in SQLite and PostgreSQL: a row for each request, each server process, each API
 key that is not in the configuration, each act of an administrator, each key that has signed receipts, each response
-that is kept, and rows for what API keys have taken of their limits.
+and each trace that is kept, and rows for what API keys have taken of their limits.
 
 Tokens are whole numbers, times milliseconds since 1970 (UTC), money nano-USD. There is no text of a request or an
 answer in them: `user` and `metadata` are what a caller wants to find in its bill. What stands here is the newest
@@ -212,6 +212,30 @@ response_events = Table(
     Column("number", BigInteger, primary_key=True),
     # Sealed.
     Column("content", LargeBinary, nullable=False),
+)
+
+traces = Table(
+    "traces",
+    metadata,
+    # The id of its request.
+    Column("id", Text, primary_key=True),
+    # The server process that ran it, and the id of the API key.
+    Column("owner", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("strategy", Text, nullable=False),
+    Column("budget", BigInteger, nullable=False),
+    Column("ended", Text, nullable=False),
+    Column("seconds", Double, nullable=False),
+    # Texts are in it: 0 or 1.
+    Column("has_text", Integer, nullable=False),
+    # Which secret it is sealed with; all that is told of it.
+    Column("secret", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Index("traces_by_time", "at_ms", "id"),
+    Index("traces_by_key", "key_id", "at_ms"),
+    Index("traces_by_owner", "owner", "at_ms"),
 )
 
 receipt_keys = Table(

@@ -38,7 +38,9 @@ from ponder.metering.tables import (
     response_events,
     responses,
     servers,
+    traces,
 )
+from ponder.metering.traces import forget_traces
 from ponder.metering.writer import MOST, insert_of
 
 ROWS = 500
@@ -122,8 +124,8 @@ def state(place: Database) -> State:
 
 def copy(place: Database, file: Path) -> int:
     """Copies all rows as they are at one moment into a new SQLite file; how many requests. Left out are answers kept
-    for an `Idempotency-Key` and responses, which are not to last, and what keys have taken of their limits: it follows
-    from the rows. Raises `NoSuchLedger` where there is no ledger, or a file already."""
+    for an `Idempotency-Key`, responses and traces, which are not to last, and what keys have taken of their limits: it
+    follows from the rows. Raises `NoSuchLedger` where there is no ledger, or a file already."""
     if file.exists():
         raise NoSuchLedger(f"{file} is there already: name a new file")
     # Under another name until it is whole: half a copy would look like one.
@@ -135,7 +137,7 @@ def copy(place: Database, file: Path) -> int:
     migrate(target)
     with source.connect() as reading, target.begin() as writing:
         for table in metadata.sorted_tables:
-            if table not in (idempotency, responses, response_events, limit_windows, limit_leases):
+            if table not in (idempotency, responses, response_events, traces, limit_windows, limit_leases):
                 _all_put(reading, writing, table)
         count = writing.execute(select(func.count()).select_from(requests)).scalar_one()
     # What was written ahead goes into the file itself, so that the one file is all there is.
@@ -226,7 +228,7 @@ def rows(place: Database, begin_ms: int | None = None, end_ms: int | None = None
 
 
 def erase(place: Database, user: str, who: str = "an administrator", *, keep_counts: bool = False) -> int:
-    """Deletes the settled rows of a user, the answers kept for their keys, and the user's responses; how many rows.
+    """Deletes the settled rows of a user, the answers and traces kept of them, and the user's responses; how many rows.
     `keep_counts`: the rows stay, without the user and the metadata, so that sums stay what they were. `who` stands in
     the audit, and the user does not. Raises as `readable` does."""
     of_user = (requests.c.user == storable(user), requests.c.settled_ms.is_not(None))
@@ -236,6 +238,7 @@ def erase(place: Database, user: str, who: str = "an administrator", *, keep_cou
 
     def erased(connection: Connection) -> int:
         forget_answers(connection, theirs)
+        forget_traces(connection, theirs)
         return connection.execute(work.where(some)).rowcount
 
     def told(connection: Connection) -> None:

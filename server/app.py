@@ -31,6 +31,7 @@ from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
 from ponder.metering.receipts import Signer
 from ponder.metering.responses import ResponseStore
+from ponder.metering.traces import TraceStore
 from ponder.server import docs_page, errors, openapi, paths
 from ponder.server.admission import Admission
 from ponder.server.auth.access import AuthenticatedRoute, Guard, Needs
@@ -67,6 +68,7 @@ from ponder.server.reload import LiveSettings, Reload
 from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
+from ponder.server.shared_traces import SharedTraces
 from ponder.server.status import Health, Model, Models, Status, release
 from ponder.server.trace_list import TraceList
 from ponder.server.trace_shapes import TOLD
@@ -78,6 +80,9 @@ __all__ = ["ServedModel", "ServerHandle", "all_dialects", "create_app", "plugged
 
 WRITTEN = 0.8
 """Seconds, behind a drain, for what ran behind its callers to be written down."""
+
+TRACED = 0.2
+"""The same for traces."""
 
 DialectOf = Callable[[Scope], Dialect]
 """The dialect that writes the errors of a request."""
@@ -100,6 +105,8 @@ class ServerHandle:
         their best. Returns when all have left."""
         await self.admission.drain(self.drain_timeout)
         await self.kept.close(WRITTEN)
+        if self.traces.shared is not None:
+            await self.traces.shared.close(TRACED)
 
     def hurry(self) -> None:
         """Those inside answer with their best now."""
@@ -291,7 +298,6 @@ def create_app(
     )
     usage = UsageReports(ledger)
     receipts = Receipts(signer, usage)
-    traces = Traces(settings.traces, settings.trace_bytes)
     thoughts = LoopThoughts(
         settings.loop_thoughts, settings.loop_thought_bytes, settings.loop_thought_timeout, keyring.count
     )
@@ -307,6 +313,10 @@ def create_app(
     store = None if ledger is None else ResponseStore(ledger)
     idempotency = Idempotency(settings.idempotency, ledger, metrics, lambda: admission.draining)
     kept = KeptResponses(settings.responses, store, idempotency.sealing)
+    shared = None
+    if ledger is not None and ledger.place.file is None and settings.shared_traces:
+        shared = SharedTraces(TraceStore(ledger, settings.traces), idempotency.sealing)
+    traces = Traces(settings.traces, settings.trace_bytes, shared)
     responses_page = ResponsesPage(kept, lambda: live.now, metrics)
     dialects = all_dialects() if dialects is None else dialects
     by_path = ByPath({dialect.path: dialect for dialect in dialects})

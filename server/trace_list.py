@@ -9,8 +9,10 @@ from fastapi import Query
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from ponder.compute.errors import NotFound, RequestError
+from ponder.metering.traces import StoredTrace
 from ponder.server.auth.access import Caller
-from ponder.server.traces import GONE, Traces
+from ponder.server.auth.keys import Key
+from ponder.server.traces import GONE, Trace, Traces
 
 USUAL, MOST = 100, 1000
 """Traces of a page."""
@@ -66,22 +68,26 @@ class TraceList:
             raise RequestError("own is true or false", param="own", code="invalid_value")
         size = USUAL if limit is None else int(limit)
         every = key.may("admin") and own != "true"
+        if self._traces.shared is not None:
+            rows = await self._traces.shared.latest(None if every else key.id, after, size + 1)
+            return ListedTraces(data=[_listed(row.id, row, key) for row in rows[:size]], has_more=len(rows) > size)
         found = [(id, trace) for id, trace in self._traces.latest() if every or trace.key_id == key.id]
         if after is not None:
             places = [i for i, (id, _) in enumerate(found) if id == after]
             if not places:
                 raise NotFound(GONE, param="after", code="trace_not_found")
             found = found[places[0] + 1 :]
-        page = [
-            ListedTrace(
-                id=id,
-                model=trace.model,
-                strategy=trace.strategy,
-                budget=trace.budget,
-                ended=trace.ended,
-                seconds=round(trace.seconds, 6),
-                text=key.may("reveal") and trace.has_text,
-            )
-            for id, trace in found[:size]
-        ]
+        page = [_listed(id, trace, key) for id, trace in found[:size]]
         return ListedTraces(data=page, has_more=len(found) > size)
+
+
+def _listed(id: str, trace: Trace | StoredTrace, key: Key) -> ListedTrace:
+    return ListedTrace(
+        id=id,
+        model=trace.model,
+        strategy=trace.strategy,
+        budget=trace.budget,
+        ended=trace.ended,
+        seconds=round(trace.seconds, 6),
+        text=key.may("reveal") and trace.has_text,
+    )

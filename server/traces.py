@@ -1,8 +1,8 @@
 """What became of a request, call by call: `GET /v1/traces/{id}`, numbers only, for a key with the scope `trace`.
 
-Traces are kept in memory, the latest few of each server and no more than so many bytes: numbers, packed. Text (of
-prompts, thoughts and answers) only where the operator has switched that on (`retain_text`); it is shown to a key with
-the scope `reveal`.
+Traces are kept in memory, the latest few of each server and no more than so many bytes: numbers, packed. Servers that
+share a PostgreSQL show each other's, too (`ponder.server.shared_traces`). Text (of prompts, thoughts and answers) only
+where the operator has switched that on (`retain_text`); it is shown to a key with the scope `reveal`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ponder.compute.budget import Reservation, Spending
 from ponder.compute.errors import NotFound
@@ -26,6 +26,7 @@ from ponder.compute.text import Hidden, Prompt
 from ponder.server import unseal
 from ponder.server.auth.access import Caller
 from ponder.server.plan import ResolvedRequest
+from ponder.server.shared_traces import SharedTraces
 from ponder.server.trace_shapes import asked
 
 OVERHEAD = 2048
@@ -222,8 +223,9 @@ def _facts(outcome: Outcome) -> dict[str, str | float]:
 class Traces:
     """The latest requests of this server, by `x-request-id`."""
 
-    def __init__(self, most: int, most_bytes: int) -> None:
-        self._most, self._most_bytes = most, most_bytes
+    def __init__(self, most: int, most_bytes: int, shared: SharedTraces | None = None) -> None:
+        """`shared`: where other servers look for them, and these for theirs; None: there are no others."""
+        self._most, self._most_bytes, self.shared = most, most_bytes, shared
         self._kept: OrderedDict[str, tuple[Trace, int]] = OrderedDict()
         self._bytes = 0
 
@@ -238,9 +240,22 @@ class Traces:
             return
         self._kept[request_id] = trace, size
         self._bytes += size
+        if self.shared is not None:
+            self._share(self.shared, request_id, trace)
         while len(self._kept) > self._most or self._bytes > self._most_bytes:
             _, (_, size) = self._kept.popitem(last=False)
             self._bytes -= size
+
+    def _share(self, shared: SharedTraces, id: str, trace: Trace) -> None:
+        names = ("key_id", "model", "strategy", "budget", "ended", "seconds", "has_text")
+
+        def whole() -> str:
+            return "".join(_pieces(id, trace, reveals=True))
+
+        def silent() -> str:
+            return "".join(_pieces(id, trace.silent(), reveals=False))
+
+        shared.keep(id, {name: getattr(trace, name) for name in names}, (whole, silent))
 
     def latest(self) -> list[tuple[str, Trace]]:
         """Those that are kept, the newest first, with their ids."""
@@ -250,9 +265,15 @@ class Traces:
         """Tells what became of a request, by its `x-request-id`. A key sees its own requests, with the scope `admin`
         all."""
         trace, _ = self._kept.get(id, (None, 0))
+        if trace is None and self.shared is not None and (found := await self.shared.one(id)) is not None:
+            owner, told = found
+            if key.may("admin") or owner == key.id:
+                return JSONResponse(told(key.may("reveal")))
         if trace is None or not (key.may("admin") or trace.key_id == key.id):
             raise NotFound(GONE, param="id", code="trace_not_found")
-        return StreamingResponse(_in_turns(_pieces(id, trace, key.may("reveal"))), media_type="application/json")
+        return StreamingResponse(
+            _in_turns(_pieces(id, trace, reveals=key.may("reveal"))), media_type="application/json"
+        )
 
 
 async def _in_turns(pieces: Iterator[str]) -> AsyncGenerator[str]:
@@ -262,7 +283,7 @@ async def _in_turns(pieces: Iterator[str]) -> AsyncGenerator[str]:
         await asyncio.sleep(0)
 
 
-def _pieces(asked: str, trace: Trace, reveals: bool) -> Iterator[str]:
+def _pieces(asked: str, trace: Trace, *, reveals: bool) -> Iterator[str]:
     """The JSON text of a trace, piece by piece."""
     head: dict[str, Any] = {
         "id": asked,

@@ -99,15 +99,20 @@ class Sealing:
 
     async def seal(self, without: str, code: str) -> Seal:
         """Raises `Unavailable` where there is no secret and none can be made: `without` says what there is not then."""
-        if self._seal is None and self._place is not None:
-            try:
-                self._seal = Seal(await asyncio.to_thread(generated, self._place))
-            except (OSError, WrongAddress, WrongSettings) as error:
-                log.error("no secret for [idempotency] can be made: %s", error)
-        if self._seal is None:
+        seal = self._seal or await asyncio.to_thread(self.made)
+        if seal is None:
             raise Unavailable(
                 f"this server has no secret to keep answers with, so {without}", code=code, retry_after=RETRY
             )
+        return seal
+
+    def made(self) -> Seal | None:
+        """The same in the thread that asks; None where there is none."""
+        if self._seal is None and self._place is not None:
+            try:
+                self._seal = Seal(generated(self._place))
+            except (OSError, WrongAddress, WrongSettings) as error:
+                log.error("no secret for [idempotency] can be made: %s", error)
         return self._seal
 
 

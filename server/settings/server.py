@@ -120,6 +120,11 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     trace_bytes: int = Field(
         default=1 << 26, ge=0, le=1 << 40, description="Bytes of memory that all traces may take; the oldest go first."
     )
+    shared_traces: bool = Field(
+        default=True,
+        description="Where the ledger is a PostgreSQL, keep traces there, too, sealed and for a day at most: each "
+        "server that shares it shows them.",
+    )
     retain_text: bool = Field(
         default=False, description="Keep prompts, thoughts and answers with the traces, for keys with the scope reveal."
     )
