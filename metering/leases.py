@@ -8,7 +8,8 @@ by what its rows say then. So over all servers the leases are never above the li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -16,13 +17,17 @@ from typing import Any, Literal
 from sqlalchemy import Connection, bindparam, case, delete, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ponder.metering.tables import limit_leases, limit_windows, requests
+from ponder.metering.tables import limit_leases, limit_windows, requests, servers
 
 Kind = Literal["inflight", "minute", "day", "month", "usd"]
 """What is limited: requests at the same time, hidden tokens in a window, nano-USD in a month."""
 
 PATIENCE = 1000
 """Milliseconds that a lease waits for the lease of another server."""
+PLACES = 240_000
+"""Milliseconds for which the places of a process that was silent stay taken: what it ran may run on."""
+MOST = 1 << 62
+"""More than anything costs."""
 KEPT: Mapping[Kind, timedelta] = {
     "minute": timedelta(days=1),
     "day": timedelta(days=40),
@@ -188,9 +193,10 @@ def spend(connection: Connection, owner: str, spent: Mapping[Window, int]) -> No
         connection.execute(_SPEND, rows)
 
 
-def leave(connection: Connection, owner: str, settled: Iterable[Mapping[Any, Any]]) -> None:
+def leave(connection: Connection, owner: str, settled: Sequence[Mapping[Any, Any]], *, silent: bool = False) -> None:
     """A process has ended, or is taken for dead: of its leases remains what its requests have spent; these were settled
-    for it in this transaction."""
+    for it in this transaction. `silent`: they may run on where nobody sees it, so that what they may spend counts as
+    spent, and the places they have are free when `PLACES` milliseconds are over."""
     leases = connection.execute(select(limit_leases).where(limit_leases.c.owner == owner)).mappings().all()
     if not leases:
         return
@@ -200,16 +206,38 @@ def leave(connection: Connection, owner: str, settled: Iterable[Mapping[Any, Any
         for kind in KEPT:
             found = window(row["key"], kind, row["begun_ms"])
             if (found.key, kind, found.begun_ms) in known:
-                spent[found] = spent.get(found, 0) + amount(kind, row)
+                spent[found] = spent.get(found, 0) + (_at_most(kind, row) if silent else amount(kind, row))
+    if silent:
+        # Never more than it had: it cannot have taken more while nobody heard of it.
+        room = {(one["key"], one["kind"], one["begun_ms"]): one["leased"] - one["spent"] for one in leases}
+        spent = {of: min(units, room[of.key, of.kind, of.begun_ms]) for of, units in spent.items()}
     spend(connection, owner, spent)
-    connection.execute(update(limit_leases).where(limit_leases.c.owner == owner).values(leased=limit_leases.c.spent))
+    own, kind = limit_leases.c.owner == owner, limit_leases.c.kind
+    others = own if not silent else own & (kind != "inflight")
+    connection.execute(update(limit_leases).where(others).values(leased=limit_leases.c.spent))
+    if silent:
+        running = Counter(row["key"] for row in settled)
+        for lease in leases:
+            if lease["kind"] == "inflight":
+                here = own & (kind == "inflight") & (limit_leases.c.key == lease["key"])
+                left = min(lease["leased"], running[lease["key"]])
+                connection.execute(update(limit_leases).where(here).values(leased=left))
 
 
-def forget(connection: Connection, now_ms: int) -> None:
-    """Deletes windows that have ended long ago."""
+def _at_most(kind: Kind, row: Mapping[Any, Any]) -> int:
+    """What a row may come to that was settled for a process which may run on."""
+    return MOST if kind == "usd" else max(int(row["budget"]), amount(kind, row))
+
+
+def forget(connection: Connection, now_ms: int, ended_ms: int) -> None:
+    """Deletes windows that have ended long ago, and the places of processes that were taken for dead so long before
+    `ended_ms` that nothing of theirs runs."""
     for kind, kept in KEPT.items():
         until = now_ms - int(kept.total_seconds()) * 1000
         for table in (limit_leases, limit_windows):
             connection.execute(delete(table).where(table.c.kind == kind, table.c.begun_ms < until))
     # Who has ended leases nothing; a slot has no window that would end.
-    connection.execute(delete(limit_leases).where(limit_leases.c.kind == "inflight", limit_leases.c.leased == 0))
+    slots = limit_leases.c.kind == "inflight"
+    gone = select(servers.c.id).where(servers.c.ended_ms < ended_ms - PLACES)
+    connection.execute(delete(limit_leases).where(slots, limit_leases.c.leased == 0))
+    connection.execute(delete(limit_leases).where(slots, limit_leases.c.owner.in_(gone)))

@@ -27,7 +27,7 @@ from ponder.metering.database import Database
 from ponder.metering.leases import Ask, Kind, Lease, Window
 from ponder.metering.limits import Holding, Limits
 from ponder.metering.migrate import OtherVersion, prepare
-from ponder.metering.processes import Process, this_process
+from ponder.metering.processes import LEASE, Process, this_process
 from ponder.metering.response_rows import fail_responses
 from ponder.metering.tables import counts_of, requests
 from ponder.metering.writer import Away, Change, Entry, Leasing, Settled, Writer
@@ -80,16 +80,27 @@ class Ledger:
         checkpoint: int = CHECKPOINT,
         days: int | None = None,
         clock: Callable[[], int] = milliseconds,
+        lease: float = LEASE,
     ) -> None:
         """`checkpoint`: tokens of each live chain that may be uncertain after a crash. `days`: how long settled rows
-        are kept; None is for ever. `clock` gives milliseconds since 1970."""
+        are kept; None is for ever. `clock` gives milliseconds since 1970. `lease`: seconds of silence after which
+        another server is dead, the same for all that share the ledger."""
         self.place = place
         self.process: Process = this_process()
         self.reserved = 0
         """Tokens that requests with an open row may make at most."""
         self._checkpoint, self._watch, self._clock = checkpoint, watch, clock
         self._writer = Writer(
-            engine, self.process, checkpoint, self._settled, watch.drifted, watch.committed, _recover, days, clock
+            engine,
+            self.process,
+            checkpoint,
+            self._settled,
+            watch.drifted,
+            watch.committed,
+            _recover,
+            days,
+            clock,
+            lease,
         )
         self._limits = Limits(_Leases(self._writer), clock, watch.limited)
 
@@ -287,6 +298,7 @@ async def open_ledger(
     owners: Mapping[str, str] | None = None,
     clock: Callable[[], int] | None = None,
     wall: Callable[[], int] = milliseconds,
+    lease: float = LEASE,
 ) -> Ledger:
     """A ledger that is ready: its tables made or brought to this version, what dead servers left settled. The numbers
     are as for `Ledger`, `owners` as for `migrate`. `wall`: the time as this machine has it; `clock` left out, that of a
@@ -309,7 +321,7 @@ async def open_ledger(
     except SQLAlchemyError as error:
         raise NoLedger(f"the ledger ({place}) cannot be opened: {_kind(error)}") from None
     here = wall if place.file is not None else SharedClock(wall)
-    ledger = Ledger(place, engine, watch, checkpoint=checkpoint, days=days, clock=clock or here)
+    ledger = Ledger(place, engine, watch, checkpoint=checkpoint, days=days, clock=clock or here, lease=lease)
     await ledger.start()
     return ledger
 
@@ -392,9 +404,9 @@ def _ending(
 _RECOVERED = update(requests).where(requests.c.id == bindparam("_id"), requests.c.settled_ms.is_(None))
 
 
-def _recover(connection: Connection, process: Process, epoch: int, checkpoint: int) -> Sequence[Settled]:
-    """Settles the open rows of a dead process from their last checkpoints, which were so far apart. What it ran behind
-    its callers has failed."""
+def _recover(connection: Connection, process: Process, epoch: int, checkpoint: int | None) -> Sequence[Settled]:
+    """Settles the open rows of a dead process from their last checkpoints, which were so far apart; None: it was
+    silent, and may not have been able to write them. What it ran behind its callers has failed."""
     fail_responses(connection, process.id, epoch)
     rows = connection.execute(
         select(requests).where(
@@ -408,7 +420,7 @@ def _recover(connection: Connection, process: Process, epoch: int, checkpoint: i
             _RECOVERED,
             [{"_id": row["id"], **{name: row[name] for name in changed}} for row in settled],
         )
-    leases.leave(connection, process.id, settled)
+    leases.leave(connection, process.id, settled, silent=checkpoint is None)
     return settled
 
 

@@ -310,11 +310,16 @@ class Limits:
             self._tidying = asyncio.get_running_loop().call_later(IDLE, self._tidy)
 
     def fenced(self, epoch: int) -> None:
-        """The process goes on under another epoch: the leases of earlier ones are not its own any more."""
+        """The process goes on under another epoch: the leases of earlier ones are not its own any more. What still runs
+        has its place all the same."""
         if epoch != self._epoch:
             self._epoch = epoch
             for key, pool in list(self._pools.items()):
-                if pool.epoch not in (0, epoch):
+                if pool.epoch in (0, epoch):
+                    continue
+                if pool.window.kind == "inflight" and pool.held:
+                    pool.epoch, pool.leased, pool.full, pool.stale = 0, 0, False, True
+                else:
                     pool.dead = True
                     del self._pools[key]
 

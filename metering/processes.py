@@ -16,12 +16,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, event, text
 
 LEASE = 60.0
 """Seconds without a sign of life after which a process on another machine is dead."""
+
+Death = Literal["ended", "silent"]
+"""ended: the kernel says so · silent: it gives no signs of life, and may be cut off from the database alone: what it
+runs may run on."""
 
 PROC = Path("/proc")
 
@@ -100,15 +104,15 @@ class Watcher:
         self._seen: dict[str, tuple[int, int, float, float]] = {}
         """By id: its epoch, its last sign of life, and when that was looked at first and last."""
 
-    def dead(self, other: Process, epoch: int, seen_ms: int) -> bool:
-        """The process is dead. One on another machine is not before it was watched for the lease, without a gap: signs
-        of life that nobody could see may have been in it."""
+    def dead(self, other: Process, epoch: int, seen_ms: int) -> Death | None:
+        """How the process is known to be dead; None: it is not. One on another machine is not before it was watched for
+        the lease, without a gap: signs of life that nobody could see may have been in it."""
         if self._me.machine and other.machine == self._me.machine:
             with contextlib.suppress(PermissionError):
-                return _started(other.pid) != other.started
+                return "ended" if _started(other.pid) != other.started else None
         now, known = self._clock(), self._seen.get(other.id)
         if known is None or known[:2] != (epoch, seen_ms) or now - known[3] > self._lease / 2:
             self._seen[other.id] = epoch, seen_ms, now, now
-            return False
+            return None
         self._seen[other.id] = epoch, seen_ms, known[2], now
-        return now - known[2] > self._lease
+        return "silent" if now - known[2] > self._lease else None

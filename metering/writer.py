@@ -26,7 +26,7 @@ from ponder.metering import leases
 from ponder.metering.clock import SharedClock, milliseconds
 from ponder.metering.database import ASKED
 from ponder.metering.leases import Ask, Lease, Window
-from ponder.metering.processes import Process, Watcher, name_sessions, sessions
+from ponder.metering.processes import LEASE, Process, Watcher, name_sessions, sessions
 from ponder.metering.retention import DAY, Retention, expire_answers
 from ponder.metering.tables import requests, servers
 
@@ -129,19 +129,21 @@ class Writer:
         told: Callable[[Sequence[Settled]], None],
         drifted: Callable[[int], None],
         committed: Callable[[float], None],
-        recover: Callable[[Connection, Process, int, int], Sequence[Settled]],
+        recover: Callable[[Connection, Process, int, int | None], Sequence[Settled]],
         days: int | None = None,
         clock: Callable[[], int] | None = None,
+        lease: float = LEASE,
     ) -> None:
         """`checkpoint` is written beside the process, for whoever settles its rows when it is dead: tokens of each live
         chain that may be in none. `told` is called on the event loop with rows that were settled just now, `drifted`
         with the tokens that were made for a request and are not in its row, because another process had settled it;
         `committed` in the thread with the seconds a commit took. `recover` settles the rows of a dead process, by its
-        epoch and its checkpoint. Settled rows older than `days` are deleted; None keeps them. `clock`: by
-        which windows of limits are over."""
+        epoch and its checkpoint, None where it may have made more behind that and could not say so. Settled rows older
+        than `days` are deleted; None keeps them. `clock`: by which windows of limits are over. `lease`: seconds of
+        silence after which another server is dead."""
         self._engine, self._me, self._checkpoint = engine, me, checkpoint
         self._told, self._committed = told, committed
-        self._drifted, self._recover, self._watcher = drifted, recover, Watcher(me)
+        self._drifted, self._recover, self._watcher = drifted, recover, Watcher(me, lease)
         self._retention, self._clock = Retention(days), clock or milliseconds
         self._loop = asyncio.get_running_loop()
         self._changes: queue.SimpleQueue[Change | Leasing | None] = queue.SimpleQueue()
@@ -394,6 +396,10 @@ class Writer:
         log.error("the ledger refuses a row (%s)", _word(error))
         self._call(self._resolve, batch, Away(_word(error), again=False))
 
+    def _now(self) -> int:
+        """By the clock of all who share the database."""
+        return self._clock() if isinstance(self._clock, SharedClock) else milliseconds()
+
     def _swept(self) -> None:
         try:
             self._sweep()
@@ -407,19 +413,21 @@ class Writer:
                 select(servers).where(servers.c.ended_ms.is_(None), servers.c.id != self._me.id)
             ).mappings()
             dead = [
-                (process, row["epoch"], row["checkpoint"])
+                (process, row["epoch"], row["checkpoint"] if how == "ended" else None)
                 for row in others
-                if self._watcher.dead(
-                    process := Process(row["id"], row["machine"], row["pid"], row["started"]),
-                    row["epoch"],
-                    row["seen_ms"],
+                if (
+                    how := self._watcher.dead(
+                        process := Process(row["id"], row["machine"], row["pid"], row["started"]),
+                        row["epoch"],
+                        row["seen_ms"],
+                    )
                 )
             ]
             if dead:
                 alive = sessions(connection)
                 dead = [one for one in dead if one[0].id not in alive]
             connection.execute(delete(servers).where(servers.c.ended_ms < milliseconds() - FORGOTTEN))
-            leases.forget(connection, self._clock())
+            leases.forget(connection, self._clock(), self._now())
             self._retention.expire(connection, 0)
             expire_answers(connection, ANSWERS)
         for process, epoch, checkpoint in dead:
@@ -427,7 +435,7 @@ class Writer:
                 fenced = connection.execute(
                     update(servers)
                     .where(servers.c.id == process.id, servers.c.epoch == epoch, servers.c.ended_ms.is_(None))
-                    .values(epoch=epoch + 1, ended_ms=milliseconds())
+                    .values(epoch=epoch + 1, ended_ms=self._now())
                 )
                 rows = self._recover(connection, process, epoch, checkpoint) if fenced.rowcount == 1 else ()
             if rows:
@@ -448,7 +456,7 @@ class Writer:
             ended = connection.execute(
                 update(servers)
                 .where(servers.c.id == self._me.id, servers.c.epoch == self._epoch)
-                .values(ended_ms=milliseconds())
+                .values(ended_ms=self._now())
             )
             if ended.rowcount == 1 and (rows := self._recover(connection, self._me, self._epoch, self._checkpoint)):
                 log.error(

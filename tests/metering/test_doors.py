@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Engine, insert, inspect, select, update
 
+from ponder.compute.account import Progress
 from ponder.compute.errors import NotNow
 from ponder.compute.quota import Quota
 from ponder.compute.usage import Usage
 from ponder.metering.clock import SharedClock, milliseconds
 from ponder.metering.database import database
-from ponder.metering.leases import Ask, take, window
-from ponder.metering.ledger import Ledger
-from ponder.metering.migrate import migrate
-from ponder.metering.retention import expire_answers, expire_some
-from ponder.metering.tables import idempotency, limit_windows, responses
+from ponder.metering.leases import PLACES, Ask, forget, take, window
+from ponder.metering.ledger import Ledger, LedgerBill, _recover  # pyright: ignore[reportPrivateUsage]
+from ponder.metering.migrate import migrate, newest
+from ponder.metering.retention import DAY, expire_answers, expire_some
+from ponder.metering.tables import idempotency, limit_windows, responses, servers
 from tests.metering.databases import PostgreSQL
 from tests.metering.ledgers import a_ledger, intent, leases, put, rows
 from tests.metering.test_limits import until
@@ -189,3 +191,102 @@ def test_a_server_whose_callers_never_pause_leaves_places_to_the_others(a_postgr
             over.set()
 
     asyncio.run(go())
+
+
+def test_what_a_silent_server_may_yet_spend_and_the_places_it_has_are_given_to_nobody(a_postgresql: PostgreSQL) -> None:
+    """It may be cut off from the database alone, and what it runs may run on."""
+
+    async def go() -> None:
+        address, quota = a_postgresql.new(), Quota(day=1000, inflight=3)
+        window = f"day {milliseconds() // DAY * DAY}"
+
+        async def begin(ledger: Ledger, request: str, thinking: int) -> LedgerBill | None:
+            with suppress(NotNow):
+                return await ledger.reserve(intent(request, thinking=thinking, answer=10, quota=quota))
+            return None
+
+        async with a_ledger(address) as silent, a_ledger(address) as other:
+            one, two = await begin(silent, "req_1", 400), await begin(silent, "req_2", 300)
+            assert one is not None
+            assert two is not None
+            one.follow(lambda: Progress(Usage(hidden=100), open=1, samples=0, stopped_by=None))
+            one.look()
+            await until(lambda: rows(address)["req_1"]["thinking"] == 100)
+            taken_for_dead(address, silent)
+            assert {id: row["uncertain"] for id, row in rows(address).items()} == {"req_1": 310, "req_2": 310}
+            assert leases(address) == {window: (700, 700), "inflight 0": (2, 0)}
+            # Of 3 places one is left, and of 1000 tokens 300.
+            third = await begin(other, "req_3", 200)
+            assert third is not None
+            assert await begin(other, "req_4", 50) is None
+            await third.settle(Usage(hidden=200), "answered")
+            await until(lambda: leases(address)["inflight 0"] == (2, 0))
+            # It is back, and its two run yet.
+            fourth = await at_last(lambda n: begin(silent, f"req_5_{n}", 50))
+            assert await begin(silent, "req_6", 10) is None
+            await fourth.settle(Usage(hidden=50), "answered")
+            for bill in (one, two):
+                await bill.settle(Usage(hidden=300), "answered")
+            assert await at_last(lambda n: begin(silent, f"req_7_{n}", 50))
+            assert leases(address)[window][0] <= 1000
+
+    asyncio.run(go())
+
+
+def test_places_of_a_silent_server_are_free_when_nothing_of_it_can_run_any_more(a_postgresql: PostgreSQL) -> None:
+    async def go() -> None:
+        address, quota = a_postgresql.new(), Quota(inflight=2)
+        async with a_ledger(address) as silent, a_ledger(address):
+            await silent.reserve(intent("req_1", quota=quota))
+            taken_for_dead(address, silent)
+            engine = database(address).engine()
+            for later, left in ((PLACES - 60_000, (1, 0)), (PLACES + 60_000, (0, 0))):
+                with engine.begin() as connection:
+                    forget(connection, milliseconds(), milliseconds() + later)
+                assert leases(address)["inflight 0"] == left
+            engine.dispose()
+
+    asyncio.run(go())
+
+
+def taken_for_dead(address: str, silent: Ledger) -> None:
+    """As another server does that has heard nothing of it."""
+    engine = database(address).engine()
+    with engine.begin() as connection:
+        row = servers.c.id == silent.process.id
+        connection.execute(update(servers).where(row).values(epoch=2, ended_ms=milliseconds()))
+        _recover(connection, silent.process, 1, None)
+    engine.dispose()
+
+
+async def at_last(begin: Callable[[int], Awaitable[LedgerBill | None]]) -> LedgerBill:
+    async with asyncio.timeout(30):
+        for number in itertools.count():
+            if (bill := await begin(number)) is not None:
+                return bill
+            await asyncio.sleep(0.05)
+    raise AssertionError
+
+
+def test_the_last_migration_leaves_servers_of_the_version_before_all_they_write_to(a_postgresql: PostgreSQL) -> None:
+    """So doors are replaced one after the other: what was there is there, and what came is never asked for."""
+    engine = database(a_postgresql.new()).engine(long=True)
+    before, after = [columns_at(engine, version) for version in (one_before(), "head")]
+    for name, column in before.items():
+        assert name in after, name
+        assert (str(after[name]["type"]), after[name]["nullable"]) == (str(column["type"]), column["nullable"])
+    known = {table for table, _ in before}
+    for (table, _), column in after.items():
+        if table in known and (table, column["name"]) not in before:
+            assert column["nullable"] or column["default"] is not None, (table, column["name"])
+    engine.dispose()
+
+
+def one_before() -> str:
+    return f"{int(newest()) - 1:04}"
+
+
+def columns_at(engine: Engine, version: str) -> dict[tuple[str, str], Any]:
+    migrate(engine, version)
+    found = inspect(engine)
+    return {(table, column["name"]): column for table in found.get_table_names() for column in found.get_columns(table)}
