@@ -7,9 +7,8 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,22 +17,23 @@ from typing import NoReturn
 import uvloop
 from fastapi import FastAPI
 
-from ponder.compute.engine import RewardModel
+from ponder.compute.engine import RewardModel, supervision_of
 from ponder.compute.lengths import Lengths
 from ponder.engines.launch import EngineOptions, metrics_text, on_cpu
 from ponder.engines.reward_remote import connect_reward
 from ponder.engines.reward_vllm import GPU_SHARE, start_reward, supervised_reward
 from ponder.engines.vllm import start, supervised
 from ponder.metering.metrics import Metrics
-from ponder.server import logs
+from ponder.server import logs, systemd
 from ponder.server.accounting import keeping_account
 from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_app
 from ponder.server.auth.keys import Keyring
 from ponder.server.auth.stored_keys import following
 from ponder.server.dialect import Dialect
 from ponder.server.ending import LastResort
-from ponder.server.http.server import run
-from ponder.server.http.sockets import bind, check_tls, listen, url_of
+from ponder.server.handoff import Handoff, Listening, Streams, listening
+from ponder.server.http.server import Sharing, run
+from ponder.server.http.sockets import check_tls, listen, url_of
 from ponder.server.idempotency.seal import configured
 from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
@@ -56,9 +56,10 @@ TOGETHER = 0.92
 """Share of a GPU for a model and its reward model."""
 
 
-def serve(settings: Settings, source: Callable[[], Settings] | None = None) -> None:
+def serve(settings: Settings, source: Callable[[], Settings] | None = None, *, bound: bool = False) -> None:
     """Serves until SIGTERM or SIGINT; at SIGHUP, and when it is asked to, it reads the configuration again from
-    `source`. Raises `PonderError` where it cannot begin: before an engine is started, where that can be known."""
+    `source`; at SIGUSR2 it hands its socket to a new process, unless it is `bound` to the one that started it. Raises
+    `PonderError` where it cannot begin: before an engine is started, where that can be known."""
     registry = Registry()
     registry.check(settings)
     policies_of(settings.served())
@@ -66,8 +67,9 @@ def serve(settings: Settings, source: Callable[[], Settings] | None = None) -> N
     check_tls(settings.tls_cert, settings.tls_key)
     configured(settings.idempotency)
     sealed_with(settings.sealed_thoughts)
+    place = listening(settings)
     with (
-        bind(settings.host, settings.port) as sock,
+        place.sock,
         captured(settings.log_level, settings.log_format, settings.library_output) as output,
     ):
         lines = logs.configure(settings.log_level, settings.log_format, output.err)
@@ -84,7 +86,9 @@ def serve(settings: Settings, source: Callable[[], Settings] | None = None) -> N
             starting = Starting()
             signal.signal(signal.SIGTERM, starting)
             signal.signal(signal.SIGHUP, starting.hung_up)
-            runner.run(_serve(settings, dialects, sock, starting, announce, source))
+            signal.signal(signal.SIGUSR2, starting.too_soon)
+            streams = output.out, output.err
+            runner.run(_serve(settings, dialects, place, starting, announce, source, streams, bound))
 
 
 class Starting:
@@ -107,20 +111,27 @@ class Starting:
             self()
         self.outdated = True
 
+    def too_soon(self, *_: object) -> None:
+        """SIGUSR2 meanwhile."""
+        log.warning("SIGUSR2: nothing is handed on: this process does not serve yet")
+
 
 async def _serve(
     settings: Settings,
     dialects: Sequence[Dialect],
-    sock: socket.socket,
+    place: Listening,
     starting: Starting,
     announce: Callable[[str], None],
     source: Callable[[], Settings] | None,
+    streams: Streams,
+    bound: bool,
 ) -> None:
     metrics = Metrics()
     models: dict[str, ServedModel] = {}
     async with AsyncExitStack() as stack:
         tracing = await stack.enter_async_context(tracing_if_wanted())
-        ledger = await stack.enter_async_context(keeping_account(settings.ledger, metrics, settings.owners))
+        account = keeping_account(settings.ledger, metrics, settings.owners, follows=place.before is not None)
+        ledger = await stack.enter_async_context(account)
         keyring = Keyring(settings.keys, required=settings.require_key)
         stored = await stack.enter_async_context(following(ledger, keyring))
         signer = await signing(settings.receipts, ledger)
@@ -147,25 +158,62 @@ async def _serve(
             signer=signer,
             seals=seals,
         )
-        listen(sock)
+        listen(place.sock)
         scheme = "http" if settings.tls_cert is None else "https"
-        announce(f"serving {', '.join(models)} at {url_of(sock, scheme)}")
+        announce(f"serving {', '.join(models)} at {url_of(place.sock, scheme)}")
+        alone = "--with-parent has it end with the process that started it" if bound else engines_here(models)
         with rereading(app.state.handle.reload, starting):
-            await until_asked(app, settings, sock, metrics)
+            await until_asked(app, settings, place, metrics, alone, streams)
 
 
-async def until_asked(app: FastAPI, settings: Settings, sock: socket.socket, metrics: Metrics) -> None:
-    """Serves until SIGTERM or SIGINT. From then on the process has the time of a drain to end, whatever holds it."""
+async def until_asked(
+    app: FastAPI,
+    settings: Settings,
+    place: Listening,
+    metrics: Metrics,
+    alone: str | None = None,
+    streams: Streams = (None, None),
+) -> None:
+    """Serves until SIGTERM or SIGINT, or until a process that it started at SIGUSR2 does. From then on the process has
+    the time of a drain to end, whatever holds it. `alone`: why no other can take over; `streams`: where that writes."""
     handle: ServerHandle = app.state.handle
-    resort = LastResort(settings.drain_timeout)
+    resort, admission = LastResort(settings.drain_timeout), handle.admission
+    sharing = Sharing(place.kept, place.begun, busy=lambda: admission.inside + admission.queued > 0)
+    handoff = Handoff(place.sock, sharing, alone, streams)
 
     async def drain() -> None:
         resort.begin()
+        handoff.abandon()
+        if not sharing.handed.is_set():
+            systemd.tell(STOPPING=1)
         await handle.drain()
 
-    with LoopWatch(metrics.lag, metrics.held):
-        await run(app, settings, sock, drain, metrics.lag, handle.hurry, lambda: handle.keyring.open)
+    with LoopWatch(metrics.lag, metrics.held), handing_on(handoff):
+        await run(app, settings, place.sock, drain, metrics.lag, handle.hurry, lambda: handle.keyring.open, sharing)
     resort.served = True
+
+
+@contextmanager
+def handing_on(handoff: Handoff) -> Generator[None]:
+    """At SIGUSR2 another process is started to take over."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR2, handoff.ask)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR2)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def engines_here(models: Mapping[str, ServedModel]) -> str | None:
+    """Why no other process can take over: there is no room for a second of what this one has started. None: all
+    its models run elsewhere."""
+    own = [
+        name
+        for name, served in models.items()
+        if any(supervision_of(one) is not None for one in (served.engine, served.reward_model))
+    ]
+    return f"it runs engines of its own, of {', '.join(own)}: restart it instead" if own else None
 
 
 @contextmanager

@@ -232,7 +232,7 @@ def serve(options: argparse.Namespace) -> int:
 
     if options.with_parent:
         end_with_parent()
-    serve_models(_load(options, FLAGS), partial(_load, options, FLAGS))
+    serve_models(_load(options, FLAGS), partial(_load, options, FLAGS), bound=options.with_parent)
     return 0
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -29,6 +30,8 @@ of the drain is used up."""
 CLOSING_FAST = 2
 """The same after a second signal."""
 LAG_EVERY = 0.5
+FINISHED_EVERY = 0.1
+"""Seconds between two looks whether a server whose socket was handed on has answered all."""
 TURN = 0.0005
 """Seconds that a thread keeps the interpreter while the event loop waits for it (`sys.setswitchinterval`). A small
 request wakes the loop a dozen times; beside a thread that reads a large one it waits that long each time."""
@@ -42,12 +45,46 @@ log = logging.getLogger("ponder.server")
 Drain = Callable[[], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class Sharing:
+    """What a server has to know of a listening socket that other processes have or get, too."""
+
+    kept: bool = False
+    """Whoever gave it keeps it, so that connections wait there for the next process: a server that goes down accepts
+    none, where otherwise it would refuse them in words."""
+    begun: Callable[[], None] = lambda: None
+    """Called when connections are accepted."""
+    handed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when another process accepts the connections. This one finishes those it has, and ends."""
+    busy: Callable[[], bool] = lambda: False
+    """Something runs for which there may be no connection."""
+
+
 class _Server(uvicorn.Server):
     """Leaves signals to us: uvicorn's own way ends the process by the signal, whatever was still to be done."""
+
+    def __init__(self, config: uvicorn.Config, begun: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._begun = begun
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._begun()
+
+    def accept_no_more(self) -> None:
+        """Connections that come go to the other processes that have the socket, or wait in it."""
+        for one in self.servers if self.started else ():
+            one.close()
+
+    def answer_and_close(self) -> None:
+        """Each connection ends behind its next answer, which says so in its headers. It is never closed under a caller
+        who could not know: an idle one ends when its time is over, as ever."""
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
 
 
 class _Files:
@@ -92,10 +129,13 @@ async def run(
     lag: Callable[[float], None],
     hurry: Callable[[], None] = lambda: None,
     is_open: Callable[[], bool] | None = None,
+    sharing: Sharing | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains: `drain` returns when nothing runs any more. At a second signal
     `hurry` makes it return soon; a third cuts what still runs. `lag` is told how late the event loop comes, twice a
-    second. `is_open`: whether a request needs no key now; left out, as the settings say."""
+    second. `is_open`: whether a request needs no key now; left out, as the settings say. `sharing`: left out, nobody
+    else has the socket."""
+    sharing = sharing or Sharing()
     config = uvicorn.Config(
         app,
         http=protocol(settings, is_open),
@@ -109,7 +149,7 @@ async def run(
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )
-    server = _Server(config)
+    server = _Server(config, sharing.begun)
     asked = asyncio.Event()
     signals, began = 0, 0.0
 
@@ -128,11 +168,26 @@ async def run(
 
     async def go_down() -> None:
         await asked.wait()
+        if sharing.kept:
+            server.accept_no_more()
         await drain()
         left = began + settings.drain_timeout + SENT - time.monotonic()
         closing = CLOSING if signals < 2 else CLOSING_FAST
         config.timeout_graceful_shutdown = max(1, min(closing, left))  # pyright: ignore[reportAttributeAccessIssue]
         server.should_exit = True
+
+    async def finish() -> None:
+        """Answers all that came before another process took over, and goes down with nothing to do."""
+        nonlocal began
+        await sharing.handed.wait()
+        server.accept_no_more()
+        server.answer_and_close()
+        longest = max(settings.timeout, settings.stream_timeout) + settings.limits.idle_timeout
+        until = time.monotonic() + longest
+        while (server.server_state.connections or sharing.busy()) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(FINISHED_EVERY)
+        began = began or time.monotonic()
+        asked.set()
 
     async def watch() -> None:
         files = _Files(settings.limits.connections)
@@ -151,7 +206,7 @@ async def run(
         loop.add_signal_handler(sign, on_signal)
     try:
         async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(go_down()), group.create_task(watch())]
+            beside = [group.create_task(one()) for one in (go_down, finish, watch)]
             await server.serve(sockets=[sock])
             for task in beside:
                 task.cancel()

@@ -34,6 +34,21 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def checked(fd: int, giver: str) -> socket.socket:
+    """The socket of a descriptor that another process has listened on for this one. Raises `CannotListen`."""
+    try:
+        sock = socket.socket(fileno=fd)
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise CannotListen(f"{giver} gives no socket as descriptor {fd}: {error.strerror}") from error
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM or not listens:
+        sock.close()
+        raise CannotListen(f"{giver} gives a socket that does not listen at a TCP address (ListenStream=HOST:PORT)")
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    return sock
+
+
 def listen(sock: socket.socket) -> None:
     """From here on callers get in. Raises `CannotListen`, where another program was quicker."""
     try:

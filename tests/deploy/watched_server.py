@@ -15,6 +15,7 @@ from ponder.compute.transcript import Transcript
 from ponder.metering.metrics import Metrics
 from ponder.server.accounting import keeping_account
 from ponder.server.app import ServedModel, create_app
+from ponder.server.handoff import Listening
 from ponder.server.http.sockets import bind, listen
 from ponder.server.load_settings import load
 from ponder.server.serve import until_asked
@@ -74,7 +75,7 @@ async def main(config: str) -> None:
             app = create_app(settings, made, metrics=metrics, ledger=ledger)
             listen(sock)
             print(sock.getsockname()[1], flush=True)
-            await until_asked(app, settings, sock, metrics)
+            await until_asked(app, settings, Listening(sock), metrics)
 
 
 asyncio.run(main(sys.argv[1]))

@@ -23,6 +23,7 @@ from ponder.metering.metrics import Metrics
 from ponder.server import logs
 from ponder.server.serve import until_asked
 from ponder.server.settings import Settings
+from ponder.server.handoff import Listening
 from ponder.server.http.sockets import bind, listen, url_of
 from tests.server.serving import door, scripted
 
@@ -56,7 +57,7 @@ async def main():
         with bind("127.0.0.1", 0) as sock:
             listen(sock)
             print(url_of(sock), flush=True)
-            await until_asked(app, settings, sock, metrics)
+            await until_asked(app, settings, Listening(sock), metrics)
 
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
     runner.run(main())
