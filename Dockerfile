@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 #
 #   docker build --target cpu -t ponder:cpu .        docker build --target gpu -t ponder:gpu .
+#   docker build --target door -t ponder:door .      no engine in it: for models on vLLM servers elsewhere
 #
 # In a container the server listens beyond loopback, so it wants an API key: `ponder keys new NAME` prints the key and the
 # table for ponder.toml, which is mounted:
@@ -57,6 +58,10 @@ FROM sources AS gpu-installed
 RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py gpu
 
 
+FROM sources AS door-installed
+RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py server
+
+
 FROM base AS runtime
 # The sandbox of the verifier `code`.
 RUN apt-get update \
@@ -93,3 +98,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 USER ponder
 COPY --from=gpu-installed /app /app
+
+
+FROM runtime AS door
+COPY --from=door-installed /app /app

@@ -17,7 +17,7 @@ from typing import NoReturn
 import uvloop
 from fastapi import FastAPI
 
-from ponder.compute.engine import RewardModel, supervision_of
+from ponder.compute.engine import Engine, RewardModel, supervision_of
 from ponder.compute.lengths import Lengths
 from ponder.engines.launch import EngineOptions, metrics_text, on_cpu
 from ponder.engines.reward_remote import connect_reward
@@ -208,11 +208,7 @@ def handing_on(handoff: Handoff) -> Generator[None]:
 def engines_here(models: Mapping[str, ServedModel]) -> str | None:
     """Why no other process can take over: there is no room for a second of what this one has started. None: all
     its models run elsewhere."""
-    own = [
-        name
-        for name, served in models.items()
-        if any(supervision_of(one) is not None for one in (served.engine, served.reward_model))
-    ]
+    own = [name for name, served in models.items() if _is_here(served.engine) or _is_here(served.reward_model)]
     return f"it runs engines of its own, of {', '.join(own)}: restart it instead" if own else None
 
 
@@ -285,3 +281,8 @@ def options_of(model: ModelSettings, *, cpu: bool) -> tuple[EngineOptions, Engin
             f"{own.gpu_memory_utilization or 'anything'} for {model.path} on the same GPU"
         )
     return replace(own, gpu_memory_utilization=rest), replace(beside, gpu_memory_utilization=share)
+
+
+def _is_here(model: Engine | RewardModel | None) -> bool:
+    """It was started by this process. Replicas elsewhere are watched as well, and have a list of themselves."""
+    return supervision_of(model) is not None and getattr(model, "replicas", None) is None

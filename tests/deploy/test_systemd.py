@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -103,6 +104,9 @@ def test_the_page_names_commands_files_and_paths_that_are_there() -> None:
     assert len(lines) == 2
     for line in lines:
         assert parser(shlex.split(line)).parse_args(shlex.split(line))
+    (replicas,) = re.findall(r"^replicas = (\[.*\])$", PAGE, re.MULTILINE)
+    (port,) = re.findall(r"--port (\S+)", unit("vllm@.service")["ExecStart"][0])
+    assert json.loads(replicas) == [f"http://127.0.0.1:{port.replace('%i', number)}" for number in ("0", "1")]
     for word in re.findall(r"deploy/systemd/\S+", PAGE):
         assert list(ROOT.glob(word.strip("`;"))), word
     for path in ("/etc/ponder/secrets.env", "/etc/ponder/ponder.toml", "/etc/vllm/vllm.env"):

@@ -17,14 +17,19 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from ponder.compute.lengths import Lengths
+from ponder.server.app import ServedModel
 from ponder.server.handoff import listening
 from ponder.server.http.sockets import CannotListen
-from ponder.server.settings import Settings
+from ponder.server.serve import engines_here
+from ponder.server.settings import ModelSettings, Settings
+from ponder.testing import Chain, ScriptedEngine, always
 from tests.metering.ledgers import rows
 from tests.server.handed_server import LONG, SHORT
 from tests.server.serving import events
@@ -224,6 +229,24 @@ def test_a_server_with_an_engine_of_its_own_says_that_it_cannot_be_followed(tmp_
         server.said("it runs engines of its own, of own: restart it instead")
         assert asked(client, "short", False) == SHORT
         assert not psutil.Process(server.first.pid).children()
+
+
+@dataclass
+class Watched(ScriptedEngine):
+    """Somebody looks after it: it is one that was started here, or several elsewhere."""
+
+    supervision: object = None
+    replicas: tuple[str, ...] | None = None
+
+
+def test_replicas_elsewhere_are_no_engines_of_a_servers_own() -> None:
+    def of(**more: Any) -> dict[str, ServedModel]:
+        engine = Watched(always(Chain("", SHORT)), **more)
+        return {"demo": ServedModel(engine, Lengths(20, 40), ModelSettings(path="scripted"))}
+
+    assert engines_here(of()) is None
+    assert engines_here(of(supervision="up")) == "it runs engines of its own, of demo: restart it instead"
+    assert engines_here(of(supervision="up", replicas=("http://10.0.0.7:8000",))) is None
 
 
 # -- systemd ----------------------------------------------------------------------------------------------------------
