@@ -27,7 +27,8 @@ from ponder.server.http.sockets import CannotListen, bind, checked
 from ponder.server.settings import Settings, loopback
 
 VARIABLE = "_PONDER_HANDOFF"
-"""Of the new process: the descriptors of the socket and of the pipe, and whether a socket unit has that socket, too."""
+"""Of the new process: the descriptors of the socket and of the pipe, whether a socket unit has that socket, too, and
+which the old process is. Releases that follow one another read what the one before writes."""
 READY = b"ready"
 PATIENCE = 600.0
 """Seconds a new process has until it is ready."""
@@ -51,6 +52,8 @@ class Received:
     pipe: int
     kept: bool
     """The service manager has it, too."""
+    process: int | None = None
+    """A descriptor of that process (pidfd_open(2)); None where it is no more."""
 
     def ready(self) -> None:
         """Tells the older process that it may leave. Where that is no more, nobody waits for it."""
@@ -58,13 +61,27 @@ class Received:
             os.write(self.pipe, READY)
         os.close(self.pipe)
 
+    def end(self) -> None:
+        """The older process is told to end, as this one was, where it still answers what it has."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.process, signal.SIGTERM)
+
+    async def ended(self) -> None:
+        """Returns when it has."""
+        if self.process is not None:
+            await _readable(self.process)
+            os.close(self.process)
+
 
 def received() -> Received | None:
     """What an older process handed to this one; None where it was started by something else. Raises `CannotListen`."""
-    given = os.environ.pop(VARIABLE, "").split(":")
-    if len(given) != 3 or not all(word.isdecimal() for word in given):
+    if not (text := os.environ.pop(VARIABLE, "")):
         return None
-    fd, pipe, kept = map(int, given)
+    given = text.split(":")
+    if len(given) != 4 or not all(word.isdecimal() for word in given):
+        raise CannotListen("the process before this one hands its socket on in another way: restart the server")
+    fd, pipe, kept, before = map(int, given)
     sock = checked(fd, "the process before this one")
     try:
         if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
@@ -72,7 +89,9 @@ def received() -> Received | None:
         os.set_inheritable(pipe, False)
     except OSError as error:
         raise CannotListen(f"the process before this one gives no pipe: {error.strerror}") from error
-    return Received(sock, pipe, bool(kept))
+    # It is the parent of this one for as long as it lives; afterwards another may have its number.
+    process = os.pidfd_open(before) if os.getppid() == before else None
+    return Received(sock, pipe, bool(kept), process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +214,7 @@ class Handoff:
         out, err = self._streams
         return subprocess.Popen(  # noqa: S603 (the command of this process)
             self._command or own_command(),
-            env=environment | {VARIABLE: f"{sock}:{pipe}:{self._sharing.kept:d}"},
+            env=environment | {VARIABLE: f"{sock}:{pipe}:{self._sharing.kept:d}:{os.getpid()}"},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -204,19 +223,14 @@ class Handoff:
 
     async def _awaited(self, process: subprocess.Popen[bytes], pipe: int) -> str | None:
         """None: it is ready. Otherwise why it is not, and it has ended."""
-        loop = asyncio.get_running_loop()
-        told: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(pipe, lambda: told.done() or told.set_result(None))
         try:
             async with asyncio.timeout(self._patience):
-                await told
+                await _readable(pipe)
             if os.read(pipe, len(READY)) == READY:
                 return None
             why = "it ended with status {} before it was ready"
         except TimeoutError:
             why = f"it was not ready within {self._patience:g} seconds"
-        finally:
-            loop.remove_reader(pipe)
         return why.format(await asyncio.to_thread(_ended, process))
 
 
@@ -227,3 +241,14 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(ENDING)
     return -signal.SIGKILL
+
+
+async def _readable(fd: int) -> None:
+    """Returns when there is something to read, or the end."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, lambda: told.done() or told.set_result(None))
+    try:
+        await told
+    finally:
+        loop.remove_reader(fd)

@@ -162,6 +162,8 @@ async def _serve(
         scheme = "http" if settings.tls_cert is None else "https"
         announce(f"serving {', '.join(models)} at {url_of(place.sock, scheme)}")
         alone = "--with-parent has it end with the process that started it" if bound else engines_here(models)
+        if os.getpid() == 1:
+            alone = "it is the first process of a container, which ends with it: start another container"
         with rereading(app.state.handle.reload, starting):
             await until_asked(app, settings, place, metrics, alone, streams)
 
@@ -186,10 +188,15 @@ async def until_asked(
         handoff.abandon()
         if not sharing.handed.is_set():
             systemd.tell(STOPPING=1)
+        if place.before is not None:
+            place.before.end()
         await handle.drain()
 
     with LoopWatch(metrics.lag, metrics.held), handing_on(handoff):
         await run(app, settings, place.sock, drain, metrics.lag, handle.hurry, lambda: handle.keyring.open, sharing)
+        if place.before is not None and not sharing.handed.is_set():
+            # Who started this one may end the others with it.
+            await place.before.ended()
     resort.served = True
 
 

@@ -59,6 +59,7 @@ async def main(config: Path) -> None:
         ledger = await stack.enter_async_context(account)
         engines = {
             "long": ScriptedEngine(always(Chain("", LONG)), delay=0.005),
+            "slow": ScriptedEngine(always(Chain("", LONG)), delay=0.04),
             "short": ScriptedEngine(always(Chain("", SHORT)), delay=0.001),
         }
         models = {

@@ -157,6 +157,7 @@ class Load:
                 thread.join()
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("upgrades", [3, pytest.param(50, marks=pytest.mark.soak)])
 def test_upgrades_under_load_lose_nothing(
     upgrades: int, address: str, tmp_path: Path, record_property: Callable[[str, object], None]
@@ -220,6 +221,36 @@ def test_where_the_new_process_does_not_come_up_the_old_one_goes_on(tmp_path: Pa
             with suppress(psutil.NoSuchProcess):
                 process.wait(PATIENCE)
         assert "is ended before it was ready" in server.log
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_who_ends_the_new_process_ends_the_old_one_in_order_too(tmp_path: Path) -> None:
+    """A service manager kills what is left when the main process is gone: so that is the last to go."""
+    with served(tmp_path, f"sqlite:///{tmp_path}/ledger.db", "drain_timeout = 100") as server:
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+            body = {"model": "slow", "messages": [{"role": "user", "content": "Go on."}], "thinking_budget": 0}
+            with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
+                server.upgrade()
+                new = psutil.Process(server.pids[-1])
+                new.terminate()
+                text = "".join(response.iter_text())
+        while True:
+            there = runs(new)
+            if server.first.poll() is not None:
+                break
+            assert there, server.log
+            time.sleep(0.01)
+        with suppress(psutil.NoSuchProcess):
+            new.wait(PATIENCE)
+    assert server.first.returncode == 0, server.log
+    deltas = [event["choices"][0]["delta"] for event in events(text) if event["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == LONG
 
 
 def test_a_server_with_an_engine_of_its_own_says_that_it_cannot_be_followed(tmp_path: Path) -> None:
@@ -358,6 +389,9 @@ def test_a_socket_that_was_given_is_one_that_may_be_served(monkeypatch: pytest.M
 def test_the_socket_of_another_process_is_not_taken_for_one_that_was_handed_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("_PONDER_HANDOFF", "99999:99998:0")
+    monkeypatch.setenv("_PONDER_HANDOFF", "99999:99998:0:1")
     with pytest.raises(CannotListen, match="gives no socket as descriptor 99999"):
+        listening(Settings())
+    monkeypatch.setenv("_PONDER_HANDOFF", "99999:99998")
+    with pytest.raises(CannotListen, match="in another way: restart the server"):
         listening(Settings())
