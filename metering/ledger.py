@@ -81,16 +81,17 @@ class Ledger:
         days: int | None = None,
         clock: Callable[[], int] = milliseconds,
         lease: float = LEASE,
+        writer: type[Writer] = Writer,
     ) -> None:
         """`checkpoint`: tokens of each live chain that may be uncertain after a crash. `days`: how long settled rows
         are kept; None is for ever. `clock` gives milliseconds since 1970. `lease`: seconds of silence after which
-        another server is dead, the same for all that share the ledger."""
+        another server is dead, the same for all that share the ledger. `writer` commits what is told it."""
         self.place = place
         self.process: Process = this_process()
         self.reserved = 0
         """Tokens that requests with an open row may make at most."""
         self._checkpoint, self._watch, self._clock = checkpoint, watch, clock
-        self._writer = Writer(
+        self._writer = writer(
             engine,
             self.process,
             checkpoint,

@@ -1,0 +1,205 @@
+"""What must be true of every run, whatever its faults were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ponder.compute.usage import Usage
+from ponder.metering.leases import Kind, window
+from ponder.testing import MARKER
+from tests.simulation.database import Disk
+from tests.simulation.door import SEND, Caller, Server
+from tests.simulation.engine import Model, part_of_an_answer, whole_answer
+from tests.simulation.world import World
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""Of the ledger, by the ids of requests."""
+SPARE = 25.0
+"""Seconds that a request may take beyond its time: for settling it, and for its last bytes to leave."""
+PROMISED = ("finished", "budget")
+"""A seeded answer that ended so is the same as undisturbed."""
+COUNTED: dict[str, Kind] = {"thinking_tokens_per_minute": "minute", "thinking_tokens_per_day": "day"}
+
+
+def check(
+    world: World,
+    callers: Sequence[Caller],
+    servers: Sequence[Server],
+    server: Server,
+    disk: Disk,
+    model: Model,
+    logged: Sequence[str],
+) -> list[str]:
+    """What is wrong in a run that is at rest: its server still serves, and nobody asks."""
+    rows = disk.rows()
+    return [
+        *_nothing_left(server, model, rows),
+        *_counts(world, servers, model, rows),
+        *_limits(world, servers, rows),
+        *_traces(servers, rows),
+        *_secrets(callers, servers, rows, logged),
+        *(problem for caller in callers for problem in _caller(world, caller, rows)),
+    ]
+
+
+def _nothing_left(server: Server, model: Model, rows: Rows) -> Iterator[str]:
+    if server.admission.inside or server.admission.queued:
+        yield f"{server.admission.inside} requests run and {server.admission.queued} wait, though nobody asks"
+    if model.running:
+        yield f"{model.running} streams of engines are open"
+    if server.ledger.reserved or server.ledger.unsettled:
+        yield f"the ledger has {server.ledger.reserved} tokens reserved, {server.ledger.unsettled} requests unsettled"
+    for window_, held in server.ledger.held.items():
+        yield f"{held} are reserved of the limit {window_.kind} of {window_.key}"
+    if any(server.inflight.running.values()):
+        yield f"requests run for accounts: {server.inflight.running}"
+    if open_ := [id for id, row in rows.items() if row["settled_ms"] is None]:
+        yield f"{len(open_)} rows are open"
+
+
+def _counts(world: World, servers: Sequence[Server], model: Model, rows: Rows) -> Iterator[str]:
+    """Made is what was billed and what was wasted, to the token."""
+    settled: dict[str, Usage] = {}
+    for server in servers:
+        if not server.killed:
+            settled |= {id: told[-1][0] for id, told in server.inflight.settled.items()}
+    told = sum(usage.generated + usage.wasted for usage in settled.values())
+    if model.made != told:
+        yield f"engines made {model.made} tokens, and settlements say {told}"
+    for id, usage in settled.items():
+        if id in rows and rows[id]["outcome"] != "lost":
+            row = tuple(rows[id][name] for name in ("thinking", "answer", "wasted"))
+            if row != (usage.hidden, usage.visible, usage.wasted):
+                yield f"{id} is settled with {usage}, and its row says {row}"
+    drifted = sum(
+        usage.generated - rows[id]["thinking"] - rows[id]["answer"]
+        for id, usage in settled.items()
+        if id in rows and rows[id]["outcome"] == "lost"
+    )
+    if (known := sum(server.drifted for server in servers)) != drifted:
+        yield f"{drifted} tokens are in no row, because another server settled them, and {known} were told of"
+    lost = [row for id, row in rows.items() if id not in settled]
+    billed = sum(row[name] for row in lost for name in ("thinking", "answer", "wasted"))
+    before = sum(row["thinking"] + row["answer"] + row["wasted"] for id, row in rows.items() if id in settled)
+    uncertain = sum(row["uncertain"] for row in lost)
+    if not world.struck["fenced"] and not billed <= model.before + max(0, before) <= billed + before + uncertain:
+        yield f"killed engines made {model.before} tokens; {billed} are billed or wasted, and {uncertain} uncertain"
+
+
+def _limits(world: World, servers: Sequence[Server], rows: Rows) -> Iterator[str]:
+    for server in servers:
+        yield from server.inflight.wrong
+    for key, limits in world.scenario.keys.items():
+        for name, kind in COUNTED.items():
+            if (limit := limits.get(name)) is None:
+                continue
+            spent: dict[int, int] = {}
+            for row in rows.values():
+                if row["key"] == key:
+                    begun = window(key, kind, row["begun_ms"]).begun_ms
+                    spent[begun] = spent.get(begun, 0) + row["thinking"]
+            if (most := max(spent.values(), default=0)) > limit:
+                yield f"{key} has spent {most} hidden tokens in a {kind}, and its limit is {limit}"
+
+
+def _traces(servers: Sequence[Server], rows: Rows) -> Iterator[str]:
+    for server in servers:
+        if server.killed:
+            continue
+        traces = dict(server.traces.latest())
+        for id, told in server.inflight.settled.items():
+            usage, ending = told[-1]
+            used = server.inflight.used.get(id, Usage())
+            if used.generated != usage.generated:
+                yield f"{id}: calls have told of {used.generated} tokens, the settlement of {usage.generated}"
+            if id not in rows:
+                yield f"{id} was settled and is in no row"
+            elif rows[id]["outcome"] not in (ending, "lost"):
+                yield f"{id} ended as {ending}, and its row says {rows[id]['outcome']}"
+            trace = traces.get(id)
+            if trace is None:
+                if usage.generated:
+                    yield f"{id} has made {usage.generated} tokens and has no trace"
+                continue
+            made = sum(one.tokens["hidden"] + one.tokens["visible"] for one in trace.choices)
+            # A caller may go, or be cut off, when all is settled and its last bytes are on their way.
+            late = trace.ended in ("disconnected", "cancelled")
+            if made != usage.generated or (trace.ended != ending and not late):
+                yield f"{id}: its trace says {trace.ended}, {made} tokens; its settlement {ending}, {usage.generated}"
+
+
+def _secrets(
+    callers: Sequence[Caller],
+    servers: Sequence[Server],
+    rows: Rows,
+    logged: Sequence[str],
+) -> Iterator[str]:
+    places = {
+        "answers": repr([caller.body for caller in callers]),
+        "rows": repr(rows),
+        "the log": "\n".join(logged),
+        "traces": repr([server.traces.latest() for server in servers]),
+    }
+    yield from (f"a thought is in {place}" for place, words in places.items() if MARKER in words)
+
+
+def _caller(world: World, caller: Caller, rows: Rows) -> Iterator[str]:
+    name, asked = caller.name, caller.asked
+    if caller.end is None:
+        yield f"{name} has not ended"
+        return
+    if caller.ends > 1:
+        yield f"{name} was ended {caller.ends} times"
+    late = caller.ended - caller.began - asked.timeout - world.frozen - caller.read_late
+    if late > SPARE:
+        yield f"{name} ended {late:.1f} s behind its time of {asked.timeout} s"
+    for text in caller.texts.values():
+        if not part_of_an_answer(text):
+            yield f"{name} has a gap or a repeat: {text!r}"
+    dropped = caller.cancelled or caller.read_late >= SEND or world.struck["door_killed"]
+    if caller.end == "broken" and not caller.failure and not dropped:
+        yield f"{name} was broken off without a word"
+    if caller.end == "refused" and not caller.failure:
+        yield f"{name} was refused with {caller.status} and without a word: {caller.body!r}"
+    if caller.status == 500:
+        yield f"{name} was refused as an error of the server's: {caller.body!r}"
+    if caller.end == "answered":
+        yield from _answer(caller, rows)
+
+
+def _answer(caller: Caller, rows: Rows) -> Iterator[str]:
+    name, told, finishes = caller.name, caller.told, caller.finishes
+    usage, thinking, row = told["usage"], told["thinking"], rows.get(caller.id)
+    if usage is None or thinking is None or row is None:
+        yield f"{name} was answered without its numbers: {told}, {row}"
+        return
+    if len(finishes) != caller.asked.body.get("n", 1):
+        yield f"{name} has {len(finishes)} ends"
+    for index, text in caller.texts.items():
+        if finishes.get(index) == "stop" and not whole_answer(text):
+            yield f"{name} is said to be whole, and is not: {text!r}"
+    hidden = usage["completion_tokens_details"]["reasoning_tokens"]
+    if hidden > thinking["budget"] or thinking["budget"] > max(caller.asked.body["thinking_budget"], 0):
+        yield f"{name} has {hidden} hidden tokens of {thinking['budget']}, and asked for {caller.asked.body}"
+    billed = row["thinking"], row["answer"]
+    if row["outcome"] != "lost" and billed != (hidden, usage["completion_tokens"] - hidden):
+        yield f"{name} was told {usage}, and its row says {billed}"
+
+
+def compared(callers: Sequence[Caller], undisturbed: Sequence[Caller]) -> Iterator[str]:
+    """A seeded answer is the same undisturbed, and streamed or not."""
+    calm = {caller.asked.number: caller for caller in undisturbed}
+    for other in undisturbed:
+        if other.end != "answered":
+            yield f"undisturbed: {other.name} was not answered but {other.end}: {other.failure}"
+    for caller in callers:
+        other = calm.get(caller.asked.number)
+        if other is None or caller.end != "answered" or other.end != "answered":
+            continue
+        told, known = caller.told["thinking"], other.told["thinking"]
+        stops = [told["stopped_by"], *(one["stopped_by"] for one in told.get("choices", ()))]
+        if told["budget"] != known["budget"] or any(stop not in PROMISED for stop in stops):
+            continue
+        if (caller.texts, caller.finishes) != (other.texts, other.finishes):
+            yield f"{caller.name} with a seed: {caller.texts} {told}; undisturbed {other.texts} {known}"

@@ -1,0 +1,266 @@
+"""One seed from its beginning to its end, and what must be true of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tests.simulation.checks import check, compared
+from tests.simulation.database import Disk
+from tests.simulation.door import DRAIN, Caller, Server, serving
+from tests.simulation.engine import Model
+from tests.simulation.loop import SeededLoop
+from tests.simulation.world import ALL, Fault, Scenario, World, drawn
+
+LONGEST = 4000.0
+"""Seconds of virtual time after which whatever still runs is stuck."""
+CLOSING = 5.0
+"""Seconds that requests have behind a drain before their tasks are cancelled."""
+
+
+@dataclass
+class Ran:
+    """What came of a scenario."""
+
+    scenario: Scenario
+    lines: Sequence[str]
+    hash: str
+    struck: dict[str, int]
+    problems: list[str]
+    ends: dict[str, int]
+    """How many requests ended how."""
+
+
+@dataclass
+class Stage:
+    """All that is in a run."""
+
+    world: World
+    kind: str
+    callers: list[Caller]
+    model: Model = field(default_factory=Model)
+    servers: list[Server] = field(default_factory=list[Server])
+    logged: list[str] = field(default_factory=list[str])
+    problems: list[str] = field(default_factory=list[str])
+    disk: Disk = field(init=False)
+    _serves: asyncio.Event = field(default_factory=asyncio.Event)
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.disk = Disk(self.world)
+
+    async def play(self) -> None:
+        """The run. What is wrong is in `problems` behind it."""
+        done = False
+        try:
+            async with asyncio.timeout(LONGEST):
+                async with asyncio.TaskGroup() as group:
+                    lives = group.create_task(self._lives())
+                    once = [group.create_task(self._strike(fault)) for fault in self.world.scenario.faults]
+                    asking = [group.create_task(self._ask(caller)) for caller in self.callers]
+                    await asyncio.wait(asking)
+                    for strike in once:
+                        strike.cancel()
+                    await self._rest()
+                    done = True
+                    self._over.set()
+                    await lives
+        except TimeoutError:
+            where = "closing" if done else "asking"
+            open_ = ", ".join(caller.name for caller in self.callers if caller.end is None)
+            self.problems.append(f"stuck after {LONGEST:.0f} s while {where}: {open_}")
+
+    async def _ask(self, caller: Caller) -> None:
+        await asyncio.sleep(caller.asked.at)
+        await self._serves.wait()
+        server = self.servers[-1]
+        caller.life = len(self.servers)
+        task = asyncio.create_task(caller.ask(server))
+        server.tasks.add(task)
+        if self.world.strikes("cancelled", caller.name):
+            self.world.loop.call_later(
+                6 * self.world.chance(f"cancelled {caller.name}").random(), _cancel, caller, task
+            )
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.problems.append(f"{caller.name}: the application raised {error!r}")
+
+    async def _rest(self) -> None:
+        """No more faults; what is owed to the database is written."""
+        self.world.healed = True
+        self.world.log("no more faults")
+        await self._serves.wait()
+        server = self.servers[-1]
+        for _ in range(600):
+            if server.ledger.unsettled <= 0 and not server.ledger.writer.pending and not server.ledger.writer.away:
+                break
+            await asyncio.sleep(0.1)
+        self.problems += check_at_rest(self, server)
+
+    # -- the server ---------------------------------------------------------------------------------------------------
+
+    async def _lives(self) -> None:
+        while not self._over.is_set():
+            async with serving(self.world, self.disk, self.model, self.kind) as server:
+                self.servers.append(server)
+                self._serves.set()
+                await self._over_or(server)
+                self._serves.clear()
+
+    async def _over_or(self, server: Server) -> None:
+        while not (self._over.is_set() or server.killed or server.down.is_set()):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await self._over.wait()
+
+    async def _strike(self, fault: Fault) -> None:
+        """A fault that happens once, at its moment."""
+        happens = {
+            "freeze": self._freeze,
+            "wall_clock": self._wall_clock,
+            "fenced": self._fenced,
+            "reload": self._reload,
+            "hurry": self._hurry,
+            "drain": self._drain,
+            "door_killed": self._kill,
+        }.get(fault)
+        if happens is None:
+            return
+        await asyncio.sleep(self.world.scenario.faults[fault])
+        await self._serves.wait()
+        self.world.struck[fault] += 1
+        self.world.log(f"! {fault}")
+        await happens(self.servers[-1])
+
+    async def _freeze(self, server: Server) -> None:
+        seconds = self.world.chance("freeze").choice((0.5, 5.0, 30.0, 400.0))
+        self.world.frozen += seconds
+        self.world.loop.leap(seconds)
+
+    async def _wall_clock(self, server: Server) -> None:
+        self.world.wall += self.world.chance("wall").choice((-86_400_000, -61_000, -1000, 1000, 61_000, 86_400_000))
+
+    async def _fenced(self, server: Server) -> None:
+        server.ledger.writer.fence()
+
+    async def _reload(self, server: Server) -> None:
+        await server.reload.once("simulation")
+
+    async def _hurry(self, server: Server) -> None:
+        self.world.loop.call_later(self.world.chance("hurry").uniform(0, 5), server.admission.hurry)
+        await self._drain(server)
+
+    async def _drain(self, server: Server) -> None:
+        if server.going_down:
+            return
+        server.going_down = True
+        await server.admission.drain(DRAIN)
+        running = [task for task in server.tasks if not task.done()]
+        if running:
+            await asyncio.wait(running, timeout=CLOSING)
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        server.down.set()
+
+    async def _kill(self, server: Server) -> None:
+        if server.going_down:
+            return
+        server.going_down = server.killed = True
+        self._serves.clear()
+        server.ledger.writer.kill()
+        self.model.killed()
+        for caller in self.callers:
+            if caller.life == len(self.servers) and caller.end is None:
+                caller.gone.set()
+        for task in server.tasks:
+            task.cancel()
+
+
+def check_at_rest(stage: Stage, server: Server) -> list[str]:
+    """See `check`."""
+    return check(stage.world, stage.callers, stage.servers, server, stage.disk, stage.model, stage.logged)
+
+
+def _cancel(caller: Caller, task: asyncio.Task[None]) -> None:
+    if not task.done():
+        caller.cancelled = True
+        caller.world.log(f"{caller.name}: the server cancels its task")
+        task.cancel()
+
+
+class _Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record))
+
+
+def play(scenario: Scenario, *, shows: bool = False, kind: str = "supervised") -> tuple[Ran, Stage]:
+    """Runs a scenario."""
+    made: list[SeededLoop] = []
+
+    def loop() -> SeededLoop:
+        made.append(SeededLoop(random.Random(f"{scenario.seed} loop")))
+        return made[0]
+
+    stages: list[Stage] = []
+
+    async def run() -> None:
+        world = World(scenario, made[0], shows=shows)
+        stage = Stage(world, kind, [Caller(world, asked) for asked in scenario.asked])
+        stages.append(stage)
+        root, handler = logging.getLogger(), _Lines(stage.logged)
+        before = root.handlers[:], root.level
+        root.handlers[:], root.level = [handler], logging.INFO
+        try:
+            await stage.play()
+            left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            stage.problems += [f"a task is left: {task.get_coro()!r}" for task in left]
+        finally:
+            root.handlers[:], root.level = before
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
+    (stage,) = stages
+    stage.problems += [f"nobody caught {context!r}" for context in made[0].raised]
+    ends: dict[str, int] = {}
+    for caller in stage.callers:
+        ends[str(caller.end)] = ends.get(str(caller.end), 0) + 1
+    world = stage.world
+    return Ran(scenario, world.lines, world.hash, dict(world.struck), stage.problems, ends), stage
+
+
+def simulate(seed: int, *, without: Sequence[Fault] = (), shows: bool = False, kind: str = "supervised") -> Ran:
+    """A seed: its scenario with its faults, and its seeded requests again without any, the other way round."""
+    scenario = drawn(seed).without(*without)
+    gc.disable()
+    try:
+        ran, stage = play(scenario, shows=shows, kind=kind)
+        if any(caller.asked.seeded and caller.end == "answered" for caller in stage.callers):
+            calm, reference = play(scenario.undisturbed(), kind=kind)
+            ran.problems += [f"undisturbed: {problem}" for problem in calm.problems]
+            ran.problems += compared(stage.callers, reference.callers)
+    finally:
+        gc.enable()
+        gc.collect(0 if seed % 16 else 2)
+    return ran
+
+
+def shrunk(seed: int, fails: Callable[[Ran], bool] = lambda ran: bool(ran.problems)) -> Sequence[Fault]:
+    """The kinds of faults that a failing seed needs: without the others it fails all the same."""
+    without: list[Fault] = []
+    for fault in ALL:
+        if fault in drawn(seed).faults and fails(simulate(seed, without=[*without, fault])):
+            without.append(fault)
+    return [fault for fault in drawn(seed).faults if fault not in without]
