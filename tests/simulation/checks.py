@@ -122,6 +122,11 @@ def _traces(servers: Sequence[Server], rows: Rows) -> Iterator[str]:
                 if usage.generated:
                     yield f"{id} has made {usage.generated} tokens and has no trace"
                 continue
+            calls = [one.calls.told(number) for one in trace.choices for number in range(len(one.calls))]
+            if any(call["ending"] == "lost" and call["vote"] is not None for call in calls):
+                yield f"{id}: a chain that was lost has a vote"
+            if any(call["seconds"] is None for call in calls):
+                yield f"{id}: a call is open in its trace"
             made = sum(one.tokens["hidden"] + one.tokens["visible"] for one in trace.choices)
             # A caller may go, or be cut off, when all is settled and its last bytes are on their way.
             late = trace.ended in ("disconnected", "cancelled")

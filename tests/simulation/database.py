@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from ponder.metering.database import database
 from ponder.metering.leases import Window
@@ -48,21 +48,35 @@ def _empty() -> bytes:
     return raw.serialize()
 
 
+class _Way:
+    """The way to the database of the simulation that runs. One for all, for statements are compiled once for each."""
+
+    def __init__(self) -> None:
+        self.engine = create_engine("sqlite://", poolclass=NullPool, creator=lambda: self.disk.connection)
+        event.listen(self.engine, "begin", lambda connection: self.disk.begins(connection))
+        event.listen(self.engine, "commit", lambda _: self.disk.commits())
+
+    disk: Disk
+
+
+_way = cache(_Way)
+
+
 class Disk:
     """The database that all servers of a simulation share."""
 
     def __init__(self, world: World) -> None:
         self.world = world
+        way = _way()
+        way.disk, self.engine = self, way.engine
         self.connection = sqlite3.connect(":memory:", factory=_Kept, isolation_level=None, check_same_thread=False)
         self.connection.deserialize(_empty())
-        self.engine = create_engine("sqlite://", poolclass=StaticPool, creator=lambda: self.connection)
         self.servers: dict[str, bool] = {}
         """Those that have been, and whether each is dead."""
         self._away_until = 0.0
-        event.listen(self.engine, "begin", self._begins)
-        event.listen(self.engine, "commit", self._commits)
 
-    def _begins(self, connection: Any) -> None:
+    def begins(self, connection: Any) -> None:
+        """A transaction begins, unless the database is away."""
         if self.world.loop.time() < self._away_until and not self.world.healed:
             raise _error("away")
         if self.world.strikes("database_away", "database"):
@@ -70,7 +84,8 @@ class Disk:
             raise _error("away")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    def _commits(self, connection: Any) -> None:
+    def commits(self) -> None:
+        """A transaction is about to be committed: it may be, and nobody hear of it."""
         lost = self.world.strikes("lost_commit", "database")
         twice = self.world.strikes("twice", "database")
         if lost or twice:

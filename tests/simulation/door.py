@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from starlette.types import ASGIApp, Message
@@ -46,18 +47,21 @@ CHECKPOINT = 64
 End = Literal["answered", "refused", "broken", "gone", "turned_down"]
 
 
+@cache
+def _settings() -> Settings:
+    return Settings(
+        models={"demo": ModelSettings(path="simulated")},
+        drain_timeout=DRAIN,
+        limits=Limits(send_timeout=SEND, body_timeout=10),
+    )
+
+
 def settings_of(world: World) -> Settings:
     """The configuration of a scenario."""
     scenario = world.scenario
     keys = [KeySettings(name=name, hash=digest(f"pk-{name}"), **limits) for name, limits in scenario.keys.items()]
-    return Settings(
-        models={"demo": ModelSettings(path="simulated")},
-        keys=keys,
-        max_inflight=scenario.inflight,
-        max_queue=scenario.queue,
-        drain_timeout=DRAIN,
-        limits=Limits(send_timeout=SEND, body_timeout=10),
-    )
+    own = {"keys": keys, "max_inflight": scenario.inflight, "max_queue": scenario.queue}
+    return _settings().model_copy(update=own)
 
 
 @dataclass

@@ -66,7 +66,7 @@ RATES: Mapping[Fault, float] = {
     "database_away": 0.08,
     "lost_commit": 0.08,
     "twice": 0.1,
-    "short_deadline": 0.4,
+    "short_deadline": 0.8,
     "cancelled": 0.2,
 }
 """How often one strikes where it may, at most; what is not here happens once, at a moment that is drawn."""
@@ -154,10 +154,10 @@ def drawn(seed: int) -> Scenario:
     """The scenario of a seed."""
     chance = random.Random(f"scenario {seed}")
     faults: dict[Fault, float] = {}
-    for fault in chance.sample(ALL, chance.choice((0, 1, 2, 3, 4, 6, 9, len(ALL) // 2))):
-        faults[fault] = chance.uniform(0, 14) if fault in ONCE else RATES[fault] * chance.uniform(0.1, 1) ** 2
-    keys = {f"key{i}": _limits(chance) for i in range(chance.randint(1, 3))}
     within = chance.choice((0.01, 2.0, 10.0))
+    for fault in chance.sample(ALL, chance.choice((0, 1, 2, 3, 4, 6, 9, len(ALL) // 2))):
+        faults[fault] = chance.uniform(0, 4 + within) if fault in ONCE else RATES[fault] * chance.uniform(0.1, 1)
+    keys = {f"key{i}": _limits(chance) for i in range(chance.randint(1, 3))}
     asked = [_asked(chance, i, list(keys), faults, within) for i in range(chance.randint(3, 8))]
     return Scenario(
         seed,
@@ -200,7 +200,7 @@ def _asked(
     if chance.random() < 0.5:
         body |= STREAM
     short = chance.random() < faults.get("short_deadline", 0.0)
-    timeout = chance.uniform(0.2, 20) if short else LONG
+    timeout = 20 * chance.uniform(0.05, 1) ** 3 if short else LONG
     return Asked(number, chance.choice(keys), chance.uniform(0, within), body, round(timeout, 3))
 
 
