@@ -47,7 +47,7 @@ def trial() -> Callable[[str, str], dict[str, Any]]:
     compiled grammar takes. Or `{"refused": [message, param, code]}`, or with `null` in the place of the list where the
     compiler refuses.
     """
-    core = _core()
+    core = core_of_xgrammar()
 
     @lru_cache(maxsize=VOCABULARIES)
     def made(file: str, _which: tuple[int, int]) -> Any:
@@ -83,7 +83,7 @@ def trial() -> Callable[[str, str], dict[str, Any]]:
     return tried
 
 
-def _core() -> Any:
+def core_of_xgrammar() -> Any:
     """The compiled part of xgrammar. Where the package is not loaded already, `xgrammar` is from now on what makes and
     compiles grammars."""
     if "xgrammar" not in sys.modules:

@@ -55,6 +55,10 @@ class Call:
     seed: int | None
     read: bool = False
     """What was read is counted."""
+    begun: bool = False
+    """It has made a token, so its prompt is read."""
+    cached: int = 0
+    """Of that, the tokens from the prefix cache, where they were told apart from the first output."""
     reason: str | None = None
     """"stop", "length", "repetition", "abort" or "error"; None until it has ended."""
     stop: int | str | None = None
@@ -249,12 +253,15 @@ class Writing:
 
     # -- what came of it ----------------------------------------------------------------------------------------------
 
-    def take(self, call: Call, ids: Sequence[int], logprobs: FlatLogprobs | None, cached: int) -> Delta | None:
-        """Tells the transcript the tokens of an output. With the last one of a call, its `reason` has been set."""
+    def take(self, call: Call, ids: Sequence[int], logprobs: FlatLogprobs | None, cached: int | None) -> Delta | None:
+        """Tells the transcript the tokens of an output. With the last one of a call, its `reason` has been set.
+        `cached`: of the prompt, what was in the prefix cache; None where that is known (`Call.cached`) at the end."""
         if ids and not call.read:
             # With the first token the prompt is read; the engine counts it then, too.
-            call.read = True
-            self.transcript.read(len(call.ids), cached)
+            call.begun = True
+            if cached is not None:
+                call.read = True
+                self.transcript.read(len(call.ids), cached)
         before = len(self.told)
         tokens_before = len(self.tokens)
         if ids:
@@ -292,7 +299,7 @@ class Writing:
         else:
             done = self._split(ids, logprobs, 0, call)
         if done < len(ids):
-            self._surplus(ids[done:], call)
+            self.surplus(ids[done:], call)
 
     def _ends_late(self, call: Call) -> bool:
         """The engine does not stop at the end of this thought, a marker that is text, though the answer is drawn by
@@ -341,7 +348,7 @@ class Writing:
             self.cut = True
         return done
 
-    def _surplus(self, ids: Sequence[int], call: Call) -> None:
+    def surplus(self, ids: Sequence[int], call: Call) -> None:
         """Tokens made behind a stop string or past the answer's limit. Behind a thought they are within its limit."""
         if call.phase == "thought":
             self.transcript.discard(len(ids), ids)
@@ -351,10 +358,10 @@ class Writing:
     def _told_end(self, token: int, likely: Sequence[float], call: Call) -> None:
         """The model's end of turn."""
         if self.cut:
-            self._surplus((token,), call)
+            self.surplus((token,), call)
         elif self.splitter.inside:
             # It ended its turn in the middle of a thought: the thought is closed and the answer asked for.
-            self._surplus((token,), call)
+            self.surplus((token,), call)
         elif call.phase == "thought" and self.transcript.visible >= self.sampling.answer:
             self._rest("length")
             self.transcript.discard(1, (token,))
@@ -369,7 +376,7 @@ class Writing:
     def settle(self, call: Call) -> None:
         """A call is over, by itself or aborted."""
         if not call.read:
-            self.transcript.read(0, 0)
+            self.transcript.read(len(call.ids) if call.begun else 0, call.cached if call.begun else 0)
         if self.over is not None or call.reason in (None, "abort"):
             return
         if call.reason == "error":
