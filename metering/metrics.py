@@ -15,6 +15,7 @@ from ponder.compute.budget import Spending
 from ponder.compute.engine import Checked
 from ponder.compute.outcome import Outcome
 from ponder.compute.price import NANO
+from ponder.compute.replicas import HasReplicas
 from ponder.compute.slots import Slots
 from ponder.compute.usage import Usage
 from ponder.metering.series import OTHER, Series
@@ -222,6 +223,10 @@ class Metrics(Series):
         labels = self._model(model), role
         self._of(self._calls, *labels).set_function(lambda: slots.waiting)
         slots.on_wait = self._of(self._slot_wait, *labels).observe
+
+    def replicas(self, model: str, engine: HasReplicas) -> None:
+        """Tells of the replicas of this model."""
+        self._replicas.follow(self._model(model), lambda: engine.replicas)
 
     def engine_up(self, model: str, role: Role, up: bool) -> None:
         self._of(self._up, self._model(model), role).set(int(up))

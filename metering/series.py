@@ -24,6 +24,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from ponder.metering.replica_series import ReplicaSeries
+
 OWNERS = 200
 """Key owners with series of their own; the rest share `other`."""
 NAMES = 64
@@ -71,6 +73,8 @@ class Series:
         disable_created_metrics()
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        self._replicas = ReplicaSeries()
+        registry.register(self._replicas)
         self._owner, self._model, self._strategy = Capped(OWNERS), Capped(NAMES), Capped(NAMES)
         self._outcome, self._reason, self._phase, self._verifier, self._where = (Capped(NAMES) for _ in range(5))
         self._series: dict[tuple[object, ...], Any] = {}

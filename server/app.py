@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ponder.compute.account import Account, Accounts
 from ponder.compute.errors import NotAuthenticated, NotFound, NotPermitted, PonderError, RequestError, Unavailable
+from ponder.compute.replicas import HasReplicas
 from ponder.compute.slots import Slots
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
@@ -65,6 +66,7 @@ from ponder.server.policies import policies_of, warn
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings, Reload
+from ponder.server.replicas import moved
 from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
@@ -280,6 +282,8 @@ def create_app(
     )
     told: set[Slots] = set()
     for name, served in models.items():
+        if isinstance(served.engine, HasReplicas):
+            metrics.replicas(name, served.engine)
         for role, slots in served.slots.items():
             if slots not in told:
                 # Those of a model and its adapters are the same.
@@ -308,7 +312,14 @@ def create_app(
 
     keyring.told = counted
     keys_page = KeysPage(keyring, stored, list(models), lambda: live.now.limits)
-    reload = Reload(live, keyring, stored, registry, source)
+    reload = Reload(
+        live,
+        keyring,
+        stored,
+        registry,
+        source,
+        lambda changed: moved({name: served.engine for name, served in models.items()}, changed),
+    )
     account = Accounts([*accounts, metrics if ledger is None else ledger])
     store = None if ledger is None else ResponseStore(ledger)
     idempotency = Idempotency(settings.idempotency, ledger, metrics, lambda: admission.draining)

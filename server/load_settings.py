@@ -112,6 +112,7 @@ def _words(
         isinstance(value, str | int | float)
         and path[-1] not in ("hash", "keys", "prm", "prm_key", "url", "secret")
         and "hash" not in path
+        and "replicas" not in path
     )
     shown = f" {cast('Any', value)!r}" if simple else ""
     return f"{source}: {place}{shown}: {message}"

@@ -1,5 +1,5 @@
-"""The configuration read again while the server serves: keys, prices, limits and policies change, and nothing else
-does.
+"""The configuration read again while the server serves: keys, prices, limits, policies and where replicas are change,
+and nothing else does.
 
 What cannot change without a restart is named. A configuration with a fault changes nothing. Requests that run keep what
 they began with: the price book, the limits and the key.
@@ -32,11 +32,14 @@ from ponder.server.auth.stored_keys import StoredKeys, as_json, check_names
 from ponder.server.policies import policies_of, warn
 from ponder.server.registry import Registry
 from ponder.server.settings import KeySettings, KeyTerms, Limits, ModelSettings, Settings, WrongSettings
+from ponder.server.settings.replicas import ReplicaSettings
 
 log = logging.getLogger("ponder.server")
 
 LIVE = ("keys", "prices")
 """Settings that are looked at anew for each request; `limits` beside them, but for those of connections."""
+REPLICAS = "replicas of "
+"""Before the name of a model whose replicas are others."""
 OF_CONNECTIONS = frozenset({"header_bytes", "header_timeout", "connections", "connections_per_address", "idle_timeout"})
 """Limits that hold for a connection before there is a request on it."""
 
@@ -79,10 +82,13 @@ class Reload:
         stored: StoredKeys | None,
         registry: Registry,
         source: Callable[[], Settings] | None,
+        moved: Callable[[Mapping[str, ModelSettings]], None] = lambda _: None,
     ) -> None:
-        """`source` reads the configuration as it was read at the start; None: it was made in memory."""
+        """`source` reads the configuration as it was read at the start; None: it was made in memory. `moved` is told
+        the models where the replicas of one are others."""
         self._live, self._keyring, self._stored = live, keyring, stored
         self._registry, self._source = registry, source
+        self._moved = moved
         self._turn = asyncio.Lock()
 
     async def reload_configuration(self, key: Caller) -> Reloaded:
@@ -115,6 +121,8 @@ class Reload:
             self._registry.forget()
             learned = [f"policy of {name}" for name in served if policies[name] != self._registry.policies.get(name)]
             self._registry.policies = policies
+            if any(word.startswith(REPLICAS) for word in changes.told.changed):
+                self._moved(served)
             warn(served, policies)
         told = changes.told.model_copy(update={"changed": [*changes.told.changed, *learned]})
         _say(told)
@@ -153,12 +161,18 @@ def changes_of(running: Settings, new: Settings) -> Changes:
             prices=new.prices,
             limits=limits,
             policy=new.policy,
-            models=_with_policies(running.models, new),
+            models=_moved(_with_policies(running.models, new), new),
+            replicas=_of(running.replicas, new.replicas),
         )
     except ValueError as error:
         raise WrongSettings(f"beside what only a restart changes it cannot be: {error}") from None
     changed = [*_keys_changed(running, new), *(["prices"] if new.prices != running.prices else [])]
     changed += [f"limits.{name}" for name in _others(running.limits, limits)]
+    changed += [
+        f"{REPLICAS}{name}"
+        for name, model in settings.served().items()
+        if model.replicas != running.served()[name].replicas
+    ]
     comparable = new.model_copy(update={"models": _with_policies(new.models, new)})
     kept = [name for name in _others(settings, comparable) if name not in (*LIVE, "limits")]
     kept += [f"limits.{name}" for name in _others(running.limits, new.limits) if name in OF_CONNECTIONS]
@@ -169,6 +183,20 @@ def _with_policies(models: Mapping[str, ModelSettings], new: Settings) -> dict[s
     """These models with the policies that the new configuration names, for them or for all."""
     named = {name: model.policy or new.policy for name, model in new.models.items()}
     return {name: model.model_copy(update={"policy": named.get(name, model.policy)}) for name, model in models.items()}
+
+
+def _moved(models: Mapping[str, ModelSettings], new: Settings) -> dict[str, ModelSettings]:
+    """These models with the replicas that the new configuration names for them."""
+    named = {name: model.replicas for name, model in new.models.items()}
+    return {
+        name: model.model_copy(update={"replicas": _of(model.replicas, named.get(name))})
+        for name, model in models.items()
+    }
+
+
+def _of(running: ReplicaSettings | None, new: ReplicaSettings | None) -> ReplicaSettings | None:
+    """Where there are replicas before and after, those that are named now; how they are reached stays."""
+    return running if running is None or new is None else running.moved(new)
 
 
 def _others(one: BaseModel, two: BaseModel) -> list[str]:

@@ -42,6 +42,7 @@ from ponder.server.policies import policies_of
 from ponder.server.receipts import signing
 from ponder.server.registry import Registry
 from ponder.server.reload import Reload, Terminal, at_signal
+from ponder.server.replicas import start_replicas
 from ponder.server.sealed_thoughts import configured as sealed_with
 from ponder.server.sealed_thoughts import sealing
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
@@ -244,7 +245,10 @@ def rereading(reload: Reload, starting: Starting) -> Generator[None]:
 async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -> dict[str, ServedModel]:
     """One model with its adapters, by their names, and its reward model, where it has one; engines here are started one
     after the other."""
-    options, beside = options_of(model, cpu=on_cpu())
+    if model.replicas is not None and (model.prm is None or model.prm_is_remote):
+        options = beside = EngineOptions()
+    else:
+        options, beside = options_of(model, cpu=on_cpu())
     prm = locate(model.prm) if model.prm and not model.prm_is_remote else None
     reward_model: RewardModel | None = None
     if model.prm and model.prm_is_remote:
@@ -253,11 +257,15 @@ async def start_served(name: str, model: ModelSettings, stack: AsyncExitStack) -
             model.prm, model=model.prm_model, key=model.prm_key, locate=locate, profile=model.reward_profile
         )
         stack.push_async_callback(reward_model.close)
-    engine = await start(
-        locate(model.path), name=name, profile=model.model_profile, options=options, adapters=model.adapters
-    )
-    stack.push_async_callback(engine.close)
-    served = await stack.enter_async_context(supervised(engine))
+    served: Sequence[Engine]
+    if model.replicas is not None:
+        served = [await start_replicas(name, model, model.replicas, stack)]
+    else:
+        engine = await start(
+            locate(model.path), name=name, profile=model.model_profile, options=options, adapters=model.adapters
+        )
+        stack.push_async_callback(engine.close)
+        served = await stack.enter_async_context(supervised(engine))
     if prm is not None:
         log.info("loading %s's reward model (%s)", name, model.prm)
         judge = await start_reward(prm, name=Path(prm).name, profile=model.reward_profile, options=beside)

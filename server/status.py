@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol
 
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from ponder.compute.engine import Checked, Engine, RewardModel, State, supervision_of
 from ponder.compute.errors import NotFound, NotPermitted, PonderError, Unavailable
+from ponder.compute.replicas import HasReplicas, ReplicaState
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics, Role
 from ponder.server import errors
@@ -88,8 +89,29 @@ class RewardModelHealth(BaseModel):
     restarts: int = Field(default=0, description="How often its engine was started again")
 
 
+class ReplicaHealth(BaseModel):
+    """A replica of a model. What it has not said lately is left out."""
+
+    url: str
+    state: ReplicaState = Field(
+        description="joining: not proved yet; up: it is used; trial: it was away, and is given one call to show that "
+        "it writes; away: it is not used, and asked again later; draining: it was taken out, and ends what it has begun"
+    )
+    why: str = Field(description="What is in the way of its use")
+    in_flight: int = Field(description="Calls of this server that it works on")
+    places: int = Field(description="Calls that it works on at a time, as far as is known")
+    weight: float = Field(description="Its share of what is new, of 1")
+    running: int | None = Field(description="Calls of anybody's that it works on, by its own word")
+    waiting: int | None = Field(description="Calls of anybody's that wait for it, by its own word")
+    cache: float | None = Field(description="The share of its KV cache that is in use, of 1")
+    calls: int
+    spilled: int = Field(description="Calls that another should have had, which was full or away")
+    lost: int = Field(description="Calls that were gone on with elsewhere")
+    falls: int = Field(description="How often it went away")
+
+
 class ModelHealth(BaseModel):
-    """How a model is. `reward_model` is left out where there is none."""
+    """How a model is. `reward_model` is left out where there is none, and so are replicas."""
 
     answers: bool
     engine: State = Field(default="up", description=ENGINE)
@@ -97,6 +119,7 @@ class ModelHealth(BaseModel):
     context: int = Field(description="Tokens of prompt and output together")
     chain_p50: float = Field(description="Tokens of a chain in the middle, as learned so far")
     reward_model: RewardModelHealth | None = None
+    replicas: list[ReplicaHealth] | None = None
 
 
 class Health(BaseModel):
@@ -339,6 +362,8 @@ class Status:
 def _details(name: str, served: ServedModel, found: HealthReport) -> ModelHealth:
     told = ModelHealth(answers=found.models[name], context=served.engine.card.context, chain_p50=served.lengths.p50)
     _supervised(told, served.engine)
+    if isinstance(served.engine, HasReplicas):
+        told.replicas = [ReplicaHealth(**asdict(one)) for one in served.engine.replicas]
     if served.reward_model is not None:
         told.reward_model = RewardModelHealth(name=served.reward_model.name, answers=found.reward_models[name])
         _supervised(told.reward_model, served.reward_model)

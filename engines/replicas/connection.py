@@ -221,7 +221,8 @@ class Connection:
         if 300 <= status < 400:
             raise EngineError(f"{where}, which leads elsewhere: give the address that it leads to")
         if status in (429, 503):
-            raise NotTaken(f"{where}", retry_after=seconds(response.headers.get("retry-after")))
+            wait = seconds(response.headers.get("retry-after"))
+            raise NotTaken(where, retry_after=wait, answered=True)
         if status >= 500:
             raise Lost(where)
         raise EngineError(f"{where}: is it a vLLM server, and does it serve this model?")

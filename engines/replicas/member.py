@@ -519,6 +519,8 @@ class Member:
         self._load = None
         if self.state != "draining":
             self._to("away", why)
+        for call in self.calls:
+            call.broken = True
         # Who ends a call in good order would wait for an answer.
         if self.replica is not None:
             await self.replica.close()

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 from ponder.compute.clock import now
 from ponder.compute.engine import Checked, Delta, ModelCard, ReadsWishes, Reopens, Sampling, State
-from ponder.compute.errors import EngineError, Lost, NotNow, Unavailable
+from ponder.compute.errors import EngineError, Lost, NotNow, PonderError, Unavailable
 from ponder.compute.replicas import ReplicaFacts
 from ponder.compute.slots import Slots
 from ponder.compute.text import Candidate, Prompt
@@ -159,6 +159,13 @@ class ReplicaPool:
         except (EngineError, NotNow) as error:
             self._failed(member, transcript, error)
             raise Lost(error.message) from None
+        except Exception as error:
+            if isinstance(error, PonderError) or not call.broken:
+                raise
+            # Its connections were closed while it was about to use one.
+            lost = Lost(f"replica {member.url} was given up")
+            self._failed(member, transcript, lost)
+            raise lost from None
         finally:
             member.end(call)
 

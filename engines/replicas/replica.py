@@ -35,8 +35,8 @@ class Replica(Engine, Protocol):
         ...
 
     async def health(self) -> None:
-        """Returns where the server says within a few seconds that its engine lives; asks for no token. Raises
-        `EngineError` where it does not, and names what it said instead."""
+        """Returns where the server says within a few seconds that its engine lives; asks for no token. Raises `Lost`
+        where nobody answers, and `EngineError` where it says otherwise, and names what it said instead."""
         ...
 
     async def load(self) -> Load:
@@ -47,7 +47,8 @@ class Replica(Engine, Protocol):
 class NotTaken(Lost):
     """The server did not take a call, so of this call nothing was read or made: it is away, or has too much to do."""
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
-        """`retry_after`: seconds until it may take one."""
+    def __init__(self, message: str, *, retry_after: float, answered: bool = False) -> None:
+        """`retry_after`: seconds until it may take one; `answered`: it has said so itself."""
         super().__init__(message)
         self.retry_after = retry_after
+        self.answered = answered

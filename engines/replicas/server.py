@@ -34,7 +34,7 @@ from ponder.engines.replicas.connection import Access, Connection
 from ponder.engines.replicas.features import ABORT, Features, look
 from ponder.engines.replicas.known import KnownModel, know, no_grammars
 from ponder.engines.replicas.metrics import load_of
-from ponder.engines.replicas.replica import Load
+from ponder.engines.replicas.replica import Load, NotTaken
 from ponder.engines.writing import Call, Writing
 
 log = logging.getLogger(__name__)
@@ -320,6 +320,10 @@ class VllmServer:
         """See `ponder.engines.replicas.replica.Replica`."""
         try:
             await self.connection.short("/health")
+        except NotTaken as error:
+            if error.answered:
+                raise EngineError(f"{error.message}: its engine does not live") from None
+            raise
         except RequestError as error:
             raise EngineError(f"{self.connection.who} does not say that it is well: {error.message}") from None
 

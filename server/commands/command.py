@@ -51,6 +51,8 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """The server's subcommands, added to a command line. What a flag means is read off the setting of that name."""
     serve_ = add_parser("serve", help="serve a model over the OpenAI API")
     _settings_of(serve_, FLAGS)
+    words = "a vLLM server that serves the model, in the place of an engine here; as often as there are some"
+    serve_.add_argument("--replica", dest="replica", action="append", metavar="URL", help=words)
     serve_.add_argument(
         "--with-parent", action="store_true", help="end at once when the process that has started this one ends"
     )
@@ -219,7 +221,10 @@ def _settings_of(command: argparse.ArgumentParser, flags: Sequence[str]) -> None
 
 
 def _load(options: argparse.Namespace, flags: Sequence[str]) -> Settings:
-    return load(options.config, **{name: getattr(options, name) for name in ("model", *flags)})
+    given = {name: getattr(options, name) for name in ("model", *flags)}
+    if urls := getattr(options, "replica", None):
+        given["replicas"] = {"urls": urls}
+    return load(options.config, **given)
 
 
 # -- the subcommands --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.reward_profiles import REWARD_PROFILES, RewardProfile
 from ponder.server.settings.engine import EngineSettings, RewardEngineSettings
 from ponder.server.settings.prices import MOST_COST
+from ponder.server.settings.replicas import Replicas
 from ponder.server.settings.table import Table, nearest
 
 
@@ -195,6 +196,11 @@ class ModelSettings(Defaults):
     adapters: dict[str, str] = Field(
         default_factory=dict,
         description="LoRA adapters of the model, each a folder or hub id, by the names they are asked by.",
+    )
+    replicas: Replicas | None = Field(
+        default=None,
+        description="vLLM servers that serve the model, in the place of an engine here: a list of addresses, or a "
+        "table (docs/replica-pool.md). `path` is its tokenizer's then.",
     )
     aliases: list[str] = Field(
         default_factory=list[str],

@@ -23,6 +23,7 @@ from ponder.server.settings.limits import Limits
 from ponder.server.settings.model import Defaults, ModelSettings
 from ponder.server.settings.prices import DEMO, PriceBook
 from ponder.server.settings.receipts import ReceiptSettings
+from ponder.server.settings.replicas import Replicas
 from ponder.server.settings.responses import ResponseSettings
 from ponder.server.settings.sealed_thoughts import SealedThoughtSettings
 from ponder.server.settings.table import nearest
@@ -66,6 +67,11 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
     )
     aliases: list[str] = Field(
         default_factory=list[str], description="Other names the one model is asked by, such as a name of OpenAI's."
+    )
+    replicas: Replicas | None = Field(
+        default=None,
+        description="vLLM servers that serve the one model, in the place of an engine here: a list of addresses, or a "
+        "table (docs/replica-pool.md). `model` is its tokenizer's then.",
     )
     list_strategies: bool = Field(
         default=True,
@@ -237,6 +243,13 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
             raise ValueError("adapters: with a models table they stand in the table of their model")
         if self.models and self.aliases:
             raise ValueError("aliases: with a models table they stand in the table of their model")
+        if self.models and self.replicas is not None:
+            raise ValueError("replicas: with a models table they stand in the table of their model")
+        for name, model in self.served().items():
+            if model.replicas is not None and model.adapters:
+                raise ValueError(
+                    f"adapters: those of {name} are loaded by its replicas; serve each as a model of its own"
+                )
         names = [key.name for key in self.keys]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"keys: two keys are called {twice[0]}; a name belongs to one key")
@@ -312,7 +325,9 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
             folder = Path(self.model)
             name = folder.resolve().name if folder.is_dir() else self.model
             models = {
-                name.replace(":", "-"): ModelSettings(path=self.model, adapters=self.adapters, aliases=self.aliases)
+                name.replace(":", "-"): ModelSettings(
+                    path=self.model, adapters=self.adapters, aliases=self.aliases, replicas=self.replicas
+                )
             }
         elif "model" in self.model_fields_set:
             models = {self.model: models[self.model]}

@@ -350,7 +350,7 @@ def test_the_key_is_sent_and_its_health_and_its_load_are_read() -> None:
             await engine.health()
             assert await engine.load() == Load(3, 4, 0.25, 200, 150)
             server.llm.errored = True
-            with pytest.raises(NotTaken, match="status 503"):
+            with pytest.raises(EngineError, match="status 503"):
                 await engine.health()
             server.metrics = "nonsense"
             with pytest.raises(EngineError, match="how many requests"):

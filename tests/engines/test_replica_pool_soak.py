@@ -1,0 +1,110 @@
+"""Two vLLM servers with the demo reasoner, killed and stopped under load for long: 200 kills and 50 stops, in parts
+that a campaign (`tests/campaign.py`) goes on with where it was cut."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ponder.compute.budget import Budget
+from ponder.compute.plan import Plan
+from ponder.engines.replicas.known import know
+from ponder.engines.replicas.membership import InFile
+from ponder.engines.replicas.pool import ReplicaPool
+from ponder.engines.replicas.server import VllmServer, connect
+from tests.engines.replica_process import ReplicaProcess
+from tests.engines.test_replica_pool_http import Load, Processes, fact_of, killed, stopped
+from tests.engines.test_restarts import plan
+
+pytestmark = pytest.mark.soak
+
+DEMO = Path(__file__).parents[2] / "models" / "demo"
+PARTS, KILLS, STOPS = 25, 8, 2
+"""In each part so many of each: 200 and 50 in all."""
+STARTS = 400.0
+"""Seconds in which a server answers."""
+QUESTIONS = 12
+
+
+def vllm(log: Path) -> Callable[[], Awaitable[ReplicaProcess]]:
+    """What starts a server."""
+
+    async def start() -> ReplicaProcess:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = int(free.getsockname()[1])
+        url = f"http://127.0.0.1:{port}"
+        flags = {"--model": str(DEMO), "--host": "127.0.0.1", "--port": str(port), "--block-size": "32"}
+        flags |= {"--kv-cache-memory-bytes": str(1 << 28), "--dtype": "float32", "--max-model-len": "2048"}
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
+        command += ["--no-enable-chunked-prefill", *(word for pair in flags.items() for word in pair)]
+        environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+        with log.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                *command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        end = time.monotonic() + STARTS
+        async with httpx.AsyncClient(base_url=url) as client:
+            while time.monotonic() < end and process.returncode is None:
+                try:
+                    if (await client.get("/health")).status_code == 200:
+                        return ReplicaProcess(process, url)
+                except httpx.HTTPError:
+                    await asyncio.sleep(0.5)
+        raise AssertionError(f"no server within {STARTS:.0f} s")
+
+    return start
+
+
+def form(number: int) -> Plan:
+    """Stories of the demo reasoner's, at temperature 0: what is answered follows from the number."""
+    which = number % QUESTIONS
+    story = f"Tom has {which + 3} apples. Tom gets {which + 5} more. How many apples does Tom have now?"
+    made = plan("direct", question=story, budget=Budget(600, 120), stream=number % 2 == 0)
+    return replace(made, sampling=replace(made.sampling, temperature=0.0))
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_killed_and_stopped_for_long_no_request_is_lost(
+    part: int, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    async def go() -> None:
+        known = await know(str(DEMO), name="demo")
+
+        async def reach(url: str) -> VllmServer:
+            return await connect(url, known)
+
+        file, chance = tmp_path / "replicas", random.Random(part)
+        async with Processes.of(2, file, vllm(tmp_path / "log")) as processes:
+            pool = ReplicaPool("demo", reach, InFile(file))
+            async with pool.serving():
+                load, numbers = Load(pool, form, QUESTIONS, patience=STARTS), itertools.count()
+                await load.until(lambda: sum(fact.state == "up" for fact in pool.replicas) == 2)
+                strikes = [killed] * KILLS + [stopped] * STOPS
+                chance.shuffle(strikes)
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(4):
+                        group.create_task(load.caller(numbers))
+                    for strike in strikes:
+                        await strike(load, processes, chance.randrange(2))
+                        await asyncio.sleep(chance.random())
+                    load.ended = True
+                assert all(fact_of(pool, one.url).state == "up" for one in processes.all)
+                record_property("requests", load.answered)
+                record_property("resumed", load.resumed)
+                record_property("lost", 0)
+        known.close()
+
+    asyncio.run(go())
