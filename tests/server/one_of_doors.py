@@ -26,8 +26,18 @@ from ponder.server.auth.keys import Keyring
 from ponder.server.auth.stored_keys import following
 from ponder.server.http.server import run
 from ponder.server.http.sockets import bind, listen
+from ponder.server.sealed_thoughts import sealing
 from ponder.server.settings import ModelSettings, Settings
 from ponder.testing import Chain, ScriptedEngine, always
+from ponder.testing.scripted import question
+
+SHORT = always(*(Chain("think about it\n" * n, f"It is {n}.") for n in (1, 2, 6)))
+LONG = always(Chain("long", "word " * 1000))
+
+
+def script(prompt: Prompt, thought: str, call: int) -> Chain:
+    """Whoever says "long" is given a long answer."""
+    return (LONG if "long" in question(prompt) else SHORT)(prompt, thought, call)
 
 
 @dataclass
@@ -55,10 +65,10 @@ async def main(host: str, port: str, settings: str, delay: str) -> None:
         ledger = await stack.enter_async_context(keeping_account(given.ledger, metrics, given.owners))
         keyring = Keyring(given.keys, required=given.require_key)
         stored = await stack.enter_async_context(following(ledger, keyring))
-        chains = [Chain("think about it\n" * n, f"It is {n}.") for n in (1, 2, 6)]
-        engine = Telling(always(*chains), delay=float(delay))
+        engine = Telling(script, delay=float(delay))
         served: Any = {"demo": ServedModel(engine, Lengths(60, 300), ModelSettings(path="scripted"))}
-        app = create_app(given, served, metrics=metrics, ledger=ledger, keyring=keyring, stored=stored)
+        more: Any = {"metrics": metrics, "ledger": ledger, "keyring": keyring, "stored": stored}
+        app = create_app(given, served, seals=sealing(given.sealed_thoughts), **more)
         handle = app.state.handle
         with bind(host, int(port)) as sock:
             listen(sock)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.metering.databases import postgresql
 from tests.metering.ledgers import leases, rows
 from tests.server.resent import soon
 from tests.server.serving import ASK, PATH
-from tests.server.several import Door, door, most_at_once, networks
+from tests.server.several import Door, Network, door, most_at_once, networks
 
 LIMIT, CALLERS = 10, 64
 DELAY = 0.01
@@ -60,25 +60,35 @@ class Caller:
         return answer["usage"]["completion_tokens_details"]["reasoning_tokens"]
 
 
+Cut = tuple[int, Network, float]
+"""Which server is cut off, and for how many seconds at least."""
+
+
+@contextmanager
+def two() -> Generator[tuple[Sequence[Door], Sequence[Network], str]]:
+    """Two servers in networks of their own, and the address of their ledger for whoever is on this machine."""
+    with ExitStack() as stack:
+        made = stack.enter_context(networks(2))
+        server = stack.enter_context(postgresql(hosts=[network.base for network in made]))
+        name = server.new().rpartition("/")[2]
+        doors: list[Door] = []
+        for network in made:
+            key = {"name": "caller", "hash": digest("caller"), "max_inflight": LIMIT}
+            settings = {"keys": [key], "ledger": {"url": server.address(name, network.base)}}
+            doors.append(stack.enter_context(door(settings, network, delay=DELAY)))
+        yield doors, made, server.address(name)
+
+
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])])
 def test_a_limit_for_10_holds_while_links_to_the_database_are_cut_and_mended(
     times: int, record_property: Callable[[str, object], None]
 ) -> None:
-    with ExitStack() as stack:
-        networks_ = stack.enter_context(networks(2))
-        server = stack.enter_context(postgresql(hosts=[network.base for network in networks_]))
-        name = server.new().rpartition("/")[2]
-        doors: list[Door] = []
-        for network in networks_:
-            key = {"name": "caller", "hash": digest("caller"), "max_inflight": LIMIT}
-            settings = {"keys": [key], "ledger": {"url": server.address(name, network.base)}}
-            doors.append(stack.enter_context(door(settings, network, delay=DELAY)))
-        links = [(i, network.cut, network.mend) for i, network in enumerate(networks_)]
-        answered, seen = asyncio.run(under_load(doors, links * times if times > 1 else links[:1]))
+    with two() as (doors, made, address):
+        cuts: list[Cut] = [(0, made[0], 0.0)] if times == 1 else [(i, made[i], 0.0) for i in (0, 1)] * times
+        answered, seen = asyncio.run(under_load(doors, cuts))
         for one in doors:
             one.stop()
-        found = rows(server.address(name))
-        leased = leases(server.address(name))
+        found, leased = rows(address), leases(address)
     most = most_at_once(doors)
     for word, value in (("most at once", most), ("seen", str(seen)), ("answered", len(answered))):
         record_property(word, value)
@@ -91,15 +101,36 @@ def test_a_limit_for_10_holds_while_links_to_the_database_are_cut_and_mended(
     assert sum(one.produced for one in doors) == sum(row["thinking"] + row["answer"] for row in found.values())
 
 
-async def under_load(doors: Sequence[Door], cuts: Sequence[tuple[int, Callable[[], None], Callable[[], None]]]) -> Any:
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_server_that_is_cut_off_for_longer_than_its_lease_goes_on_within_the_limit(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """It is taken for dead meanwhile, and what it ran then is settled once, by the other."""
+    with two() as (doors, made, address):
+        answered, seen = asyncio.run(under_load(doors, [(0, made[0], 100.0)]))
+        for one in doors:
+            one.stop()
+        found, log = rows(address), doors[0].log.read_text()
+    most = most_at_once(doors)
+    for word, value in (("most at once", most), ("seen", str(seen)), ("answered", len(answered))):
+        record_property(word, value)
+    assert "another server took this one for dead" in log
+    assert most <= LIMIT
+    assert not [row for row in found.values() if row["settled_ms"] is None]
+    assert {found[id]["outcome"] for id in answered} == {"answered", "lost"}
+    assert sum(one.produced for one in doors) > sum(row["thinking"] + row["answer"] for row in found.values())
+
+
+async def under_load(doors: Sequence[Door], cuts: Sequence[Cut]) -> Any:
     over, seen = asyncio.Event(), [Counter[int]() for _ in doors]
     callers = [Caller(doors[i % 2], bool(i // 2 % 2), seen[i % 2]) for i in range(CALLERS)]
     async with asyncio.TaskGroup() as group:
         for caller in callers:
             group.create_task(caller.call(over))
-        for which, cut, mend in cuts:
+        for which, network, seconds in cuts:
             await soon(more(seen, 200, 5))
-            cut()
+            network.cut()
             # Those that run there are answered, and those that come are refused; elsewhere nobody notices.
             await soon(more(seen, 503, 10, which))
             await soon(more(seen, 200, 5, 1 - which))
@@ -107,7 +138,8 @@ async def under_load(doors: Sequence[Door], cuts: Sequence[tuple[int, Callable[[
             await soon(more(seen, 503, 10, which))
             assert seen[which][200] == before[200]
             assert not seen[1 - which][503]
-            mend()
+            await asyncio.sleep(seconds)
+            network.mend()
             await soon(more(seen, 200, 5, which))
             seen[which][503] = 0
         over.set()
