@@ -135,6 +135,15 @@ class Limited(Protocol):
         ...
 
 
+@runtime_checkable
+class Revocable(Protocol):
+    """A bill of a request that may have to end early: what it has of a limit is about to be given to others."""
+
+    def when_revoked(self, stop: Callable[[], None]) -> None:
+        """`stop` ends the request with its best so far; called on the event loop, once, as soon as it must end."""
+        ...
+
+
 class Account(Protocol):
     """Keeps account of requests."""
 
@@ -196,6 +205,11 @@ class _Bills:
         return {
             name: value for bill in self._open if isinstance(bill, Limited) for name, value in bill.headers().items()
         }
+
+    def when_revoked(self, stop: Callable[[], None]) -> None:
+        for bill in self._open:
+            if isinstance(bill, Revocable):
+                bill.when_revoked(stop)
 
     def _use(self, usage: Usage) -> None:
         for told in self._told:

@@ -24,7 +24,7 @@ from ponder.compute.usage import Usage
 from ponder.metering import leases
 from ponder.metering.clock import SharedClock, milliseconds
 from ponder.metering.database import Database
-from ponder.metering.leases import Ask, Kind, Lease, Window
+from ponder.metering.leases import PLACES, Ask, Kind, Lease, Window
 from ponder.metering.limits import Holding, Limits
 from ponder.metering.migrate import OtherVersion, prepare
 from ponder.metering.processes import LEASE, Process, this_process
@@ -38,6 +38,8 @@ OPENING = 5.0
 """Seconds to wait for a row to be durable before the request is refused."""
 SETTLING = 2.0
 """Seconds to wait for a settlement before the answer goes out without it; it is written later."""
+IN_TIME = 30.0
+"""Seconds before others may have its places in which a request of a server that is cut off has ended."""
 RETRY = 5
 """Seconds after which a refused request may be sent again."""
 LONGEST = 512
@@ -103,7 +105,9 @@ class Ledger:
             clock,
             lease,
         )
-        self._limits = Limits(_Leases(self._writer), clock, watch.limited)
+        alone = place.file is not None
+        left = None if alone else lambda: lease + PLACES / 1000 - IN_TIME - self._writer.silent
+        self._limits = Limits(_Leases(self._writer), clock, watch.limited, left)
 
     async def start(self) -> None:
         """Signs this server in, and settles what dead ones have left open. Raises `NoLedger`."""
@@ -218,6 +222,10 @@ class LedgerBill:
 
     def headers(self) -> Mapping[str, str]:
         return {} if self._holds is None else self._holds[0].headers()
+
+    def when_revoked(self, stop: Callable[[], None]) -> None:
+        if self._holds is not None:
+            self._holds[0].when_revoked(stop)
 
     def follow(self, progress: Callable[[], Progress]) -> None:
         self._progress = progress

@@ -147,7 +147,8 @@ class Holding:
         self._total = first
         self._read, self._to_read, self._verifier = 0, 0, verifier
         self._bases = [part.base for part in parts]
-        self._ended = False
+        self._ended = self._revoked = False
+        self._stop: Callable[[], None] | None = None
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -161,6 +162,19 @@ class Holding:
     def headers(self) -> Mapping[str, str]:
         """How its limits are now, in the headers that OpenAI has for that."""
         return _headers([part.pool for part in self._parts], self._limits.now()) if self._told else {}
+
+    def when_revoked(self, stop: Callable[[], None]) -> None:
+        """`stop` is called, once, when others are about to have its place."""
+        self._stop = stop
+        if self._revoked:
+            stop()
+
+    def revoke(self) -> None:
+        """Others are about to have its place."""
+        if not self._revoked:
+            self._revoked = True
+            if self._stop is not None:
+                self._stop()
 
     # -- a `Drawing` --------------------------------------------------------------------------------------------------
 
@@ -227,7 +241,7 @@ class Holding:
             self._ended = True
             for part in self._parts:
                 part.end(amount(part.pool.window.kind, row))
-            self._limits.ended(self._parts)
+            self._limits.ended(self, self._parts)
 
     def drop(self) -> None:
         """It was not begun."""
@@ -237,8 +251,14 @@ class Holding:
 class Limits:
     """The limits of all keys, as far as this server takes part in them. On the event loop."""
 
-    def __init__(self, leases: Leases, now_ms: Callable[[], int], told: Told) -> None:
-        self._leases, self.now, self._tell = leases, now_ms, told
+    def __init__(
+        self, leases: Leases, now_ms: Callable[[], int], told: Told, left: Callable[[], float] | None = None
+    ) -> None:
+        """`left`: seconds until requests that have places must end, for others may have these soon; None: there are no
+        others."""
+        self._leases, self.now, self._tell, self._left = leases, now_ms, told, left
+        self._placed: set[Holding] = set()
+        """Those that have one of the places of their key."""
         self._pools: dict[Window, Pool] = {}
         self._epoch = 0
         self._tidying: asyncio.TimerHandle | None = None
@@ -281,6 +301,9 @@ class Limits:
         for one in parts:
             one.set(first)
             self._changed(one.pool)
+        if self._left is not None and quota.inflight is not None:
+            self._placed.add(holding)
+            self._tidied(IDLE)
         return holding
 
     async def more(self, parts: Sequence[_Part], total: int, tokens: int) -> int:
@@ -298,16 +321,21 @@ class Limits:
             await self._want(pool, units)
         return pool.left >= units
 
-    def ended(self, parts: Sequence[_Part]) -> None:
+    def ended(self, holding: Holding, parts: Sequence[_Part]) -> None:
         """A request of these has ended."""
+        self._placed.discard(holding)
         for part in parts:
             pool = part.pool
             if pool.window.kind == "inflight" and pool.full and pool.shared and pool.asking is None:
                 # Who is refused elsewhere has the same chance of the place as who is refused here.
                 self._give_back(pool)
             self._changed(pool)
+        self._tidied(IDLE)
+
+    def _tidied(self, seconds: float) -> None:
+        """It is tidied in so many seconds, at the latest."""
         if self._tidying is None:
-            self._tidying = asyncio.get_running_loop().call_later(IDLE, self._tidy)
+            self._tidying = asyncio.get_running_loop().call_later(seconds, self._tidy)
 
     def fenced(self, epoch: int) -> None:
         """The process goes on under another epoch: the leases of earlier ones are not its own any more. What still runs
@@ -387,7 +415,10 @@ class Limits:
     def _tidy(self) -> None:
         """Gives back what is not needed, and forgets windows that are over."""
         self._tidying = None
-        at, again = self.now(), False
+        if self._left is not None and self._placed and self._left() <= 0:
+            for holding in list(self._placed):
+                holding.revoke()
+        at, again = self.now(), bool(self._placed)
         for of, pool in list(self._pools.items()):
             if pool.asking is not None or now() - pool.used < IDLE:
                 again = True
@@ -400,7 +431,7 @@ class Limits:
                     self._tell(of.key, of.kind, pool.limit, pool.limit)
             again = again or bool(pool.held)
         if again or self._pools:
-            self._tidying = asyncio.get_running_loop().call_later(IDLE if again else WINDOWS, self._tidy)
+            self._tidied(IDLE if again else WINDOWS)
 
     def _give_back(self, pool: Pool) -> None:
         """What of its lease is neither spent nor reserved."""

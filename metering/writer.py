@@ -155,6 +155,8 @@ class Writer:
         """Requests whose row is open, for all that is known here."""
         self.pending = 0
         """Changes that are on their way to the database."""
+        self._signed = time.monotonic()
+        """When the transaction began that has given the last sign of life which is durable."""
         self._since: float | None = None
         """When the transaction that is under way began."""
         self._insert = insert_of(engine, requests)
@@ -177,6 +179,11 @@ class Writer:
         """The database does not answer, as far as is known."""
         since = self._since
         return self._failing or (since is not None and time.monotonic() - since > STUCK)
+
+    @property
+    def silent(self) -> float:
+        """Seconds for which nobody may have heard of this process."""
+        return time.monotonic() - self._signed
 
     def put(self, change: Change) -> None:
         """Has a change written after those before it."""
@@ -272,11 +279,13 @@ class Writer:
             self._call(self._resolve, batch, None)
 
     def _transaction(self, batch: Sequence[Change]) -> Sequence[int]:
+        began = time.monotonic()
         with self._engine.begin() as connection:
             self._renew(connection)
             drift = self._apply(connection, batch)
             if self._retention.due:
                 self._retention.expire(connection, len(batch))
+        self._signed = began
         return drift
 
     def _lease(self, leasing: Sequence[Leasing]) -> None:

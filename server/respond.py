@@ -15,12 +15,12 @@ from functools import partial
 
 from starlette.types import Receive, Scope, Send
 
-from ponder.compute.account import Account, Bill, Following, Intent, Limited, Progress
+from ponder.compute.account import Account, Bill, Following, Intent, Limited, Progress, Revocable
 from ponder.compute.budget import Spending
 from ponder.compute.clock import now
 from ponder.compute.engine import Delta
 from ponder.compute.errors import DeadlinePassed, NotNow, RequestError, TooBusy, Unavailable
-from ponder.compute.execute import execute
+from ponder.compute.execute import GRACE, execute
 from ponder.compute.outcome import Outcome
 from ponder.compute.progress import Watch
 from ponder.compute.stop import StopSignal
@@ -429,6 +429,8 @@ class CompletionResponse:
         if self._limited is not None and (drawing := self._limited.drawing) is not None:
             for spending in self._spendings:
                 spending.quota = drawing
+        if isinstance(self._bill, Revocable):
+            self._bill.when_revoked(partial(_revoked, stop_signals))
         if isinstance(self._bill, Following) and self._bill.every < sys.maxsize:
             self._bill.follow(self._progress)
             for spending in self._spendings:
@@ -617,6 +619,12 @@ class CompletionResponse:
             outcomes=[outcome for outcome in self._outcomes if outcome is not None],
             verifier=judge.name if (judge := resolved.plans[0].verifier) else None,
         )
+
+
+def _revoked(stop_signals: Sequence[StopSignal]) -> None:
+    """Others are about to have the place of the request."""
+    for stop_signal in stop_signals:
+        stop_signal.set("quota", GRACE)
 
 
 def _intent(resolved: ResolvedRequest, request_id: str) -> Intent:

@@ -13,18 +13,21 @@ import pytest
 from sqlalchemy import Connection, Engine, insert, inspect, select, update
 
 from ponder.compute.account import Progress
+from ponder.compute.clock import now
 from ponder.compute.errors import NotNow
 from ponder.compute.quota import Quota
 from ponder.compute.usage import Usage
 from ponder.metering.clock import SharedClock, milliseconds
 from ponder.metering.database import database
-from ponder.metering.leases import PLACES, Ask, forget, take, window
+from ponder.metering.leases import PLACES, Ask, Lease, Window, forget, take, window
 from ponder.metering.ledger import Ledger, LedgerBill, _recover  # pyright: ignore[reportPrivateUsage]
+from ponder.metering.limits import Limits
 from ponder.metering.migrate import migrate, newest
 from ponder.metering.retention import DAY, expire_answers, expire_some
 from ponder.metering.tables import idempotency, limit_windows, responses, servers
+from ponder.testing import in_virtual_time
 from tests.metering.databases import PostgreSQL
-from tests.metering.ledgers import a_ledger, intent, leases, put, rows
+from tests.metering.ledgers import Watched, a_ledger, intent, leases, put, rows
 from tests.metering.test_limits import until
 
 OF = window("alice", "inflight", 0)
@@ -290,3 +293,46 @@ def columns_at(engine: Engine, version: str) -> dict[tuple[str, str], Any]:
     migrate(engine, version)
     found = inspect(engine)
     return {(table, column["name"]): column for table in found.get_table_names() for column in found.get_columns(table)}
+
+
+class Generous:
+    """Leases without a database."""
+
+    def lease(self, ask: Ask, heard: Callable[[Lease | None, int], None]) -> None:
+        heard(Lease(ask.amount, ask.amount, 0, 0, 0), 1)
+
+    def give_back(self, window: Window, amount: int, epoch: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_a_request_ends_before_others_are_given_its_place(began: bool) -> None:
+    """Where its server is cut off for so long. `began`: the model has begun when that happens."""
+
+    async def go() -> list[float]:
+        stopped, began_at = list[float](), now()
+        limits = Limits(Generous(), milliseconds, Watched().limited, lambda: began_at + 100 - now())
+        placed = await limits.begin(intent("req_1", quota=Quota(inflight=3)), 0)
+        other = await limits.begin(intent("req_2", quota=Quota(day=10_000)), 0)
+        over = await limits.begin(intent("req_3", quota=Quota(inflight=3)), 0)
+        assert placed is not None
+        assert other is not None
+        assert over is not None
+        over.drop()
+        for one in (other, over):
+            one.when_revoked(lambda: stopped.append(0.0))
+        if began:
+            placed.when_revoked(lambda: stopped.append(now() - began_at))
+            await asyncio.sleep(99)
+            assert not stopped
+            await asyncio.sleep(3)
+        else:
+            await asyncio.sleep(102)
+            placed.when_revoked(lambda: stopped.append(now() - began_at))
+        await asyncio.sleep(30)
+        placed.drop()
+        limits.close()
+        return stopped
+
+    (at,) = in_virtual_time(go())
+    assert 100 <= at <= 102

@@ -15,7 +15,7 @@ from ponder.compute.errors import RequestError, TooBusy
 from ponder.compute.usage import Usage
 from ponder.testing import Chain, ScriptedEngine, always
 from ponder.testing.virtual_time import VirtualTimeLoop, in_virtual_time
-from tests.server.serving import CHAIN, Line, answered, chat, counted, door, events, refused, scripted
+from tests.server.serving import CHAIN, Line, answered, chat, counted, door, events, in_no_time, refused, scripted
 
 LONG = Chain("t" * 60, "a" * 60)
 
@@ -246,3 +246,23 @@ def test_an_account_that_is_away_afterwards_costs_nobody_the_answer(
     in_virtual_time(go())
     assert "an account" in caplog.text
     assert "the ledger is away" not in caplog.text
+
+
+class Revoking(Kept):
+    """An account that wants the place of a request back when it has run for a second."""
+
+    def when_revoked(self, stop: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(1, stop)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_request_whose_place_is_wanted_back_answers_with_its_best_so_far(others: bool) -> None:
+    engine = scripted(Chain("t" * 6000, "It is 7."), delay=0.1)
+    account = Revoking(engine)
+    accounts = [account, Kept(engine)] if others else [account]
+    answer = in_no_time(door(engine, accounts=accounts), thinking_budget=6000)
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"] == "It is 7."
+    assert answer.json()["thinking"]["stopped_by"] == "quota"
+    assert engine.produced < 100
+    account.check("answered")
