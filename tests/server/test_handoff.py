@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 import select
@@ -278,6 +279,27 @@ def test_replicas_elsewhere_are_no_engines_of_a_servers_own() -> None:
     assert engines_here(of()) is None
     assert engines_here(of(supervision="up")) == "it runs engines of its own, of demo: restart it instead"
     assert engines_here(of(supervision="up", replicas=("http://10.0.0.7:8000",))) is None
+
+
+def test_the_new_process_is_the_newest_behind_a_link(tmp_path: Path) -> None:
+    """A program is started by the path that it was started by; a module, as it was."""
+    told = "import sys; from ponder.server.handoff import own_command; print(own_command())"
+    (tmp_path / "0.1").mkdir()
+    program = tmp_path / "0.1" / "ponder"
+    program.write_text(f"#!{sys.executable}\n{told}\n")
+    program.chmod(0o755)
+    (tmp_path / "current").symlink_to("0.1")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def run(*command: str) -> list[str]:
+        out = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+        return list(ast.literal_eval(out))
+
+    assert run("current/ponder", "serve", "x") == [str(tmp_path / "current" / "ponder"), "serve", "x"]
+    (tmp_path / "module.py").write_text(told)
+    command = [sys.executable, "-P", "-m", "module", "serve"]
+    environment["PYTHONPATH"] += f":{tmp_path}"
+    assert run(*command) == command
 
 
 # -- systemd ----------------------------------------------------------------------------------------------------------
