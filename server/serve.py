@@ -113,8 +113,8 @@ class Starting:
         self.outdated = True
 
     def too_soon(self, *_: object) -> None:
-        """SIGUSR2 meanwhile."""
-        log.warning("SIGUSR2: nothing is handed on: this process does not serve yet")
+        """SIGUSR2 meanwhile. Where the loop has not looked by then, it comes to the server after all."""
+        log.warning("SIGUSR2: this process does not serve yet: send it again when it does")
 
 
 async def _serve(
