@@ -38,6 +38,7 @@ LONGEST = (
     "engines/test_mechanisms.py",
     "server/test_command.py",
     "server/test_killed_background.py",
+    "server/test_handoff.py",
     "clients/test_examples.py",
     "deploy/test_dashboards.py",
     "server/test_thoughts_stay_inside.py",
