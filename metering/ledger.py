@@ -290,12 +290,8 @@ class _Leases:
     def lease(self, ask: Ask, heard: Callable[[Lease | None, int], None]) -> None:
         self._writer.lease(Leasing(ask, heard))
 
-    def give_back(self, window: Window, amount: int, epoch: int) -> None:
-        self._writer.lease(Leasing(Ask(window, 0, 0, first=False), _nobody, amount, epoch))
-
-
-def _nobody(lease: Lease | None, epoch: int) -> None:
-    """Whoever gives back does not wait."""
+    def give_back(self, window: Window, amount: int, epoch: int, lost: Callable[[], None]) -> None:
+        self._writer.lease(Leasing(Ask(window, 0, 0, first=False), lambda _, __: lost(), amount, epoch))
 
 
 async def open_ledger(

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from ponder.compute.account import Intent
@@ -49,8 +50,9 @@ class Leases(Protocol):
         it holds for."""
         ...
 
-    def give_back(self, window: Window, amount: int, epoch: int) -> None:
-        """So much of what was leased under an epoch is not needed."""
+    def give_back(self, window: Window, amount: int, epoch: int, lost: Callable[[], None]) -> None:
+        """So much of what was leased under an epoch is not needed. `lost` is called where nobody knows whether the
+        database has heard of it."""
         ...
 
 
@@ -82,6 +84,8 @@ class Pool:
     """Other servers have asked for the limit, as last seen."""
     stale: bool = True
     """What was spent without leases is to be looked up."""
+    unsure: bool = False
+    """Nobody knows whether the database has heard of the last lease, or of what was given back."""
     wanted: int = 0
     """By all that wait for a lease."""
     asking: asyncio.Future[bool] | None = None
@@ -333,9 +337,12 @@ class Limits:
         self._tidied(IDLE)
 
     def _tidied(self, seconds: float) -> None:
-        """It is tidied in so many seconds, at the latest."""
-        if self._tidying is None:
-            self._tidying = asyncio.get_running_loop().call_later(seconds, self._tidy)
+        """It is tidied in so many seconds, at the latest: also where the next look is for windows that are over, and so
+        later."""
+        loop = asyncio.get_running_loop()
+        if self._tidying is None or self._tidying.when() > loop.time() + seconds:
+            self.close()
+            self._tidying = loop.call_later(seconds, self._tidy)
 
     def fenced(self, epoch: int) -> None:
         """The process goes on under another epoch: the leases of earlier ones are not its own any more. What still runs
@@ -394,7 +401,9 @@ class Limits:
 
         def heard(lease: Lease | None, epoch: int) -> None:
             pool.asking = None
-            if lease is not None:
+            if lease is None:
+                self._lost(pool)
+            else:
                 self._leased(pool, lease, short, epoch)
             if not asking.done():
                 asking.set_result(lease is not None)
@@ -407,10 +416,16 @@ class Limits:
         if not pool.epoch:
             pool.epoch, pool.leased, pool.spent = epoch, lease.leased, lease.spent
         elif pool.epoch == epoch:
-            pool.leased += lease.added
+            # The database knows: what was leased or given back before may have been heard of, or not.
+            pool.leased, pool.unsure = lease.leased, False
         pool.others, pool.others_spent = lease.others, lease.others_spent
         pool.full, pool.shared = lease.added < short, lease.shared
         self._changed(pool)
+
+    def _lost(self, pool: Pool) -> None:
+        """It is asked what the database knows of the lease: what was leased in vain would be missed by all servers."""
+        pool.unsure = True
+        self._tidied(IDLE)
 
     def _tidy(self) -> None:
         """Gives back what is not needed, and forgets windows that are over."""
@@ -424,6 +439,10 @@ class Limits:
                 again = True
                 continue
             over = of.ends_ms is not None and not of.begun_ms <= at < of.ends_ms
+            if pool.unsure and not over:
+                pool.asking, again = asyncio.get_running_loop().create_future(), True
+                self._ask(pool, pool.asking)
+                continue
             self._give_back(pool)
             if over and not pool.held:
                 del self._pools[of]
@@ -437,7 +456,7 @@ class Limits:
         """What of its lease is neither spent nor reserved."""
         if (surplus := pool.leased - pool.spent - pool.held) > 0 and pool.epoch and not pool.dead:
             pool.leased -= surplus
-            self._leases.give_back(pool.window, surplus, pool.epoch)
+            self._leases.give_back(pool.window, surplus, pool.epoch, partial(self._lost, pool))
 
     def _changed(self, pool: Pool) -> None:
         self._tell(pool.window.key, pool.window.kind, pool.limit, pool.remaining)

@@ -101,7 +101,8 @@ class Leasing:
 
     ask: Ask
     heard: Callable[[Lease | None, int], None]
-    """Told on the event loop what an ask has come to, None where the database is away, and the epoch it holds for."""
+    """Told on the event loop what an ask has come to, None where the database is away, and the epoch it holds for; of
+    what is given back only where the database is away."""
     give_back: int = 0
     epoch: int = 0
     """Under which what is given back was leased."""
@@ -291,6 +292,7 @@ class Writer:
     def _lease(self, leasing: Sequence[Leasing]) -> None:
         """Leases, in a transaction of their own: what they wait for, the requests of other keys need not."""
         asking = [one for one in leasing if not one.give_back]
+        giving = [one for one in leasing if one.give_back]
         taken: list[Lease] = []
         self._since = time.monotonic()
         try:
@@ -300,12 +302,15 @@ class Writer:
                     given = [(o.ask.window, o.give_back) for o in leasing if o.give_back and o.epoch == self._epoch]
                     leases.give_back(connection, self._me.id, given)
                     taken = leases.take(connection, self._me.id, [one.ask for one in asking])
+                giving = []
         except SQLAlchemyError as error:
             log.warning("the ledger could not lease from the limits of keys (%s)", _word(error))
         finally:
             self._since = None
         for i, one in enumerate(asking):
             self._call(one.heard, taken[i] if taken else None, self._epoch)
+        for one in giving:
+            self._call(one.heard, None, self._epoch)
 
     def _renew(self, connection: Connection) -> None:
         """Gives a sign of life under the epoch of this process, or begins a new epoch."""
