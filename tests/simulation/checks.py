@@ -10,7 +10,7 @@ from ponder.metering.leases import Kind, window
 from ponder.testing import MARKER
 from tests.simulation.database import Disk
 from tests.simulation.door import SEND, Caller, Server
-from tests.simulation.engine import Model, part_of_an_answer, whole_answer
+from tests.simulation.engine import part_of_an_answer, whole_answer
 from tests.simulation.world import World
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -26,16 +26,17 @@ def check(
     world: World,
     callers: Sequence[Caller],
     servers: Sequence[Server],
-    server: Server,
+    serving: Sequence[Server],
     disk: Disk,
-    model: Model,
     logged: Sequence[str],
 ) -> list[str]:
-    """What is wrong in a run that is at rest: its server still serves, and nobody asks."""
+    """What is wrong in a run that is at rest: those `serving` of all its servers still do, and nobody asks."""
     rows = disk.rows()
     return [
-        *_nothing_left(server, model, rows),
-        *_counts(world, servers, model, rows),
+        *(problem for server in serving for problem in _nothing_left(server)),
+        *(f"{len(ids)} requests of {key} run for accounts" for key, ids in _running(servers).items() if ids),
+        *(f"the row of {id} is open" for id, row in rows.items() if row["settled_ms"] is None),
+        *(problem for server in servers for problem in _counts(world, server, rows)),
         *_limits(world, servers, rows),
         *_traces(servers, rows),
         *_secrets(callers, servers, rows, logged),
@@ -43,53 +44,55 @@ def check(
     ]
 
 
-def _nothing_left(server: Server, model: Model, rows: Rows) -> Iterator[str]:
+def _running(servers: Sequence[Server]) -> Mapping[str, set[str]]:
+    return servers[0].inflight.everywhere if servers else {}
+
+
+def _nothing_left(server: Server) -> Iterator[str]:
     if server.admission.inside or server.admission.queued:
         yield f"{server.admission.inside} requests run and {server.admission.queued} wait, though nobody asks"
-    if model.running:
-        yield f"{model.running} streams of engines are open"
+    if server.model.running:
+        yield f"{server.model.running} streams of engines are open"
     if server.ledger.reserved or server.ledger.unsettled:
         yield f"the ledger has {server.ledger.reserved} tokens reserved, {server.ledger.unsettled} requests unsettled"
     for window_, held in server.ledger.held.items():
         yield f"{held} are reserved of the limit {window_.kind} of {window_.key}"
-    if any(server.inflight.running.values()):
-        yield f"requests run for accounts: {server.inflight.running}"
-    if open_ := [id for id, row in rows.items() if row["settled_ms"] is None]:
-        yield f"{len(open_)} rows are open"
 
 
-def _counts(world: World, servers: Sequence[Server], model: Model, rows: Rows) -> Iterator[str]:
-    """Made is what was billed and what was wasted, to the token."""
-    settled: dict[str, Usage] = {}
-    for server in servers:
-        if not server.killed:
-            settled |= {id: told[-1][0] for id, told in server.inflight.settled.items()}
+def _counts(world: World, server: Server, rows: Rows) -> Iterator[str]:
+    """Made is what was billed and wasted, to the token; of a server that was killed, within its checkpoints."""
+    settled = {id: told[-1][0] for id, told in server.inflight.settled.items()}
+    if server.made is not None:
+        own = [row for row in rows.values() if row["owner"] == server.ledger.process.id]
+        billed = sum(row[name] for row in own for name in ("thinking", "answer", "wasted"))
+        uncertain = sum(row["uncertain"] for row in own)
+        if not world.struck["fenced"] and not billed <= server.made <= billed + uncertain:
+            yield f"killed engines made {server.made} tokens; {billed} are billed or wasted, and {uncertain} uncertain"
+        return
     told = sum(usage.generated + usage.wasted for usage in settled.values())
-    if model.made != told:
-        yield f"engines made {model.made} tokens, and settlements say {told}"
+    if server.model.made != told:
+        yield f"engines made {server.model.made} tokens, and settlements say {told}"
+    drifted = 0
     for id, usage in settled.items():
-        if id in rows and rows[id]["outcome"] != "lost":
-            row = tuple(rows[id][name] for name in ("thinking", "answer", "wasted"))
-            if row != (usage.hidden, usage.visible, usage.wasted):
-                yield f"{id} is settled with {usage}, and its row says {row}"
-    drifted = sum(
-        usage.generated - rows[id]["thinking"] - rows[id]["answer"]
-        for id, usage in settled.items()
-        if id in rows and rows[id]["outcome"] == "lost"
-    )
-    if (known := sum(server.drifted for server in servers)) != drifted:
-        yield f"{drifted} tokens are in no row, because another server settled them, and {known} were told of"
-    lost = [row for id, row in rows.items() if id not in settled]
-    billed = sum(row[name] for row in lost for name in ("thinking", "answer", "wasted"))
-    before = sum(row["thinking"] + row["answer"] + row["wasted"] for id, row in rows.items() if id in settled)
-    uncertain = sum(row["uncertain"] for row in lost)
-    if not world.struck["fenced"] and not billed <= model.before + max(0, before) <= billed + before + uncertain:
-        yield f"killed engines made {model.before} tokens; {billed} are billed or wasted, and {uncertain} uncertain"
+        if (row := rows.get(id)) is None:
+            continue
+        if row["outcome"] == "lost":
+            drifted += usage.generated - row["thinking"] - row["answer"]
+        elif (counts := [row[n] for n in ("thinking", "answer", "wasted")]) != [
+            usage.hidden,
+            usage.visible,
+            usage.wasted,
+        ]:
+            yield f"{id} is settled with {usage}, and its row says {counts}"
+    if server.drifted != drifted:
+        yield f"{drifted} tokens are in no row, because another server settled them, and {server.drifted} were told of"
 
 
 def _limits(world: World, servers: Sequence[Server], rows: Rows) -> Iterator[str]:
     for server in servers:
-        yield from server.inflight.wrong
+        if not world.struck["fenced"]:
+            # Of a server that is taken for dead the requests run on, and their places have others.
+            yield from server.inflight.wrong
     for key, limits in world.scenario.keys.items():
         for name, kind in COUNTED.items():
             if (limit := limits.get(name)) is None:

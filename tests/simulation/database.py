@@ -53,10 +53,16 @@ class _Way:
 
     def __init__(self) -> None:
         self.engine = create_engine("sqlite://", poolclass=NullPool, creator=lambda: self.disk.connection)
-        event.listen(self.engine, "begin", lambda connection: self.disk.begins(connection))
-        event.listen(self.engine, "commit", lambda _: self.disk.commits())
+        event.listen(self.engine, "begin", self._begins)
+        event.listen(self.engine, "commit", self._commits)
 
     disk: Disk
+
+    def _begins(self, connection: Any) -> None:
+        self.disk.begins(connection)
+
+    def _commits(self, connection: Any) -> None:
+        self.disk.commits()
 
 
 _way = cache(_Way)

@@ -66,26 +66,40 @@ def settings_of(world: World) -> Settings:
 
 @dataclass
 class Inflight:
-    """An account that counts what runs, to hold it against the limits at every moment."""
+    """An account that counts what runs on all servers, to hold it against the limits at every moment."""
 
-    world: World
-    running: dict[str, int] = field(default_factory=dict[str, int])
+    everywhere: dict[str, set[str]]
+    """The ids of requests that run, by the names of keys."""
     wrong: list[str] = field(default_factory=list[str])
     used: dict[str, Usage] = field(default_factory=dict[str, Usage])
     """What each request has told of its calls, by ids."""
     settled: dict[str, list[tuple[Usage, str]]] = field(default_factory=dict[str, list[tuple[Usage, str]]])
+    own: dict[str, str] = field(default_factory=dict[str, str])
+    """Of the requests that run here the name of the key."""
 
     async def reserve(self, intent: Intent) -> Bill:
         owner, quota = intent.owner, intent.quota
-        self.running[owner] = self.running.get(owner, 0) + 1
-        if quota is not None and quota.inflight is not None and self.running[owner] > quota.inflight:
-            self.wrong.append(f"{self.running[owner]} requests of {owner} run, and its limit is {quota.inflight}")
+        running = self.everywhere.setdefault(owner, set())
+        running.add(intent.request)
+        self.own[intent.request] = owner
+        if quota is not None and quota.inflight is not None and len(running) > quota.inflight:
+            self.wrong.append(f"{len(running)} requests of {owner} run, and its limit is {quota.inflight}")
         return _Counted(self, intent)
+
+    def over(self, id: str) -> None:
+        """It runs no more."""
+        if (owner := self.own.pop(id, None)) is not None:
+            self.everywhere[owner].discard(id)
+
+    def killed(self) -> None:
+        """All that run here do so no more."""
+        for id in list(self.own):
+            self.over(id)
 
 
 class _Counted:
     def __init__(self, inflight: Inflight, intent: Intent) -> None:
-        self._inflight, self._intent, self._open = inflight, intent, True
+        self._inflight, self._intent = inflight, intent
 
     def used(self, usage: Usage) -> None:
         told = self._inflight.used
@@ -93,9 +107,7 @@ class _Counted:
 
     async def settle(self, usage: Usage, ending: str) -> None:
         self._inflight.settled.setdefault(self._intent.request, []).append((usage, ending))
-        if self._open:
-            self._open = False
-            self._inflight.running[self._intent.owner] -= 1
+        self._inflight.over(self._intent.request)
 
 
 class Counting(Metrics):
@@ -119,9 +131,12 @@ class Server:
     metrics: Counting
     reload: Reload
     inflight: Inflight
+    model: Model
     tasks: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
     """Its requests."""
     killed: bool = False
+    made: int | None = None
+    """Tokens its engines had made when it was killed."""
     going_down: bool = False
     down: asyncio.Event = field(default_factory=asyncio.Event)
     """It has gone down."""
@@ -133,9 +148,11 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(world: World, disk: Disk, model: Model, kind: str = "supervised") -> AsyncGenerator[Server]:
-    """A server that begins, and ends as it should unless it was killed."""
-    settings, metrics = settings_of(world), Counting()
+async def serving(
+    world: World, disk: Disk, everywhere: dict[str, set[str]], name: str, kind: str
+) -> AsyncGenerator[Server]:
+    """A server that begins, and ends as it should unless it was killed. `everywhere` is as for `Inflight`."""
+    settings, metrics, model = settings_of(world), Counting(), Model()
     ledger = SimulatedLedger(disk, metrics, CHECKPOINT)
     while True:
         try:
@@ -151,7 +168,7 @@ async def serving(world: World, disk: Disk, model: Model, kind: str = "supervise
         admission = Admission(
             settings.max_inflight, settings.max_queue, metrics, chains=settings.max_chains, keys=keyring.count
         )
-        traces, inflight = Traces(256, 1 << 24), Inflight(world)
+        traces, inflight = Traces(256, 1 << 24), Inflight(everywhere)
         idempotency = Idempotency(settings.idempotency, None, metrics, lambda: admission.draining)
         (dialect,) = (one for one in all_dialects() if one.path == CHAT)
         route = Completions(
@@ -173,13 +190,12 @@ async def serving(world: World, disk: Disk, model: Model, kind: str = "supervise
             AuthenticatedRoute(route, "infer", dialect, Guard(keyring, metrics)), metrics, lambda _: dialect
         )
         reload = Reload(live, keyring, None, registry, lambda: settings)
-        server = Server(app, ledger, admission, traces, metrics, reload, inflight)
-        world.log("server: serves")
+        server = Server(app, ledger, admission, traces, metrics, reload, inflight, model)
+        world.log(f"{name}: serves")
         yield server
     if not server.killed:
-        model.end()
         await ledger.close()
-        world.log("server: has ended")
+        world.log(f"{name}: has ended")
 
 
 @dataclass
@@ -202,8 +218,8 @@ class Caller:
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     """Its task was cancelled by the server."""
-    life: int = 0
-    """The life of the server it came to."""
+    server: Server | None = None
+    """That it came to."""
 
     @property
     def name(self) -> str:
@@ -211,10 +227,9 @@ class Caller:
 
     async def ask(self, server: Server) -> None:
         """Asks, and returns when the server is done with it."""
-        world = self.world
+        world, self.server = self.world, server
         self.began = world.loop.time()
-        strategy = self.asked.body["strategy"]["name"]
-        world.log(f"{self.name}: asks for {strategy} by {self.asked.key}, has {self.asked.timeout} s")
+        world.log(f"{self.name}: asks for {self.asked.strategy} by {self.asked.key}, has {self.asked.timeout} s")
         if world.strikes("hang_up", self.name):
             world.loop.call_later(world.chance(f"gone {self.name}").expovariate(1 / 4), self._go)
         scope = {

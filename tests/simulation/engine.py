@@ -38,9 +38,13 @@ def written(prompt: Prompt, thought: str, seed: int) -> Chain:
     for at in range(len(thought), length):
         letter = "abcdef"[drawn[at] % 6]
         thought += MARKER[at] if at < len(MARKER) else "\n" if at % 8 == 7 else letter
-    value = sum(map(ord, thought)) % 3
-    words = " ".join(map(str, range(1, 2 + sum(map(ord, thought)) % 9)))
-    return Chain(thought, f"It is {value}. I counted {words}.")
+    return Chain(thought, answer_of(thought))
+
+
+def answer_of(thought: str) -> str:
+    """What follows from a thought that is over."""
+    sum_ = sum(map(ord, thought))
+    return f"It is {sum_ % 3}. I counted {' '.join(map(str, range(1, 2 + sum_ % 9)))}."
 
 
 def whole_answer(text: str) -> bool:
@@ -59,31 +63,16 @@ def part_of_an_answer(text: str) -> bool:
 
 @dataclass
 class Model:
-    """What all engines of a simulation have made: counted by them, and by nobody else."""
+    """What the engines of one server have made: counted by them, and by nobody else."""
 
     engines: list[SeededEngine] = field(default_factory=list[Any])
     read: int = 0
     """Tokens, by reward models."""
-    before: int = 0
-    """Tokens, by engines that were killed with their server."""
-
-    ended: int = 0
-    """Tokens, by those that ended with theirs."""
 
     @property
     def made(self) -> int:
-        """Tokens, for requests, by all that were not killed."""
-        return self.ended + sum(engine.produced for engine in self.engines)
-
-    def end(self) -> None:
-        """All there are have ended as they should."""
-        self.ended = self.made
-        self.engines.clear()
-
-    def killed(self) -> None:
-        """All there are were killed: what they seem to do from now on nobody knows of."""
-        self.before += sum(engine.produced for engine in self.engines)
-        self.engines.clear()
+        """Tokens, for requests."""
+        return sum(engine.produced for engine in self.engines)
 
     @property
     def running(self) -> int:
@@ -133,8 +122,18 @@ class SeededEngine(JudgingEngine):
     seeded: bool = True
     world: World = field(kw_only=True)
     process: Process = field(kw_only=True)
+    _begun: Candidate | None = None
+    """What the call goes on with whose stream is being begun."""
     _batches: dict[int, int] = field(default_factory=dict[int, int])
     """Tokens that each call has in hand, by the ids of their transcripts."""
+
+    def chain(self, prompt: Prompt, sampling: Sampling, thought: str, number: int) -> Chain:
+        begun, drawn = self._begun, super().chain(prompt, sampling, thought, number)
+        if begun is None or begun.thinking or drawn.answer.startswith(begun.text):
+            return drawn
+        # It was begun with another seed: it goes on as what it was.
+        answers = (answer_of(chr(value)) for value in range(9))
+        return Chain(thought, next(answer for answer in answers if answer.startswith(begun.text)))
 
     async def make(self, transcript: Transcript) -> None:
         if left := self._batches.get(id(transcript)):
@@ -179,6 +178,7 @@ class SeededEngine(JudgingEngine):
         name = f"call {transcript.call.purpose} {self.calls}"
         self.world.log(f"engine: {name} begins, seed {sampling.seed}")
         try:
+            self._begun = transcript.begun
             async with aclosing(super().generate(prompt, sampling, transcript)) as stream:
                 async for delta in stream:
                     yield delta

@@ -113,6 +113,11 @@ class Asked:
     def streamed(self) -> bool:
         return bool(self.body.get("stream"))
 
+    @property
+    def strategy(self) -> str:
+        asked = self.body["strategy"]
+        return asked if isinstance(asked, str) else asked["name"]
+
     def other_way(self) -> Asked:
         """The same, streamed where it was not, and with all the time there is."""
         body = {name: value for name, value in self.body.items() if name not in ("stream", "stream_options")}
@@ -140,6 +145,8 @@ class Scenario:
     """Calls the engine works on at a time; None: all."""
     pace: float
     """Seconds of a batch of tokens."""
+    doors: int
+    """Servers on the same database, each with its own engine."""
 
     def without(self, *faults: Fault) -> Scenario:
         return replace(self, faults={one: rate for one, rate in self.faults.items() if one not in faults})
@@ -147,7 +154,9 @@ class Scenario:
     def undisturbed(self) -> Scenario:
         """The seeded requests alone, the other way round, on a server on which nothing is short and nothing fails."""
         asked = [one.other_way() for one in self.asked if one.seeded]
-        return replace(self, faults={}, asked=asked, keys={key: {} for key in self.keys}, inflight=64, queue=64)
+        return replace(
+            self, faults={}, asked=asked, keys={key: {} for key in self.keys}, inflight=64, queue=64, doors=1
+        )
 
 
 def drawn(seed: int) -> Scenario:
@@ -168,6 +177,7 @@ def drawn(seed: int) -> Scenario:
         queue=chance.choice((1, 4, 64, 64)),
         places=chance.choice((None, None, 1, 2, 8)),
         pace=chance.choice((0.02, 0.1, 0.4)),
+        doors=chance.choice((1, 1, 2)),
     )
 
 
@@ -202,6 +212,17 @@ def _asked(
     short = chance.random() < faults.get("short_deadline", 0.0)
     timeout = 20 * chance.uniform(0.05, 1) ** 3 if short else LONG
     return Asked(number, chance.choice(keys), chance.uniform(0, within), body, round(timeout, 3))
+
+
+def after(number: int, key: str) -> Asked:
+    """A small request of a key."""
+    body = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": f"What is {number} and 1?"}],
+        "strategy": "direct",
+        "thinking_budget": 0,
+    }
+    return Asked(number, key, 0.0, body, LONG)
 
 
 @dataclass
