@@ -296,10 +296,15 @@ class Limits:
         while True:
             for one in parts:
                 await self._want(one.pool, one.units(first))
+            if any(one.pool.dead for one in parts):
+                # Another server has taken this one for dead meanwhile, and it leases anew.
+                for one in parts:
+                    one.pool = self._pool(one.pool.window, one.pool.limit)
+                continue
             short = next((one for one in parts if one.pool.left < one.units(first)), None)
             if short is None:
                 break
-            if short.pool.full or short.pool.dead:
+            if short.pool.full:
                 raise self._refusal(short, first, [one.pool for one in parts], told=quota.told)
         holding = Holding(self, parts, first, 0 if price is None else price.verifier, told=quota.told)
         for one in parts:

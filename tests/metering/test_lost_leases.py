@@ -14,8 +14,6 @@ from ponder.metering.leases import Ask, Kind, Lease, Window
 from ponder.metering.limits import IDLE, Limits
 from ponder.testing import in_virtual_time
 
-EPOCH = 1
-
 
 def nothing() -> None:
     """Nobody wants to know."""
@@ -30,6 +28,7 @@ class Away:
     """So many are not heard of."""
     behind: int = 0
     """So many are done, and nobody is told."""
+    epoch: int = 1
 
     def _hears(self) -> bool:
         self.before -= 1
@@ -41,12 +40,12 @@ class Away:
 
     def lease(self, ask: Ask, heard: Callable[[Lease | None, int], None]) -> None:
         if not self._hears():
-            heard(None, EPOCH)
+            heard(None, self.epoch)
             return
         added = min(ask.amount, ask.limit - self.leased)
         self.leased += added
         told = Lease(added, self.leased, 0, 0, 0) if self._tells() else None
-        asyncio.get_running_loop().call_soon(heard, told, EPOCH)
+        asyncio.get_running_loop().call_soon(heard, told, self.epoch)
 
     def give_back(self, window: Window, amount: int, epoch: int, lost: Callable[[], None] = nothing) -> None:
         if self._hears():
@@ -84,6 +83,18 @@ def test_a_place_is_given_back_as_soon_the_second_time_as_the_first() -> None:
             assert database.leased == 1
             await asyncio.sleep(2.5 * IDLE)
             assert database.leased == 0, "other servers miss it"
+
+    in_virtual_time(asking())
+
+
+def test_a_server_that_was_taken_for_dead_and_has_no_place_leases_one_anew() -> None:
+    async def asking() -> None:
+        database = Away()
+        limits = limits_of(database)
+        await one(limits)
+        await asyncio.sleep(2.5 * IDLE)
+        database.epoch = 2
+        await one(limits)
 
     in_virtual_time(asking())
 
