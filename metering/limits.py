@@ -418,11 +418,12 @@ class Limits:
     def _leased(self, pool: Pool, lease: Lease, short: int, epoch: int) -> None:
         self.fenced(epoch)
         pool.stale = False
+        # The database knows: what was leased or given back before may have been heard of, or not.
+        pool.unsure = False
         if not pool.epoch:
             pool.epoch, pool.leased, pool.spent = epoch, lease.leased, lease.spent
         elif pool.epoch == epoch:
-            # The database knows: what was leased or given back before may have been heard of, or not.
-            pool.leased, pool.unsure = lease.leased, False
+            pool.leased = lease.leased
         pool.others, pool.others_spent = lease.others, lease.others_spent
         pool.full, pool.shared = lease.added < short, lease.shared
         self._changed(pool)

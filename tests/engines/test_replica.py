@@ -21,7 +21,7 @@ from ponder.engines.held_grammars import Held
 from ponder.engines.profiles import PROFILES
 from ponder.engines.replicas.circles import circles
 from ponder.engines.replicas.connection import Access, address
-from ponder.engines.replicas.replica import Load, NotTaken, Replica
+from ponder.engines.replicas.replica import Load, Replica
 from ponder.engines.replicas.server import UNSEEN, connect
 from ponder.strategies import STRATEGIES
 from ponder.testing import Case, ScriptedEngine, ScriptedRewards, Setting, check_engine
