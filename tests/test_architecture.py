@@ -130,6 +130,7 @@ def test_openai_s_words_stand_in_its_dialect_alone() -> None:
     the spans, whose words are OpenTelemetry's."""
     others = {
         "traces.py": {"choices"},
+        "shared_traces.py": {"choices"},
         "trace_shapes.py": {"choices"},
         "commands/receipt.py": {"choices"},
         "spans.py": {"finish_reason"},
