@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from ponder.evaluation import calibrate_command, compare_command, export_command, record_command, replay_command
+from ponder.evaluation import (
+    calibrate_command,
+    compare_command,
+    export_command,
+    plan_command,
+    record_command,
+    replay_command,
+)
 
 
 def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
@@ -13,5 +20,6 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     calibrate_command.add_to(add_parser)
     compare_command.add_to(add_parser)
     export_command.add_to(add_parser)
+    plan_command.add_to(add_parser)
     record_command.add_to(add_parser)
     replay_command.add_to(add_parser)

@@ -18,7 +18,7 @@ born.tie()
 DISTRIBUTION = "ponder-server"
 OF_THE_SERVER = (
     *("serve", "keys", "reload", "doctor", "ledger", "usage", "answers"),
-    *("replay", "compare", "record", "calibrate", "export"),
+    *("replay", "compare", "record", "calibrate", "export", "plan"),
 )
 """Subcommands that want the extra `server`."""
 

@@ -43,7 +43,7 @@ class Layout:
     slots: int
     """Chains that a replica works on at a time."""
     doors: int = 1
-    routing: Rule = "affinity"
+    routing: Rule = "bounded"
     fair: bool = True
     """Turns as the server gives them; else first come, first served."""
     divided: bool = True

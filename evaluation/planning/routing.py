@@ -6,6 +6,7 @@ A door knows its own chains at once and those of other doors as it last asked. W
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Sequence
 from typing import Literal
@@ -13,9 +14,9 @@ from typing import Literal
 Rule = Literal["affinity", "bounded", "least", "two", "random"]
 RULES: tuple[Rule, ...] = ("affinity", "bounded", "least", "two", "random")
 
-ABOVE = 1.25
-"""So many times the mean may a replica's load be, by the rule `bounded` (Mirrokni et al. 2018, "Consistent Hashing with
-Bounded Loads")."""
+ABOVE, IDLE = 1.25, 0.5
+"""By the rule `bounded` (Mirrokni et al. 2018, "Consistent Hashing with Bounded Loads") a replica's load may be so many
+times the mean; and so much of its slots, however idle the others are."""
 
 DRAWN = 128
 """Replicas that are tried for a chain, of some more than once."""
@@ -86,9 +87,8 @@ class Router:
             case "affinity":
                 return self._preferred(key, self._slots)
             case "bounded":
-                # Never below what is free, never above what fits.
-                mean = (self._whole + 1) / self._alive
-                return self._preferred(key, min(self._slots, max(1, -int(-ABOVE * mean // 1))))
+                most = max(IDLE * self._slots, ABOVE * (self._whole + 1) / self._alive)
+                return self._preferred(key, min(self._slots, max(1, math.ceil(most))))
 
     def _preferred(self, key: int, most: int) -> int:
         """The first in the order of its rendezvous hashes (Thaler and Ravishankar 1998) that has room. Of all the
