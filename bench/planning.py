@@ -56,6 +56,7 @@ class Trial:
     burst: float = 1.0
     lives: float = 0.0
     part: str = "routing"
+    poll: float = 5.0
 
     @property
     def name(self) -> str:
@@ -89,6 +90,8 @@ def trials() -> Iterator[Trial]:
                 yield Trial(100, 0.9, 20_000, rule, doors=doors, divided=divided, part="doors")
     for load in (0.7, 0.9):
         yield Trial(100, load, 20_000, lives=1800.0, part="failures")
+    for rule in ("bounded", "least"):
+        yield Trial(100, 0.9, 20_000, rule, doors=8, part="doors", poll=1.0)
     for rule in ("affinity", "bounded", "least", "random"):
         yield Trial(1000, 0.9, 120_000, rule)
 
@@ -106,6 +109,7 @@ def run(trial: Trial, progress: Progress) -> dict[str, Any]:
         max_chains=LARGE,
         max_queue=LARGE,
         lives=trial.lives,
+        poll=trial.poll,
         away=120.0,
         typical=LENGTHS.p50,
     )
@@ -121,7 +125,7 @@ def run(trial: Trial, progress: Progress) -> dict[str, Any]:
         **asdict(trial),
         "rate": round(rate, 3),
         "cpu_seconds": round(time.process_time() - began, 1),
-        **{name: rounded(value) for name, value in asdict(figures).items()},
+        **{"answered" if name == "requests" else name: rounded(value) for name, value in asdict(figures).items()},
     }
 
 
@@ -136,6 +140,7 @@ def show(row: dict[str, Any]) -> None:
     how = f"{row['routing']:9}{'fair' if row['fair'] else 'fifo':5}{row['doors']} "
     how += "parts" if row["divided"] else "whole"
     how += f"{'  bursts' if row['burst'] > 1 else ''}{'  failures' if row['lives'] else ''}"
+    how += f"  asks each {row['poll']:g} s" if row["doors"] > 1 else ""
     print(
         f"{row['replicas']:5} x{row['load']:5.2f}  {how:30}  light p50 {owners['light']['p50']:7.1f} "
         f"p95 {owners['light']['p95']:7.1f}  heavy p95 {owners['heavy']['p95']:7.1f}  slot wait p95 "
@@ -157,7 +162,7 @@ def main() -> None:
     if options.json and Path(options.json).exists():
         rows = json.loads(Path(options.json).read_text())["results"]
     fields = Trial.__dataclass_fields__
-    known = {Trial(**{name: row[name] for name in fields}).name for row in rows}
+    known = {Trial(**{name: row[name] for name in fields if name in row}).name for row in rows}
     left = [trial for trial in asked if trial.name not in known]
     with Progress(sum(trial.requests for trial in left), 0) as progress:
         for trial in left:
