@@ -23,6 +23,7 @@ from ponder.compute.slots import Slots
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.samples import Question, Sample
+from ponder.evaluation.planning.capacity import Door, door_busy, taken
 from ponder.evaluation.planning.demand import Arrivals, Asked, Demand, Kind, LogNormal, Pool
 from ponder.evaluation.planning.figures import Figures
 from ponder.evaluation.planning.fleet import Fleet, Layout
@@ -341,3 +342,26 @@ def test_lengths_have_the_mean_they_are_said_to_have_and_chains_of_a_question_ar
     logs = [[math.log(tokens) for tokens in one] for one in drawn]
     within = sum(variance(one) for one in logs) / len(logs)
     assert 1 - within / variance([tokens for one in logs for tokens in one]) == pytest.approx(0.8, abs=0.05)
+
+
+def test_formulas_come_to_what_is_simulated() -> None:
+    """Tokens a second, what doors have to do, and what replicas make when more is asked than they can do."""
+    kinds = [Kind(of(Auto(n=6), BUILT_IN, 6), LENGTHS, prompt=PROMPT)]
+    each = taken(kinds, 0)
+    door_ = Door(request_cpu=0.02, token_cpu=2e-4)
+    rate = 0.6 * REPLICAS / each.seconds(COSTS, SLOTS)
+    layout = replace(FLEET, doors=2, routing="two", request_cpu=door_.request_cpu, token_cpu=door_.token_cpu)
+    calm = Fleet(layout).run(Demand(Arrivals(rate), kinds).requests(2500), 2500)
+    assert calm.tokens_per_second == pytest.approx(rate * each.tokens, rel=0.1)
+    assert calm.chains == pytest.approx(each.chains, rel=0.1)
+    assert calm.door_busy == pytest.approx(door_busy(rate, each, door_) / 2, rel=0.1)
+    over = replace(FLEET, costs=replace(COSTS, read=0.0))
+    full = Fleet(over).run(Demand(Arrivals(4 * rate), kinds).requests(2000), 2000, warm=0.3)
+    assert full.slots_used > 0.97
+    assert full.tokens_per_second == pytest.approx(over.capacity, rel=0.03)
+
+
+def test_a_door_whose_processor_is_full_answers_late() -> None:
+    free = simulated(count=400, prompt=0).latency.mean
+    for door_ in ({"request_cpu": 0.035}, {"request_cpu": 0.005, "token_cpu": 5e-4}):
+        assert simulated(replace(FLEET, **door_), count=400, prompt=0).latency.mean > 1.05 * free
