@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import SecretStr
 
-from ponder.compute.errors import EngineError, Lost, RequestError
+from ponder.compute.errors import EngineError, Lost, PonderError, RequestError
 from ponder.engines.replicas.replica import NotTaken
 
 CONNECT_SECONDS = 10.0
@@ -158,17 +158,12 @@ class Connection:
         this one, `EngineError` where it is not what it should be."""
         cancelled: asyncio.CancelledError | None = None
         if patience:
-            begun = asyncio.ensure_future(self._begun(path, asked, headers))
-            try:
-                response = await asyncio.shield(begun)
-            except asyncio.CancelledError as error:
-                cancelled = error
-                try:
-                    response = await asyncio.wait_for(begun, patience)
-                except (TimeoutError, EngineError):
-                    raise error from None
+            begun, cancelled = await self._begun_patiently(path, asked, headers, patience)
         else:
-            response = await self._begun(path, asked, headers)
+            begun = await self._tried(path, asked, headers)
+        if isinstance(begun, PonderError):
+            raise begun if cancelled is None else cancelled
+        response = begun
         try:
             self._check(response, path)
             yield Exchange(response, cancelled)
@@ -177,6 +172,28 @@ class Connection:
                 response.release()
             else:
                 response.close()
+
+    async def _begun_patiently(
+        self, path: str, asked: Mapping[str, Any] | None, headers: Mapping[str, str], patience: float
+    ) -> tuple[aiohttp.ClientResponse | PonderError, asyncio.CancelledError | None]:
+        """What became of a request, also for who is cancelled meanwhile, and that."""
+        async with asyncio.TaskGroup() as group:
+            begun = group.create_task(self._tried(path, asked, headers))
+            try:
+                return await asyncio.shield(begun), None
+            except asyncio.CancelledError as cancelled:
+                try:
+                    return await asyncio.wait_for(begun, patience), cancelled
+                except TimeoutError:
+                    raise cancelled from None
+
+    async def _tried(
+        self, path: str, asked: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse | PonderError:
+        try:
+            return await self._begun(path, asked, headers)
+        except PonderError as error:
+            return error
 
     async def _begun(
         self, path: str, asked: Mapping[str, Any] | None, headers: Mapping[str, str]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -57,8 +58,8 @@ class ScriptedServer:
     )
 
     @asynccontextmanager
-    async def serving(self) -> AsyncGenerator[str]:
-        """Its address, within the block."""
+    async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str]:
+        """Its address, within the block; with `tls` it is one of HTTPS."""
         app = web.Application(middlewares=[self._guarded])
         app.router.add_get("/version", self._version)
         app.router.add_get("/health", self._health)
@@ -68,10 +69,10 @@ class ScriptedServer:
         app.router.add_post("/inference/v1/abort_requests", self._abort)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, backlog=2048)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, backlog=2048, ssl_context=tls)
         await site.start()
         try:
-            yield f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{self._runner.addresses[0][1]}"
         finally:
             await self._runner.cleanup()
 
