@@ -47,7 +47,7 @@ YOUNG = 30.0
 """Seconds after which one that came back and goes away again is not one that keeps going away."""
 TRIAL = 2.0
 """Seconds after which a trial is over where its call has not failed."""
-PROVING = 30.0
+PROVING = 120.0
 """Seconds in which a replica has to show what it is."""
 STALE = 3.0
 """What it says of its load is forgotten after so many intervals."""
@@ -157,7 +157,8 @@ class Member:
         """Tokens a second of one of its calls, running mean; 0 before any came."""
         self._patience = options.patience
         self._trial: Call | None = None
-        self._failures = 0
+        self._failures = self._broke = 0
+        """Calls in a row that failed without a token; of those, since it was asked last."""
         self._failing: set[Transcript] = set()
         """Chains that failed, and of which it is not known yet whether it went away."""
         self._last: Fall | None = None
@@ -294,9 +295,10 @@ class Member:
         if self.state == "draining" and not self.calls:
             self.poke()
 
-    def failed(self, transcript: Transcript) -> None:
+    def failed(self, transcript: Transcript, *, taken: bool = True) -> None:
         """A call of it broke off, or it said that it cannot: it is asked whether it lives, and is given nothing until
-        then."""
+        then. `taken`: it had taken the call."""
+        self._broke += taken
         if self.counts or self.state == "draining":
             if self._last is None or transcript not in self._last.missing:
                 self._failing.add(transcript)
@@ -313,7 +315,7 @@ class Member:
     async def verdict(self, transcript: Transcript) -> Fall | None:
         """How it went away, where a call had failed; None where it lives."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._patience + PROVING):
+            async with asyncio.timeout(4 * self._patience + ALONE):
                 while transcript in self._failing:
                     await self._seen.wait()
         self._failing.discard(transcript)
@@ -367,14 +369,15 @@ class Member:
                 replica = self.replica
                 if replica is None or self._anew:
                     replica = await self._connect(self.url)
-                    try:
-                        self._prove(replica)
-                    except EngineError:
+                try:
+                    self._prove(replica)
+                    await replica.health()
+                    if self._hung:
+                        await replica.check()
+                except BaseException:
+                    if replica is not self.replica:
                         await replica.close()
-                        raise
-                await replica.health()
-                if self._hung:
-                    await replica.check()
+                    raise
         except TimeoutError:
             self._not_yet(f"it does not answer within {PROVING:.0f} s", refused=False)
         except (EngineError, NotNow) as error:
@@ -530,12 +533,13 @@ class Member:
     def _sentenced(self) -> None:
         """It was asked whether it lives: those whose calls failed hear of it."""
         if self._failing and self.counts and self.replica is not None and not self._unanswered:
-            self._failures += len(self._failing)
-            if self._failures >= FAILURES or self.state == "trial":
+            self._failures += self._broke
+            if self._failures >= FAILURES or (self.state == "trial" and self._broke):
                 self._away_since, self._anew = now(), False
                 self._flaps += 1
                 self._pause = min(FLAPPING, SOON * 2**self._flaps)
                 self._to("away", "it says that it lives, and its calls fail")
+        self._broke = 0
         self._failing.clear()
         seen, self._seen = self._seen, asyncio.Event()
         seen.set()

@@ -173,7 +173,7 @@ class ReplicaPool:
         past = self._pasts.setdefault(transcript, _Past(member, ""))
         past.member, past.message = member, error.message
         past.later = error.retry_after if isinstance(error, NotTaken | NotNow) else None
-        member.failed(transcript)
+        member.failed(transcript, taken=past.later is None)
 
     async def recovered(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> None:
         """See `ponder.compute.engine.Recovers`: whether the chain may go on on another replica."""

@@ -44,6 +44,9 @@ class MortalReplica(ScriptedEngine):
     others: int = 0
     """Calls of others that it works on."""
     waiting: int = 0
+    deaf: bool = False
+    """It does not say any more that it lives, and its calls go on."""
+    shut: bool = False
     silent: bool = False
     """It does not say what it has to do."""
     too_busy: float = 0.0
@@ -82,6 +85,8 @@ class MortalReplica(ScriptedEngine):
         await asyncio.sleep(self.delay)
         if self.hangs:
             await asyncio.Event().wait()
+        if self.shut:
+            raise RuntimeError("Session is closed")
         if self.poison(transcript) and not self.dead:
             self.crashed = True
             asyncio.get_running_loop().call_later(0.5, self.kill)
@@ -100,6 +105,8 @@ class MortalReplica(ScriptedEngine):
     async def health(self) -> None:
         self.asked += 1
         await self._reached()
+        if self.deaf:
+            raise Lost(f"{self.url}: the connection was refused")
         if self.crashed:
             raise EngineError(f"{self.url}: it says 503: its engine died")
 
@@ -110,7 +117,10 @@ class MortalReplica(ScriptedEngine):
         return Load(self.running + self.others, self.waiting, 0.0)
 
     async def close(self) -> None:
-        """Only what reaches it is closed."""
+        """Only what reaches it is closed: whoever is about to use that hears it from its library."""
+        if self.deaf:
+            self.shut = True
+            await asyncio.sleep(2 * self.delay)
 
 
 @dataclass

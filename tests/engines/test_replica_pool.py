@@ -19,7 +19,8 @@ from ponder.compute.plan import Plan
 from ponder.compute.resources import Resources
 from ponder.engines.replicas.pool import ReplicaPool
 from ponder.strategies import STRATEGIES
-from ponder.testing import in_virtual_time
+from ponder.testing import Case, Setting, always, in_virtual_time
+from ponder.testing.case import CHAINS
 from tests.engines.replica_fakes import Cluster, other_model
 from tests.engines.test_restarts import DOCUMENT, Asked, long_chains, plan
 
@@ -69,6 +70,43 @@ def test_death_at_every_token_leaves_the_answer_as_it_was() -> None:
             assert one.resumed == 1
 
 
+class Pooled(ReplicaPool):
+    """A pool that says as a scripted engine does what was made."""
+
+    cluster: Cluster
+
+    @property
+    def produced(self) -> int:
+        return self.cluster.produced
+
+    @property
+    def running(self) -> int:
+        return self.cluster.running
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_promises_hold_over_replicas_that_die(name: str) -> None:
+    """Budgets, counts, no thought in what comes out: whoever has written what."""
+
+    async def go(thinking: int, dies_at: tuple[int, ...], allowed: float | None) -> None:
+        cluster = Cluster.of(3, script=always(*CHAINS), dies_at=dies_at, seeded=False)
+        pool: Any = Pooled("scripted", cluster.connect, cluster.members)
+        pool.cluster = cluster
+        async with pool.serving():
+            case = Case(Setting(STRATEGIES[name], name=name), Budget(thinking, 40), pool, timeout=allowed)
+            try:
+                outcome = await case.run()
+            except DeadlinePassed:
+                assert allowed is not None
+                outcome = None
+            case.check(outcome)
+
+    for thinking in (0, 34, 700):
+        for dies_at in ((), (3,), (20, 25, 60)):
+            in_virtual_time(go(thinking, dies_at, None))
+    in_virtual_time(go(700, (10,), 0.6))
+
+
 def now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -116,6 +154,20 @@ def test_a_chain_is_written_on_within_two_seconds(way: str) -> None:
 
     assert over(cluster, work) == "Done."
     assert max(gaps) <= 2.0
+
+
+def test_what_a_library_says_of_connections_that_were_closed_under_a_call_is_no_error_of_the_call() -> None:
+    cluster = Cluster.of(2, script=long_chains)
+
+    async def work(pool: ReplicaPool) -> None:
+        going = asyncio.create_task(several(pool, [f"req{n}" for n in range(6)], long_form()))
+        await asyncio.sleep(1)
+        (await busiest(cluster)).deaf = True
+        for outcome in await going:
+            assert isinstance(outcome, Outcome), outcome
+        assert sum(fact.falls for fact in pool.replicas) == 1
+
+    over(cluster, work)
 
 
 def test_a_replica_that_hangs_is_seen_by_its_silence_though_it_says_that_it_lives() -> None:
