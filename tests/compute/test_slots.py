@@ -239,3 +239,30 @@ def test_the_wait_of_a_call_is_told_and_of_one_that_need_not_wait_nothing() -> N
         assert waits == [pytest.approx(2.0)]
 
     in_virtual_time(go())
+
+
+def test_slots_that_grow_are_handed_out_and_fewer_are_waited_for() -> None:
+    async def go() -> None:
+        slots = Slots(2, 10.0)
+        share = slots.share("ann")
+        held = [slot for _ in range(2) if (slot := share.take(10)) is not None]
+        waiting = [asyncio.create_task(share.turn(10)) for _ in range(3)]
+        await asyncio.sleep(0)
+        slots.resize(4)
+        held += [await waiting[0], await waiting[1]]
+        assert (slots.held, slots.waiting) == (4, 1)
+        slots.resize(1)
+        for slot in held[:3]:
+            share.give(slot, 10)
+            await asyncio.sleep(0)
+            assert not waiting[2].done()
+        share.give(held[3], 10)
+        last = await waiting[2]
+        assert (slots.held, slots.waiting, slots.free) == (1, 0, 0)
+        share.give(last, 10)
+        slots.resize(64)
+        assert (slots.free, slots.kept, slots.held) == (60, 4, 0)
+        slots.resize(2)
+        assert (slots.free, slots.kept, slots.held) == (2, 0, 0)
+
+    in_virtual_time(go())
