@@ -53,7 +53,7 @@ RATES: Mapping[Fault, float] = {
     "crashed": 0.003,
     "hangs": 0.001,
     "slow": 0.01,
-    "lost": 0.002,
+    "lost": 0.02,
     "fails": 0.002,
     "no_start": 0.3,
     "judge_fails": 0.2,
