@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -298,11 +299,15 @@ def columns_at(engine: Engine, version: str) -> dict[tuple[str, str], Any]:
 class Generous:
     """Leases without a database."""
 
-    def lease(self, ask: Ask, heard: Callable[[Lease | None, int], None]) -> None:
-        heard(Lease(ask.amount, ask.amount, 0, 0, 0), 1)
+    def __init__(self) -> None:
+        self.leased = Counter[Window]()
 
-    def give_back(self, window: Window, amount: int, epoch: int) -> None:
-        pass
+    def lease(self, ask: Ask, heard: Callable[[Lease | None, int], None]) -> None:
+        self.leased[ask.window] += ask.amount
+        heard(Lease(ask.amount, self.leased[ask.window], 0, 0, 0), 1)
+
+    def give_back(self, window: Window, amount: int, epoch: int, lost: Callable[[], None]) -> None:
+        self.leased[window] -= amount
 
 
 @pytest.mark.parametrize("began", [False, True])
