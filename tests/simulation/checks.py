@@ -170,7 +170,7 @@ def _caller(world: World, caller: Caller, rows: Rows) -> Iterator[str]:
         yield f"{name} was broken off without a word"
     if caller.end == "refused" and not caller.failure:
         yield f"{name} was refused with {caller.status} and without a word: {caller.body!r}"
-    if caller.status == 500:
+    if caller.status == 500 and not (world.struck["fails"] and b'"engine_error"' in caller.body):
         yield f"{name} was refused as an error of the server's: {caller.body!r}"
     if caller.end == "answered":
         yield from _answer(caller, rows)
@@ -208,6 +208,9 @@ def compared(callers: Sequence[Caller], undisturbed: Sequence[Caller]) -> Iterat
         told, known = caller.told["thinking"], other.told["thinking"]
         stops = [told["stopped_by"], *(one["stopped_by"] for one in told.get("choices", ()))]
         if told["budget"] != known["budget"] or any(stop not in PROMISED for stop in stops):
+            continue
+        if told.get("verifier_degraded"):
+            # Another judges where the verifier failed, and the answer says so.
             continue
         if (caller.texts, caller.finishes) != (other.texts, other.finishes):
             yield f"{caller.name} with a seed: {caller.texts} {told}; undisturbed {other.texts} {known}"
