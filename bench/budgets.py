@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from bench.machine import describe, keep
 from bench.start_engines import pair
-from bench.strategies import AMPLE, Answered, Setup, answer
+from bench.strategies import AMPLE, Answered, Setup, answer, seed_of
 from ponder.compute.resources import Resources
 from ponder.models.task import Problem, make
 
@@ -126,7 +126,7 @@ async def ask(journal: Journal, problems: Sequence[Problem], resources: Resource
 
     async def work() -> None:
         for i, setup in left:
-            journal.add(setup.name, i, await answer(problems[i], 7919 * i + 1, setup, resources))
+            journal.add(setup.name, i, await answer(problems[i], seed_of(setup, i), setup, resources))
             if len(journal.rows) % 200 == 0:
                 print(f"{len(journal.rows)} of {whole}", flush=True)
 
