@@ -192,7 +192,7 @@ def test_installed_alone_it_is_a_client_beside_whatever_is_called_as_our_folders
 def test_the_client_alone_says_what_the_server_wants(installed: Path, command: str) -> None:
     done = ran(installed, "ponder", command, *(["new", "alice"] if command == "keys" else []))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "the server is not installed, only the client: alembic, cachetools, cryptography, fastapi" in done.stderr
+    assert "the server is not installed, only the client: aiohttp, alembic, cachetools, cryptography" in done.stderr
     assert "pip install 'ponder-server[cpu]'" in done.stderr
     assert "Traceback" not in done.stderr
 
