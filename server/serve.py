@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from ponder.compute.engine import Engine, RewardModel, supervision_of
 from ponder.compute.lengths import Lengths
+from ponder.compute.replicas import HasReplicas
 from ponder.engines.launch import EngineOptions, metrics_text, on_cpu
 from ponder.engines.reward_remote import connect_reward
 from ponder.engines.reward_vllm import GPU_SHARE, start_reward, supervised_reward
@@ -300,4 +301,4 @@ def options_of(model: ModelSettings, *, cpu: bool) -> tuple[EngineOptions, Engin
 
 def _is_here(model: Engine | RewardModel | None) -> bool:
     """It was started by this process. Replicas elsewhere are watched as well, and have a list of themselves."""
-    return supervision_of(model) is not None and getattr(model, "replicas", None) is None
+    return supervision_of(model) is not None and not isinstance(model, HasReplicas)

@@ -23,7 +23,7 @@ from ponder.server.app import PAGES
 from ponder.server.auth.keys import digest
 from ponder.server.ending import AFTER
 from ponder.server.load_settings import load
-from ponder.server.settings import ModelSettings, Settings
+from ponder.server.settings import Settings
 from tests.deploy.programs import sources_of_vllm, unknown_to_vllm
 from tests.test_architecture import ROOT
 
@@ -311,7 +311,7 @@ def test_commands_have_flags_that_are_there(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_doors_take_their_settings_from_the_config_map_and_the_secret(
-    overlay: str, secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overlay: str, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert {path.name for path in secrets.iterdir()} == set(KEYS)
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets.iterdir()} == {0o600}
@@ -321,7 +321,7 @@ def test_doors_take_their_settings_from_the_config_map_and_the_secret(
     for line in kept.splitlines():
         name, _, value = line.partition("=")
         monkeypatch.setenv(name, value)
-    settings = load(configured(overlay, tmp_path))
+    settings = load(configured(overlay))
     assert settings.locked
     assert {key.name: key.hash for key in settings.keys} == {
         name: digest((secrets / f"{name}.key").read_text()) for name in ("scrape", "me")
@@ -331,17 +331,13 @@ def test_doors_take_their_settings_from_the_config_map_and_the_secret(
     keys_fit(settings, secrets)
 
 
-def configured(overlay: str, folder: Path) -> Path:
-    """The configuration of the doors; the name of the replicas is one that DNS has. Without that line where this server
-    has no such setting."""
+def configured(overlay: str) -> Path:
+    """The configuration of the doors; the name of the replicas is one that DNS has."""
     text = (HERE / overlay / "ponder.toml").read_text()
     (service,) = of("Service", "replicas")
     (line,) = re.findall(r"^replicas = .*$", text, re.MULTILINE)
     assert f"//replicas:{service['spec']['ports'][0]['port']}" in line
-    if "replicas" in ModelSettings.model_fields:
-        return HERE / overlay / "ponder.toml"
-    (folder / "ponder.toml").write_text(text.replace(line, ""))
-    return folder / "ponder.toml"
+    return HERE / overlay / "ponder.toml"
 
 
 def keys_fit(settings: Settings, secrets: Path) -> None:
