@@ -8,7 +8,7 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ QUESTIONS = 7
 
 
 def form(number: int) -> Plan:
-    """Requests that differ, of which half are streamed; what each is answered follows from its number."""
-    return plan("direct", question=f"Number {number % QUESTIONS}?", budget=Budget(400, 60), stream=number % 2 == 0)
+    """Requests that differ, of which half are streamed; what each is answered follows from its number. Each is of a
+    tenant of its own, so that whatever the numbers of their ports every replica is home to some."""
+    made = plan("direct", question=f"Number {number % QUESTIONS}?", budget=Budget(400, 60), stream=number % 2 == 0)
+    return replace(made, sampling=replace(made.sampling, tenant=f"tenant {number}"))
 
 
 @dataclass
