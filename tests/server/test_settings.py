@@ -26,6 +26,7 @@ from ponder.server.settings import (
     WrongSettings,
     loopback,
 )
+from ponder.server.settings.replicas import ReplicaSettings
 
 EXAMPLE = Path(__file__).parent.parent.parent / "ponder.example.toml"
 HASH = "sha256:" + "0" * 64
@@ -260,8 +261,12 @@ def test_the_example_loads_and_says_what_the_defaults_are() -> None:
 
 def test_the_example_loads_with_every_option_switched_on() -> None:
     text = uncommented().replace('model = "demo"\n', "", 1)
+    # What leaves no room for another: replicas of the one model beside tables of models, a key beside its file.
+    for line in ('replicas = ["http://a:8001", "http://b:8001"]\n', 'key_file = "/run/secrets/vllm-key"\n'):
+        assert line in text
+        text = text.replace(line, "", 1)
     settings = load(toml(text))
-    assert {"qwen3-8b", "mine"} == settings.models.keys()
+    assert {"qwen3-8b", "far", "mine"} == settings.models.keys()
     assert settings.keys[0].name == "alice"
 
 
@@ -275,6 +280,7 @@ def test_the_example_loads_with_every_option_switched_on() -> None:
         (IdempotencySettings, ("idempotency",)),
         (ResponseSettings, ("responses",)),
         (ModelSettings, ("models", "qwen3-8b")),
+        (ReplicaSettings, ("models", "far", "replicas")),
         (KeySettings, ("keys",)),
     ],
 )
@@ -282,6 +288,9 @@ def test_every_setting_is_in_the_example_and_described(table: type[BaseModel], p
     shown: Any = tomllib.loads(uncommented())
     for part in path:
         shown = shown[part]
+    if table is ModelSettings:
+        # What runs here and what runs elsewhere.
+        shown |= {"replicas": tomllib.loads(uncommented())["models"]["far"]["replicas"]}
     if table is KeySettings:
         # Two of them: no one key may have every field.
         shown = {name: value for key in shown for name, value in key.items()}
