@@ -14,17 +14,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 from ponder.compute.lengths import Lengths
+from ponder.compute.replicas import ReplicaFacts
 from ponder.server.app import ServedModel
 from ponder.server.handoff import listening
 from ponder.server.http.sockets import CannotListen
@@ -265,20 +265,28 @@ def test_a_server_with_an_engine_of_its_own_says_that_it_cannot_be_followed(tmp_
 
 @dataclass
 class Watched(ScriptedEngine):
-    """Somebody looks after it: it is one that was started here, or several elsewhere."""
+    """Somebody may look after it: it is one that was started here."""
 
     supervision: object = None
-    replicas: tuple[str, ...] | None = None
+
+
+@dataclass
+class Several(Watched):
+    """It is several elsewhere, which are looked after."""
+
+    replicas: Sequence[ReplicaFacts] = ()
 
 
 def test_replicas_elsewhere_are_no_engines_of_a_servers_own() -> None:
-    def of(**more: Any) -> dict[str, ServedModel]:
-        engine = Watched(always(Chain("", SHORT)), **more)
+    def of(engine: Watched) -> dict[str, ServedModel]:
         return {"demo": ServedModel(engine, Lengths(20, 40), ModelSettings(path="scripted"))}
 
-    assert engines_here(of()) is None
-    assert engines_here(of(supervision="up")) == "it runs engines of its own, of demo: restart it instead"
-    assert engines_here(of(supervision="up", replicas=("http://10.0.0.7:8000",))) is None
+    script = always(Chain("", SHORT))
+    assert engines_here(of(Watched(script))) is None
+    assert (
+        engines_here(of(Watched(script, supervision="up"))) == "it runs engines of its own, of demo: restart it instead"
+    )
+    assert engines_here(of(Several(script, supervision="up"))) is None
 
 
 def test_the_new_process_is_the_newest_behind_a_link(tmp_path: Path) -> None:
