@@ -7,7 +7,6 @@ change adds one to a version, in the same transaction: whoever remembers the key
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from sqlalchemy import Connection, Engine, RowMapping, insert, or_, select, upda
 from sqlalchemy.exc import IntegrityError
 
 from ponder.metering.audit import Act, record
+from ponder.metering.clock import milliseconds
 from ponder.metering.tables import key_hashes, keys, versions
 
 VERSION = "keys"
@@ -103,7 +103,7 @@ def create(
     expires_ms: int | None = None,
 ) -> StoredKey:
     """Puts a key in. Raises `NameTaken`."""
-    now = _milliseconds()
+    now = milliseconds()
     try:
         with engine.begin() as connection:
             changed(connection)
@@ -127,7 +127,7 @@ def create(
 
 def revoke(engine: Engine, who: str, wanted: str) -> StoredKey:
     """Ends a key, by its id or name; one that was revoked stays so. Raises `NoSuchKey`."""
-    return _changed(engine, who, wanted, "key.revoked", {"revoked_ms": _milliseconds()}, ended=True)
+    return _changed(engine, who, wanted, "key.revoked", {"revoked_ms": milliseconds()}, ended=True)
 
 
 def change(engine: Engine, who: str, wanted: str, values: Mapping[str, Any]) -> StoredKey:
@@ -162,7 +162,7 @@ def rotate(engine: Engine, who: str, wanted: str, hash: str, grace: float) -> St
         key = find(connection, wanted)
         if key.revoked_ms is not None:
             raise _ended(key)
-        now = _milliseconds()
+        now = milliseconds()
         newest = (key_hashes.c.key_id == key.id, key_hashes.c.until_ms.is_(None))
         connection.execute(update(key_hashes).where(*newest).values(until_ms=now + round(grace * 1000)))
         connection.execute(insert(key_hashes).values(hash=hash, key_id=key.id, created_ms=now))
@@ -181,7 +181,3 @@ def _taken(name: str) -> NameTaken:
 
 def _ended(key: StoredKey) -> KeyEnded:
     return KeyEnded(f"the key {key.name} was revoked, and stays so: make another")
-
-
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000

@@ -9,7 +9,6 @@ an answer is sealed before it comes here, and goes after its time.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from sqlalchemy import Connection, Engine, Select, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from ponder.compute.errors import Unavailable
+from ponder.metering.clock import milliseconds
 from ponder.metering.ledger import RETRY, Ledger
 from ponder.metering.retention import DAY
 from ponder.metering.tables import idempotency, requests, servers
@@ -103,7 +103,7 @@ class IdempotencyStore:
         as `claim` does."""
 
         def finished(connection: Connection) -> None:
-            now = _milliseconds()
+            now = milliseconds()
             until = now + round(keep * 1000)
             values = {
                 "outcome": "lost" if lost else "answered",
@@ -165,7 +165,7 @@ def forget_answers(connection: Connection, theirs: Select[Any]) -> None:
 
 
 def _claimed(connection: Connection, claim: Claim, me: str) -> Kept | None:
-    now = _milliseconds()
+    now = milliseconds()
     values = {
         "request": claim.request,
         "owner": me,
@@ -219,10 +219,6 @@ def _own(statement: Any, id: str, request: str) -> Any:
 
 def _released(connection: Connection, id: str, request: str) -> None:
     connection.execute(_own(delete(idempotency), id, request))
-
-
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _unavailable() -> Unavailable:

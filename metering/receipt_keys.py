@@ -5,7 +5,6 @@ signed any, in the ledger, so that old receipts can be checked when a key has be
 from __future__ import annotations
 
 import stat
-import time
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -15,6 +14,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ponder.compute.errors import PonderError
+from ponder.metering.clock import milliseconds
 from ponder.metering.database import Database, made_once, state_folder
 from ponder.metering.receipts import Signer, as_jwk, public_key
 from ponder.metering.tables import receipt_keys
@@ -59,7 +59,7 @@ def _make(file: Path) -> bool:
 def remember(place: Database, key: Ed25519PublicKey) -> None:
     """Lists a public key in a ledger, for good. Raises `NoKey` where it cannot be."""
     jwk, engine = as_jwk(key), place.engine()
-    row = {"id": jwk["kid"], "x": jwk["x"], "seen_ms": time.time_ns() // 1_000_000}
+    row = {"id": jwk["kid"], "x": jwk["x"], "seen_ms": milliseconds()}
     try:
         with engine.begin() as connection:
             connection.execute(insert_of(connection, receipt_keys), [row])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ponder.compute.errors import Unavailable
+from ponder.metering.clock import milliseconds
 from ponder.metering.database import ASKED
 from ponder.metering.ledger import RETRY, Ledger, storable
 from ponder.metering.response_rows import AT_ONCE, OPEN, Place, forget_responses, forget_until, too_many
@@ -141,7 +141,7 @@ class ResponseStore:
         self, id: str, status: Status, content: bytes | None, count: int, events: bytes, keep: float, seconds: float
     ) -> bool:
         """It is over; `events` are all of them. False: it was over already, or is gone."""
-        until = _milliseconds() + round(keep * 1000)
+        until = milliseconds() + round(keep * 1000)
         values = {"status": status, "content": content, "events": count, "until_ms": until}
 
         def finished(connection: Connection) -> bool:
@@ -180,7 +180,7 @@ class ResponseStore:
 
     async def keep(self, opening: Opening, status: Status, content: bytes, seconds: float) -> None:
         """One that its caller has waited for."""
-        now = _milliseconds()
+        now = milliseconds()
         values = _values(opening, self._me, now) | {
             "background": 0,
             "status": status,
@@ -330,7 +330,7 @@ def _values(opening: Opening, me: str, now: int) -> dict[str, Any]:
 
 
 def _opened(connection: Connection, opening: Opening, me: str) -> None:
-    now = _milliseconds()
+    now = milliseconds()
     epoch = connection.execute(select(servers.c.epoch).where(servers.c.id == me)).scalar_one_or_none() or 0
     values = _values(opening, me, now) | {
         "epoch": epoch,
@@ -360,7 +360,7 @@ def _appended(connection: Connection, id: str, me: str, values: dict[str, Any], 
 def _found(connection: Connection, id: str, key: str) -> StoredResponse | None:
     """A response of a key, as it is; one that has not begun is not known to its caller yet. One that runs on a server
     which has ended, or has another epoch by now, fails."""
-    rows, now = responses.c, _milliseconds()
+    rows, now = responses.c, milliseconds()
     if storable(id) != id:
         # PostgreSQL would not even look for it.
         return None
@@ -387,10 +387,6 @@ def _heard(future: asyncio.Future[Any]) -> None:
     """Whoever asked may have gone."""
     if not future.cancelled():
         future.exception()
-
-
-def _milliseconds() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _unavailable() -> Unavailable:

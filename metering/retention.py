@@ -3,12 +3,12 @@ deleted some at a time, faster than new ones come. Servers that do so at once le
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, delete, select, update
 
+from ponder.metering.clock import milliseconds
 from ponder.metering.database import ASKED
 from ponder.metering.response_rows import forget_responses
 from ponder.metering.tables import idempotency, requests, responses
@@ -39,7 +39,7 @@ class Retention:
 def expire_some(connection: Connection, days: int, most: int) -> int:
     """Deletes settled rows of requests that came more than `days` days ago, `most` of them at most; how many."""
     some = select(requests.c.id).where(
-        requests.c.begun_ms < time.time_ns() // 1_000_000 - days * DAY, requests.c.settled_ms.is_not(None)
+        requests.c.begun_ms < milliseconds() - days * DAY, requests.c.settled_ms.is_not(None)
     )
     ids = _free(connection, some.order_by(requests.c.begun_ms), most)
     for part in _parts(ids):
@@ -50,7 +50,7 @@ def expire_some(connection: Connection, days: int, most: int) -> int:
 def expire_answers(connection: Connection, most: int) -> int:
     """Forgets answers, keys and responses whose time is over, `most` of each at most; as many as most of the three
     were."""
-    now, row = time.time_ns() // 1_000_000, idempotency.c
+    now, row = milliseconds(), idempotency.c
     answers = _free(connection, select(row.id).where(row.answer_until_ms <= now), most)
     for part in _parts(answers):
         connection.execute(update(idempotency).where(row.id.in_(part)).values(answer=None, answer_until_ms=None))
