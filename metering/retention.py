@@ -41,7 +41,7 @@ def expire_some(connection: Connection, days: int, most: int) -> int:
     some = select(requests.c.id).where(
         requests.c.begun_ms < milliseconds() - days * DAY, requests.c.settled_ms.is_not(None)
     )
-    ids = _free(connection, some.order_by(requests.c.begun_ms), most)
+    ids = free(connection, some.order_by(requests.c.begun_ms), most)
     for part in _parts(ids):
         connection.execute(delete(requests).where(requests.c.id.in_(part)))
     return len(ids)
@@ -51,19 +51,19 @@ def expire_answers(connection: Connection, most: int) -> int:
     """Forgets answers, keys and responses whose time is over, `most` of each at most; as many as most of the three
     were."""
     now, row = milliseconds(), idempotency.c
-    answers = _free(connection, select(row.id).where(row.answer_until_ms <= now), most)
+    answers = free(connection, select(row.id).where(row.answer_until_ms <= now), most)
     for part in _parts(answers):
         connection.execute(update(idempotency).where(row.id.in_(part)).values(answer=None, answer_until_ms=None))
-    keys = _free(connection, select(row.id).where(row.until_ms <= now), most)
+    keys = free(connection, select(row.id).where(row.until_ms <= now), most)
     for part in _parts(keys):
         connection.execute(delete(idempotency).where(row.id.in_(part)))
-    kept = _free(connection, select(responses.c.id).where(responses.c.until_ms <= now), most)
+    kept = free(connection, select(responses.c.id).where(responses.c.until_ms <= now), most)
     for part in _parts(kept):
         forget_responses(connection, responses.c.id.in_(part), len(part))
     return max(len(answers), len(keys), len(kept))
 
 
-def _free(connection: Connection, some: Select[Any], most: int) -> Sequence[str]:
+def free(connection: Connection, some: Select[Any], most: int) -> Sequence[str]:
     """Ids of rows that go, `most` at most, and that no other server is at: to wait for it would hold up all that is
     written in the same transaction."""
     return connection.execute(some.limit(most).with_for_update(skip_locked=True)).scalars().all()

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ponder.compute.errors import Unavailable
 from ponder.metering.clock import milliseconds
 from ponder.metering.ledger import RETRY, Ledger
-from ponder.metering.retention import DAY
+from ponder.metering.retention import DAY, free
 from ponder.metering.tables import traces
 from ponder.metering.writer import insert_of
 
@@ -165,8 +165,7 @@ def _rows(connection: Connection, wanted: Select[Any]) -> Sequence[StoredTrace]:
 
 def _forget(connection: Connection, some: Select[Any]) -> None:
     """Deletes rows that no other server is at."""
-    ids = connection.execute(some.limit(AT_ONCE).with_for_update(skip_locked=True)).scalars().all()
-    if ids:
+    if ids := free(connection, some, AT_ONCE):
         connection.execute(delete(traces).where(traces.c.id.in_(ids)))
 
 

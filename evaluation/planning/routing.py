@@ -11,12 +11,10 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
+from ponder.engines.replicas.routing import BOUND, IDLE
+
 Rule = Literal["affinity", "bounded", "least", "two", "random"]
 RULES: tuple[Rule, ...] = ("affinity", "bounded", "least", "two", "random")
-
-ABOVE, IDLE = 1.25, 0.5
-"""By the rule `bounded` (Mirrokni et al. 2018, "Consistent Hashing with Bounded Loads") a replica's load may be so many
-times the mean; and so much of its slots, however idle the others are."""
 
 DRAWN = 128
 """Replicas that are tried for a chain, of some more than once."""
@@ -87,7 +85,8 @@ class Router:
             case "affinity":
                 return self._preferred(key, self._slots)
             case "bounded":
-                most = max(IDLE * self._slots, ABOVE * (self._whole + 1) / self._alive)
+                # As a pool of replicas does.
+                most = max(IDLE * self._slots, BOUND * (self._whole + 1) / self._alive)
                 return self._preferred(key, min(self._slots, max(1, math.ceil(most))))
 
     def _preferred(self, key: int, most: int) -> int:
