@@ -16,8 +16,9 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool, StaticPool
 
+from ponder.metering.clock import milliseconds
 from ponder.metering.database import database
-from ponder.metering.leases import Window
+from ponder.metering.leases import PLACES, Window, forget
 from ponder.metering.ledger import Ledger, Watch
 from ponder.metering.processes import Process, this_process
 from ponder.metering.tables import metadata
@@ -97,6 +98,11 @@ class Disk:
         if lost or twice:
             self.connection.execute("COMMIT")
             raise _error("nobody heard of the commit", gone=twice)
+
+    def minutes_pass(self) -> None:
+        """So many that nothing runs any more of servers that were taken for dead."""
+        with self.engine.begin() as connection:
+            forget(connection, self.world.now_ms(), milliseconds() + PLACES + 1)
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """All requests, by their ids."""

@@ -108,6 +108,8 @@ class Stage:
                     break
                 await asyncio.sleep(0.1)
         self.problems += check(self.world, self.callers, self.servers, servers, self.disk, self.logged)
+        # A server that fell silent may only be cut off, and so it keeps its places for minutes: these are over.
+        self.disk.minutes_pass()
         for server in servers:
             # What others have leased and do not need they give back by then.
             await asyncio.sleep(2 * IDLE + 1.0)
@@ -122,9 +124,6 @@ class Stage:
                 # It is told by its first request that its leases have gone to others.
                 caller = Caller(self.world, after(number, key))
                 await caller.ask(server)
-            if caller.status == 429 and (self.world.struck["fenced"] or self.world.struck["door_killed"]):
-                # A server that fell silent may only be cut off, and so it keeps its places for minutes.
-                continue
             if caller.end != "answered":
                 self.problems.append(f"{key} is {caller.end} though nothing runs and nothing fails: {caller.failure}")
 
