@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ponder.compute.errors import EngineError, PonderError
 from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.model import Model
-from ponder.engines.profiles import PROFILES, Profile
+from ponder.engines.profiles import PROFILES, Profile, find, sampled
 from ponder.engines.profiles.finding import added_tokens, renderer, template_source
 from ponder.engines.profiles.markers import Pair, left_open, pairs
 from ponder.engines.profiles.reading import Side, read, side
@@ -75,6 +75,27 @@ def demand(name: str, proofs: Sequence[Proof]) -> None:
     for proof in proofs:
         if proof.ok is False:
             raise EngineError(f"model {name}: {proof.words}. Mend: {proof.mend}")
+
+
+def fitting(
+    tokenizer: Any,
+    name: str,
+    path: str,
+    profile: Profile | None,
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    *,
+    vocabulary_size: int,
+) -> Profile:
+    """The profile of a model, found by its files where None is given, and shown to fit its tokenizer and its template.
+    Raises `EngineError` where it does not fit."""
+    if profile is None:
+        profile = find(path, config, template_source(tokenizer), tokenizer, generation)
+    else:
+        profile = sampled(profile, generation, keep=profile.model_fields_set)
+    model = Model(tokenizer, profile, name, context=CONTEXT, vocabulary_size=vocabulary_size)
+    demand(name, proofs_of(model, tokenizer))
+    return profile
 
 
 def table(profile: Profile, name: str = "mine") -> str:

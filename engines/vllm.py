@@ -15,10 +15,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from ponder.compute.engine import Checked, Delta, ModelCard, Sampling
+from ponder.compute.engine import Checked, Delta, Sampling
 from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
 from ponder.compute.slots import Slots
-from ponder.compute.text import Candidate, Hidden, Prompt
+from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.adapters import Adapter, find_adapters, load, lora_arguments
 from ponder.engines.held_grammars import HeldGrammars, unenforceable, vocabulary_of
@@ -37,10 +37,10 @@ from ponder.engines.launch import (
     tokenizer_of,
 )
 from ponder.engines.model import Model
-from ponder.engines.profiles import Profile, find, sampled, template_source
-from ponder.engines.proving import CONTEXT, demand, proofs_of
+from ponder.engines.model_engine import CHECK_SECONDS, FRESH_SECONDS, ModelEngine
+from ponder.engines.profiles import Profile
+from ponder.engines.proving import fitting
 from ponder.engines.quarantine import Quarantine
-from ponder.engines.reopening import reopened
 from ponder.engines.supervised import SupervisedEngine
 from ponder.engines.supervisor import Supervisor
 from ponder.engines.tools import DEFAULT
@@ -48,13 +48,6 @@ from ponder.engines.vllm_calls import VllmCalls, take
 from ponder.engines.vllm_images import Media, VllmImages
 from ponder.engines.vllm_process import Seen, VllmProcess
 from ponder.engines.writing import Writing
-
-CHECK_SECONDS = 20.0
-"""A model that makes no token for so long, though asked, does not answer."""
-
-CHECK_TOKENS = 32
-"""Line breaks a model is given to see whether it goes on. On a processor with AMX, the engine of vLLM 0.32 dies of an
-illegal instruction where the first prompt it reads has fewer than eight tokens: its tiles are not set up by then."""
 
 
 async def start(
@@ -115,12 +108,7 @@ def proven(
     """The profile of a model, found by its files where None is given, and shown to fit its tokenizer and its template.
     `given` are vLLM's arguments. Raises `EngineError` where it does not fit."""
     tokenizer = tokenizer_of(given)
-    if profile is None:
-        profile = find(path, config, template_source(tokenizer), tokenizer, generation)
-    else:
-        profile = sampled(profile, generation, keep=profile.model_fields_set)
-    demand(name, proofs_of(Model(tokenizer, profile, name, context=CONTEXT, vocabulary_size=len(tokenizer)), tokenizer))
-    return profile
+    return fitting(tokenizer, name, path, profile, config, generation, vocabulary_size=len(tokenizer))
 
 
 @asynccontextmanager
@@ -139,7 +127,7 @@ async def _loaded(llm: Any, adapters: Sequence[Adapter], base: str) -> list[Any]
     return [await load(llm, adapter, number, base) for number, adapter in enumerate(adapters, 1)]
 
 
-class VllmEngine:
+class VllmEngine(ModelEngine):
     """One model in vLLM; fulfils `ponder.compute.engine.Engine`."""
 
     def __init__(
@@ -196,28 +184,9 @@ class VllmEngine:
     def lora(self, lora: Any) -> None:
         self._by_adapter = {"lora_request": lora}
 
-    @property
-    def card(self) -> ModelCard:
-        return self.model.card
-
-    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
-        """Tokens of the prompt as the model will read it. Raises `RequestError` where the template refuses it."""
-        return self.model.prompts.length(prompt, thinking=thinking)
-
-    def asks_to_think(self, prompt: Prompt) -> bool | None:
-        """What the conversation itself says of thinking; see `ponder.compute.engine.ReadsWishes`."""
-        return self.model.prompts.says(prompt)
-
-    def reopened(self, chain: Candidate, words: str) -> Candidate | None:
-        """See `ponder.compute.engine.Reopens`."""
-        return reopened(self.model, chain, words)
-
     async def accept(self, sampling: Sampling) -> None:
         """Raises `RequestError` for wishes that vLLM would refuse when the answer begins; see the contract."""
-        if any(not 0 <= token < self.model.vocabulary_size for token, _ in sampling.logit_bias):
-            raise RequestError(
-                f"logit_bias names a token id outside of 0 .. {self.model.vocabulary_size - 1}", param="logit_bias"
-            )
+        self.check_bias(sampling)
         if sampling.grammar is not None:
             await self.grammars.held(sampling.grammar, sampling.tenant)
 
@@ -254,10 +223,8 @@ class VllmEngine:
                             if (out := stream.get_nowait()) is not None:
                                 take(writing, call, out)
                     writing.settle(call)
-            if (rest := writing.finish()) is not None and sampling.streamed:
-                yield rest
-            if not sampling.streamed and (writing.told or writing.tokens):
-                yield Delta("".join(writing.told), tuple(writing.tokens))
+            if (last := writing.last()) is not None:
+                yield last
         except dead() as error:
             writing.ending = "lost"
             raise Lost(f"model {self.card.name}: the engine is dead") from error
@@ -270,7 +237,7 @@ class VllmEngine:
     def _open(self) -> Any:
         """vLLM's engine. Raises `Unavailable` where it was closed."""
         if self._closed:
-            raise Unavailable(f"model {self.card.name} is closed", code="engine_unavailable")
+            raise self.was_closed()
         return self.llm
 
     async def _submit(
@@ -317,14 +284,14 @@ class VllmEngine:
     async def check(self) -> Checked | None:
         """Returns when the model makes tokens: it has just made some, or makes one now."""
         if self._closed:
-            raise Unavailable(f"model {self.card.name} is closed", code="engine_unavailable")
+            raise self.was_closed()
         if self.llm.errored:
             raise EngineError(f"model {self.card.name}: the engine is dead")
         begun = time.monotonic()
-        if begun - self.seen.last < 5:
+        if begun - self.seen.last < FRESH_SECONDS:
             return None
         params = self.calls.for_one_token()
-        ids = list(self.model.prompts.with_markers("\n")[-1:] or (0,)) * CHECK_TOKENS
+        ids = self.check_prompt()
         stream: Any = None
         out: Any = None
         try:
@@ -334,10 +301,7 @@ class VllmEngine:
                 self.seen.last = time.monotonic()
         except TimeoutError:
             if self.seen.last < begun:
-                raise Unavailable(
-                    f"model {self.card.name} has made no token for {CHECK_SECONDS:.0f} s",
-                    code="engine_unavailable",
-                ) from None
+                raise self.silent() from None
         except dead() as error:
             raise EngineError(f"model {self.card.name}: the engine is dead") from error
         finally:

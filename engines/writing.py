@@ -425,6 +425,14 @@ class Writing:
         self.tokens.extend(tokens)
         return Delta(rest, tokens, thought)
 
+    def last(self) -> Delta | None:
+        """Ends the chain; returns what is still to be sent on: what was kept back of a text that is streamed, else the
+        whole text. None where that is nothing."""
+        rest = self.finish()
+        if self.sampling.streamed:
+            return rest
+        return Delta("".join(self.told), tuple(self.tokens)) if self.told or self.tokens else None
+
     def thought(self) -> str:
         return self.earlier + self.model.vocabulary.decode([*self.begun_thought, *self.splitter.thought])
 

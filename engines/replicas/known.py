@@ -17,8 +17,8 @@ from ponder.compute.errors import EngineError, RequestError
 from ponder.engines.held_grammars import HeldGrammars
 from ponder.engines.launch import GRAMMAR_SECONDS, read_config, read_generation
 from ponder.engines.model import Model
-from ponder.engines.profiles import Profile, find, sampled, template_source
-from ponder.engines.proving import CONTEXT, demand, proofs_of
+from ponder.engines.profiles import Profile
+from ponder.engines.proving import CONTEXT, fitting
 from ponder.engines.tools import DEFAULT
 
 log = logging.getLogger(__name__)
@@ -94,13 +94,8 @@ async def know(
         config = read_config(path)
         generation = read_generation(path)
         tokenizer = tokenizer_of(path, trust_remote_code=trust_remote_code)
-        fits = (
-            find(path, config, template_source(tokenizer), tokenizer, generation)
-            if profile is None
-            else sampled(profile, generation, keep=profile.model_fields_set)
-        )
         size = vocabulary_size(config, tokenizer)
-        demand(name, proofs_of(Model(tokenizer, fits, name, context=CONTEXT, vocabulary_size=size), tokenizer))
+        fits = fitting(tokenizer, name, path, profile, config, generation, vocabulary_size=size)
         return KnownModel(
             path,
             name,

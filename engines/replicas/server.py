@@ -19,15 +19,15 @@ from typing import Any
 import aiohttp
 
 from ponder.compute.clock import now
-from ponder.compute.engine import Checked, Delta, ModelCard, Sampling
-from ponder.compute.errors import EngineError, Lost, RequestError, Unavailable
+from ponder.compute.engine import Checked, Delta, Sampling
+from ponder.compute.errors import EngineError, Lost, RequestError
 from ponder.compute.slots import Slots
-from ponder.compute.text import Candidate, Hidden, Prompt
+from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.held_grammars import Held, unenforceable
 from ponder.engines.launch import GRAMMAR_SECONDS
+from ponder.engines.model_engine import CHECK_SECONDS, FRESH_SECONDS, ModelEngine
 from ponder.engines.profiles import Profile
-from ponder.engines.reopening import reopened
 from ponder.engines.replicas.circles import Circles
 from ponder.engines.replicas.completions import COMPLETIONS, Output, Reader, body, continuing, streamed
 from ponder.engines.replicas.connection import Access, Connection
@@ -47,12 +47,6 @@ STUCK_SECONDS = 600.0
 """One that lives and sends no token for so long has forgotten the call."""
 END_SECONDS = 2.0
 """For the counts behind the last token, and for the last tokens of a call that was ended."""
-CHECK_SECONDS = 20.0
-"""A model that makes no token for so long, though asked, does not answer."""
-CHECK_TOKENS = 32
-"""Line breaks a model is given to see whether it goes on; see `ponder.engines.vllm`."""
-FRESH_SECONDS = 5.0
-"""A model that has made a token within that answers."""
 UNSEEN = 16
 """Tokens between two outputs at most, where a call that is given up ends without its last output: so few go unseen."""
 
@@ -108,7 +102,7 @@ async def connect(
     return VllmServer(connection, known, features, places=places)
 
 
-class VllmServer:
+class VllmServer(ModelEngine):
     """One model in a vLLM server; fulfils `ponder.engines.replicas.replica.Replica`."""
 
     def __init__(self, connection: Connection, known: KnownModel, features: Features, *, places: int = PLACES) -> None:
@@ -128,27 +122,10 @@ class VllmServer:
         """See `ponder.engines.replicas.replica.Replica`."""
         return self.connection.url
 
-    @property
-    def card(self) -> ModelCard:
-        return self.model.card
-
-    def length(self, prompt: Prompt, *, thinking: bool = True) -> int:
-        """Tokens of the prompt as the model will read it; see the contract."""
-        return self.model.prompts.length(prompt, thinking=thinking)
-
-    def asks_to_think(self, prompt: Prompt) -> bool | None:
-        """See `ponder.compute.engine.ReadsWishes`."""
-        return self.model.prompts.says(prompt)
-
-    def reopened(self, chain: Candidate, words: str) -> Candidate | None:
-        """See `ponder.compute.engine.Reopens`."""
-        return reopened(self.model, chain, words)
-
     async def accept(self, sampling: Sampling) -> None:
         """Raises `RequestError` for wishes that the server cannot fulfil; see the contract."""
-        size, most = self.model.vocabulary_size, self.features.logprobs
-        if any(not 0 <= token < size for token, _ in sampling.logit_bias):
-            raise RequestError(f"logit_bias names a token id outside of 0 .. {size - 1}", param="logit_bias")
+        self.check_bias(sampling)
+        most = self.features.logprobs
         if (sampling.logprobs or 0) > (most or 0) or (most is None and sampling.logprobs is not None):
             raise RequestError(
                 "this model's server gives no log-probabilities"
@@ -188,11 +165,8 @@ class VllmServer:
                     async for delta in deltas:
                         if sampling.streamed:
                             yield delta
-            rest = writing.finish()
-            if rest is not None and sampling.streamed:
-                yield rest
-            if not sampling.streamed and (writing.told or writing.tokens):
-                yield Delta("".join(writing.told), tuple(writing.tokens))
+            if (last := writing.last()) is not None:
+                yield last
         except EngineError:
             writing.ending, self._seen = "lost", float("-inf")
             raise
@@ -338,11 +312,11 @@ class VllmServer:
     async def check(self) -> Checked | None:
         """Returns when the model makes tokens: it has just made some, or makes one now."""
         if self.connection.closed:
-            raise Unavailable(f"model {self.card.name} is closed", code="engine_unavailable")
+            raise self.was_closed()
         begun = now()
         if begun - self._seen < FRESH_SECONDS:
             return None
-        ids = list(self.model.prompts.with_markers("\n")[-1:] or (0,)) * CHECK_TOKENS
+        ids = self.check_prompt()
         asked = {"model": self.features.served, "prompt": ids, "max_tokens": 1, **streamed()}
         reader = self._reader(ids, 1, None)
         try:
@@ -359,9 +333,7 @@ class VllmServer:
         except TimeoutError:
             if self._seen >= begun:
                 return None
-            raise Unavailable(
-                f"model {self.card.name} has made no token for {CHECK_SECONDS:.0f} s", code="engine_unavailable"
-            ) from None
+            raise self.silent() from None
         if not reader.made or reader.surplus:
             raise EngineError(f"{self.connection.who} made {reader.made} tokens where one was asked for")
         self._seen = now()
