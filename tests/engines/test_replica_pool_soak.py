@@ -7,9 +7,7 @@ import asyncio
 import itertools
 import os
 import random
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -27,6 +25,7 @@ from ponder.engines.replicas.server import VllmServer, connect
 from tests.engines.replica_process import ReplicaProcess
 from tests.engines.test_replica_pool_http import Load, Processes, fact_of, killed, stopped
 from tests.engines.test_restarts import plan
+from tests.engines.vllm_server import ENVIRONMENT, command
 
 pytestmark = pytest.mark.soak
 
@@ -42,17 +41,11 @@ def vllm(log: Path) -> Callable[[], Awaitable[ReplicaProcess]]:
     """What starts a server."""
 
     async def start() -> ReplicaProcess:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = int(free.getsockname()[1])
-        url = f"http://127.0.0.1:{port}"
-        flags = {"--model": str(DEMO), "--host": "127.0.0.1", "--port": str(port), "--block-size": "32"}
-        flags |= {"--kv-cache-memory-bytes": str(1 << 28), "--dtype": "float32", "--max-model-len": "2048"}
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-        command += ["--no-enable-chunked-prefill", *(word for pair in flags.items() for word in pair)]
-        environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+        flags = {"--kv-cache-memory-bytes": str(1 << 28)}
+        url, words = command(DEMO, flags, "--no-enable-chunked-prefill")
         with log.open("ab") as out:
             process = await asyncio.create_subprocess_exec(
-                *command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                *words, env=os.environ | ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
         end = time.monotonic() + STARTS
         async with httpx.AsyncClient(base_url=url) as client:

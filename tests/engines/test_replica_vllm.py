@@ -5,10 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -30,6 +26,7 @@ from ponder.engines.replicas.connection import Access
 from ponder.engines.replicas.metrics import samples
 from ponder.engines.replicas.server import VllmServer, open_server
 from ponder.testing import check_engine
+from tests.engines.vllm_server import vllm_serving
 
 T = TypeVar("T")
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -43,38 +40,11 @@ SCHEMA = json.dumps({"type": "object", "properties": {"n": {"enum": [7, 19]}}, "
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a server that wants a key, can end calls by name and counts what is cached."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    flags = {"--model": str(DEMO), "--served-model-name": "reasoner", "--host": "127.0.0.1", "--port": str(port)}
-    flags |= {"--api-key": KEY.get_secret_value(), "--block-size": "32", "--kv-cache-memory-bytes": str(CACHE)}
-    flags |= {"--dtype": "float32", "--max-model-len": "2048"}
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-    command += ["--no-enable-chunked-prefill", "--enable-scale-out", "--enable-prompt-tokens-details"]
-    command += [word for pair in flags.items() for word in pair]
-    environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
-    log = tmp_path_factory.mktemp("vllm") / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=out, stderr=out)
-    try:
-        end, url = time.monotonic() + 400, f"http://127.0.0.1:{port}"
-        while not _healthy(url):
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < end, log.read_text()[-4000:]
-            time.sleep(0.2)
+    flags = {"--served-model-name": "reasoner", "--api-key": KEY.get_secret_value()}
+    flags |= {"--kv-cache-memory-bytes": str(CACHE)}
+    switches = ("--no-enable-chunked-prefill", "--enable-scale-out", "--enable-prompt-tokens-details")
+    with vllm_serving(DEMO, tmp_path_factory.mktemp("vllm") / "log", flags, *switches) as url:
         yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 async def opened(url: str) -> VllmServer:

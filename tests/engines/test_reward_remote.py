@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import shutil
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +28,7 @@ from ponder.engines.reward_remote import connect_reward, reach
 from ponder.engines.reward_vllm import start_reward
 from ponder.server.model_paths import locate
 from tests.engines.pooler import PRM, Answer, Pooler, rows, score
+from tests.engines.vllm_server import vllm_serving
 from tests.fakes import Told
 from tests.server.serving import ASK, door, scripted, serving, until
 
@@ -333,50 +330,15 @@ def test_a_request_whose_judge_fails_is_answered_all_the_same() -> None:
 @pytest.fixture(scope="module")
 def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a vLLM server of the demo's reward model, on the CPU."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     flags = {
-        "--model": str(PRM),
         "--served-model-name": "judge",
         "--runner": "pooling",
         "--pooler-config": '{"tok_pooling_type": "ALL"}',
-        "--host": "127.0.0.1",
-        "--port": str(port),
         "--api-key": KEY.get_secret_value(),
-        "--block-size": "32",
         "--kv-cache-memory-bytes": str(1 << 27),
-        "--dtype": "float32",
-        "--max-model-len": "2048",
     }
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-    command += [word for pair in flags.items() for word in pair]
-    environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
-    log = tmp_path_factory.mktemp("vllm") / "log"
-    with (
-        log.open("wb") as out,
-        subprocess.Popen(command, env=os.environ | environment, stdout=out, stderr=out) as process,
-    ):
-        try:
-            url = f"http://127.0.0.1:{port}"
-            end = time.monotonic() + 400
-            while not answers(f"{url}/health"):
-                assert process.poll() is None, log.read_text()[-4000:]
-                assert time.monotonic() < end, log.read_text()[-4000:]
-                time.sleep(0.2)
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
+    with vllm_serving(PRM, tmp_path_factory.mktemp("vllm") / "log", flags) as url:
+        yield url
 
 
 def test_a_real_server_scores_as_the_model_in_this_process(vllm_server: str) -> None:
