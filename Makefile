@@ -8,7 +8,7 @@ JOBS ?= auto
 SOAK_RESULTS ?= bench/results/soak.jsonl
 BIN := .venv/bin
 INSTALL = $(PYTHON) tools/install.py
-SYSTEM := promtool:prometheus bwrap:bubblewrap npm:npm nginx:nginx curl:curl javac:default-jdk-headless pg_ctlcluster:postgresql ip:iproute2
+SYSTEM := promtool:prometheus bwrap:bubblewrap npm:npm nginx:nginx curl:curl javac:default-jdk-headless pg_ctlcluster:postgresql ip:iproute2 chromium:chromium
 
 # HOST and MODEL are names that shells and other tools give to things of their own: only `make HOST=...` counts.
 ifneq ($(origin HOST),command line)

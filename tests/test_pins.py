@@ -125,7 +125,7 @@ def test_what_is_locked_is_one_version_each_from_no_place_of_its_own() -> None:
     assert len(here()) > 100
 
 
-@pytest.mark.parametrize("extra", [None, "server", "cpu", "dev", "otel", "plots"])
+@pytest.mark.parametrize("extra", [None, "server", "cpu", "dev", "otel", "plots", "evaluation", "console", "ray"])
 def test_what_is_locked_is_what_pyproject_asks_for(extra: str | None) -> None:
     """`make lock` after a change to pyproject.toml."""
     for asked in required(extra):

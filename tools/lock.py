@@ -28,7 +28,7 @@ from install import (
     uv_environment,
 )
 
-EXTRAS = ("cpu", "dev", "otel", "plots", "evaluation")
+EXTRAS = ("cpu", "dev", "otel", "plots", "evaluation", "console", "ray")
 PLACES = ("UV_FIND_LINKS", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_CONSTRAINT", "UV_OVERRIDE")
 """What would tie the result to this machine."""
 
