@@ -49,17 +49,22 @@ COPY testing testing
 COPY verifiers verifiers
 
 
+# Who serves may not write here: without bytecode each start would compile torch and vLLM anew. Some packages bring files
+# that no Python can compile, which is no failure.
 FROM sources AS cpu-installed
 RUN apt-get update && apt-get install -y --no-install-recommends libnuma1
-RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py cpu
+RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py cpu \
+    && { .venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash . >/dev/null || true; }
 
 
 FROM sources AS gpu-installed
-RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py gpu
+RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py gpu \
+    && { .venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash . >/dev/null || true; }
 
 
 FROM sources AS door-installed
-RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py server
+RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py server \
+    && { .venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash . >/dev/null || true; }
 
 
 FROM base AS runtime

@@ -18,6 +18,9 @@ ifneq ($(origin MODEL),command line)
 MODEL :=
 endif
 
+# Where it is set, as in many images, each start of an engine would compile torch and vLLM anew: half of what a start takes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help serve test conformance soak check style lint docs format bench demo dashboards install lock dist clean
 .DEFAULT_GOAL := help
 
