@@ -74,7 +74,7 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     flags.set_defaults(command=_command)
 
 
-REQUEST_MS, TOKEN_US = 2.9, 7.0
+REQUEST_MS, TOKEN_US = 3.2, 6.2
 
 
 def _command(options: argparse.Namespace) -> int:

@@ -28,9 +28,9 @@ DRAWS = 4000
 class Door:
     """What one door carries, as `bench/doors.py` measured it, and the settings of `ponder serve` that bound it."""
 
-    request_cpu: float = 2.9e-3
+    request_cpu: float = 3.2e-3
     """Seconds of its one processor for a request."""
-    token_cpu: float = 7e-6
+    token_cpu: float = 6.2e-6
     """The same for a token of a chain, hidden ones included."""
     load: float = 0.6
     """The part of its processor that may be used."""
