@@ -84,8 +84,9 @@ def streaming(url: str) -> list[str]:
     ]
 
 
-def test_two_thousand_requests_made_of_the_document_are_answered_as_it_says(url: str) -> None:
-    assert fuzz(url, streamed=False, each=12, seed=7) + fuzz(url, streamed=True, each=12, seed=7) >= 2000
+def test_hundreds_of_requests_made_of_the_document_are_answered_as_it_says(url: str) -> None:
+    """The longer forms are below."""
+    assert fuzz(url, streamed=False, each=4, seed=7) + fuzz(url, streamed=True, each=4, seed=7) >= 600
 
 
 @pytest.mark.soak

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import generate_latest
 
 from ponder.compute.account import Account
 from ponder.compute.engine import Engine, RewardModel
@@ -135,8 +136,8 @@ def refused(response: httpx.Response, status: int = 400, code: str | None = None
 
 def counted(app: FastAPI, series: str) -> float:
     """The sum of a series over its labels; `series` may hold a part of the labels."""
-    text = its_door(app).metrics.render()[0].decode()
     name, _, labels = series.partition("{")
+    text = generate_latest(its_door(app).metrics.registry.restricted_registry([name])).decode()
     return sum(
         float(line.rpartition(" ")[2])
         for line in text.splitlines()
