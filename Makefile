@@ -72,7 +72,7 @@ bench: ## Ponder beside vLLM's own server, then its front end alone (about 12 mi
 	@$(BIN)/python bench/door.py $(ARGS)
 	@$(BIN)/python bench/overhead.py $(ARGS)
 
-demo: ## ask the demo reasoner 60 questions at five budgets and draw what a budget buys (two minutes on two cores)
+demo: ## ask the demo reasoner 60 questions at five budgets and draw what a budget buys (two and a half minutes on two cores)
 	@$(INSTALL) $(EXTRA) dev
 	@$(BIN)/python -m bench.demo $(ARGS)
 

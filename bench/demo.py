@@ -1,4 +1,4 @@
-"""What a thinking budget buys, in two minutes on two cores: `make demo`.
+"""What a thinking budget buys, in two and a half minutes on two cores: `make demo`.
 
     python -m bench.demo
 

@@ -210,7 +210,9 @@ def hard_and_easy(questions: int, answers: float = 0.7) -> list[Question]:
     return made
 
 
-@pytest.mark.parametrize("prior", [(8_000, 28_000), (1_000, 3_500)], ids=["right", "low"])
+@pytest.mark.parametrize(
+    "prior", [pytest.param((8_000, 28_000), id="right", marks=pytest.mark.soak), pytest.param((1_000, 3_500), id="low")]
+)
 def test_lengths_are_learned_within_a_tenth_from_two_thousand_requests_of_all_sorts(prior: tuple[int, int]) -> None:
     questions = hard_and_easy(400)
     engine = ReplayEngine(questions, typical_chain=prior, answer_tokens=300)
