@@ -38,6 +38,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY tools tools
 COPY clients clients
 COPY compute compute
+COPY console console
 COPY engines engines
 COPY metering metering
 COPY evaluation evaluation

@@ -3,6 +3,7 @@
 PYTHON ?= python3
 EXTRA ?= cpu
 PORT ?= 8000
+SERVER ?= http://127.0.0.1:$(PORT)
 ARGS ?=
 JOBS ?= auto
 SOAK_RESULTS ?= bench/results/soak.jsonl
@@ -21,7 +22,7 @@ endif
 # Where it is set, as in many images, each start of an engine would compile torch and vLLM anew: half of what a start takes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve test conformance soak check style lint docs format bench demo dashboards install lock dist clean
+.PHONY: help serve console test conformance soak check style lint docs format bench demo dashboards install lock dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,6 +32,10 @@ help: ## this list
 serve: ## serve MODEL= (default: demo, the bundled reasoner; smollm2 talks) on HOST= PORT=; more flags in ARGS=; EXTRA=gpu on a GPU
 	@$(INSTALL) $(EXTRA)
 	@$(BIN)/ponder serve --with-parent $(MODEL) $(if $(HOST),--host $(HOST)) --port $(PORT) $(ARGS)
+
+console: ## pages for a server, http://127.0.0.1:8080: SERVER= (default: the one of `make serve`); more flags in ARGS=
+	@$(INSTALL) $(EXTRA) console
+	@$(BIN)/ponder console --server $(SERVER) $(ARGS)
 
 test: ## run every test, JOBS= at a time (auto: as the cores and the memory allow); some of them in ARGS="tests/compute -k budget"
 	@$(INSTALL) $(EXTRA) dev

@@ -18,7 +18,7 @@ born.tie()
 DISTRIBUTION = "ponder-server"
 OF_THE_SERVER = (
     *("serve", "keys", "reload", "doctor", "ledger", "usage", "answers"),
-    *("replay", "compare", "record", "calibrate", "export", "plan"),
+    *("replay", "compare", "record", "calibrate", "export", "plan", "console"),
 )
 """Subcommands that want the extra `server`."""
 
@@ -48,6 +48,7 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"ponder {_version()}")
     subcommands = top.add_subparsers(required=True, metavar="COMMAND")
     try:
+        from ponder.console import command as console
         from ponder.evaluation import command as evaluation
         from ponder.server.commands import command
     except ModuleNotFoundError:
@@ -56,6 +57,7 @@ def parser(words: Sequence[str]) -> argparse.ArgumentParser:
         top.epilog = f"{', '.join(OF_THE_SERVER)}: not installed; pip install '{DISTRIBUTION}[cpu]' or '[gpu]'"
     else:
         command.add_to(subcommands.add_parser)
+        console.add_to(subcommands.add_parser)
         evaluation.add_to(subcommands.add_parser)
     ask.add_to(subcommands.add_parser)
     return top

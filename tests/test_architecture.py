@@ -21,10 +21,12 @@ ROOMS = {
     "testing": {"compute", "strategies", "engines", "metering", "server"},
     "server": {"compute", "strategies", "verifiers", "engines", "metering"},
     "evaluation": {"compute", "strategies", "verifiers", "engines", "metering", "clients"},
-    "ponder": {"server", "clients", "evaluation"},
+    "console": {"clients", "evaluation"},
+    "ponder": {"server", "clients", "console", "evaluation"},
 }
 """What each room may import of ours. `server` knows everyone but `clients` and `evaluation`; `testing` speaks dialects
-over a server; `ponder`, the one name of all rooms, holds the command line, which knows those with subcommands."""
+over a server; `console` is a client;
+`ponder`, the one name of all rooms, holds the command line, which knows those with subcommands."""
 
 
 PASSAGE = 13

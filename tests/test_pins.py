@@ -59,14 +59,15 @@ def foreign(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("room", sorted(OURS))
 def test_everything_that_is_imported_is_declared(room: str) -> None:
     """A client's libraries by what is always installed; the engines' own by both of the extras that bring an engine;
-    spans by the extra `otel`; what measures strategies by `evaluation`; those of what serves no request by any."""
+    spans by the extra `otel`; what measures strategies by `evaluation`, pages by `console`; those of what serves no
+    request by any."""
     allowed = declared()
     if room not in ("clients", "ponder"):
         allowed |= declared("server")
     if room in ("engines", "server"):
         allowed |= declared("cpu") & declared("gpu")
-    elif room == "evaluation":
-        allowed |= declared("evaluation") | declared("plots")
+    elif room in ("console", "evaluation"):
+        allowed |= declared(room) | declared("plots")
     elif room in ("models", "bench", "tests"):
         allowed = allowed.union(*map(declared, PROJECT["project"]["optional-dependencies"]))
     brought_by = packages_distributions()

@@ -1,0 +1,1 @@
+"""Pages for people who run and try a server: a client of it, which speaks HTTP with the caller's key."""

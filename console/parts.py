@@ -1,0 +1,71 @@
+"""What pages are put together from: panels, figures with units, empty states, tables, forms with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
+
+__all__ = ["Text", "empty", "figure", "figures", "panel", "table", "text"]
+
+
+def panel(title: str = "", says: str = "") -> ui.element:
+    """A bordered part of a page, with a heading where it has a title. Used in a `with`."""
+    whole = ui.element("section").classes("panel")
+    with whole:
+        if title:
+            text(title, "h2")
+        if says:
+            text(says, "p").classes("says")
+    return whole
+
+
+class Text(TextElement):
+    """Words in an element of HTML. Nothing in them is markup; `set_text` changes them."""
+
+    def __init__(self, words: str, tag: str = "span") -> None:
+        super().__init__(tag=tag, text=words)
+
+
+def text(words: str, tag: str = "span") -> Text:
+    """`Text`, in the words of this file."""
+    return Text(words, tag)
+
+
+def empty(words: str) -> Text:
+    """What stands where there is nothing yet: why, and what would bring something."""
+    said = text(words, "p")
+    said.classes("empty")
+    return said
+
+
+def figures() -> ui.element:
+    """A row of figures. Used in a `with`."""
+    return ui.element("dl").classes("figures")
+
+
+def figure(name: str, value: str) -> Text:
+    """A figure of a row: its name, and a value with its unit, as `units` writes it. Gives the element of the value, to
+    be changed by `set_text`."""
+    with ui.element("div"):
+        text(name, "dt")
+        return text(value, "dd")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], says: str, numbers: Sequence[int] = ()) -> ui.element:
+    """A plain table of texts that screen readers read as one. `says` is its caption, `numbers` are the places
+    of columns set to the right. It scrolls in itself where it is wide."""
+    around = ui.element("div").classes("scrolls").props('tabindex="0" role="region"')
+    around.props["aria-label"] = says
+    with around, ui.element("table").classes("table"):
+        text(says, "caption")
+        with ui.element("thead"), ui.element("tr"):
+            for place, name in enumerate(columns):
+                text(name, "th").props('scope="col"').classes("number" if place in numbers else "")
+        with ui.element("tbody"):
+            for row in rows:
+                with ui.element("tr"):
+                    for place, value in enumerate(row):
+                        text(value, "td").classes("number" if place in numbers else "")
+    return around
