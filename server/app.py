@@ -299,6 +299,7 @@ def create_app(
         lister,
         ledger,
         lambda: live.now.list_strategies,
+        lambda model: live.now.price_of(model),
     )
     usage = UsageReports(ledger)
     receipts = Receipts(signer, usage)

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from ponder.compute.engine import Checked, Engine, RewardModel, State, supervision_of
 from ponder.compute.errors import NotFound, NotPermitted, PonderError, Unavailable
+from ponder.compute.price import NANO, Price
 from ponder.compute.replicas import HasReplicas, ReplicaState
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics, Role
@@ -44,6 +45,16 @@ class Fine(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class TokenPrices(BaseModel):
+    """What tokens of a model cost, in USD for a million of them."""
+
+    input: float = Field(description="Of the prompt")
+    cached_input: float = Field(description="Those of them that are in the prefix cache")
+    thinking: float = Field(description="Hidden ones, those of chains that lost included")
+    answer: float = Field(description="Visible ones")
+    verifier: float = Field(description="What a reward model reads")
+
+
 class Model(BaseModel):
     """A model that may be asked, or one with a strategy: `MODEL:STRATEGY`."""
 
@@ -54,6 +65,9 @@ class Model(BaseModel):
     max_model_len: int = Field(description="Tokens of prompt and output together, as vLLM calls them")
     context_length: int = Field(description="The same, as others call them")
     input_modalities: list[Literal["text", "image"]] = Field(description="What its messages may hold")
+    max_thinking_budget: int = Field(description="Hidden tokens of one request at most, for this key")
+    answer_tokens: int = Field(description="Visible tokens of an answer at most, where a request sets no limit")
+    prices: TokenPrices | None = Field(description="What its tokens cost; null where it has no price")
 
 
 class Models(BaseModel):
@@ -166,10 +180,11 @@ class Status:
         lister: Callable[[Mapping[str, str]], ModelLister | None],
         ledger: Ledger | None = None,
         lists_strategies: Callable[[], bool] = lambda: True,
+        price: Callable[[str], Price | None] = lambda model: None,
     ) -> None:
         """`lister` tells from a request's headers who shows the models to its caller; None: OpenAI's way.
-        `lists_strategies`: each model is listed with each strategy, too."""
-        self._lists_strategies = lists_strategies
+        `lists_strategies`: each model is listed with each strategy, too. `price` is that of a model by its own name."""
+        self._lists_strategies, self._price = lists_strategies, price
         self._models, self._registry, self._admission = models, registry, admission
         self._metrics, self._engine_metrics, self._error_body = metrics, engine_metrics, error_body
         self._lister, self._ledger = lister, ledger
@@ -212,16 +227,33 @@ class Status:
         found = list(self.ids(key))
         if (lister := self._lister(request.headers)) is not None:
             return lister.several(found, request.query_params)
-        return Models(object="list", data=[_model(name, served) for name, served in found])
+        return Models(object="list", data=[self._model(name, served, key) for name, served in found])
 
     async def model(self, request: Request, id: str, key: Caller) -> Any:
         """Finds one of the models listed. Ids may hold slashes."""
         for name, served in self._ids(key):
             if name == id:
                 lister = self._lister(request.headers)
-                return _model(name, served) if lister is None else lister.one(name, served)
+                return self._model(name, served, key) if lister is None else lister.one(name, served)
         raise NotFound(
             "this server has no such model; GET /v1/models lists those it has", param="model", code="model_not_found"
+        )
+
+    def _model(self, name: str, served: ServedModel, key: Key) -> Model:
+        own = next(own for own, one in self._models.items() if one is served)
+        card, price = served.engine.card, self._price(own)
+        caps = (served.settings.max_thinking_budget, key.highest_budget)
+        return Model(
+            id=name,
+            object="model",
+            created=card.created,
+            owned_by=card.owner,
+            max_model_len=card.context,
+            context_length=card.context,
+            input_modalities=["text", "image"] if "image" in card.modalities else ["text"],
+            max_thinking_budget=min(cap for cap in caps if cap is not None),
+            answer_tokens=served.settings.answer_tokens,
+            prices=None if price is None else _prices(price),
         )
 
     async def delete_model(self, request: Request, id: str, key: Caller) -> Model:
@@ -377,17 +409,9 @@ def _supervised(told: ModelHealth | RewardModelHealth, model: Engine | RewardMod
         told.answers = told.answers and supervision.state == "up"
 
 
-def _model(name: str, served: ServedModel) -> Model:
-    card = served.engine.card
-    return Model(
-        id=name,
-        object="model",
-        created=card.created,
-        owned_by=card.owner,
-        max_model_len=card.context,
-        context_length=card.context,
-        input_modalities=["text", "image"] if "image" in card.modalities else ["text"],
-    )
+def _prices(price: Price) -> TokenPrices:
+    each = (price.prompt, price.cached, price.thinking, price.answer, price.verifier)
+    return TokenPrices(**dict(zip(TokenPrices.model_fields, (one / NANO for one in each), strict=True)))
 
 
 def _listed(entry: Entry, kind: Literal["strategy", "verifier"]) -> Listed:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ponder.server.auth.keys import digest
 from ponder.server.settings import Settings
 from ponder.testing import CARD
 from tests.server.serving import answered, ask, chat, door, refused, scripted
@@ -171,6 +172,26 @@ def test_a_prompt_too_long_is_told_in_the_words_that_clients_look_for() -> None:
 def test_models_say_how_long_their_context_is() -> None:
     model = ask(door(scripted()), "GET", "/v1/models/demo").json()
     assert model["max_model_len"] == model["context_length"] == CARD.context
+
+
+def test_models_say_what_a_key_may_have_think_and_what_it_costs() -> None:
+    keys = [
+        {"name": "small", "hash": digest("sk-small"), "max_thinking_budget": 512},
+        {"name": "any", "hash": digest("sk-any")},
+    ]
+    prices = {"version": "1", "default": {"input": "0.1", "cached_input": "0.02", "thinking": "0.4", "answer": "0.8"}}
+    app = door(scripted(), Settings.model_validate({"keys": keys, "prices": prices}))
+    for key, most in (("sk-small", 512), ("sk-any", 1 << 18)):
+        model = ask(app, "GET", "/v1/models/demo:direct", headers={"authorization": f"Bearer {key}"}).json()
+        assert model["max_thinking_budget"] == most
+        assert model["answer_tokens"] == 1024
+        assert model["prices"] == {
+            "input": 0.1,
+            "cached_input": 0.02,
+            "thinking": 0.4,
+            "answer": 0.8,
+            "verifier": 0.1,
+        }
 
 
 def test_half_a_character_is_said_to_be_where_it_is() -> None:
