@@ -89,6 +89,8 @@ class Reservation:
         self.ending: Ending | None = None
         self.circled: Literal["thought", "answer"] | None = None
         """Where the model went in circles, so that the engine ended it."""
+        self.forced = False
+        """The engine closed its thought before the model did: the tokens for it were used up, or others wait."""
         self.score: float | None = None
         self.answer_group: int | None = None
         """The number of its answer in a vote: equal answers have equal numbers, counted from 0 as they appear."""

@@ -129,7 +129,7 @@ class Transcript:
         """The engine closed the thought with these tokens, put in as above."""
         self.put(ids)
         self._thinking = False
-        self._forced = True
+        self._forced = self._reservation.forced = True
         self._answer = self._mark()
 
     def circled(self) -> None:

@@ -127,6 +127,11 @@ class Ledger:
         return self._writer.away
 
     @property
+    def now_ms(self) -> int:
+        """The moment by the clock that windows of limits go by, in milliseconds since 1970."""
+        return self._clock()
+
+    @property
     def unsettled(self) -> int:
         """Requests with an open row: those that run, and those whose settlement waits for the database."""
         return self._writer.unsettled

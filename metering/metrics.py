@@ -18,6 +18,7 @@ from ponder.compute.price import NANO
 from ponder.compute.replicas import HasReplicas
 from ponder.compute.slots import Slots
 from ponder.compute.usage import Usage
+from ponder.metering.recent import RecentErrors
 from ponder.metering.series import OTHER, Series
 
 Role = Literal["generator", "verifier"]
@@ -41,6 +42,8 @@ class Metrics(Series):
     def __init__(self) -> None:
         super().__init__()
         self._lags: deque[float] = deque(maxlen=20)
+        self.errors = RecentErrors()
+        """What callers were told lately."""
 
     # -- what happens -------------------------------------------------------------------------------------------------
 

@@ -127,6 +127,15 @@ def _line(row: Mapping[Any, Any], question: Question) -> dict[str, Any]:
     return line | {name: int(row[name]) for name in SUMS}
 
 
+def dearest(engine: Engine, question: Question, limit: int) -> list[dict[str, Any]]:
+    """The settled rows that cost most, of those a question is about; where nothing had a price, those with the most
+    tokens. Its groups do not matter."""
+    order = requests.c.cost_nano_usd.desc(), (requests.c.thinking + requests.c.answer).desc(), requests.c.id
+    wanted = asked(question, select(requests)).order_by(*order).limit(limit)
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(wanted).mappings()]
+
+
 def one(engine: Engine, request: str, key: str | None = None) -> dict[str, Any] | None:
     """The row of one request, settled or open; with `key`, the id of an API key, only where it is that key's."""
     wanted = select(requests).where(requests.c.id == request)

@@ -53,6 +53,8 @@ class StoredTrace:
     secret: str
     content: bytes
     """Sealed."""
+    at_ms: int = 0
+    """When it was written, in milliseconds since 1970."""
 
 
 class TraceStore:

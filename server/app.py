@@ -60,6 +60,8 @@ from ponder.server.http.cors import CrossOrigin
 from ponder.server.idempotency.requests import Idempotency
 from ponder.server.kept.page import GIVEN, STREAMED, ResponsesPage
 from ponder.server.kept.responses import KeptResponses
+from ponder.server.limits_page import LimitsPage
+from ponder.server.live import EVENTS, EventsShape, LiveRequests
 from ponder.server.logs import REQUEST_ID
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.policies import policies_of, warn
@@ -67,6 +69,7 @@ from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
 from ponder.server.reload import LiveSettings, Reload
 from ponder.server.replicas import moved
+from ponder.server.running import RunningTable
 from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
@@ -153,6 +156,8 @@ class ErrorMiddleware:
         except Exception as error:  # noqa: BLE001 - the last place before the socket
             if isinstance(error, RequestError) and not isinstance(error, NotAuthenticated | NotPermitted):
                 self._metrics.rejected("invalid_request")
+            found = errors.first(error)
+            self._metrics.errors.told(errors.code(found), errors.status(found))
             if started:
                 errors.told(error, request_id)
             else:
@@ -208,12 +213,16 @@ PAGES = (
     "/v1/strategies",
     "/v1/traces",
     "/v1/traces/{id}",
+    "/v1/requests",
+    "/v1/requests/{id}/events",
     "/v1/usage",
+    "/v1/usage/requests",
     "/v1/usage/{id}",
     "/v1/receipts/key",
     "/v1/receipts/{id}",
     "/v1/organization/usage/completions",
     "/v1/organization/costs",
+    "/v1/limits",
     "/v1/keys",
     "/v1/keys/{id}",
     "/v1/keys/{id}/rotate",
@@ -329,6 +338,8 @@ def create_app(
     if ledger is not None and ledger.place.file is None and settings.shared_traces:
         shared = SharedTraces(TraceStore(ledger, settings.traces), idempotency.sealing)
     traces = Traces(settings.traces, settings.trace_bytes, shared)
+    running = RunningTable()
+    requests = LiveRequests(running, live, metrics)
     responses_page = ResponsesPage(kept, lambda: live.now, metrics)
     dialects = all_dialects() if dialects is None else dialects
     by_path = ByPath({dialect.path: dialect for dialect in dialects})
@@ -371,12 +382,22 @@ def create_app(
     page("/v1/strategies", "infer", status.strategies)
     page("/v1/traces", "trace", TraceList(traces).traces)
     page("/v1/traces/{id}", "trace", traces.one, operation_id="trace", responses=DEFAULT.refusals | TOLD)
+    page("/v1/requests", "trace", requests.requests)
+    page(
+        "/v1/requests/{id}/events",
+        "trace",
+        requests.events,
+        responses=DEFAULT.refusals | EVENTS,
+        response_class=EventsShape,
+    )
     page("/v1/usage", "usage", usage.usage, response_model=UsagePage)
+    page("/v1/usage/requests", "usage", usage.dearest_requests)
     page("/v1/usage/{id}", "usage", usage.usage_of_request)
     page("/v1/receipts/key", "infer", receipts.receipt_keys)
     page("/v1/receipts/{id}", "usage", receipts.receipt, response_model_exclude_none=True)
     page("/v1/organization/usage/completions", "usage", usage.organization_usage)
     page("/v1/organization/costs", "usage", usage.organization_costs)
+    page("/v1/limits", "usage", LimitsPage(keyring, ledger, usage).limits)
     page("/v1/keys", "admin", keys_page.api_keys)
     page(
         "/v1/keys",
@@ -434,6 +455,7 @@ def create_app(
                 idempotency,
                 seals,
                 kept,
+                running,
             ),
             "infer",
             dialect,
@@ -457,7 +479,11 @@ def create_app(
             here = [one for one in routes if one.matches(request.scope)[0] is not Match.NONE]
             return sorted({method for one in here for method in one.methods or ()})
 
-        return _no_route(request, error, dialect_of(request.scope), [*spoken, *PAGES], allowed)
+        response = _no_route(request, error, dialect_of(request.scope), [*spoken, *PAGES], allowed)
+        if response.status_code >= 400:
+            codes = {404: "route_not_found", 405: "method_not_allowed"}
+            metrics.errors.told(codes.get(response.status_code, "bad_request"), response.status_code)
+        return response
 
     app.router.routes[:] = [
         *pages,

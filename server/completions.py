@@ -30,6 +30,7 @@ from ponder.server.registry import Registry, ServedModel, takes_images
 from ponder.server.reload import LiveSettings
 from ponder.server.request import Request as Asked
 from ponder.server.respond import CompletionResponse
+from ponder.server.running import RunningTable
 from ponder.server.sealed_thoughts import SealedThoughts
 from ponder.server.settings import Limits
 from ponder.server.token_counts import TokenCountResponse, of_the_prompt
@@ -54,13 +55,14 @@ class Completions:
         idempotency: Idempotency,
         seals: SealedThoughts,
         kept: KeptResponses,
+        running: RunningTable,
     ) -> None:
         self._live, self._models, self._registry = live, models, registry
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
         self._receipts, self._dialect, self._idempotency = receipts, dialect, idempotency
         self._seals = seals
-        self._kept = kept
+        self._kept, self._running = kept, running
 
     async def __call__(
         self, request: Request, key: Key
@@ -108,6 +110,7 @@ class Completions:
                 self._traces,
                 self._thoughts,
                 self._receipts,
+                self._running,
                 began=began,
                 keepalive=settings.keepalive,
                 send_timeout=settings.limits.send_timeout,

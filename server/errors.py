@@ -120,6 +120,11 @@ def failure(error: BaseException, request_id: str, usage: Usage | None = None) -
     return Failure(status(error), code, message, field, isinstance(error, NotAuthenticated), again, usage)
 
 
+def code(error: BaseException) -> str:
+    """The stable word for an error."""
+    return failure(error, "").code
+
+
 def response(
     error: BaseException, request_id: str, write: Callable[[Failure], Response], usage: Usage | None = None
 ) -> Response:

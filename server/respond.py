@@ -36,6 +36,7 @@ from ponder.server.http.outbox import Outbox, SlowReader
 from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.plan import ResolvedRequest
 from ponder.server.receipts import Receipt, Receipts
+from ponder.server.running import RunningTable
 from ponder.server.sealed_thoughts import Sealing
 from ponder.server.traces import Traces, trace
 from ponder.server.tracing import Span
@@ -81,6 +82,7 @@ class CompletionResponse:
         traces: Traces,
         thoughts: LoopThoughts,
         receipts: Receipts,
+        running: RunningTable,
         *,
         began: float,
         keepalive: float,
@@ -92,7 +94,7 @@ class CompletionResponse:
         self._reading, self._plan, self._dialect = reading, plan, dialect
         self._admission, self._account = admission, account
         self._metrics, self._traces, self._thoughts = metrics, traces, thoughts
-        self._receipts = receipts
+        self._receipts, self._running = receipts, running
         self._keepalive, self._send_timeout = keepalive, send_timeout
         self._began = began
         """`now()` when the request came."""
@@ -132,6 +134,7 @@ class CompletionResponse:
                 away.refuse_late(resolved.resources.engine, left, self._metrics)
                 self._bill = await self._reserved(resolved, request_id)
                 self._begun(resolved)
+                self._running.begin(request_id, resolved, self._seen)
                 if self._resolved.stream:
                     await self._stream(send, request_id, group)
                 else:
@@ -159,7 +162,10 @@ class CompletionResponse:
                 await self._settle(ended, request_id)
             finally:
                 if self._phase != "planning":
-                    self._tell(ended, request_id, scope.get("state", {}).get("span"))
+                    try:
+                        self._tell(ended, request_id, scope.get("state", {}).get("span"))
+                    finally:
+                        self._running.end(request_id, ended)
 
     @property
     def billed(self) -> bool:
@@ -168,6 +174,10 @@ class CompletionResponse:
             return False
         usage = self._usage()
         return usage.prompt + usage.generated + usage.verifier > 0
+
+    def _seen(self) -> tuple[bool, Sequence[Spending]]:
+        """For who watches: whether its turn is yet to come, and what its answers have spent."""
+        return self._phase == "queued", self._spendings
 
     @property
     def waits(self) -> bool:
@@ -411,6 +421,7 @@ class CompletionResponse:
     def _event(self, error: BaseException, request_id: str) -> bytes:
         """The event for an error in a stream; logged, too, where the fault is ours."""
         self._told = _word(error)
+        self._metrics.errors.told(errors.code(error), errors.status(error))
         errors.told(error, request_id)
         used = answers.used(self._resolved, self._spendings)
         return self._writer.failure(errors.failure(self._reading.renamed(error), request_id, used))
@@ -554,6 +565,7 @@ class CompletionResponse:
             errors.told(error, request_id)
             return _word(error)
         await self._settle(_word(error), request_id)
+        self._metrics.errors.told(errors.code(error), errors.status(error))
         used = answers.used(self._resolved, self._spendings)
         refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, used)
         if self._started:

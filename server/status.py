@@ -124,6 +124,26 @@ class ReplicaHealth(BaseModel):
     falls: int = Field(description="How often it went away")
 
 
+class CallsHealth(BaseModel):
+    """How much of what a model can do at a time is taken."""
+
+    places: int = Field(description="Calls that it works on at a time")
+    held: int = Field(description="Calls that it works on")
+    waiting: int = Field(description="Calls that wait for it in this server")
+    tokens_per_second: float = Field(
+        description="That it makes with all places taken, as calls were lately; 0 before one has ended"
+    )
+
+
+class RecentError(BaseModel):
+    """Errors that callers were told in the last hour, of one code."""
+
+    code: str
+    status: int = Field(description="Of HTTP; of an error in a stream, that it would have had")
+    count: int
+    last_at: int = Field(description="When the last was told, in Unix seconds")
+
+
 class ModelHealth(BaseModel):
     """How a model is. `reward_model` is left out where there is none, and so are replicas."""
 
@@ -132,6 +152,7 @@ class ModelHealth(BaseModel):
     restarts: int = Field(default=0, description="How often its engine was started again")
     context: int = Field(description="Tokens of prompt and output together")
     chain_p50: float = Field(description="Tokens of a chain in the middle, as learned so far")
+    calls: CallsHealth | None = None
     reward_model: RewardModelHealth | None = None
     replicas: list[ReplicaHealth] | None = None
 
@@ -145,6 +166,7 @@ class Health(BaseModel):
     inflight: int
     queued: int
     draining: bool
+    errors: list[RecentError] = Field(description="Of the last hour, the most frequent first")
     models: dict[str, ModelHealth]
 
 
@@ -301,6 +323,10 @@ class Status:
             inflight=self._admission.inside,
             queued=self._admission.queued,
             draining=self._admission.draining,
+            errors=[
+                RecentError(code=one.code, status=one.status, count=one.count, last_at=one.last_ms // 1000)
+                for one in self._metrics.errors.by_code()
+            ],
             models={name: _details(name, served, found) for name, served in self._models.items()},
         )
         if fault is None:
@@ -394,6 +420,10 @@ class Status:
 def _details(name: str, served: ServedModel, found: HealthReport) -> ModelHealth:
     told = ModelHealth(answers=found.models[name], context=served.engine.card.context, chain_p50=served.lengths.p50)
     _supervised(told, served.engine)
+    if (slots := served.slots.get("generator")) is not None:
+        told.calls = CallsHealth(
+            places=slots.places, held=slots.held, waiting=slots.waiting, tokens_per_second=round(slots.rate, 3)
+        )
     if isinstance(served.engine, HasReplicas):
         told.replicas = [ReplicaHealth(**asdict(one)) for one in served.engine.replicas]
     if served.reward_model is not None:

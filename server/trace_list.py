@@ -41,6 +41,7 @@ class ListedTrace(BaseModel):
     budget: int
     ended: str
     seconds: float
+    ended_at: int = Field(description="Unix seconds")
     text: bool = Field(description="Its texts are kept, and this key is shown them")
 
 
@@ -89,5 +90,6 @@ def _listed(id: str, trace: Trace | StoredTrace, key: Key) -> ListedTrace:
         budget=trace.budget,
         ended=trace.ended,
         seconds=round(trace.seconds, 6),
+        ended_at=trace.at_ms // 1000,
         text=key.may("reveal") and trace.has_text,
     )

@@ -119,6 +119,10 @@ class TracedCall(BaseModel):
     score: float | None
     vote: int | None = Field(description="Calls with the same number gave the same answer")
     chosen: bool = Field(description="It belongs to the chain that was answered with")
+    forced: bool = Field(description="The engine closed its thought before the model did")
+    circled: Literal["thought", "answer"] | None = Field(
+        description="Where the model went in circles, so that the engine ended it"
+    )
     text: CallTexts | None = Field(
         default=None, description="With retain_text, for keys with the scope reveal; else left out"
     )
@@ -169,6 +173,7 @@ class RequestTrace(BaseModel):
     budget: int
     ended: str
     seconds: float
+    ended_at: int = Field(description="Unix seconds")
     salt: str | None = Field(default=None, description="Of the receipt, where ids are")
     markers: ThoughtMarkers | None = Field(default=None, description="Where texts are")
     choices: list[TracedAnswer]

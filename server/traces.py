@@ -23,6 +23,7 @@ from ponder.compute.budget import Reservation, Spending
 from ponder.compute.errors import NotFound
 from ponder.compute.outcome import Outcome
 from ponder.compute.text import Hidden, Prompt
+from ponder.metering.clock import milliseconds
 from ponder.server import unseal
 from ponder.server.auth.access import Caller
 from ponder.server.plan import ResolvedRequest
@@ -42,14 +43,15 @@ GONE = "there is no such trace; the latest ones are kept"
 class Calls:
     """The calls of one answer, in the order they were made, as rows of numbers."""
 
-    WIDTH = 16
+    WIDTH = 18
 
-    def __init__(self, spending: Spending) -> None:
+    def __init__(self, spending: Spending, only: Sequence[Reservation] | None = None) -> None:
+        """Of all its calls, or `only` of some."""
         self._words: list[str] = []
         begun = spending.reservations[0].started if spending.reservations else 0.0
         chosen = spending.line(spending.chosen)
         self._rows = array("d")
-        for reservation in spending.reservations:
+        for reservation in spending.reservations if only is None else only:
             self._rows.extend(self._row(reservation, begun, reservation.number in chosen))
 
     def _row(self, reservation: Reservation, begun: float, chosen: bool) -> tuple[float, ...]:
@@ -70,6 +72,8 @@ class Calls:
             NONE if reservation.answer_group is None else reservation.answer_group,
             chosen,
             reservation.wasted,
+            reservation.forced,
+            NONE if reservation.circled is None else self._word(reservation.circled),
         )
 
     def _word(self, word: str) -> int:
@@ -103,6 +107,8 @@ class Calls:
             "score": None if math.isnan(row[12]) else row[12],
             "vote": whole[13],
             "chosen": bool(row[14]),
+            "forced": bool(row[16]),
+            "circled": None if whole[17] is None else self._words[whole[17]],
         }
 
 
@@ -142,6 +148,8 @@ class Trace:
     budget: int
     ended: str
     seconds: float
+    at_ms: int
+    """When it ended, in milliseconds since 1970."""
     choices: tuple[Told, ...]
     salt: Hidden[bytes] | None = None
     """Of its receipt, where ids are kept."""
@@ -180,7 +188,16 @@ def trace(
     kept = Hidden(salt) if salt is not None and any(one.ids for one in choices) else None
     markers = resolved.resources.engine.card.markers
     return Trace(
-        resolved.key_id, resolved.base, resolved.strategy, resolved.budget, ended, seconds, choices, kept, markers
+        resolved.key_id,
+        resolved.base,
+        resolved.strategy,
+        resolved.budget,
+        ended,
+        seconds,
+        milliseconds(),
+        choices,
+        kept,
+        markers,
     )
 
 
@@ -199,16 +216,21 @@ def told(
     ids = {number: kept for number, kept in made.items() if kept is not None}
     judgements = [(one.chains, one.tokens, one.cached) for one in spending.reward_reads] if ids else ()
     likely = {number: unseal.windows(one) for number, one in spending.likelihoods.items()}
-    texts = {
-        number: unseal.Text(one.thought, one.answer, one.forced, one.prompt is prompt)
-        for number, one in spending.texts.items()
-    }
+    texts = texts_of(spending, prompt)
     question = None
     if texts and prompt is not None:
         said = {} if said is None else said
         question = said[id(prompt)] = said.get(id(prompt)) or Hidden(asked(prompt))
     calls = Calls(spending)
     return Told(tokens, spending.idle_seconds, facts, calls, texts, ids, likely, judgements, question)
+
+
+def texts_of(spending: Spending, prompt: Prompt | None) -> dict[int, unseal.Text]:
+    """What its calls have written, by their numbers; `prompt` is that of its plan."""
+    return {
+        number: unseal.Text(one.thought, one.answer, one.forced, one.prompt is prompt)
+        for number, one in spending.texts.items()
+    }
 
 
 def _facts(outcome: Outcome) -> dict[str, str | float]:
@@ -293,6 +315,7 @@ def _pieces(asked: str, trace: Trace, *, reveals: bool) -> Iterator[str]:
         "budget": trace.budget,
         "ended": trace.ended,
         "seconds": round(trace.seconds, 6),
+        "ended_at": trace.at_ms // 1000,
     }
     if reveals and trace.salt is not None:
         head["salt"] = unseal.salt(trace.salt)

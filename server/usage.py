@@ -26,7 +26,7 @@ from starlette.responses import Response
 from ponder.compute.errors import NotFound, RequestError, Unavailable
 from ponder.compute.price import NANO
 from ponder.metering.ledger import Ledger, storable
-from ponder.metering.report import DAY, HOUR, SUMS, TIMES, Place, Question, may_group, one, place, sums
+from ponder.metering.report import DAY, HOUR, SUMS, TIMES, Place, Question, dearest, may_group, one, place, sums
 from ponder.server.auth.access import Caller
 from ponder.server.auth.keys import Key
 from ponder.server.validation import missing
@@ -37,6 +37,8 @@ MOST = 1000
 """Lines of a page."""
 AT_ONCE = 4
 """Reports that are read at the same time; the others wait."""
+MOST_DEAREST = 100
+"""Requests that are listed by what they cost."""
 MOST_RESULTS = 10_000
 """Results of all buckets of a page; those that are left of a bucket come with the next."""
 INSIDE = ("owner", "epoch", "chains")
@@ -89,6 +91,13 @@ class BilledRequest(BaseModel):
     strategy: str
     outcome: str | None = Field(description="Empty while it runs. lost: its server died, and this was seen last")
     cost_usd: float
+
+
+class DearestRequests(BaseModel):
+    """The requests that cost most, the dearest first."""
+
+    object: Literal["list"] = "list"
+    data: list[BilledRequest]
 
 
 class Bucket(BaseModel):
@@ -156,11 +165,19 @@ class UsageReports:
             next_page=after,
         )
 
+    async def dearest_requests(
+        self, key: Caller, start: str | None = None, end: str | None = None, limit: str | None = None
+    ) -> DearestRequests:
+        """Lists the requests that cost most, each as it is billed. Times are as for `/v1/usage`. `limit`: how many, 10
+        where it is left out."""
+        question = Question(instant("start", start), instant("end", end), (), _own(key))
+        size = _number("limit", limit, 10, MOST_DEAREST, least=1)
+        rows = await self.read(lambda engine: dearest(engine, question, size))
+        return DearestRequests(data=[_billed(row) for row in rows])
+
     async def usage_of_request(self, id: str, key: Caller) -> BilledRequest:
         """Finds one request by its id, the `x-request-id` of its answer."""
-        row = await self.row(id, key)
-        told = {name: value for name, value in row.items() if name not in INSIDE}
-        return BilledRequest(**told, cost_usd=row["cost_nano_usd"] / NANO)
+        return _billed(await self.row(id, key))
 
     async def row(self, id: str, key: Key) -> dict[str, Any]:
         """The row of a request that a key may see. Raises `NotFound`."""
@@ -332,6 +349,11 @@ def _fits(value: Any, kind: type) -> bool:
     if kind is int:
         return type(value) is int and 0 <= value < 1 << 53
     return value is None or (isinstance(value, str) and storable(value) == value)
+
+
+def _billed(row: Mapping[str, Any]) -> BilledRequest:
+    told = {name: value for name, value in row.items() if name not in INSIDE}
+    return BilledRequest(**told, cost_usd=row["cost_nano_usd"] / NANO)
 
 
 def _own(key: Key) -> dict[str, Sequence[str]]:

@@ -184,6 +184,12 @@ class Keyring:
         return len({secret.key.id for secret in (self._table or {}).values() if not secret.revoked})
 
     @property
+    def callers(self) -> Sequence[Key]:
+        """Who may ask, each once."""
+        found = {secret.key.id: secret.key for secret in (self._table or {}).values() if not secret.revoked}
+        return list(found.values())
+
+    @property
     def configured(self) -> Sequence[KeySettings]:
         """Those of the configuration."""
         return self._configured

@@ -173,7 +173,7 @@ def big(calls: int, text: str = "") -> Trace:
             written = Hidden(f"{text}{number}"), Hidden(f"{number}{text}")
             spending.texts[number] = Written(Prompt(()), *written, forced=False)
     spending.choose(calls - 1)
-    return Trace("mine", "demo", "direct", calls, "answered", 1.0, (told(spending, None),))
+    return Trace("mine", "demo", "direct", calls, "answered", 1.0, 0, (told(spending, None),))
 
 
 @pytest.mark.parametrize("text", ["", "word " * 100])
