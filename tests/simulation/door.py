@@ -28,6 +28,7 @@ from ponder.server.loop_thoughts import LoopThoughts
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry
 from ponder.server.reload import LiveSettings, Reload
+from ponder.server.running import RunningTable
 from ponder.server.sealed_thoughts import passing
 from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
 from ponder.server.traces import Traces
@@ -185,6 +186,7 @@ async def serving(
             idempotency,
             passing(),
             KeptResponses(settings.responses, None, idempotency.sealing),
+            RunningTable(),
         )
         app = ErrorMiddleware(
             AuthenticatedRoute(route, "infer", dialect, Guard(keyring, metrics)), metrics, lambda _: dialect
