@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, repeat
 from operator import mul
@@ -57,7 +58,9 @@ class Capped:
         return value
 
 
-def _version() -> str:
+@cache
+def release() -> str:
+    """The version of Ponder that is installed, or "unknown"."""
     try:
         return version("ponder-server")
     except PackageNotFoundError:
@@ -185,7 +188,7 @@ class Series:
             "where",
         )
         gauge("build_info", "1; the labels say what is running.", "version", "python").labels(
-            _version(), platform.python_version()
+            release(), platform.python_version()
         ).set(1)
 
         self._cost = counter(

@@ -12,6 +12,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -32,6 +33,7 @@ from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics
 from ponder.metering.receipts import Signer
 from ponder.metering.responses import ResponseStore
+from ponder.metering.series import release
 from ponder.metering.traces import TraceStore
 from ponder.server import docs_page, errors, openapi, paths
 from ponder.server.admission import Admission
@@ -74,7 +76,7 @@ from ponder.server.sealed_thoughts import SealedThoughts, passing
 from ponder.server.settings import Scope as KeyScope
 from ponder.server.settings import Settings
 from ponder.server.shared_traces import SharedTraces
-from ponder.server.status import Health, Model, Models, Status, release
+from ponder.server.status import Health, Model, Models, Status
 from ponder.server.trace_list import TraceList
 from ponder.server.trace_shapes import TOLD
 from ponder.server.traces import Traces
@@ -348,23 +350,28 @@ def create_app(
         title="Ponder", version=release(), openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     pages: list[APIRoute] = []
+    described_as: list[Callable[[], APIRoute]] = []
 
     def page(
         path: str, scope: KeyScope | None, endpoint: Callable[..., Any], *, method: str = "GET", **more: Any
     ) -> None:
-        """A page; `more` is as for FastAPI's routes."""
+        """A page; `more` is as for FastAPI's routes. What is only told of it FastAPI is given when somebody asks:
+        for each status it would build a validator, most of what making an application takes."""
         asks = google_speaker if path.startswith(GOOGLE_ROOT) else speaker
         needs = [] if scope is None else [Depends(Needs(scope, guard, asks, DEFAULT.key_scheme))]
         more = {"responses": DEFAULT.refusals, "operation_id": endpoint.__name__} | more
         methods = ["GET", "HEAD"] if method == "GET" else [method]
-        pages.append(APIRoute(path, endpoint, methods=methods, dependencies=needs, **more))
+        served = {name: value for name, value in more.items() if name not in ("responses", "openapi_extra")}
+        pages.append(APIRoute(path, endpoint, methods=methods, dependencies=needs, **served))
+        # HEAD answers as GET does and would be described twice.
+        described_as.append(partial(APIRoute, path, endpoint, methods=[method], dependencies=needs, **more))
 
     described: list[bytes] = []
 
     async def schema() -> Response:
         # Made when somebody asks for it, once, and in a thread: it takes a tenth of a second.
         if not described:
-            document = await asyncio.to_thread(openapi.document, app.version, pages, dialects)
+            document = await asyncio.to_thread(openapi.document, app.version, described_as, dialects)
             described.append(json.dumps(document).encode())
         return Response(described[0], media_type="application/json")
 

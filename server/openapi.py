@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from fastapi.openapi.utils import get_openapi
@@ -15,13 +14,13 @@ from ponder.server.dialect import Dialect
 SCHEMAS = "#/components/schemas/"
 
 
-def document(version: str, pages: Sequence[APIRoute], dialects: Sequence[Dialect]) -> dict[str, Any]:
+def document(version: str, pages: Sequence[Callable[[], APIRoute]], dialects: Sequence[Dialect]) -> dict[str, Any]:
     """The description of the whole server. Names of schemas that two dialects chose are told apart by a number."""
     told = get_openapi(
         title="Ponder",
         version=version,
         summary="An OpenAI-compatible server whose thinking_budget binds",
-        routes=[_once(page) for page in pages],
+        routes=[page() for page in pages],
         # Beside this document, wherever a proxy has it.
         servers=[{"url": "."}],
     )
@@ -48,13 +47,6 @@ def _refused_as_json(responses: dict[str, Any]) -> None:
     for status, response in responses.items():
         if status in ("4XX", "5XX") and (content := response.get("content")) is not None:
             response["content"] = {"application/json": next(iter(content.values()))}
-
-
-def _once(page: APIRoute) -> APIRoute:
-    """The route without HEAD, which answers as GET does and would be described twice."""
-    alone = copy.copy(page)
-    alone.methods = page.methods - {"HEAD"}
-    return alone
 
 
 def _free(named: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, str]:

@@ -32,10 +32,10 @@ from ponder.compute.budget import Judgement, Reservation, Spending
 from ponder.compute.clock import now
 from ponder.compute.outcome import Outcome
 from ponder.compute.price import NANO
+from ponder.metering.series import release
 from ponder.server import answers
 from ponder.server.calls import ToolCallParser
 from ponder.server.plan import ResolvedRequest
-from ponder.server.status import release
 
 Attributes = dict[str, AttributeValue]
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
@@ -19,6 +18,7 @@ from ponder.compute.price import NANO, Price
 from ponder.compute.replicas import HasReplicas, ReplicaState
 from ponder.metering.ledger import Ledger
 from ponder.metering.metrics import Metrics, Role
+from ponder.metering.series import release
 from ponder.server import errors
 from ponder.server.admission import Admission
 from ponder.server.answers import Failure
@@ -446,11 +446,3 @@ def _prices(price: Price) -> TokenPrices:
 
 def _listed(entry: Entry, kind: Literal["strategy", "verifier"]) -> Listed:
     return Listed(name=entry.name, object=kind, description=entry.description, parameters=entry.schema)
-
-
-def release() -> str:
-    """The version of the server that is installed."""
-    try:
-        return version("ponder-server")
-    except PackageNotFoundError:
-        return "unknown"

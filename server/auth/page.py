@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError
@@ -328,6 +329,7 @@ def _configured(key: KeySettings) -> ApiKey:
     )
 
 
+@cache
 def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     """The body of a request, as FastAPI's routes are told of one that they do not read themselves."""
     schema = kind.model_json_schema()
