@@ -427,6 +427,8 @@ class Limits:
         pool.others, pool.others_spent = lease.others, lease.others_spent
         pool.full, pool.shared = lease.added < short, lease.shared
         self._changed(pool)
+        # Who asked may have gone meanwhile, or be refused for another limit.
+        self._tidied(IDLE)
 
     def _lost(self, pool: Pool) -> None:
         """It is asked what the database knows of the lease: what was leased in vain would be missed by all servers."""

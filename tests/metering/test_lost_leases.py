@@ -147,3 +147,20 @@ def test_a_place_that_was_leased_and_nobody_said_so_is_used_or_given_back() -> N
         await one(limits)
 
     in_virtual_time(asking())
+
+
+def test_a_place_that_is_leased_for_who_has_gone_meanwhile_is_given_back() -> None:
+    database = Away()
+
+    async def work() -> None:
+        limits = limits_of(database)
+        asking = asyncio.create_task(limits.begin(intent(), 0))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await asyncio.sleep(2 * IDLE + 1)
+        assert database.leased == 0
+        limits.close()
+
+    in_virtual_time(work())
