@@ -149,7 +149,10 @@ class Member:
         self.why = "it was not asked yet"
         self.refused = False
         """It answers, and cannot be used as it is."""
-        self.calls: set[Call] = set()
+        self.over = False
+        """It was taken out and has ended its calls: it is closed, and cannot be put in again."""
+        self.calls: dict[Call, None] = {}
+        """Those that it works on, in the order in which it was given them."""
         self.given = self.spilled = self.lost = self.falls = 0
         self.answered = float("-inf")
         """When it last said that it lives."""
@@ -276,7 +279,7 @@ class Member:
         call = Call(self, transcript)
         if not self.calls:
             self._silent, self._measured = 0.0, now()
-        self.calls.add(call)
+        self.calls[call] = None
         self.given += 1
         self.spilled += spilled
         if self.state == "trial":
@@ -285,7 +288,7 @@ class Member:
 
     def end(self, call: Call) -> None:
         """A call is over, however it ended."""
-        self.calls.discard(call)
+        self.calls.pop(call, None)
         self._ended += call.tokens
         if call.tokens:
             self._wrote()
@@ -341,6 +344,7 @@ class Member:
                     await self._rest(TICK)
                     await self._look()
         finally:
+            self.over = True
             if self.replica is not None:
                 await self.replica.close()
 
@@ -357,7 +361,7 @@ class Member:
     def stay(self) -> None:
         """It was taken out and is put in again before it had ended."""
         self._pause = 0.0
-        self._to("joining" if self.replica is None else "trial", "")
+        self._to("joining" if self.replica is None or self._anew else "trial", "")
         self._since = now()
         self.poke()
 
@@ -374,6 +378,8 @@ class Member:
                     await replica.health()
                     if self._hung:
                         await replica.check()
+                    if self.state == "draining":
+                        raise Lost("it was taken out")
                 except BaseException:
                     if replica is not self.replica:
                         await replica.close()
@@ -385,8 +391,7 @@ class Member:
         except Exception as error:  # noqa: BLE001 (what a connection raises; whatever it is, it is tried again)
             self._not_yet(f"it cannot be reached: {type(error).__name__}", refused=False)
         else:
-            if self.state != "draining":
-                await self._came(replica)
+            await self._came(replica)
 
     def _not_yet(self, why: str, *, refused: bool) -> None:
         if why != self.why:

@@ -344,7 +344,7 @@ class ReplicaPool:
         for url in dict.fromkeys(urls):
             if url in self.members:
                 continue
-            if (back := self._leaving.pop(url, None)) is not None:
+            if (back := self._leaving.pop(url, None)) is not None and not back.over:
                 self.members[url] = back
                 back.stay()
                 continue

@@ -47,12 +47,16 @@ class MortalReplica(ScriptedEngine):
     deaf: bool = False
     """It does not say any more that it lives, and its calls go on."""
     shut: bool = False
+    closes: float = 0.0
+    """Seconds that closing takes, behind which it cannot be used before it is reached anew."""
     silent: bool = False
     """It does not say what it has to do."""
     too_busy: float = 0.0
     """It takes no call, and says after how many seconds it may."""
     lives: int = 1
     connected: int = 0
+    closings: int = 0
+    """How often what reaches it was closed."""
     asked: int = 0
     """How often it was asked whether it lives."""
 
@@ -118,6 +122,10 @@ class MortalReplica(ScriptedEngine):
 
     async def close(self) -> None:
         """Only what reaches it is closed: whoever is about to use that hears it from its library."""
+        self.closings += 1
+        if self.closes:
+            self.shut = True
+            await asyncio.sleep(self.closes)
         if self.deaf:
             self.shut = True
             await asyncio.sleep(2 * self.delay)
@@ -175,6 +183,7 @@ class Cluster:
         one = self.replicas[url]
         one.connected += 1
         await one.health()
+        one.shut = False
         return one
 
     @asynccontextmanager

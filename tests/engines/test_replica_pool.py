@@ -496,6 +496,62 @@ def test_one_that_is_taken_out_and_put_in_again_while_it_drains_stays() -> None:
     over(cluster, work)
 
 
+def test_one_that_is_put_in_again_while_it_is_being_closed_is_reached_anew() -> None:
+    cluster = Cluster.of(2, closes=2.0)
+    whole = list(cluster.members.urls)
+
+    async def work(pool: ReplicaPool) -> None:
+        cluster.members.urls = whole[1:]
+        await asyncio.sleep(1)
+        cluster.members.urls = whole
+        await asyncio.sleep(3)
+        outcomes = await several(pool, [f"req{n}" for n in range(16)])
+        assert all(isinstance(outcome, Outcome) for outcome in outcomes)
+        assert {fact.url: fact.state for fact in pool.replicas} == dict.fromkeys(whole, "up")
+        cluster.all[0].kill()
+        await asyncio.sleep(2)
+        assert {fact.url: fact.state for fact in pool.replicas}[whole[0]] == "away"
+
+    over(cluster, work)
+
+
+def test_one_that_is_away_is_not_used_because_it_was_taken_out_and_put_in_again() -> None:
+    cluster = Cluster.of(2, closes=0.01)
+    whole = list(cluster.members.urls)
+
+    async def work(pool: ReplicaPool) -> None:
+        cluster.all[0].stop(10.0)
+        await asyncio.sleep(5)
+        assert {fact.url: fact.state for fact in pool.replicas}[whole[0]] == "away"
+        cluster.members.urls = whole[1:]
+        await asyncio.sleep(1)
+        cluster.members.urls = whole
+        await asyncio.sleep(1)
+        outcomes = await several(pool, [f"req{n}" for n in range(16)])
+        assert all(isinstance(outcome, Outcome) for outcome in outcomes)
+        assert {fact.url: fact.state for fact in pool.replicas}[whole[0]] == "joining"
+        await asyncio.sleep(10)
+        assert {fact.url: fact.state for fact in pool.replicas} == dict.fromkeys(whole, "up")
+
+    over(cluster, work)
+
+
+def test_one_that_is_taken_out_while_it_is_reached_is_closed() -> None:
+    cluster = Cluster.of(2)
+    whole = list(cluster.members.urls)
+    cluster.members.urls = whole[:1]
+
+    async def work(pool: ReplicaPool) -> None:
+        cluster.all[1].stop(2.0)
+        cluster.members.urls = whole
+        await asyncio.sleep(1)
+        cluster.members.urls = whole[:1]
+        await asyncio.sleep(3)
+        assert (cluster.all[1].connected, cluster.all[1].closings) == (1, 1)
+
+    over(cluster, work)
+
+
 def test_another_model_is_refused_by_name() -> None:
     cluster = Cluster.of(1)
     cluster.replicas["http://z:1"] = other_model("http://z:1")

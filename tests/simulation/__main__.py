@@ -6,9 +6,9 @@ import argparse
 import sys
 import time
 
-from tests.simulation.engine import ENGINES
+from tests.simulation.kinds import ENGINES
 from tests.simulation.run import play, shrunk, simulate
-from tests.simulation.world import ALL, drawn
+from tests.simulation.world import EVERY, drawn
 
 
 def main() -> int:
@@ -16,8 +16,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="one seed, with the log of all that happens")
     parser.add_argument("--seeds", default="0:100", metavar="FROM:TO", help="many, and of each that fails why")
-    parser.add_argument("--without", action="append", default=[], choices=ALL, help="a kind of faults that is left out")
-    parser.add_argument("--engine", default="supervised", choices=list(ENGINES))
+    parser.add_argument("--without", action="append", default=[], choices=EVERY, help="a kind of faults left out")
+    parser.add_argument("--engine", choices=list(ENGINES), help="in place of that which a seed has")
     parser.add_argument("--shrink", action="store_true", help="which kinds of faults the seed needs to fail")
     parser.add_argument("--undisturbed", action="store_true", help="what the seed's answers are held against")
     parser.add_argument("--hash", action="store_true", help="prints the hash of each seed's log")
@@ -26,7 +26,7 @@ def main() -> int:
         print(f"seed {given.seed} fails with {shrunk(given.seed)}")
         return 0
     if given.seed is not None and given.undisturbed:
-        play(drawn(given.seed).undisturbed(), shows=True)
+        play(drawn(given.seed, given.engine).undisturbed(), shows=True)
         return 0
     first, _, behind = given.seeds.partition(":")
     seeds = range(int(first), int(behind)) if given.seed is None else [given.seed]

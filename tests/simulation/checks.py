@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ponder.compute.usage import Usage
+from ponder.engines.quarantine import STUCK
+from ponder.engines.replicas.pool import TRIES
 from ponder.metering.leases import Kind, window
 from ponder.testing import MARKER
 from tests.simulation.database import Disk
 from tests.simulation.door import SEND, Caller, Server
 from tests.simulation.engine import part_of_an_answer, whole_answer
-from tests.simulation.world import World
+from tests.simulation.world import LONG, World
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Of the ledger, by the ids of requests."""
@@ -34,6 +36,7 @@ def check(
     rows = disk.rows()
     return [
         *(problem for server in serving for problem in _nothing_left(server)),
+        *(problem for server in servers for problem in server.model.wrong),
         *(f"{len(ids)} requests of {key} run for accounts" for key, ids in _running(servers).items() if ids),
         *(f"the row of {id} is open" for id, row in rows.items() if row["settled_ms"] is None),
         *(problem for server in servers for problem in _counts(world, server, rows)),
@@ -41,6 +44,7 @@ def check(
         *_traces(servers, rows),
         *_secrets(callers, servers, rows, logged),
         *(problem for caller in callers for problem in _caller(world, caller, rows)),
+        *(_lost(world, callers, servers) if world.scenario.steady else ()),
     ]
 
 
@@ -53,6 +57,10 @@ def _nothing_left(server: Server) -> Iterator[str]:
         yield f"{server.admission.inside} requests run and {server.admission.queued} wait, though nobody asks"
     if server.model.running:
         yield f"{server.model.running} streams of engines are open"
+    if (pool := server.model.pool) is not None and pool.slots is not None:
+        if pool.slots.held or pool.slots.waiting:
+            yield f"{pool.slots.held} places of replicas are taken, and {pool.slots.waiting} calls wait for one"
+        yield from (f"{one.url} has {one.in_flight} calls" for one in pool.replicas if one.in_flight)
     if server.ledger.reserved or server.ledger.unsettled:
         yield f"the ledger has {server.ledger.reserved} tokens reserved, {server.ledger.unsettled} requests unsettled"
     for window_, held in server.ledger.held.items():
@@ -137,6 +145,28 @@ def _traces(servers: Sequence[Server], rows: Rows) -> Iterator[str]:
                 yield f"{id}: its trace says {trace.ended}, {made} tokens; its settlement {ending}, {usage.generated}"
 
 
+def _lost(world: World, callers: Sequence[Caller], servers: Sequence[Server]) -> Iterator[str]:
+    """As long as a replica lives no request is lost, nor a chain of one; but for those over which replicas fall, and
+    those that several have failed."""
+    struck = world.struck
+    failed = sum(struck[fault] for fault in ("fails", "lost", "lost_end", "twice_told")) >= TRIES
+    fell = struck["crashed"] + struck["hangs"] > 0
+    stuck = struck["killed"] + struck["cut"] + struck["slow"] + struck["flaps"] >= STUCK
+    for caller in callers:
+        code = caller.failure.get("code") if caller.failure else None
+        away = code == "engine_unavailable" and caller.asked.timeout == LONG
+        quarantined = code == "request_quarantined" and not (fell or stuck)
+        if away or quarantined or (code in ("engine_error", "engine_lost") and not failed):
+            yield f"{caller.name} is lost though a replica lives: {caller.failure}"
+    if failed or fell or stuck:
+        return
+    for server in servers:
+        for id, trace in server.traces.latest():
+            calls = [one.calls.told(number) for one in trace.choices for number in range(len(one.calls))]
+            if any(call["ending"] == "lost" for call in calls):
+                yield f"{id}: a chain is lost though a replica lives"
+
+
 def _secrets(
     callers: Sequence[Caller],
     servers: Sequence[Server],
@@ -170,7 +200,8 @@ def _caller(world: World, caller: Caller, rows: Rows) -> Iterator[str]:
         yield f"{name} was broken off without a word"
     if caller.end == "refused" and not caller.failure:
         yield f"{name} was refused with {caller.status} and without a word: {caller.body!r}"
-    if caller.status == 500 and not (world.struck["fails"] and b'"engine_error"' in caller.body):
+    fails = world.struck["fails"] or (world.scenario.kind == "replicas" and world.struck.total())
+    if caller.status == 500 and not (fails and b'"engine_error"' in caller.body):
         yield f"{name} was refused as an error of the server's: {caller.body!r}"
     if caller.end == "answered":
         yield from _answer(caller, rows)

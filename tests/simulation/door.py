@@ -34,7 +34,8 @@ from ponder.server.settings import KeySettings, Limits, ModelSettings, Settings
 from ponder.server.traces import Traces
 from ponder.server.usage import UsageReports
 from tests.simulation.database import Disk, SimulatedLedger
-from tests.simulation.engine import ENGINES, Model, SeededRewards
+from tests.simulation.engine import Model, SeededRewards
+from tests.simulation.kinds import ENGINES
 from tests.simulation.world import Asked, World
 
 CHAT = "/v1/chat/completions"
@@ -149,9 +150,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(
-    world: World, disk: Disk, everywhere: dict[str, set[str]], name: str, kind: str
-) -> AsyncGenerator[Server]:
+async def serving(world: World, disk: Disk, everywhere: dict[str, set[str]], name: str) -> AsyncGenerator[Server]:
     """A server that begins, and ends as it should unless it was killed. `everywhere` is as for `Inflight`."""
     settings, metrics, model = settings_of(world), Counting(), Model()
     ledger = SimulatedLedger(disk, metrics, CHECKPOINT)
@@ -161,7 +160,7 @@ async def serving(
             break
         except NoLedger:
             await asyncio.sleep(0.5)
-    async with ENGINES[kind](world, model) as engine:
+    async with ENGINES[world.scenario.kind](world, model) as engine:
         rewards = SeededRewards(lambda line: (len(line) + line.count("a")) / 16, world=world, model=model)
         served = {"demo": ServedModel(engine, Lengths(60, 90), settings.served()["demo"], rewards)}
         keyring = Keyring(settings.keys, required=settings.require_key)

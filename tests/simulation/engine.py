@@ -1,15 +1,15 @@
 """The models of a simulation: what they write follows from the seed of the call, when and whether from that of the run.
 
-An engine kind is a function that opens an `Engine` for as long as a server lives. A pool of replicas is one more of
-them: `ENGINES` has its name, and what it opens must count in `Model.made` all that its models make.
+An engine kind is a function that opens an `Engine` for as long as a server lives; `tests/simulation/kinds.py` has them
+by name. What it opens must count in `Model.made` all that its models make.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from ponder.compute.identity import CallIdentity
 from ponder.compute.slots import Slots
 from ponder.compute.text import Candidate, Prompt
 from ponder.compute.transcript import Transcript
+from ponder.engines.replicas.pool import ReplicaPool
 from ponder.engines.supervised import SupervisedEngine
 from ponder.engines.supervisor import Supervisor
 from ponder.testing import MARKER, Chain, ScriptedRewards
@@ -68,6 +69,10 @@ class Model:
     engines: list[SeededEngine] = field(default_factory=list[Any])
     read: int = 0
     """Tokens, by reward models."""
+    wrong: list[str] = field(default_factory=list[str])
+    """What they have found to be wrong themselves."""
+    pool: ReplicaPool | None = None
+    """That of its replicas, where it has some."""
 
     @property
     def made(self) -> int:
@@ -175,7 +180,7 @@ class SeededEngine(JudgingEngine):
         return Checked(1, 0, 1)
 
     async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
-        name = f"call {transcript.call.purpose} {self.calls}"
+        name = f"{self.process.name}, call {transcript.call.purpose} {self.calls}"
         self.world.log(f"engine: {name} begins, seed {sampling.seed}")
         try:
             self._begun = transcript.begun
@@ -228,7 +233,3 @@ async def supervised(world: World, model: Model) -> AsyncGenerator[Engine]:
     supervisor = Supervisor(process, engine.check, took=3.0)
     async with supervisor.watching():
         yield SupervisedEngine(engine, supervisor)
-
-
-ENGINES: Mapping[str, Callable[[World, Model], AbstractAsyncContextManager[Engine]]] = {"supervised": supervised}
-"""The kinds of engines by name."""

@@ -10,17 +10,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from ponder.engines.replicas.pool import ReplicaPool
 from ponder.metering.limits import IDLE
 from tests.simulation.checks import check, compared
 from tests.simulation.database import Disk
 from tests.simulation.door import DRAIN, Caller, Server, serving
 from tests.simulation.loop import SeededLoop
-from tests.simulation.world import ALL, Fault, Scenario, World, after, drawn
+from tests.simulation.replicas import SeededReplica
+from tests.simulation.world import EVERY, Fault, Scenario, World, after, drawn
 
 LONGEST = 4000.0
 """Seconds of virtual time after which whatever still runs is stuck."""
 AFTER = 1000
 """Numbers of requests from which on they come when all is over."""
+USED = 100.0
+"""Seconds in which each replica of a pool is used again that lives."""
 CLOSING = 5.0
 """Seconds that requests have behind a drain before their tasks are cancelled."""
 
@@ -43,7 +47,6 @@ class Stage:
     """All that is in a run."""
 
     world: World
-    kind: str
     callers: list[Caller]
     servers: list[Server] = field(default_factory=list[Server])
     """All that have been."""
@@ -90,6 +93,8 @@ class Stage:
                 6 * self.world.chance(f"cancelled {caller.name}").random(), _cancel, caller, task
             )
         await asyncio.wait([task])
+        if caller.end is None and server.killed:
+            caller.end = "gone"  # Before it had asked.
         if not task.cancelled() and (error := task.exception()) is not None:
             self.problems.append(f"{caller.name}: the application raised {error!r}")
 
@@ -108,12 +113,27 @@ class Stage:
                     break
                 await asyncio.sleep(0.1)
         self.problems += check(self.world, self.callers, self.servers, servers, self.disk, self.logged)
+        for server in servers:
+            await self._all_replicas(server)
         # A server that fell silent may only be cut off, and so it keeps its places for minutes: these are over.
         self.disk.minutes_pass()
         for server in servers:
             # What others have leased and do not need they give back by then.
             await asyncio.sleep(2 * IDLE + 1.0)
             await self._serves_all(server)
+
+    async def _all_replicas(self, server: Server) -> None:
+        """Whatever has happened, each replica of a pool is used again."""
+        pool = server.model.pool
+        if pool is None:
+            return
+        size = self.world.scenario.replicas
+        with suppress(TimeoutError):
+            async with asyncio.timeout(USED):
+                while _away(pool, size):  # noqa: ASYNC110 (a pool tells nobody)
+                    await asyncio.sleep(1.0)
+        if away := _away(pool, size):
+            self.problems.append(f"nothing fails, and not all replicas are used: {away}")
 
     async def _serves_all(self, server: Server) -> None:
         """Whatever has happened, each key is answered now: nothing is lost for good."""
@@ -142,7 +162,7 @@ class Stage:
 
     async def _lives(self, door: int) -> None:
         while not self._over.is_set():
-            async with serving(self.world, self.disk, self.everywhere, f"server {door}", self.kind) as server:
+            async with serving(self.world, self.disk, self.everywhere, f"server {door}") as server:
                 self.servers.append(server)
                 self.serving[door] = server
                 self._change()
@@ -151,6 +171,8 @@ class Stage:
                         async with asyncio.timeout(0.5):
                             await self._over.wait()
                 self.serving.pop(door, None)
+            left = [one.url for one in server.model.engines if isinstance(one, SeededReplica) and not one.shut]
+            self.problems += [f"what reaches {url} was not closed" for url in left]
 
     async def _strike(self, fault: Fault) -> None:
         """A fault that happens once, at its moment."""
@@ -218,6 +240,12 @@ class Stage:
             task.cancel()
 
 
+def _away(pool: ReplicaPool, size: int) -> Sequence[str]:
+    """What a pool of so many replicas does not use."""
+    away = [f"{one.url}: {one.state}, {one.why}" for one in pool.replicas if one.state not in ("up", "trial")]
+    return away or ["some are not in it"] * (len(pool.members) < size)
+
+
 def _cancel(caller: Caller, task: asyncio.Task[None]) -> None:
     if not task.done():
         caller.cancelled = True
@@ -236,7 +264,7 @@ class _Lines(logging.Handler):
         self._lines.append(self.format(record))
 
 
-def play(scenario: Scenario, *, shows: bool = False, kind: str = "supervised") -> tuple[Ran, Stage]:
+def play(scenario: Scenario, *, shows: bool = False) -> tuple[Ran, Stage]:
     """Runs a scenario."""
     made: list[SeededLoop] = []
 
@@ -248,8 +276,9 @@ def play(scenario: Scenario, *, shows: bool = False, kind: str = "supervised") -
 
     async def run() -> None:
         world = World(scenario, made[0], shows=shows)
-        stage = Stage(world, kind, [Caller(world, asked) for asked in scenario.asked])
+        stage = Stage(world, [Caller(world, asked) for asked in scenario.asked])
         stages.append(stage)
+        random.seed(f"{scenario.seed} of the modules")
         root, handler = logging.getLogger(), _Lines(stage.logged)
         before = root.handlers[:], root.level
         root.handlers[:], root.level = [handler], logging.INFO
@@ -271,14 +300,15 @@ def play(scenario: Scenario, *, shows: bool = False, kind: str = "supervised") -
     return Ran(scenario, world.lines, world.hash, dict(world.struck), stage.problems, ends), stage
 
 
-def simulate(seed: int, *, without: Sequence[Fault] = (), shows: bool = False, kind: str = "supervised") -> Ran:
-    """A seed: its scenario with its faults, and its seeded requests again without any, the other way round."""
-    scenario = drawn(seed).without(*without)
+def simulate(seed: int, *, without: Sequence[Fault] = (), shows: bool = False, kind: str | None = None) -> Ran:
+    """A seed: its scenario with its faults, and its seeded requests again without any, the other way round. `kind`:
+    with other engines than it has."""
+    scenario = drawn(seed, kind).without(*without)
     gc.disable()
     try:
-        ran, stage = play(scenario, shows=shows, kind=kind)
+        ran, stage = play(scenario, shows=shows)
         if any(caller.asked.seeded and caller.end == "answered" for caller in stage.callers):
-            calm, reference = play(scenario.undisturbed(), kind=kind)
+            calm, reference = play(scenario.undisturbed())
             ran.problems += [f"undisturbed: {problem}" for problem in calm.problems]
             ran.problems += compared(stage.callers, reference.callers)
     finally:
@@ -291,7 +321,7 @@ def simulate(seed: int, *, without: Sequence[Fault] = (), shows: bool = False, k
 def shrunk(seed: int, fails: Callable[[Ran], bool] = lambda ran: bool(ran.problems)) -> Sequence[Fault]:
     """The kinds of faults that a failing seed needs: without the others it fails all the same."""
     without: list[Fault] = []
-    for fault in ALL:
+    for fault in EVERY:
         if fault in drawn(seed).faults and fails(simulate(seed, without=[*without, fault])):
             without.append(fault)
     return [fault for fault in drawn(seed).faults if fault not in without]

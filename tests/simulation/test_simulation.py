@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.run import Ran, simulate
-from tests.simulation.world import ALL
+from tests.simulation.world import EVERY
 
 ROOT = Path(__file__).parents[2]
 EACH = 50
@@ -65,4 +65,4 @@ def test_a_seed_is_the_same_in_every_process() -> None:
 
 def test_a_fault_that_is_switched_off_does_not_happen() -> None:
     seed = next(seed for seed in range(100) if len(simulate(seed).struck) > 2)
-    assert simulate(seed, without=ALL).struck == {}
+    assert simulate(seed, without=EVERY).struck == {}

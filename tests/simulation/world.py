@@ -39,15 +39,27 @@ Fault = Literal[
     "hurry",
     "reload",
     "door_killed",
+    "cut",
+    "busy",
+    "flaps",
+    "lost_end",
+    "twice_told",
+    "unlike",
+    "members",
 ]
 """Of an engine: its process is killed, or dies of itself; it makes no token more; a batch takes long; a chain is lost,
 or raises, though the process goes on; its process does not start. Of a reward model: it raises. Of a caller: goes;
 reads slowly, or not at all for a while; sends half of a body, or a body slowly. Of the database: slow; away; commits
 and does not say so; has to be told twice; another server takes this one for dead. Of the machine: stands still; its
 clock is set. Of requests: little time; the server cancels their task. Of the server: SIGTERM; a second one; the
-configuration read again; killed, and started again."""
+configuration read again; killed, and started again. Of a replica: nothing of it is heard for a while; it takes no call,
+by its own word; it says for once that it does not live, though it does; the end of a call gets lost, or comes twice;
+when it is reached again it is another model. Of those that belong to a pool: some are taken out, and put in again."""
 
-ALL: Sequence[Fault] = get_args(Fault)
+EVERY: Sequence[Fault] = get_args(Fault)
+OF_REPLICAS = EVERY[EVERY.index("cut") :]
+ALL = EVERY[: EVERY.index("cut")]
+"""Those that there are for every kind of engine."""
 RATES: Mapping[Fault, float] = {
     "killed": 0.004,
     "crashed": 0.003,
@@ -68,9 +80,18 @@ RATES: Mapping[Fault, float] = {
     "twice": 0.1,
     "short_deadline": 0.8,
     "cancelled": 0.2,
+    "cut": 0.01,
+    "busy": 0.1,
+    "flaps": 0.05,
+    "lost_end": 0.1,
+    "twice_told": 0.05,
+    "unlike": 0.3,
+    "members": 0.3,
 }
 """How often one strikes where it may, at most; what is not here happens once, at a moment that is drawn."""
 ONCE = tuple(fault for fault in ALL if fault not in RATES)
+KINDS = ("supervised", "supervised", "replicas")
+"""Kinds of engines, of which seeds have one after the other."""
 
 STRATEGIES: Sequence[tuple[str, Mapping[str, Any]]] = (
     ("direct", {}),
@@ -147,20 +168,45 @@ class Scenario:
     """Seconds of a batch of tokens."""
     doors: int
     """Servers on the same database, each with its own engine."""
+    kind: str = "supervised"
+    """Of its engines."""
+    replicas: int = 0
+    """Of each pool."""
+    steady: bool = False
+    """One of them always lives and is heard."""
 
     def without(self, *faults: Fault) -> Scenario:
         return replace(self, faults={one: rate for one, rate in self.faults.items() if one not in faults})
 
     def undisturbed(self) -> Scenario:
-        """The seeded requests alone, the other way round, on a server on which nothing is short and nothing fails."""
+        """The seeded requests alone, the other way round, on a server with one engine, on which nothing is short and
+        nothing fails."""
         asked = [one.other_way() for one in self.asked if one.seeded]
         return replace(
-            self, faults={}, asked=asked, keys={key: {} for key in self.keys}, inflight=64, queue=64, doors=1
+            self,
+            faults={},
+            asked=asked,
+            keys={key: {} for key in self.keys},
+            inflight=64,
+            queue=64,
+            doors=1,
+            kind="supervised",
         )
 
+    def of_kind(self, kind: str) -> Scenario:
+        """The same, with engines of this kind. What strikes replicas, and how many there are, is drawn for itself."""
+        if kind == "supervised":
+            return replace(self, kind=kind)
+        chance = random.Random(f"replicas {self.seed}")
+        faults = dict(self.faults)
+        for fault in chance.sample(OF_REPLICAS, chance.choice((0, 1, 2, 3, len(OF_REPLICAS)))):
+            faults[fault] = RATES[fault] * chance.uniform(0.1, 1)
+        replicas, steady = chance.choice((2, 2, 3, 4)), chance.random() < 0.7
+        return replace(self, kind=kind, faults=faults, replicas=replicas, steady=steady)
 
-def drawn(seed: int) -> Scenario:
-    """The scenario of a seed."""
+
+def drawn(seed: int, kind: str | None = None) -> Scenario:
+    """The scenario of a seed; `kind`: with other engines than it has."""
     chance = random.Random(f"scenario {seed}")
     faults: dict[Fault, float] = {}
     within = chance.choice((0.01, 2.0, 10.0))
@@ -168,7 +214,7 @@ def drawn(seed: int) -> Scenario:
         faults[fault] = chance.uniform(0, 4 + within) if fault in ONCE else RATES[fault] * chance.uniform(0.1, 1)
     keys = {f"key{i}": _limits(chance) for i in range(chance.randint(1, 3))}
     asked = [_asked(chance, i, list(keys), faults, within) for i in range(chance.randint(3, 8))]
-    return Scenario(
+    scenario = Scenario(
         seed,
         faults,
         asked,
@@ -179,6 +225,7 @@ def drawn(seed: int) -> Scenario:
         pace=chance.choice((0.02, 0.1, 0.4)),
         doors=chance.choice((1, 1, 2)),
     )
+    return scenario.of_kind(kind or KINDS[seed % len(KINDS)])
 
 
 def _limits(chance: random.Random) -> dict[str, Any]:
