@@ -17,6 +17,7 @@ from aiohttp import web
 from transformers import AutoTokenizer
 
 from bench.machine import ROOT
+from ponder.engines.lifeline import no_platform
 
 WORD = 20
 
@@ -79,12 +80,14 @@ def app(step: float, places: int, tokens: int) -> web.Application:
 
 def main() -> None:
     reader = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    reader.add_argument("--host", default="127.0.0.1")
     reader.add_argument("--port", type=int, required=True)
     reader.add_argument("--step", type=float, default=0.02, help="seconds")
     reader.add_argument("--places", type=int, default=16, help="calls at a time")
     reader.add_argument("--tokens", type=int, default=64, help="of a call, at most")
     given = reader.parse_args()
-    web.run_app(app(given.step, given.places, given.tokens), host="127.0.0.1", port=given.port, print=None)
+    no_platform()
+    web.run_app(app(given.step, given.places, given.tokens), host=given.host, port=given.port, print=None)
 
 
 if __name__ == "__main__":

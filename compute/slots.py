@@ -67,6 +67,11 @@ class Slots:
         return self.waiting / self.places
 
     @property
+    def seconds(self) -> float:
+        """What a call takes, as calls were lately; 0 before one has ended."""
+        return self._pace[1]
+
+    @property
     def rate(self) -> float:
         """Tokens a second that the model makes with all slots taken, as calls were lately; 0 before one has ended."""
         tokens, seconds = self._pace

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -26,10 +25,7 @@ from ponder.engines.reward_vllm import GPU_SHARE, start_reward, supervised_rewar
 from ponder.engines.vllm import start, supervised
 from ponder.metering.metrics import Metrics
 from ponder.server import logs, systemd
-from ponder.server.accounting import keeping_account
-from ponder.server.app import ServedModel, ServerHandle, all_dialects, create_app
-from ponder.server.auth.keys import Keyring
-from ponder.server.auth.stored_keys import following
+from ponder.server.app import ServedModel, ServerHandle, all_dialects
 from ponder.server.dialect import Dialect
 from ponder.server.ending import LastResort
 from ponder.server.handoff import Handoff, Listening, Streams, listening
@@ -38,16 +34,14 @@ from ponder.server.http.sockets import check_tls, listen, url_of
 from ponder.server.idempotency.seal import configured
 from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
+from ponder.server.opening import opened
 from ponder.server.output import captured
 from ponder.server.policies import policies_of
-from ponder.server.receipts import signing
 from ponder.server.registry import Registry
 from ponder.server.reload import Reload, Terminal, at_signal
 from ponder.server.replicas import start_replicas
 from ponder.server.sealed_thoughts import configured as sealed_with
-from ponder.server.sealed_thoughts import sealing
 from ponder.server.settings import ModelSettings, Settings, WrongSettings
-from ponder.server.tracing import tracing_if_wanted
 
 QUIET = ("alembic", "httpx", "httpcore", "vllm", "transformers", "uvicorn.error")
 """Libraries that say at `info` what only their authors want to know."""
@@ -129,37 +123,18 @@ async def _serve(
     bound: bool,
 ) -> None:
     metrics = Metrics()
-    models: dict[str, ServedModel] = {}
-    async with AsyncExitStack() as stack:
-        tracing = await stack.enter_async_context(tracing_if_wanted())
-        account = keeping_account(settings.ledger, metrics, settings.owners, follows=place.before is not None)
-        ledger = await stack.enter_async_context(account)
-        keyring = Keyring(settings.keys, required=settings.require_key)
-        stored = await stack.enter_async_context(following(ledger, keyring))
-        signer = await signing(settings.receipts, ledger)
-        seals = await asyncio.to_thread(sealing, settings.sealed_thoughts)
-        for name, model in settings.served().items():
-            log.info("loading %s (%s)", name, model.path)
-            models |= await start_served(name, model, stack)
+    follows = place.before is not None
+    async with opened(
+        settings,
+        start_served,
+        metrics=metrics,
+        dialects=dialects,
+        engine_metrics=metrics_text,
+        source=source,
+        follows=follows,
+    ) as (app, models):
         if starting.ended:
             sys.exit(128 + signal.SIGTERM)
-        # A million objects of the libraries are here to stay: no collection need look at them again.
-        gc.collect()
-        gc.freeze()
-        app = create_app(
-            settings,
-            models,
-            metrics=metrics,
-            engine_metrics=metrics_text,
-            dialects=dialects,
-            ledger=ledger,
-            tracing=tracing,
-            keyring=keyring,
-            stored=stored,
-            source=source,
-            signer=signer,
-            seals=seals,
-        )
         listen(place.sock)
         scheme = "http" if settings.tls_cert is None else "https"
         announce(f"serving {', '.join(models)} at {url_of(place.sock, scheme)}")

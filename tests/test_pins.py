@@ -59,8 +59,8 @@ def foreign(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("room", sorted(OURS))
 def test_everything_that_is_imported_is_declared(room: str) -> None:
     """A client's libraries by what is always installed; the engines' own by both of the extras that bring an engine;
-    spans by the extra `otel`; what measures strategies by `evaluation`, pages by `console`; those of what serves no
-    request by any."""
+    spans by the extra `otel`, what runs on Ray by `ray`; what measures strategies by `evaluation`, pages by `console`;
+    those of what serves no request by any."""
     allowed = declared()
     if room not in ("clients", "ponder"):
         allowed |= declared("server")
@@ -73,12 +73,13 @@ def test_everything_that_is_imported_is_declared(room: str) -> None:
     brought_by = packages_distributions()
     for path in files(room):
         spans = declared("otel") if path == ROOT / "server" / "spans.py" else set[str]()
+        clusters = declared("ray") if path.parent in (ROOT / "engines" / "ray", ROOT / "server" / "ray") else set[str]()
         for package in foreign(path):
             if room == "tests" and package not in brought_by:
                 continue  # a plug-in that the test writes
             names = {CALLED.get(name, name) for name in map(canonicalize_name, brought_by.get(package, [package]))}
             told = f"{path.relative_to(ROOT)} imports {package}, which pyproject.toml does not name"
-            assert names & (allowed | spans), told
+            assert names & (allowed | spans | clusters), told
 
 
 @pytest.mark.parametrize(

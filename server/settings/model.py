@@ -21,6 +21,7 @@ from pydantic import (
 
 from ponder.engines.profiles import PROFILES, Profile
 from ponder.engines.reward_profiles import REWARD_PROFILES, RewardProfile
+from ponder.server.settings.deployment import DeploymentSettings
 from ponder.server.settings.engine import EngineSettings, RewardEngineSettings
 from ponder.server.settings.prices import MOST_COST
 from ponder.server.settings.replicas import Replicas
@@ -168,6 +169,13 @@ class Defaults(Table):
         default=RewardEngineSettings(), description="How vLLM is started for a reward model beside the model."
     )
     engine: EngineSettings = Field(default=EngineSettings(), description="How vLLM is started.")
+    ray: DeploymentSettings = Field(
+        default=DeploymentSettings(), description="How many engines there are on Ray Serve (docs/ray.md)."
+    )
+    prm_ray: DeploymentSettings = Field(
+        default=DeploymentSettings(),
+        description="The same of the reward model, where `prm` is not an address.",
+    )
 
     @property
     def model_profile(self) -> Profile | None:

@@ -73,6 +73,12 @@ class Settings(BaseSettings, Defaults):  # pyright: ignore[reportIncompatibleVar
         description="vLLM servers that serve the one model, in the place of an engine here: a list of addresses, or a "
         "table (docs/replica-pool.md). `model` is its tokenizer's then.",
     )
+    ray_doors: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Replicas of the server itself on Ray Serve, each of which uses one core (docs/ray.md).",
+    )
     list_strategies: bool = Field(
         default=True,
         description="GET /v1/models lists each model with each strategy (MODEL:STRATEGY), behind the models alone. "

@@ -26,6 +26,7 @@ from ponder.server.settings import (
     WrongSettings,
     loopback,
 )
+from ponder.server.settings.deployment import DeploymentSettings
 from ponder.server.settings.replicas import ReplicaSettings
 
 EXAMPLE = Path(__file__).parent.parent.parent / "ponder.example.toml"
@@ -281,6 +282,8 @@ def test_the_example_loads_with_every_option_switched_on() -> None:
         (ResponseSettings, ("responses",)),
         (ModelSettings, ("models", "qwen3-8b")),
         (ReplicaSettings, ("models", "far", "replicas")),
+        (DeploymentSettings, ("ray",)),
+        (DeploymentSettings, ("prm_ray",)),
         (KeySettings, ("keys",)),
     ],
 )

@@ -1,0 +1,223 @@
+"""The server behind Serve's HTTP, and what is said of a configuration that cannot be served so; without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.types import Message
+
+from ponder.compute.errors import EngineError, PonderError
+from ponder.compute.lengths import Lengths
+from ponder.engines.ray.commands import Judging, Writing, flags, needs_vllm
+from ponder.server.app import ServedModel, create_app
+from ponder.server.http.hosts import Hosts
+from ponder.server.ray import app as application
+from ponder.server.ray.door import Behind
+from ponder.server.settings import ModelSettings, Settings
+from ponder.testing import EchoEngine
+
+DEMO = Path(__file__).parents[2] / "models" / "demo"
+ASK = b'{"model": "echo", "stream": true, "messages": [{"role": "user", "content": "Say it."}]}'
+
+
+@dataclass
+class Served:
+    """A lifespan, and requests within it, as Serve has them."""
+
+    behind: Behind
+    engine: EchoEngine
+    told: list[Message] = field(default_factory=list[Message])
+
+    async def asked(
+        self, receive: Callable[[], Any], send: Callable[[Message], Any], *, host: bytes = b"localhost"
+    ) -> None:
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "http_version": "1.1"}
+        headers = [(b"host", host), (b"content-type", b"application/json")]
+        await self.behind(scope | {"headers": headers, "query_string": b""}, receive, send)
+
+
+@asynccontextmanager
+async def served(delay: float = 0.0) -> AsyncGenerator[Served]:
+    settings, engine = Settings(), EchoEngine()
+    engine.delay = delay
+
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[FastAPI]:
+        model = ServedModel(engine=engine, lengths=Lengths(8, 16), settings=ModelSettings(path="echo"))
+        yield create_app(settings, {"echo": model})
+
+    found = Served(Behind(opened, lambda _: Hosts(settings)), engine)
+    ends, begun = asyncio.Event(), asyncio.Event()
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> Message:
+        if begun.is_set():
+            await ends.wait()
+        return {"type": next(messages)}
+
+    async def send(message: Message) -> None:
+        found.told.append(message)
+        begun.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(found.behind({"type": "lifespan"}, receive, send))
+        await begun.wait()
+        yield found
+        ends.set()
+    assert [one["type"] for one in found.told] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def body() -> Callable[[], Any]:
+    messages = iter([{"type": "http.request", "body": ASK, "more_body": False}])
+
+    async def receive() -> Message:
+        if (message := next(messages, None)) is not None:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return receive
+
+
+def test_a_request_that_serve_cancels_ends_as_one_whose_caller_hangs_up() -> None:
+    async def go() -> None:
+        async with served(delay=0.05) as server:
+            begun = asyncio.Event()
+
+            async def send(message: Message) -> None:
+                if message["type"] == "http.response.body":
+                    begun.set()
+
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(server.asked(body(), send))
+                await begun.wait()
+                while not server.engine.running:  # noqa: ASYNC110 (the engine has no event)
+                    await asyncio.sleep(0.01)
+                asking.cancel()
+            assert not server.engine.running
+            assert asking.cancelled()
+
+    asyncio.run(go())
+
+
+def test_a_request_whose_end_serve_raises_ends_too() -> None:
+    """Serve's own exception, where the body and what is behind it are read."""
+
+    class Cancelled(Exception):
+        pass
+
+    async def go() -> None:
+        async with served(delay=0.05) as server:
+            whole, parts = body(), list[Message]()
+
+            async def receive() -> Message:
+                if not parts:
+                    return await whole()
+                raise Cancelled
+
+            async def send(message: Message) -> None:
+                parts.append(message)
+
+            async with asyncio.timeout(10):
+                await server.asked(receive, send)
+            assert not server.engine.running
+
+    asyncio.run(go())
+
+
+def test_without_a_key_it_answers_to_names_of_this_machine_alone() -> None:
+    async def go() -> None:
+        async with served() as server:
+            told = list[Message]()
+
+            async def send(message: Message) -> None:
+                told.append(message)
+
+            await server.asked(body(), send, host=b"example.com")
+            assert told[0]["status"] == 403
+
+    asyncio.run(go())
+
+
+def test_a_server_that_cannot_begin_says_why() -> None:
+    told = list[Message]()
+
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[FastAPI]:
+        raise EngineError("no replica answers")
+        yield FastAPI()
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    asyncio.run(Behind(opened, lambda _: Hosts(Settings()))({"type": "lifespan"}, receive, send))
+    assert told == [{"type": "lifespan.startup.failed", "message": "no replica answers"}]
+
+
+# -- configurations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("", "on Ray Serve the ledger is in PostgreSQL"),
+        ('ray_doors = 2\n[ledger]\nurl = "none"', "2 servers share what they know in PostgreSQL"),
+        ("[ray]\nmin_replicas = 3\nmax_replicas = 2", "max_replicas 2 is below min_replicas 3"),
+        ("[ray]\nreplicas = 3", "there is no such setting; did you mean min_replicas"),
+        ('adapters = { law = "/law" }\n[ledger]\nurl = "none"', "are not loaded on Ray Serve"),
+    ],
+)
+def test_what_cannot_be_served_so_is_said_before_anything_is_started(
+    tmp_path: Path, written: str, message: str
+) -> None:
+    file = tmp_path / "ponder.toml"
+    file.write_text(written)
+    with pytest.raises(PonderError, match=message):
+        application({"config": str(file)})
+
+
+def test_an_argument_that_is_none_is_refused() -> None:
+    with pytest.raises(PonderError, match="confg: there is no such argument"):
+        application({"confg": "ponder.toml"})
+
+
+def test_a_deployment_for_each_model_and_each_reward_model(tmp_path: Path) -> None:
+    file = tmp_path / "ponder.toml"
+    models = '[models.a]\npath = "demo"\nprm = "demo-prm"\nray = { max_replicas = 4 }\n[models."b/c"]\npath = "demo"'
+    file.write_text(f'ray_doors = 3\n[ledger]\nurl = "postgresql://ponder@db/ponder"\n{models}')
+    built = application({"config": str(file)})
+    assert built is not None
+
+
+def locate(path: str) -> str:
+    return str(DEMO) if path == "demo" else path
+
+
+def test_vllm_is_started_with_a_key_that_nobody_sees_in_its_command() -> None:
+    command = Writing("demo", "reasoner", locate)("10.0.0.1", 8001, "secret")
+    words = " ".join(command.words)
+    assert "secret" not in words + repr(command)
+    assert command.environment["VLLM_API_KEY"] == "secret"
+    assert f"--model {DEMO}" in words
+    assert "--host 10.0.0.1 --port 8001" in words
+    assert "--enable-scale-out" in words
+    judge = " ".join(Judging("demo-prm", locate)("10.0.0.1", 8001, "secret").words)
+    assert "--runner pooling" in judge
+    assert flags({"a_b": True, "c": False, "d": {"e": 1}, "f": [1, 2]}) == [
+        "--a-b", "--no-c", "--d", '{"e": 1}', "--f", "1", "2"
+    ]  # fmt: skip
+
+
+def test_where_vllm_is_not_installed_the_replica_says_what_to_install() -> None:
+    with pytest.raises(EngineError, match=r"pip install 'ponder-server\[ray,gpu\]'"):
+        needs_vllm("no_such_vllm")
