@@ -16,10 +16,10 @@ from nicegui import Client, ui
 from ponder.clients.answers import AskError
 from ponder.console.api import words
 from ponder.console.page import Page, Visit
-from ponder.console.parts import text
+from ponder.console.parts import problem, text
 from ponder.console.sessions import Session, Sessions
 
-__all__ = ["guarded", "problem", "register", "telling"]
+__all__ = ["guarded", "register", "telling"]
 
 _HEAD = '<link rel="stylesheet" href="/console.css">'
 
@@ -69,7 +69,8 @@ def _around(page: Page, pages: Sequence[Page], session: Session) -> ui.element:
                 '<i class="material-icons" aria-hidden="true">logout</i></button></form>',
                 sanitize=False,
             )
-    main = ui.element("main").props('id="main" tabindex="-1"').classes("page")
+    # NiceGUI's page is in an element `main` already.
+    main = ui.element("div").props('id="main" tabindex="-1"').classes("page")
     with main:
         text(page.title, "h1")
         if page.says:
@@ -96,13 +97,6 @@ def _dark_switch(dark: ui.dark_mode, session: Session) -> None:
 
     button = ui.button(on_click=turn).props("flat dense round").classes("quiet")
     show()
-
-
-def problem(text: str) -> None:
-    """An error, in the page and read out."""
-    with ui.element("div").props('role="alert"').classes("problem"):
-        ui.icon("error_outline").props('aria-hidden="true"')
-        ui.label(text)
 
 
 @asynccontextmanager

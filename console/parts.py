@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-__all__ = ["Text", "empty", "figure", "figures", "panel", "table", "text"]
+# NiceGUI leaves callables of any kind without types.
+# pyright: reportUnknownMemberType=false
+
+__all__ = ["Text", "button", "empty", "figure", "figures", "panel", "problem", "table", "text"]
 
 
 def panel(title: str = "", says: str = "") -> ui.element:
@@ -68,4 +72,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], says: str, numb
                 with ui.element("tr"):
                     for place, value in enumerate(row):
                         text(value, "td").classes("number" if place in numbers else "")
+    return around
+
+
+def button(words: str, on_click: Callable[..., Any] | None = None, *, main: bool = False) -> ui.button:
+    """A button; the `main` one of a page is filled."""
+    made = ui.button(words, on_click=on_click, color=None).props("flat no-caps")
+    return made.classes("main" if main else "second")
+
+
+def problem(words: str) -> ui.element:
+    """An error, in the page and read out."""
+    with ui.element("div").props('role="alert"').classes("problem") as around:
+        ui.icon("error_outline").props('aria-hidden="true"')
+        text(words)
     return around

@@ -45,6 +45,9 @@ LONGEST = (
     "test_real_shapes.py",
     "server/test_call_formats.py",
     "test_promises.py",
+    "console/test_asking.py",
+    "console/test_guard.py",
+    "console/test_every_page.py",
 )
 """Files that take half a minute and more, the longest first. They are begun first, so that no process ends long after
 the others."""

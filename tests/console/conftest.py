@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.console.stage import Stage, console_for, echo_server
+from tests.console.stage import WAIT, Stage, console_for, echo_server
 from tests.needs import tool
 
 
@@ -17,12 +17,14 @@ def browser() -> Generator[Browser]:
     path = tool("chromium", "chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        expect.set_options(timeout=WAIT)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="package")
 def stage(browser: Browser) -> Generator[Stage]:
-    """The whole of it, over an engine that repeats what it is asked."""
-    with echo_server() as server, console_for(server) as console:
+    """The whole of it, over an engine that repeats what it is asked, 10 ms a token: so slow that one can
+    look at it while it writes."""
+    with echo_server(delay=0.01) as server, console_for(server) as console:
         yield Stage(server, console, browser)

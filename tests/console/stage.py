@@ -93,10 +93,17 @@ class Stage:
         response.raise_for_status()
         return response.json()
 
+    def metrics(self) -> list[str]:
+        """The lines of `/metrics`."""
+        headers = {"authorization": f"Bearer {KEY}"}
+        return httpx.get(f"{self.server}/metrics", headers=headers, timeout=60).text.splitlines()
+
     def signed_in(self, key: str = KEY, width: int = 1280, height: int = 900, dark: bool = False) -> BrowserContext:
         """A browser's window of its own, signed in; to be closed."""
         window = self.browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
         )
         answer = window.request.post(f"{self.console}/login", form={"key": key}, headers={"origin": self.console})
         assert answer.ok, answer.text()
