@@ -12,6 +12,7 @@ from httpx_sse import EventSource
 
 from ponder.clients import exchange
 from ponder.clients.answers import AskError, Model, Piece, Refused, Reply, Strategy
+from ponder.clients.client import AsyncClient
 from ponder.clients.exchange import Exchange, Gathering, Question, Request, checked
 from ponder.clients.sending import AsyncSender
 
@@ -31,6 +32,10 @@ class Api:
     async def close(self) -> None:
         """Hangs up. Idempotent."""
         await self._sender.close()
+
+    def client(self) -> AsyncClient:
+        """A client of its own with the same key, for what asks much; to be closed."""
+        return AsyncClient(self._url, self._key, self._transport)
 
     async def get(self, path: str, **query: object) -> Any:
         """What is at a path, such as `/v1/usage`; a query without those that are None."""

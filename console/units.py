@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["NONE", "bytes_", "percent", "rate", "seconds", "tokens", "usd", "whole"]
+__all__ = ["NONE", "bytes_", "counted", "percent", "rate", "seconds", "tokens", "usd", "whole"]
 
 NONE = "–"
 """What stands where there is no number."""
@@ -18,6 +18,11 @@ def whole(value: float | None) -> str:
 def tokens(value: float | None) -> str:
     """`1 234 tokens`, `1 token`."""
     return NONE if value is None else f"{whole(value)} token{'' if value == 1 else 's'}"
+
+
+def counted(value: float | None, word: str) -> str:
+    """`1 request`, `2 requests`."""
+    return NONE if value is None else f"{whole(value)} {word}{'' if value == 1 else 's'}"
 
 
 def usd(value: float | str | None) -> str:

@@ -142,5 +142,15 @@ class Stage:
         return self.made[path]
 
 
-EXAMPLES: dict[str, Callable[[Stage], str]] = {}
+def _tree(stage: Stage) -> str:
+    """The page of a request that a beam search has answered."""
+    beams = {"name": "beam_search", "beams": 4, "width": 2}
+    said = [{"role": "user", "content": "What is 3 + 4? The answer is 7."}]
+    body = {"model": "demo", "messages": said, "strategy": beams, "thinking_budget": 3000}
+    stage.ask("POST", "/v1/chat/completions", body)
+    listed = stage.ask("GET", "/v1/traces")["data"]
+    return f"/requests/{next(one['id'] for one in listed if one['strategy'] == 'beam_search')}"
+
+
+EXAMPLES: dict[str, Callable[[Stage], str]] = {"/requests/{id}": _tree}
 """For a page with variables in its path: makes what it shows, and gives the path to it."""
