@@ -2,6 +2,7 @@
 #
 #   docker build --target cpu -t ponder:cpu .        docker build --target gpu -t ponder:gpu .
 #   docker build --target door -t ponder:door .      no engine in it: for models on vLLM servers elsewhere
+#   docker build --target console -t ponder:console .      pages for a server, docs/console.md
 #
 # In a container the server listens beyond loopback, so it wants an API key: `ponder keys new NAME` prints the key and the
 # table for ponder.toml, which is mounted:
@@ -66,6 +67,22 @@ RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/in
 FROM sources AS door-installed
 RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py server \
     && { .venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash . >/dev/null || true; }
+
+
+FROM sources AS console-installed
+RUN --mount=type=cache,target=/root/.cache/uv UV_LINK_MODE=copy python3 tools/install.py console \
+    && { .venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash . >/dev/null || true; }
+
+
+FROM base AS console
+# Pages for a server elsewhere (docs/console.md): docker run -p 127.0.0.1:8080:8080 ponder:console --server http://HOST:8000
+RUN useradd --uid 10001 --create-home ponder
+USER ponder
+COPY --from=console-installed /app /app
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/login', timeout=4)"]
+ENTRYPOINT ["ponder", "console", "--host", "0.0.0.0"]
 
 
 FROM base AS runtime

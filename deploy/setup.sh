@@ -26,7 +26,7 @@ key() { # NAME SCOPES: its table, on standard output; the key, into a file
     printf '[ledger]\nurl = "postgresql://ponder:%s@postgres/ponder"\n\n' "$password"
     key scrape metrics
     printf '\n'
-    key me infer,usage,admin
+    key me infer,usage,trace,admin
 } >"$folder/ponder.toml.new"
 
 if [ "$(id -u)" = 0 ]; then # The users of the images: ponder, prometheus (nobody), postgres.

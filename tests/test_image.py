@@ -47,7 +47,7 @@ def test_every_room_and_whatever_installing_needs_is_copied() -> None:
 
 def test_what_is_run_is_there() -> None:
     commands = re.findall(r"python3 (\S+/install\.py) (\w+)\b", DOCKERFILE, re.MULTILINE)
-    assert {extra for _, extra in commands} == {"cpu", "gpu", "server"}
+    assert {extra for _, extra in commands} == {"cpu", "gpu", "server", "console"}
     assert DOCKERFILE.count("python -m compileall") == len(commands)
     for script, extra in commands:
         wanted = from_path("its_installer", ROOT / script).wanted_packages([extra])
@@ -60,7 +60,7 @@ def test_what_is_run_is_there() -> None:
 def test_stages_are_built_from_stages_that_are_there_and_ports_agree() -> None:
     stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE)
     assert set(re.findall(r"--from=(\S+)", DOCKERFILE)) <= set(stages)
-    assert {"cpu", "gpu", "door"} <= set(stages)
+    assert {"cpu", "gpu", "door", "console"} <= set(stages)
     assert re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE) == re.findall(
-        r"127\.0\.0\.1:(\d+)/livez", DOCKERFILE
+        r"127\.0\.0\.1:(\d+)/(?:livez|login)", DOCKERFILE
     )

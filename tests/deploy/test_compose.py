@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import stat
@@ -9,11 +10,13 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from compose_spec import PyCompose
 
+from ponder.__main__ import parser
 from ponder.server.auth.keys import digest
 from ponder.server.load_settings import load
 from tests.deploy.watched import set_up
@@ -40,7 +43,7 @@ def mounts(service: str) -> dict[str, str]:
 
 def test_the_file_is_as_the_specification_says() -> None:
     whole = PyCompose.from_yaml(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE))
-    assert set(whole.service_names()) == {"setup", "postgres", "server", "prometheus", "grafana"}
+    assert set(whole.service_names()) == {"setup", "postgres", "server", "console", "prometheus", "grafana"}
 
 
 def test_docker_takes_it() -> None:
@@ -66,6 +69,22 @@ def test_the_image_is_one_that_is_built() -> None:
     for target in ("cpu", "gpu"):
         assert f" AS {target}\n" in (ROOT / "Dockerfile").read_text()
     assert parts()["server"]["build"] == parts()["setup"]["build"] == {"context": "..", "target": "cpu"}
+
+
+def test_the_console_asks_the_server_by_flags_that_are_there() -> None:
+    service = parts()["console"]
+    (stage,) = re.findall(
+        r"^FROM base AS console\n(.*?)\n\n\n", (ROOT / "Dockerfile").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert service["build"]["target"] == service["image"].removeprefix("ponder:") == "console"
+    (entry,) = re.findall(r"^ENTRYPOINT (.+)$", stage, re.MULTILINE)
+    words = [*json.loads(entry)[1:], *service["command"]]
+    given = parser(words).parse_args(words)
+    server = urlsplit(str(given.server))
+    assert parts()[server.hostname or ""]["ports"][0].endswith(f":{server.port}")
+    assert service["ports"] == [f"127.0.0.1:{given.port}:{given.port}"]
+    assert f"EXPOSE {given.port}\n" in stage
+    assert f"127.0.0.1:{given.port}/login" in stage
 
 
 def test_prometheus_finds_the_server_its_key_and_its_rules() -> None:
