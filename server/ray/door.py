@@ -11,8 +11,8 @@ import asyncio
 import importlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,24 @@ class Behind:
         return None if fault is None else refuses(*fault)
 
 
+async def taken_out(look: Callable[[], Awaitable[Sequence[object]]], own: str) -> None:
+    """Returns when a door is not among those that Serve counts, after it has been. `look` asks all of them who they
+    are, and raises where that cannot be told; who does not answer is an exception among those who do."""
+    missed, seen = 0, False
+    while missed < MISSED:
+        await asyncio.sleep(PEERS)
+        try:
+            async with asyncio.timeout(PEERS):
+                found = await look()
+        except Exception as error:  # noqa: BLE001 (Serve and Ray raise a dozen kinds)
+            log.debug("the doors cannot be asked: %s", type(error).__name__)
+            continue
+        if own in found:
+            missed, seen = 0, True
+        elif seen and all(isinstance(one, str) for one in found):
+            missed += 1
+
+
 async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
     await refuses(503, "draining", "the server is going down")(scope, receive, send)
 
@@ -198,18 +216,17 @@ class Door:
     async def _leaving(self) -> None:
         """Begins the drain when Serve counts this door no more, which it does not say itself."""
         serve: Any = importlib.import_module("ray.serve")
+        nobody: type[Exception] = importlib.import_module("ray.serve.exceptions").DeploymentUnavailableError
         context = serve.get_replica_context()
         doors = serve.get_deployment_handle(context.deployment, context.app_name)
-        missed, seen = 0, False
-        while missed < MISSED:
-            await asyncio.sleep(PEERS)
-            with suppress(Exception):
-                async with asyncio.timeout(PEERS):
-                    found = await doors.broadcast("who").results_async(return_exceptions=True)
-                if self._id in found:
-                    missed, seen = 0, True
-                elif seen and all(isinstance(one, str) for one in found):
-                    missed += 1
+
+        async def look() -> Sequence[object]:
+            try:
+                return await doors.broadcast("who").results_async(return_exceptions=True)
+            except nobody:
+                return ()
+
+        await taken_out(look, self._id)
         log.info("this door is taken out: it answers what it has begun")
         await self._behind.drain()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,9 @@ from ponder.engines.ray.commands import Judging, Writing, flags, needs_vllm
 from ponder.server.app import ServedModel, create_app
 from ponder.server.http.hosts import Hosts
 from ponder.server.ray import app as application
-from ponder.server.ray.door import Behind
+from ponder.server.ray.door import Behind, taken_out
 from ponder.server.settings import ModelSettings, Settings
-from ponder.testing import EchoEngine
+from ponder.testing import EchoEngine, in_virtual_time
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 ASK = b'{"model": "echo", "stream": true, "messages": [{"role": "user", "content": "Say it."}]}'
@@ -162,6 +162,27 @@ def test_a_server_that_cannot_begin_says_why() -> None:
 
     asyncio.run(Behind(opened, lambda _: Hosts(Settings()))({"type": "lifespan"}, receive, send))
     assert told == [{"type": "lifespan.startup.failed", "message": "no replica answers"}]
+
+
+def test_a_door_that_is_not_counted_three_times_in_a_row_is_taken_out() -> None:
+    looks = [
+        [], ["other"],  # It is not counted yet.
+        ["own", "other"], ["other"], ["other"], ["other", "own"],  # It comes back.
+        ["other"], RuntimeError("Serve does not say"), ["other", RuntimeError("it does not answer")], [],
+        ["other"], ["never asked"],
+    ]  # fmt: skip
+
+    async def look() -> Sequence[object]:
+        found = looks.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def go() -> None:
+        await taken_out(look, "own")
+
+    in_virtual_time(go())
+    assert looks == [["never asked"]]
 
 
 # -- configurations ----------------------------------------------------------------------------------------------------
