@@ -81,6 +81,6 @@ class Meeting:
         return Access(key=None if key is None else SecretStr(key))
 
     def _broken(self, fault: str) -> None:
-        if fault != self._fault:
+        if fault != self._fault and self._keys:
             log.info("model %s: its replicas stay as they were: %s", self._name, fault)
         self._fault = fault

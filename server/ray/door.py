@@ -40,6 +40,7 @@ from ponder.server.loop_watch import LoopWatch
 from ponder.server.model_paths import locate
 from ponder.server.opening import opened
 from ponder.server.replicas import start_replicas
+from ponder.server.serve import QUIET
 from ponder.server.settings import ModelSettings, WrongSettings
 
 log = logging.getLogger("ponder.server")
@@ -179,6 +180,8 @@ class Door:
         by model. Raises `WrongSettings` where the file here is another than where the application was built."""
         settings = load(file)
         logs.configure(settings.log_level, settings.log_format)
+        for noisy in QUIET:
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         if sorted(settings.served()) != list(names):
             raise WrongSettings(
                 f"{file or 'the environment'} on this node serves {', '.join(sorted(settings.served()))}, and the "
