@@ -51,7 +51,7 @@ def bars(rows: Sequence[Bar], most: float | None = None) -> str:
 def legend(parts: Sequence[tuple[str, str]]) -> str:
     """What the colours mean: the class of each, and its name."""
     marks = "".join(f'<span><i class="{escape(kind)}"></i>{escape(name)}</span>' for kind, name in parts)
-    return f'<div class="legend">{marks}</div>'
+    return f'<div class="kinds">{marks}</div>'
 
 
 WIDE, HIGH, LEFT, BELOW, ABOVE, RIGHT = 640, 300, 56, 44, 24, 40

@@ -36,10 +36,10 @@ Line = Mapping[str, Any]
 
 
 async def _cost(visit: Visit) -> None:
-    with ui.element("div").classes("row"):
-        span = ui.select(SPANS, value=30, label="Time, until now").props("outlined dense").classes("short")
+    with ui.element("div").classes("line"):
+        span = ui.select(SPANS, value=30, label="Time, until now").props("outlined dense").classes("pick")
         way = ui.select({one: f"by {one}" for one in WAYS}, value="day", label="Lines").props("outlined dense")
-        way.classes("short")
+        way.classes("pick")
         save = button("Save as CSV").props("icon=download")
     place = ui.element("div").classes("stack")
     shown: dict[str, Any] = {}

@@ -77,11 +77,12 @@ class _Form:
         self.questions: Questions | None = None
         self.named = ""
         with panel("Questions", 'JSON lines with "question" and "answer", or GSM8K or MATH-500 as they are published.'):
-            self.upload = (
-                ui.upload(label="A file of questions, 4 MiB at most", auto_upload=True, max_file_size=LARGEST)
-                .props("accept=.jsonl,.json,.txt flat bordered")
-                .classes("file")
-            )
+            # Quasar's own part has no labels, so it is not shown: a button stands for it.
+            self.upload = ui.upload(auto_upload=True, max_file_size=LARGEST, on_rejected=self._rejected)
+            self.upload.props("accept=.jsonl,.json,.txt").classes("file")
+            pick = button("Choose a file, 4 MiB at most")
+            field = f"getHtmlElement({self.upload.id}).querySelector('input[type=file]')"
+            pick.on("click", js_handler=f"() => {field}.click()")
             self.about = text("No file yet.", "p").props('role="status"')
         with (
             panel("Plans", "Each strategy with each budget; differences are to the first."),
@@ -118,6 +119,9 @@ class _Form:
         self.questions, self.named = found, re.sub(r"[^\w.-]", "_", told.file.name)[:80]
         self.about.set_text(f"{told.file.name[:80]}: {units.counted(len(found.all), 'question')}")
 
+    def _rejected(self) -> None:
+        self._none("it has more than 4 MiB, or no name that ends in .jsonl, .json or .txt")
+
     def _none(self, why: str) -> None:
         self.questions = None
         self.about.set_text(f"This file cannot be asked: {why}")
@@ -149,7 +153,7 @@ async def _evaluate(visit: Visit) -> None:
     models = [one.id for one in await visit.api.models() if ":" not in one.id]
     form = _Form(models)
     form.upload.on_upload(form.take)
-    with ui.element("div").classes("row"):
+    with ui.element("div").classes("line"):
         start = button("Run", main=True)
         stop = button("Stop").props("disable")
     with ui.element("div").classes("stack").props('aria-live="polite"') as place:

@@ -137,7 +137,7 @@ def _secret(made: Key) -> None:
     """Shown once: no other page, and no server, has it afterwards."""
     with ui.element("div").classes("secret"):
         text(f"The secret of {made['name']}. It is not shown again: copy it now.", "p")
-        with ui.element("div").classes("row"):
+        with ui.element("div").classes("line"):
             text(made["key"], "code").props('tabindex="0"')
             button("Copy", lambda: ui.clipboard.write(made["key"])).props("icon=content_copy")
 
@@ -185,7 +185,7 @@ def _row(visit: Visit, key: Key, near: Sequence[Mapping[str, Any]], said: ui.ele
         text(_until(key), "td")
         with ui.element("td"):
             if key["source"] == "ledger" and key["status"] != "revoked":
-                with ui.element("div").classes("row"):
+                with ui.element("div").classes("line"):
                     _button(f"Limits of {key['name']}", "Limits", lambda: _change(visit, key, said, load))
                     _button(f"Revoke {key['name']}", "Revoke", lambda: _revoke(visit, key, said, load))
             elif key["source"] == "configuration":
@@ -219,7 +219,7 @@ def _revoke(visit: Visit, key: Key, said: ui.element, load: Reload) -> None:
     with said, ui.dialog() as dialog, ui.card():
         text(f"Revoke {key['name']}?", "h2")
         text("Whoever uses it is refused within a second, for ever: a key that was revoked does not come back.", "p")
-        with ui.element("div").classes("row"):
+        with ui.element("div").classes("line"):
             button("Keep it", dialog.close)
             button("Revoke it", end, main=True)
     dialog.open()
@@ -236,7 +236,7 @@ def _change(visit: Visit, key: Key, said: ui.element, load: Reload) -> None:
     with said, ui.dialog() as dialog, ui.card().classes("wide"):
         text(f"Limits of {key['name']}", "h2")
         fields = _limits(key["limits"])
-        with ui.element("div").classes("row"):
+        with ui.element("div").classes("line"):
             button("Leave them", dialog.close)
             button("Keep these", keep, main=True)
     dialog.open()
