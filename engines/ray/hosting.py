@@ -25,7 +25,7 @@ from ponder.engines.ray.meetings import SECONDS, Told, Where
 from ponder.engines.ray.scaling import OUTSIDE, RUNNING, WAITING
 from ponder.engines.ray.scaling import SECONDS as CALL_SECONDS
 from ponder.engines.replicas.connection import Access, Connection
-from ponder.engines.replicas.metrics import load_of
+from ponder.engines.replicas.metrics import load_of, samples
 from ponder.engines.replicas.replica import Load
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,28 @@ LOOK = 0.2
 """Seconds between two looks at a server that starts or ends."""
 FORGOTTEN = 5 * SECONDS
 """After which what a server has told is forgotten."""
+STUCK_SECONDS = 120.0
+"""A server that has calls and no token for so long hangs, though it says that it lives."""
+TOKENS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
 END_SECONDS = 10.0
 """For the process to end when it is asked to."""
+
+
+class Progress:
+    """Whether a server that has calls goes on with them, by its own counts."""
+
+    def __init__(self) -> None:
+        self._made, self._since = -1.0, now()
+
+    def look(self, text: str, running: int) -> None:
+        """Looks at its metrics. Raises `EngineError` where it has had calls for `STUCK_SECONDS` and has neither read
+        nor made a token."""
+        counts = [value for name, _, value in samples(text) if name in TOKENS]
+        made = sum(counts)
+        if not counts or not running or made != self._made:
+            self._made, self._since = made, now()
+        elif now() - self._since > STUCK_SECONDS:
+            raise EngineError(f"it has {running} calls, and no token for {STUCK_SECONDS:.0f} s")
 
 
 class Host:
@@ -50,6 +70,7 @@ class Host:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._where = Where("", "")
+        self._progress = Progress()
 
     async def start(self) -> None:
         """Returns when the server answers. Raises `EngineError` where it ends before."""
@@ -83,16 +104,26 @@ class Host:
         return self._where
 
     async def check(self) -> None:
-        """Raises `EngineError` where the server has ended, or says that its engine has: Serve starts another."""
+        """Raises `EngineError` where the server has ended, hangs, or says that its engine has ended: Serve starts
+        another."""
         if self._process is None or self._connection is None or self._process.poll() is not None:
             raise EngineError(f"the server of {self._name} has ended")
         await self._connection.short("/health")
+        text = await self._metrics()
+        try:
+            running = load_of(text, self._name).running
+        except EngineError:
+            return  # It does not say what it has to do.
+        self._progress.look(text, running)
 
     async def load(self) -> Load:
         """What the server has to do. Raises `EngineError` where it does not say."""
+        return load_of(await self._metrics(), self._name)
+
+    async def _metrics(self) -> str:
         if self._connection is None:
             raise EngineError(f"the server of {self._name} was not started")
-        return load_of((await self._connection.short("/metrics")).decode(errors="replace"), self._name)
+        return (await self._connection.short("/metrics")).decode(errors="replace")
 
     async def demand(self) -> dict[str, float]:
         """See `ponder.engines.ray.scaling`; nothing where the server does not say what it has to do."""

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from ponder.compute.errors import EngineError, Lost
+from ponder.engines.ray.hosting import Progress
 from ponder.engines.ray.meetings import Meeting, Told, Where
 from ponder.engines.ray.readers import Readers
 from ponder.engines.ray.scaling import OUTSIDE, RUNNING, SECONDS, WAITING, BacklogPolicy, Demand, wanted
 from ponder.engines.replicas.connection import Access
 from ponder.engines.reward_reader import Reading
+from ponder.testing import in_virtual_time
 
 A, B = Where("http://a:1", "key of a"), Where("http://b:1", "key of b")
 
@@ -45,6 +47,26 @@ def test_where_none_answers_nothing_changes(answers: Sequence[object] | None) ->
 def test_a_key_is_in_no_log_and_is_told_to_other_processes() -> None:
     assert "key of a" not in repr(A)
     assert pickle.loads(pickle.dumps(A)) == A
+
+
+def test_a_server_that_has_calls_and_makes_no_token_hangs() -> None:
+    async def go() -> None:
+        progress = Progress()
+        for made in (5, 5, 6):
+            progress.look(f"vllm:generation_tokens_total {made}", 2)
+            await asyncio.sleep(100)
+        progress.look("vllm:generation_tokens_total 6", 0)  # It has nothing to do,
+        await asyncio.sleep(300)
+        progress.look("vllm:generation_tokens_total 6", 0)
+        progress.look("another:series 1", 2)  # and this one does not say.
+        await asyncio.sleep(300)
+        progress.look("another:series 1", 2)
+        progress.look("vllm:generation_tokens_total 6", 2)
+        await asyncio.sleep(121)
+        with pytest.raises(EngineError, match="it has 2 calls, and no token for 120 s"):
+            progress.look("vllm:generation_tokens_total 6", 2)
+
+    in_virtual_time(go())
 
 
 # -- how many replicas there should be ---------------------------------------------------------------------------------
