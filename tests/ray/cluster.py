@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from ponder.engines.ray.commands import Command
 from ponder.engines.replicas.known import know
 from tests.engines.replica_process import Writer
 from tests.engines.test_replica_pool_http import writer_of
@@ -37,18 +34,6 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # It is 15, and tests beside these would have the processor.
     "OMP_NUM_THREADS": "1",
 }
-
-
-@dataclass(frozen=True)
-class Light:
-    """The program of a replica: `tests.ray.light_server`."""
-
-    folder: str
-    writer: Writer
-
-    def __call__(self, host: str, port: int, key: str) -> Command:
-        words = [sys.executable, "-m", "tests.ray.light_server", host, str(port), self.folder]
-        return Command([*words, json.dumps(asdict(self.writer))], {"VLLM_API_KEY": key, "PYTHONPATH": str(ROOT)})
 
 
 def writer(pace: float) -> Writer:

@@ -18,7 +18,8 @@ import pytest
 
 from ponder.server.ray.building import application
 from tests.metering.databases import PostgreSQL, postgresql
-from tests.ray.cluster import Cluster, Light, a_cluster, until, writer
+from tests.ray.cluster import Cluster, a_cluster, until, writer
+from tests.ray.light import Light
 
 CONFIG = """
 model = "demo"
