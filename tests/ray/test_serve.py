@@ -1,4 +1,4 @@
-"""The server on Ray Serve, on a cluster of this machine: answers, streams, hang-ups, replicas that are killed, scaling
+"""The server on Ray Serve, two doors on a cluster of this machine: answers, streams, hang-ups, killed replicas, scaling
 by backlog, and the end. Its engines write without a model, and what they write follows from what they are asked."""
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.ray.light import Light
 
 CONFIG = """
 model = "demo"
+ray_doors = 2
 drain_timeout = 8
 [ledger]
 url = "{ledger}"
@@ -53,6 +54,7 @@ def cluster(ledger: PostgreSQL) -> Generator[Cluster]:
     with a_cluster(
         CONFIG.format(ledger=ledger.new()),
         lambda config, folder: application(config, programs=lambda _, __: Light(str(folder), writes)),
+        cpus=3,
     ) as one:
         yield one
 
