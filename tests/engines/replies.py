@@ -31,7 +31,7 @@ class Replies(StandIn):
         self.first = self.first or prompt
         self.prompts.append(prompt)
         self.params.append(params)
-        return Reply(self, number, self.rest(prompt[len(self.first) :]), params, self.portion)
+        return Reply(self, number, self.rest(prompt[len(self.first) :]) or [self.end_of_turn], params, self.portion)
 
     def rest(self, chain: Sequence[int]) -> list[int]:
         """What follows these tokens."""

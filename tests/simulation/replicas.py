@@ -249,7 +249,8 @@ async def replicas(world: World, model: Model) -> AsyncGenerator[Engine]:
         await world.pause(0.3, "connect")
         server.suffers()
         await server.heard()
-        if server.number and server.strikes("unlike"):
+        # Where none has shown yet what the model is, the server would not start, and say why.
+        if pool.state != "starting" and server.strikes("unlike"):
             raise EngineError(f"{url}: it serves another model")
         slots = None if places is None else Slots(places, 60)
         world.log(f"{url}: reached")
