@@ -9,6 +9,7 @@ from contextlib import suppress
 from ponder.compute.clock import now
 from ponder.compute.engine import Engine, Supervision, supervision_of
 from ponder.compute.errors import Unavailable
+from ponder.compute.replicas import HasReplicas
 from ponder.compute.stop import StopSignal
 from ponder.metering.metrics import Metrics
 
@@ -22,7 +23,7 @@ def refuse_late(engine: Engine, left: float, metrics: Metrics) -> None:
     if supervision is None or supervision.state == "up":
         return
     if supervision.state == "failed" or supervision.wait >= left:
-        raise _away(supervision, metrics)
+        raise _away(engine, supervision, metrics)
 
 
 def is_away(engine: Engine) -> bool:
@@ -49,16 +50,21 @@ async def wait(engine: Engine, left: float, stop_signals: Sequence[StopSignal], 
             metrics.rejected("draining")
             raise Unavailable("the server is going down", code="draining", retry_after=5)
         if supervision.state == "failed" or now() >= end:
-            raise _away(supervision, metrics)
+            raise _away(engine, supervision, metrics)
         with suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(min(LOOK, max(0.0, end - now()))):
                 await supervision.ready()
 
 
-def _away(supervision: Supervision, metrics: Metrics) -> Unavailable:
+def _away(engine: Engine, supervision: Supervision, metrics: Metrics) -> Unavailable:
     metrics.rejected("engine_unavailable")
+    what = (
+        "no replica of the model can be used now"
+        if isinstance(engine, HasReplicas)
+        else ("the model went away and is being started again")
+    )
     return Unavailable(
-        "the model went away and is being started again, for which this request does not have the time",
+        f"{what}, and this request does not have the time to wait for it",
         code="engine_unavailable",
         retry_after=supervision.wait,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from ponder.compute.engine import Engine
 from ponder.compute.errors import EngineError
 from ponder.engines.replicas.connection import Access
-from ponder.engines.replicas.known import know
+from ponder.engines.replicas.known import KnownModel, know
 from ponder.engines.replicas.member import PoolOptions
 from ponder.engines.replicas.membership import InDns, InFile, Listed, Membership, Together
 from ponder.engines.replicas.pool import ReplicaPool
@@ -31,7 +31,19 @@ LONGEST_KEY = 1 << 12
 async def start_replicas(name: str, model: ModelSettings, replicas: ReplicaSettings, stack: AsyncExitStack) -> Engine:
     """The engine of a model whose replicas are elsewhere, until the stack ends; when the first of them can be used.
     Raises `EngineError` in plain words where none can."""
-    known = await know(
+    known = await known_of(name, model)
+    stack.callback(known.close)
+    reach = reaching(known, replicas)
+    options = PoolOptions(replicas.places, replicas.interval, replicas.patience, replicas.stall)
+    pool = ReplicaPool(name, reach, membership_of(replicas), options)
+    log.info("asking for the replicas of %s", name)
+    await stack.enter_async_context(pool.serving())
+    return pool
+
+
+async def known_of(name: str, model: ModelSettings) -> KnownModel:
+    """What the files of a model say of it. Raises `EngineError` where they cannot be had."""
+    return await know(
         locate(model.path),
         name=name,
         profile=model.model_profile,
@@ -39,7 +51,10 @@ async def start_replicas(name: str, model: ModelSettings, replicas: ReplicaSetti
         grammar_seconds=model.engine.grammar_seconds,
         trust_remote_code=model.engine.trust_remote_code,
     )
-    stack.callback(known.close)
+
+
+def reaching(known: KnownModel, replicas: ReplicaSettings) -> Callable[[str], Awaitable[VllmServer]]:
+    """What reaches the replica at an address, with the key as it is then."""
     access = Access(key=replicas.key, ca=replicas.ca)
 
     async def reach(url: str) -> VllmServer:
@@ -48,11 +63,7 @@ async def start_replicas(name: str, model: ModelSettings, replicas: ReplicaSetti
             way = replace(access, key=await asyncio.to_thread(_key_in, replicas))
         return await connect(url, known, access=way, served=replicas.served_model, places=replicas.places)
 
-    options = PoolOptions(replicas.places, replicas.interval, replicas.patience, replicas.stall)
-    pool = ReplicaPool(name, reach, membership_of(replicas), options)
-    log.info("asking for the replicas of %s", name)
-    await stack.enter_async_context(pool.serving())
-    return pool
+    return reach
 
 
 def membership_of(replicas: ReplicaSettings) -> Membership:

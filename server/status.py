@@ -347,7 +347,9 @@ class Status:
             supervision = supervision_of(served.engine)
             if supervision is not None and supervision.state != "up":
                 wait = max(1.0, supervision.wait)
-                return Unavailable("a model is being started again", code="engine_unavailable", retry_after=wait)
+                elsewhere = isinstance(served.engine, HasReplicas)
+                why = "no replica of a model can be used" if elsewhere else "a model is being started again"
+                return Unavailable(why, code="engine_unavailable", retry_after=wait)
         if not all((await self._check()).models.values()):
             return Unavailable("a model does not answer", code="engine_unavailable", retry_after=RETRY_SECONDS)
         return None

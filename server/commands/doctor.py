@@ -24,6 +24,7 @@ from ponder.engines.reward_remote import reach
 from ponder.server import made
 from ponder.server.app import plugged_in
 from ponder.server.commands.doctor_models import examined, facts, how_it_calls, how_it_thinks
+from ponder.server.commands.doctor_replicas import found_of
 from ponder.server.http.sockets import CannotListen, bind, listen
 from ponder.server.model_paths import hub_folder, model_folder
 from ponder.server.policies import other_model, policy_of
@@ -143,8 +144,9 @@ def build(device: bool, installed: Callable[[str], str | None] | None = None) ->
 
 
 def model(name: str, settings: ModelSettings) -> Finding:
-    """The model is where it is said to be, and whole; a hub id counts when it is cached or can be fetched."""
-    return _weights(name, settings.path)
+    """The model is where it is said to be, and whole; a hub id counts when it is cached or can be fetched. Of one whose
+    engines are elsewhere the tokenizer is enough."""
+    return _weights(name, settings.path, None if settings.replicas is None else {"tokenizer": PARTS["tokenizer"]})
 
 
 def family(name: str, settings: ModelSettings) -> list[Finding]:
@@ -166,6 +168,29 @@ def _snapshot(path: str) -> Path | None:
     cached = hub_folder(path)
     kept = sorted((cached / "snapshots").glob("*"), key=lambda one: one.stat().st_mtime) if cached else []
     return kept[-1] if kept else None
+
+
+def replicas(name: str, settings: ModelSettings) -> list[Finding]:
+    """Each replica of the model: whether it can be used, and what it is started without."""
+    if settings.replicas is None:
+        return []
+    try:
+        told = asyncio.run(found_of(name, settings, settings.replicas))
+    except EngineError as error:
+        return [Finding(False, f"{name}: {error.message}", f"hf download {settings.path}")]
+    if not told:
+        return [Finding(False, f"{name}: there is no address of a replica now", "ponder serve MODEL --replica URL")]
+    found: list[Finding] = []
+    for one in told:
+        if one.fault:
+            found.append(Finding(False, f"{name}: {one.fault}", f"curl -i {one.url}/v1/models"))
+            continue
+        words = f"{name}: the replica at {one.url} is vLLM {one.version} with a context of {one.context} tokens"
+        found.append(Finding(True, words))
+        for lack in one.lacks:
+            what, _, flags = lack.rpartition(": ")
+            found.append(Finding(None, f"{name}: the replica at {one.url}: {what}", f"vllm serve ... {flags}"))
+    return found
 
 
 def reward_model(name: str, path: str) -> Finding:
@@ -309,26 +334,35 @@ def dialects() -> list[Finding]:
 def examine(settings: Settings) -> list[Finding]:
     """All checks, in the order in which they should be mended."""
     served = settings.served()
-    device = gpu()
-    extra = "gpu" if device.ok else "cpu"
+    here = [name for name, m in served.items() if m.replicas is None]
     prms = [(name, m.prm, m) for name, m in served.items() if m.prm]
     beside = [(name, path) for name, path, m in prms if not m.prm_is_remote]
     return [
         python_version(),
-        device,
-        imports("torch", extra),
-        torch_siblings(),
-        build(device.ok is not None or Path("/dev/kfd").exists()),
-        imports("vllm", extra),
+        *(_for_engines() if here or beside else ()),
         *(model(name, m) for name, m in served.items()),
         *(found for name, m in served.items() for found in family(name, m)),
+        *(found for name, m in served.items() for found in replicas(name, m)),
         *(reward_model(name, path) for name, path in beside),
         *(remote_reward_model(name, url, m) for name, url, m in prms if m.prm_is_remote),
         defaults(settings),
         *policies(settings),
         *dialects(),
         port(settings.host, settings.port),
-        memory(len(served) + len(beside)),
+        memory(len(here) + len(beside)),
+    ]
+
+
+def _for_engines() -> list[Finding]:
+    """What engines need that run on this machine."""
+    device = gpu()
+    extra = "gpu" if device.ok else "cpu"
+    return [
+        device,
+        imports("torch", extra),
+        torch_siblings(),
+        build(device.ok is not None or Path("/dev/kfd").exists()),
+        imports("vllm", extra),
     ]
 
 

@@ -42,6 +42,11 @@ def test_a_server_is_ready_as_long_as_one_replica_can_be_used_and_tells_how_each
                 away = await client.get("/readyz")
                 assert away.status_code == 503
                 assert int(away.headers["retry-after"]) >= 1
+                assert "no replica of a model can be used" in away.text
+                hurried = {"x-request-timeout": "0.5"}
+                refused = await client.post("/v1/chat/completions", json=body, headers=hurried)
+                assert refused.status_code == 503
+                assert "no replica of the model can be used now" in refused.json()["error"]["message"]
                 assert (await client.get("/livez")).status_code == 200
 
     asyncio.run(go())

@@ -195,7 +195,9 @@ def _caller(world: World, caller: Caller, rows: Rows) -> Iterator[str]:
     for text in caller.texts.values():
         if not part_of_an_answer(text):
             yield f"{name} has a gap or a repeat: {text!r}"
-    dropped = caller.cancelled or caller.read_late >= SEND or world.struck["door_killed"]
+    # Who does not read on is cut off by a server that goes down.
+    slow = caller.read_late > 0 and caller.server is not None and caller.server.going_down
+    dropped = slow or caller.cancelled or caller.read_late >= SEND or world.struck["door_killed"]
     if caller.end == "broken" and not caller.failure and not dropped:
         yield f"{name} was broken off without a word"
     if caller.end == "refused" and not caller.failure:
