@@ -87,7 +87,9 @@ def application(options: Options) -> ASGIApp:
         gzip_middleware_factory=None,
         show_welcome_message=False,
     )
-    return GZipMiddleware(Guard(app, sessions, {*options.names, options.host}), minimum_size=1024)
+    guarded = Guard(app, sessions, {*options.names, options.host})
+    # Level 9 takes twice as long on half a megabyte of script, for 4 per cent less.
+    return GZipMiddleware(guarded, minimum_size=1024, compresslevel=4)
 
 
 def _style(_: Request) -> FileResponse:

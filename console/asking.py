@@ -163,7 +163,12 @@ def _spent(reply: Reply, seconds: float, first: float | None) -> None:
     why = STOPPED.get(thinking.stopped_by, thinking.stopped_by)
     clamped = thinking.budget_clamped_from
     lowered = "" if clamped is None else f" The budget was lowered from {units.tokens(clamped)}."
-    text(f"{thinking.strategy}: {why}.{lowered} Request {reply.request_id or reply.id}.", "p").classes("hint")
+    with ui.element("p").classes("hint"):
+        text(f"{thinking.strategy}: {why}.{lowered} Its calls, as a tree: ")
+        link = ui.element("a").classes("id")
+        link.props["href"] = f"/requests/{reply.request_id}"
+        with link:
+            text(str(reply.request_id))
 
 
 def bar(parts: tuple[tuple[str, int], ...]) -> None:
@@ -175,7 +180,7 @@ def bar(parts: tuple[tuple[str, int], ...]) -> None:
         for name, tokens in parts:
             if tokens:
                 ui.element("span").classes(f"part {name}").style(f"flex-grow: {tokens / whole:.6f}")
-    with ui.element("ul").classes("legend"):
+    with ui.element("ul").classes("amounts"):
         for name, tokens in parts:
             with ui.element("li"):
                 ui.element("span").classes(f"dot {name}")

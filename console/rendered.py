@@ -28,6 +28,8 @@ FORMULA = 2000
 """Characters of a formula that are read as one."""
 PAIRS = (("$$", "$$", True), ("\\[", "\\]", True), ("\\(", "\\)", False), ("$", "$", False))
 """How formulas begin and end, and whether they stand on a line of their own."""
+BOX, BOXED = "\\boxed{", 400
+"""How an answer in a box begins, and characters of it at most."""
 KEPT = frozenset(
     (
         *(
@@ -104,6 +106,8 @@ def _formula(state: StateInline, silent: bool) -> bool:
     source, at = state.src, state.pos
     if source[at] not in "$\\":
         return False
+    if source.startswith(BOX, at):
+        return _box(state, silent)
     for begin, end, block in PAIRS:
         if not source.startswith(begin, at):
             continue
@@ -119,6 +123,20 @@ def _formula(state: StateInline, silent: bool) -> bool:
             token.content, token.block = inside, block
         state.pos = stop + len(end)
         return True
+    return False
+
+
+def _box(state: StateInline, silent: bool) -> bool:
+    """An answer in a box, without marks of a formula around it, as models write it."""
+    start, depth = state.pos + len(BOX), 1
+    for at in range(start, min(len(state.src), start + BOXED)):
+        depth += {"{": 1, "}": -1}.get(state.src[at], 0)
+        if depth == 0:
+            if not silent:
+                token = state.push("formula", "math", 0)
+                token.content, token.block = state.src[state.pos : at + 1], False
+            state.pos = at + 1
+            return True
     return False
 
 

@@ -58,7 +58,12 @@ def percent(share: float | None) -> str:
 
 def rate(value: float | None, unit: str = "tokens") -> str:
     """`35.2 tokens/s`."""
-    return NONE if value is None else f"{value:,.3g}".replace(",", "\u2009") + f" {unit}/s"
+    return NONE if value is None else f"{_three(value)} {unit}/s"
+
+
+def _three(value: float) -> str:
+    """Three digits that count, and no exponent above one."""
+    return whole(value) if abs(value) >= 100 else f"{value:.3g}"
 
 
 def bytes_(value: float | None) -> str:
@@ -67,6 +72,6 @@ def bytes_(value: float | None) -> str:
         return NONE
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
-            return f"{value:.3g} {unit}"
+            return f"{_three(value)} {unit}"
         value /= 1024
-    return f"{value:.3g} GiB"
+    return f"{_three(value)} GiB"

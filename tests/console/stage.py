@@ -89,7 +89,7 @@ class Stage:
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, key: str = KEY) -> Any:
         """The server itself, beside the console: what pages show must be what it says."""
         headers = {"authorization": f"Bearer {key}"}
-        response = httpx.request(method, self.server + path, json=body, headers=headers, timeout=60)
+        response = httpx.request(method, self.server + path, json=body, headers=headers, timeout=300)
         response.raise_for_status()
         return response.json()
 

@@ -37,8 +37,8 @@ def test_a_question_is_answered_as_it_is_written(stage: Stage) -> None:
         assert not answer.inner_text().strip().endswith("and more " * 7 + "and more")
         expect(page.get_by_text("it finished")).to_be_visible()
         assert answer.locator("math mfrac").count() == 1
-        used = stage.ask("GET", "/v1/usage/" + re.findall(r"req_\w+", page.inner_text(".hint >> text=Request"))[0])
-        told = page.locator(".legend").inner_text()
+        used = stage.ask("GET", "/v1/usage/" + re.findall(r"req_\w+", page.inner_text(".hint a"))[0])
+        told = page.locator(".amounts").inner_text()
         assert f"thinking {used['thinking']} tokens" in told.replace("\n", "")
 
 

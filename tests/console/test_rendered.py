@@ -51,6 +51,12 @@ def test_markdown_and_formulas_are_shown() -> None:
     assert "<td>$1</td>" in made
 
 
+def test_a_box_is_a_formula_without_marks_around_it() -> None:
+    """Models that were trained on sums write their answers so."""
+    assert html(r"The answer is \boxed{\frac{1}{2}}.").count("<mfrac>") == 1
+    assert "<math" not in html(r"\boxed{never closed")
+
+
 @pytest.mark.parametrize("text", ["It costs $5 and $7.", "a $ b", "no formula \\( here", "$$", "100$"])
 def test_a_dollar_alone_is_money(text: str) -> None:
     assert "<math" not in html(text)
@@ -65,7 +71,7 @@ def test_what_is_no_formula_is_its_source() -> None:
     assert mathml("x" * (FORMULA + 1), False).startswith("<code>")
 
 
-@pytest.mark.parametrize("unit", ["![", "*a_", "$a", "[a](", "``` "])
+@pytest.mark.parametrize("unit", ["![", "*a_", "$a", "[a](", "\\boxed{", "``` "])
 def test_reading_takes_time_that_grows_with_the_text(unit: str) -> None:
     def took(length: int) -> float:
         begun = time.process_time()
@@ -95,6 +101,8 @@ def test_what_is_too_long_to_read_is_shown_as_it_is() -> None:
         (units.seconds(7500), "2 h 5 min"),
         (units.percent(0.425), "42.5 %"),
         (units.rate(35.21), "35.2 tokens/s"),
+        (units.rate(12604.2), "12\u2009604 tokens/s"),
+        (units.bytes_(1010), "1\u2009010 B"),
         (units.bytes_(1536 * 1024), "1.5 MiB"),
     ],
 )
