@@ -25,7 +25,9 @@ def test_questions_are_asked_in_every_plan_and_what_is_right_is_plotted(stage: S
     with stage.visit("/evaluate") as page:
         page.click("button:has-text('Run')")
         page.wait_for_selector("[role=alert]:has-text('Give a file of questions first')")
-        page.set_input_files("input[type=file]", questions)
+        with page.expect_file_chooser() as choosing:
+            page.click("button:has-text('Choose a file')")
+        choosing.value.set_files(questions)
         page.wait_for_selector("[role=status]:has-text('6 questions')")
         page.fill("input[aria-label^='Strategies']", "direct majority_vote:n=3")
         page.fill("input[aria-label^='Budgets']", "400")
