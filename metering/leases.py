@@ -24,6 +24,11 @@ Kind = Literal["inflight", "minute", "day", "month", "usd"]
 
 PATIENCE = 1000
 """Milliseconds that a lease waits for the lease of another server."""
+HELD = 600
+"""Milliseconds for which a server that stops amid a lease, or is cut off, holds that up: fewer than others wait."""
+_WAITS = text(
+    "SELECT set_config('lock_timeout', :wait, true), set_config('idle_in_transaction_session_timeout', :held, true)"
+)
 PLACES = 240_000
 """Milliseconds for which the places of a process that was silent stay taken: what it ran may run on."""
 MOST = 1 << 62
@@ -99,7 +104,7 @@ class Lease:
 def take(connection: Connection, owner: str, asks: Sequence[Ask]) -> list[Lease]:
     """Leases for a process, within the limits, in the order of the asks."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL lock_timeout = {PATIENCE}"))
+        connection.execute(_WAITS, {"wait": str(PATIENCE), "held": str(HELD)})
     # In one order for all servers, so that no two wait for each other.
     order = sorted(range(len(asks)), key=lambda i: (asks[i].window.key, asks[i].window.kind, asks[i].window.begun_ms))
     taken = {i: _take(connection, owner, asks[i]) for i in order}

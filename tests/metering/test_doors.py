@@ -43,7 +43,7 @@ def empty(a_postgresql: PostgreSQL) -> str:
     return address
 
 
-def test_who_stops_amid_a_lease_keeps_nobody_from_theirs_for_long(a_postgresql: PostgreSQL) -> None:
+def test_who_stops_amid_a_lease_keeps_nobody_from_theirs(a_postgresql: PostgreSQL) -> None:
     """As a server does that is stopped, or whose link to the database is cut, with the row of a limit locked."""
     place = database(empty(a_postgresql))
     one, other = place.engine(), place.engine()
@@ -51,14 +51,9 @@ def test_who_stops_amid_a_lease_keeps_nobody_from_theirs_for_long(a_postgresql: 
         stops.begin()
         take(stops, "srv_1", [Ask(OF, 10, 1, first=True)])
         stops.execute(select(limit_windows).with_for_update())
-        began = time.monotonic()
-        while True:
-            try:
-                with other.begin() as goes_on:
-                    (lease,) = take(goes_on, "srv_2", [Ask(OF, 10, 1, first=True)])
-                break
-            except Exception:  # noqa: BLE001 (it waits for a second at most)
-                assert time.monotonic() - began < 20
+        # The first time it asks: its request is not refused.
+        with other.begin() as goes_on:
+            (lease,) = take(goes_on, "srv_2", [Ask(OF, 10, 1, first=True)])
         assert lease.added
         # What was not committed is nobody's.
         assert lease.others == 0
