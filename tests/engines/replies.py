@@ -21,7 +21,9 @@ class Replies(StandIn):
 
     def __post_init__(self) -> None:
         super().__init__(self.chat_tokenizer, 8192, len(self.chat_tokenizer))
-        self.end_of_turn = self.tokenizer.token_to_id(self.eos)
+        end = self.tokenizer.token_to_id(self.eos)
+        assert end is not None, f"{self.eos!r} is no token of the vocabulary"
+        self.end_of_turn = end
         self.first: list[int] = []
         """The prompt of the first call."""
         self.prompts: list[list[int]] = []

@@ -208,8 +208,8 @@ def test_what_cannot_be_served_so_is_said_before_anything_is_started(
 
 
 def test_an_argument_that_is_none_is_refused() -> None:
-    with pytest.raises(PonderError, match="confg: there is no such argument"):
-        application({"confg": "ponder.toml"})
+    with pytest.raises(PonderError, match="colour: there is no such argument"):
+        application({"colour": "ponder.toml"})
 
 
 def test_a_deployment_for_each_model_and_each_reward_model(tmp_path: Path) -> None:
