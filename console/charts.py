@@ -3,6 +3,7 @@ screen readers read in its place."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -62,7 +63,8 @@ AWAY = (-6, 14, -19, 27, -32, 40)
 def points(found: Sequence[Point], x_says: str, y_says: str, y_most: float = 1.0) -> str:
     """Points by two figures, `x` from 0 on. `y` goes from 0 to `y_most`, and is written in hundredths of it. Points are
     numbered, as their names in the table beside them are. Everything in it is escaped."""
-    x_most = max([point.x_span[1] if point.x_span else point.x for point in found], default=0.0) * 1.08 or 1.0
+    step = _step(max([point.x_span[1] if point.x_span else point.x for point in found], default=0.0))
+    x_most = 4 * step
 
     def across(x: float) -> float:
         return LEFT + max(0.0, min(1.0, x / x_most)) * (WIDE - LEFT - RIGHT)
@@ -72,8 +74,8 @@ def points(found: Sequence[Point], x_says: str, y_says: str, y_most: float = 1.0
 
     parts: list[str] = []
     taken: list[tuple[float, float]] = []
-    for step in range(5):
-        x, y = x_most * step / 4, y_most * step / 4
+    for mark in range(5):
+        x, y = step * mark, y_most * mark / 4
         parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{down(y):.1f}" y2="{down(y):.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">{y / y_most * 100:.0f} %</text>')
         parts.append(f'<text x="{across(x):.1f}" y="{HIGH - BELOW + 16}" text-anchor="middle">{_short(x)}</text>')
@@ -96,6 +98,14 @@ def points(found: Sequence[Point], x_says: str, y_says: str, y_most: float = 1.0
         f'<figcaption class="says">{escape(y_says)}, by {escape(x_says)}. The numbers are those of the table.'
         "</figcaption></figure>"
     )
+
+
+def _step(most: float) -> float:
+    """The least of 1, 2, 2.5, 5 times a power of ten that reaches above `most` in four steps."""
+    if most <= 0:
+        return 0.25
+    power = 10.0 ** math.floor(math.log10(most / 4))
+    return next(power * times for times in (1, 2, 2.5, 5, 10) if 4 * power * times > most)
 
 
 def _short(value: float) -> str:

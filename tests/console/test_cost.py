@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from ponder.console import charts, units
 from ponder.console.pages.cost import agreement_of, as_csv
@@ -97,3 +100,12 @@ ponder_vote_agreement_ratio_count{strategy="b"} 0.0
 ponder_vote_agreement_ratio_sum{strategy="b"} 0.0
 """
     assert agreement_of(text) == {"a": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("most", "marks"),
+    [(62.5, ("20", "40", "60", "80")), (0.0269, ("0.01", "0.02", "0.03", "0.04")), (1, ("0.5", "1", "1.5", "2"))],
+)
+def test_marks_of_an_axis_are_round(most: float, marks: Sequence[str]) -> None:
+    plot = charts.points([charts.Point(1, "direct", most, 0.5)], "tokens", "right")
+    assert all(f'text-anchor="middle">{mark}</text>' in plot for mark in marks)
