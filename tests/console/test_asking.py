@@ -73,11 +73,11 @@ def test_a_refusal_is_told_in_the_servers_words(stage: Stage) -> None:
 
 def test_cancelling_hangs_up_and_the_server_stops(stage: Stage) -> None:
     with stage.visit() as page:
-        ask(page, "A long one. " * 18)
+        ask(page, "A long one. " * 200)
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_text("Hung up after")).to_be_visible()
         disconnected(stage, before=0)
-        ask(page, "Leaving the page hangs up, too. " * 7)
+        ask(page, "Leaving the page hangs up, too. " * 100)
         expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     disconnected(stage, before=1)
 
