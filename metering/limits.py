@@ -359,6 +359,8 @@ class Limits:
                     continue
                 if pool.window.kind == "inflight" and pool.held:
                     pool.epoch, pool.leased, pool.full, pool.stale = 0, 0, False, True
+                    # The database keeps these places, and would keep them when all of these requests have ended.
+                    self._lost(pool)
                 else:
                     pool.dead = True
                     del self._pools[key]
@@ -417,6 +419,9 @@ class Limits:
 
     def _leased(self, pool: Pool, lease: Lease, short: int, epoch: int) -> None:
         self.fenced(epoch)
+        if pool.dead:
+            # It was leased under the new epoch, for a pool of an earlier one: the pool that comes after has it.
+            pool = self._pool(pool.window, pool.limit)
         pool.stale = False
         # The database knows: what was leased or given back before may have been heard of, or not.
         pool.unsure = False

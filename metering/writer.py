@@ -102,7 +102,7 @@ class Leasing:
     ask: Ask
     heard: Callable[[Lease | None, int], None]
     """Told on the event loop what an ask has come to, None where the database is away, and the epoch it holds for; of
-    what is given back only where the database is away."""
+    what is given back only where nothing came of it: the database is away, or the epoch was another."""
     give_back: int = 0
     epoch: int = 0
     """Under which what is given back was leased."""
@@ -302,7 +302,8 @@ class Writer:
                     given = [(o.ask.window, o.give_back) for o in leasing if o.give_back and o.epoch == self._epoch]
                     leases.give_back(connection, self._me.id, given)
                     taken = leases.take(connection, self._me.id, [one.ask for one in asking])
-                giving = []
+                # Under an earlier epoch: what runs has kept its places, so whoever gives one back asks what there is.
+                giving = [one for one in giving if one.epoch != self._epoch]
         except SQLAlchemyError as error:
             log.warning("the ledger could not lease from the limits of keys (%s)", _word(error))
         finally:

@@ -248,6 +248,22 @@ def test_places_of_a_silent_server_are_free_when_nothing_of_it_can_run_any_more(
     asyncio.run(go())
 
 
+def test_a_place_of_a_server_that_was_taken_for_dead_is_free_when_its_request_ends(a_postgresql: PostgreSQL) -> None:
+    """Also where the server hears of its new epoch only then."""
+
+    async def go() -> None:
+        address, quota = a_postgresql.new(), Quota(inflight=1)
+        async with a_ledger(address) as silent, a_ledger(address):
+            bill = await silent.reserve(intent("req_1", quota=quota))
+            assert bill is not None
+            taken_for_dead(address, silent)
+            assert leases(address)["inflight 0"] == (1, 0)
+            await bill.settle(Usage(), "answered")
+            await until(lambda: leases(address)["inflight 0"] == (0, 0))
+
+    asyncio.run(go())
+
+
 def taken_for_dead(address: str, silent: Ledger) -> None:
     """As another server does that has heard nothing of it."""
     engine = database(address).engine()

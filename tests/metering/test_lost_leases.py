@@ -164,3 +164,43 @@ def test_a_place_that_is_leased_for_who_has_gone_meanwhile_is_given_back() -> No
         limits.close()
 
     in_virtual_time(work())
+
+
+def test_a_place_that_is_leased_under_another_epoch_for_who_has_gone_meanwhile_is_given_back() -> None:
+    database = Away()
+
+    async def work() -> None:
+        limits = limits_of(database)
+        await one(limits)
+        await asyncio.sleep(8 * IDLE)
+        # Others have taken the process for dead.
+        database.leased, database.epoch = 0, 2
+        asking = asyncio.create_task(limits.begin(intent(), 0))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await asyncio.sleep(2 * IDLE + 1)
+        assert database.leased == 0
+        limits.close()
+
+    in_virtual_time(work())
+
+
+def test_a_place_that_runs_on_under_another_epoch_is_given_back_when_it_ends() -> None:
+    """The server hears of the epoch while it runs, by a lease of another limit."""
+    database = Away()
+
+    async def work() -> None:
+        limits = limits_of(database)
+        holding = await limits.begin(intent(), 0)
+        assert holding is not None
+        # Others have taken the process for dead; what runs has kept its place.
+        database.epoch = 2
+        limits.fenced(2)
+        holding.drop()
+        await asyncio.sleep(4 * IDLE)
+        assert database.leased == 0
+        limits.close()
+
+    in_virtual_time(work())

@@ -242,7 +242,7 @@ def compared(callers: Sequence[Caller], undisturbed: Sequence[Caller]) -> Iterat
         stops = [told["stopped_by"], *(one["stopped_by"] for one in told.get("choices", ()))]
         if told["budget"] != known["budget"] or any(stop not in PROMISED for stop in stops):
             continue
-        if told.get("verifier_degraded"):
+        if any(one.get("verifier_degraded") for one in (told, *told.get("choices", ()))):
             # Another judges where the verifier failed, and the answer says so.
             continue
         if (caller.texts, caller.finishes) != (other.texts, other.finishes):
