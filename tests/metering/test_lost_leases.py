@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
+
 from ponder.compute.account import Intent
 from ponder.compute.errors import Unavailable
 from ponder.compute.quota import Quota
@@ -187,8 +189,9 @@ def test_a_place_that_is_leased_under_another_epoch_for_who_has_gone_meanwhile_i
     in_virtual_time(work())
 
 
-def test_a_place_that_runs_on_under_another_epoch_is_given_back_when_it_ends() -> None:
-    """The server hears of the epoch while it runs, by a lease of another limit."""
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_place_that_runs_on_under_another_epoch_is_given_back_when_it_ends(ended: bool) -> None:
+    """The server hears of the epoch while it runs, or has just ended, by a lease of another limit."""
     database = Away()
 
     async def work() -> None:
@@ -197,8 +200,11 @@ def test_a_place_that_runs_on_under_another_epoch_is_given_back_when_it_ends() -
         assert holding is not None
         # Others have taken the process for dead; what runs has kept its place.
         database.epoch = 2
+        if ended:
+            holding.drop()
         limits.fenced(2)
-        holding.drop()
+        if not ended:
+            holding.drop()
         await asyncio.sleep(4 * IDLE)
         assert database.leased == 0
         limits.close()
