@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from nicegui import ui
@@ -11,7 +12,7 @@ from nicegui.elements.mixins.text_element import TextElement
 # NiceGUI leaves callables of any kind without types.
 # pyright: reportUnknownMemberType=false
 
-__all__ = ["Text", "button", "empty", "figure", "figures", "panel", "problem", "table", "text"]
+__all__ = ["Text", "button", "empty", "figure", "figures", "headed", "panel", "problem", "table", "text"]
 
 
 def panel(title: str = "", says: str = "") -> ui.element:
@@ -57,9 +58,10 @@ def figure(name: str, value: str) -> Text:
         return text(value, "dd")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], says: str, numbers: Sequence[int] = ()) -> ui.element:
-    """A plain table of texts that screen readers read as one. `says` is its caption, `numbers` are the places
-    of columns set to the right. It scrolls in itself where it is wide."""
+@contextmanager
+def headed(says: str, columns: Sequence[str], numbers: Sequence[int] = ()) -> Generator[ui.element]:
+    """A table without lines, which are made within the block; what is around it, which scrolls in itself where it is
+    wide. Screen readers read it as one. `says` is its caption, `numbers` are the places of columns set to the right."""
     around = ui.element("div").classes("scrolls").props('tabindex="0" role="region"')
     around.props["aria-label"] = says
     with around, ui.element("table").classes("table"):
@@ -68,10 +70,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], says: str, numb
             for place, name in enumerate(columns):
                 text(name, "th").props('scope="col"').classes("number" if place in numbers else "")
         with ui.element("tbody"):
-            for row in rows:
-                with ui.element("tr"):
-                    for place, value in enumerate(row):
-                        text(value, "td").classes("number" if place in numbers else "")
+            yield around
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], says: str, numbers: Sequence[int] = ()) -> ui.element:
+    """A plain table of texts; `says` and `numbers` are as for `headed`."""
+    with headed(says, columns, numbers) as around:
+        for row in rows:
+            with ui.element("tr"):
+                for place, value in enumerate(row):
+                    text(value, "td").classes("number" if place in numbers else "")
     return around
 
 

@@ -151,16 +151,21 @@ def test_a_place_that_was_leased_and_nobody_said_so_is_used_or_given_back() -> N
     in_virtual_time(asking())
 
 
+async def gone_while_it_asks(limits: Limits) -> None:
+    """A request whose caller goes when the database has been asked for its place."""
+    asking = asyncio.create_task(limits.begin(intent(), 0))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+
+
 def test_a_place_that_is_leased_for_who_has_gone_meanwhile_is_given_back() -> None:
     database = Away()
 
     async def work() -> None:
         limits = limits_of(database)
-        asking = asyncio.create_task(limits.begin(intent(), 0))
-        for _ in range(3):
-            await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.wait([asking])
+        await gone_while_it_asks(limits)
         await asyncio.sleep(2 * IDLE + 1)
         assert database.leased == 0
         limits.close()
@@ -177,11 +182,7 @@ def test_a_place_that_is_leased_under_another_epoch_for_who_has_gone_meanwhile_i
         await asyncio.sleep(8 * IDLE)
         # Others have taken the process for dead.
         database.leased, database.epoch = 0, 2
-        asking = asyncio.create_task(limits.begin(intent(), 0))
-        for _ in range(3):
-            await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.wait([asking])
+        await gone_while_it_asks(limits)
         await asyncio.sleep(2 * IDLE + 1)
         assert database.leased == 0
         limits.close()
