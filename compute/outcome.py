@@ -106,7 +106,9 @@ class Notes:
 
     def stopped_by(self, stopped_by: StoppedBy, chosen: Candidate, *, lost: bool = False) -> StoppedBy:
         """The same, but where a run that finished had a reason to finish sooner, or went on without chains that were
-        lost."""
+        lost: these say more than a budget, which may have gone further with them."""
+        if lost and stopped_by in ("finished", "budget"):
+            return "engine_error"
         if stopped_by != "finished":
             return stopped_by
         if chosen.circled:
@@ -115,4 +117,4 @@ class Notes:
             return "budget"
         if self.stopped_early:
             return "early_agreement"
-        return "engine_error" if lost else "finished"
+        return "finished"

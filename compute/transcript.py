@@ -49,6 +49,11 @@ class Transcript:
         """Tokens it had gained, when its model went away, since the time before."""
         self.life = 0
         """Which life of its model it is written in, for an engine that is started again when it goes away."""
+        self.further = False
+        """It had got further then than ever before."""
+        self._furthest = 0
+        self.tries = 0
+        """Calls for it that broke off in a row while it got no further, as its engine counts them."""
         self.waited = False
         """It has waited for its model to be started again."""
 
@@ -154,6 +159,8 @@ class Transcript:
         its answer began. The tokens of an answer that is begun anew are wasted."""
         tokens = self.hidden + self.visible
         self.got = tokens - (self._resumed_at or 0)
+        self.further = tokens > self._furthest
+        self._furthest = max(self._furthest, tokens)
         if anew and self._answer is not None:
             ids, likelihood, text, logprobs, hidden, visible = self._answer
             self._ids, self._likelihood = _cut(self._ids, ids), _cut(self._likelihood, likelihood)

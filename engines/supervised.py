@@ -32,8 +32,10 @@ from ponder.compute.transcript import Transcript
 from ponder.engines.quarantine import Quarantine
 from ponder.engines.supervisor import Supervisor
 
-TRIES = 2
+JUDGEMENTS = 2
 """Engines that may die over one judgement."""
+TRIES = 3
+"""Calls for a chain that may break off, though its engine lives, while it gets no further."""
 
 
 class SupervisedEngine:
@@ -97,7 +99,10 @@ class SupervisedEngine:
         """See `ponder.compute.engine.Recovers`."""
         death = await self.supervision.death(transcript.life)
         if death is None:
-            raise Lost(f"model {self.card.name}: a chain was lost though the engine goes on")
+            transcript.tries = 1 if transcript.further else transcript.tries + 1
+            if transcript.tries >= TRIES:
+                raise Lost(f"model {self.card.name}: a chain was lost again and again though the engine goes on")
+            return
         self.quarantine.lost(transcript, death)
         await self._ready()
         if not await self.quarantine.admit(prompt, sampling, transcript, death):
@@ -155,7 +160,7 @@ class SupervisedRewardModel:
     ) -> Sequence[Reward]:
         """See the contract. Raises `EngineError` where the model cannot be started, or died of itself over this more
         than once."""
-        died = 0
+        broken = 0
         while True:
             await self._ready()
             life = len(self.supervision.deaths)
@@ -163,11 +168,10 @@ class SupervisedRewardModel:
                 return await self.model.reward(prompt, candidates, read=read, hold=hold, tenant=tenant, calls=calls)
             except Lost:
                 death = await self.supervision.death(life)
-                if death is None:
-                    raise
-                died += death.by_itself
-                if died >= TRIES:
-                    raise EngineError(f"reward model {self.name} died over a chain {died} times") from None
+                broken += death is None or death.by_itself
+                if broken >= JUDGEMENTS:
+                    what = "broke off a judgement" if death is None else "died over a chain"
+                    raise EngineError(f"reward model {self.name} {what} {broken} times") from None
 
     async def _ready(self) -> None:
         try:

@@ -30,15 +30,13 @@ from ponder.engines.replicas.member import TICK, Member, PoolOptions
 from ponder.engines.replicas.membership import Membership
 from ponder.engines.replicas.replica import NotTaken, Replica
 from ponder.engines.replicas.routing import BOUND, IDLE, beginning, height
-from ponder.engines.supervised import refused
+from ponder.engines.supervised import TRIES, refused
 from ponder.engines.supervisor import Cause, Death
 
 log = logging.getLogger(__name__)
 
 HOMES = 1 << 14
 """Requests of which it is remembered where their chains are."""
-TRIES = 3
-"""Replicas that may fail a chain, though they live, while it has no token more."""
 HEARD = 1.0
 """Seconds in which all chains of a replica that died hear of it."""
 LONGEST_WAIT = 60.0
@@ -56,7 +54,6 @@ class _Past:
     message: str
     avoid: set[str] = field(default_factory=set[str])
     """Those that have failed it, though they live."""
-    tries: int = 0
     later: float | None = None
     """Seconds after which that one may take it; None where it had taken it."""
 
@@ -185,10 +182,10 @@ class ReplicaPool:
         if fall is None and past.later is not None:
             past.member.refuses(past.later)
             return
-        past.tries = 1 if transcript.got else past.tries + 1
+        transcript.tries = 1 if transcript.further else transcript.tries + 1
         if fall is None:
             past.avoid.add(past.member.url)
-            if past.tries >= TRIES:
+            if transcript.tries >= TRIES:
                 raise EngineError(past.message)
             return
         self.quarantine.lost(transcript, fall.death)

@@ -37,6 +37,8 @@ class Mortal(ScriptedEngine):
     seeded: bool = True
     delay: float = 0.01
     dies_at: Sequence[int] = ()
+    breaks_at: Sequence[int] = ()
+    """When so many tokens were made it breaks off the chain it is at, though it lives; each number counts once."""
     poison: Callable[[Transcript], bool] = lambda _: False
     """A token of this chain ends the engine."""
     process: MortalProcess = field(default_factory=lambda: MortalProcess())
@@ -53,6 +55,11 @@ class Mortal(ScriptedEngine):
         if self.produced in self.dies_at and self.process.status is None:
             self.dies_at = [at for at in self.dies_at if at != self.produced]
             self.process.die(KILLED)
+        if self.produced in self.breaks_at:
+            at = list(self.breaks_at)
+            at.remove(self.produced)
+            self.breaks_at = at
+            raise Lost("a chain was broken off")
         if self.process.status is not None or life != self.process.lives:
             raise Lost("the engine died")
         self.process.progress += 1

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ponder.compute.budget import Budget
+from ponder.compute.clock import now
 from ponder.compute.outcome import Outcome
 from ponder.compute.plan import Plan
 from ponder.compute.text import Message, Prompt
@@ -79,13 +80,22 @@ class Load:
     patience: float = 60.0
     """Seconds in which what is waited for comes."""
     ended: bool = False
+    pause: float = 0.0
+    """Seconds that a caller waits before its next request."""
     answered: int = 0
+    struck: float | None = None
+    """When a replica was struck, until a request that came later was answered."""
+    away: list[float] = field(default_factory=list[float])
+    """Seconds from each strike to the first answer to a request that came later."""
+    slowest: float = 0.0
+    """Seconds of the request that took longest."""
     outcomes: dict[int, Any] = field(default_factory=dict[int, Any])
     resumed: int = 0
 
     async def caller(self, numbers: itertools.count[int]) -> None:
         while not self.ended:
-            number = next(numbers)
+            await asyncio.sleep(self.pause)
+            number, began = next(numbers), now()
             asked = Asked(self.form(number), f"req{number}")
             outcome = await asked.on(self.pool)
             assert isinstance(outcome, Outcome)
@@ -93,6 +103,10 @@ class Load:
             assert asked.spending.spent.wasted == 0
             self.resumed += asked.resumed
             self.answered += 1
+            self.slowest = max(self.slowest, now() - began)
+            if self.struck is not None and began > self.struck:
+                self.away.append(now() - self.struck)
+                self.struck = None
             undisturbed = self.outcomes.setdefault(number % self.questions, asked.seen(outcome))
             assert asked.seen(outcome) == undisturbed, number
 
@@ -134,6 +148,7 @@ async def stopped(load: Load, processes: Processes, strike: int) -> None:
     """One is stopped until its chains go on elsewhere; it is used again when it goes on."""
     one = processes.all[strike % 2]
     await load.until(lambda: fact_of(load.pool, one.url).in_flight > 0)
+    load.struck = now()
     one.stop()
     await load.until(lambda: fact_of(load.pool, one.url).state == "away")
     one.go_on()
@@ -144,6 +159,7 @@ async def killed(load: Load, processes: Processes, strike: int) -> None:
     """One is killed, and another takes its place."""
     one = processes.all.pop(strike % 2)
     await load.until(lambda: fact_of(load.pool, one.url).in_flight > 0)
+    load.struck = now()
     await one.kill()
     await load.until(lambda: fact_of(load.pool, one.url).state == "away")
     other = await processes.start()

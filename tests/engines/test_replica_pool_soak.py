@@ -30,11 +30,13 @@ from tests.engines.vllm_server import ENVIRONMENT, command
 pytestmark = pytest.mark.soak
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
-PARTS, KILLS, STOPS = 25, 8, 2
+PARTS, KILLS, STOPS = 50, 4, 1
 """In each part so many of each: 200 and 50 in all."""
 STARTS = 400.0
 """Seconds in which a server answers."""
 QUESTIONS = 12
+PAUSE = 0.5
+"""Seconds between a caller's requests while a server starts, which takes the processors, too."""
 
 
 def vllm(log: Path) -> Callable[[], Awaitable[ReplicaProcess]]:
@@ -73,6 +75,18 @@ def form(number: int) -> Plan:
 def test_killed_and_stopped_for_long_no_request_is_lost(
     part: int, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    def calm(load: Load) -> Callable[[], Awaitable[ReplicaProcess]]:
+        start = vllm(tmp_path / "log")
+
+        async def calmly() -> ReplicaProcess:
+            load.pause = PAUSE
+            try:
+                return await start()
+            finally:
+                load.pause = 0.0
+
+        return calmly
+
     async def go() -> None:
         known = await know(str(DEMO), name="demo")
 
@@ -84,6 +98,7 @@ def test_killed_and_stopped_for_long_no_request_is_lost(
             pool = ReplicaPool("demo", reach, InFile(file))
             async with pool.serving():
                 load, numbers = Load(pool, form, QUESTIONS, patience=STARTS), itertools.count()
+                processes.start = calm(load)
                 await load.until(lambda: sum(fact.state == "up" for fact in pool.replicas) == 2)
                 strikes = [killed] * KILLS + [stopped] * STOPS
                 chance.shuffle(strikes)
@@ -97,6 +112,8 @@ def test_killed_and_stopped_for_long_no_request_is_lost(
                 assert all(fact_of(pool, one.url).state == "up" for one in processes.all)
                 record_property("requests", load.answered)
                 record_property("resumed", load.resumed)
+                record_property("in service again, s", sorted(round(seconds, 2) for seconds in load.away))
+                record_property("slowest request, s", round(load.slowest, 2))
                 record_property("lost", 0)
         known.close()
 

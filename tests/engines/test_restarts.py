@@ -24,7 +24,7 @@ from ponder.compute.stop import StopSignal
 from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.quarantine import Quarantine
-from ponder.engines.supervised import SupervisedEngine
+from ponder.engines.supervised import TRIES, SupervisedEngine
 from ponder.engines.supervisor import Death
 from ponder.strategies import STRATEGIES
 from ponder.testing import Chain, ScriptedRewards, in_virtual_time, question
@@ -103,8 +103,8 @@ async def state(engine: SupervisedEngine, wanted: State) -> None:
         await asyncio.sleep(0.01)
 
 
-def asked(plan: Plan, dies_at: tuple[int, ...] = ()) -> tuple[Asked, Any, Mortal]:
-    engine, one = Mortal(dies_at=dies_at), Asked(plan)
+def asked(plan: Plan, dies_at: tuple[int, ...] = (), breaks_at: tuple[int, ...] = ()) -> tuple[Asked, Any, Mortal]:
+    engine, one = Mortal(dies_at=dies_at, breaks_at=breaks_at), Asked(plan)
     outcome = on(engine, one.on)
     assert one.spending.held == 0
     assert one.spending.spent.hidden <= plan.budget.thinking
@@ -126,6 +126,50 @@ def test_a_seeded_answer_does_not_depend_on_whether_the_engine_died(name: str) -
             assert engine.process.lives > 1
             assert one.resumed
             assert seen == undisturbed, at
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_seeded_answer_does_not_depend_on_whether_a_living_engine_broke_off_a_chain(name: str) -> None:
+    """It is gone on with there, as it is where the engine died."""
+    for form in (plan(name), plan(name, stream=True), plan(name, budget=Budget(100, 60))):
+        _, undisturbed, whole = asked(form)
+        for at in range(0, whole.produced * 9 // 10, max(1, whole.produced // 4)):
+            one, seen, engine = asked(form, breaks_at=(at, at, at + 5))
+            assert (engine.process.lives, engine.breaks_at) == (1, [])
+            assert one.resumed == 3
+            assert seen == undisturbed, at
+
+
+@pytest.mark.parametrize("grammar", [None, DOCUMENT])
+def test_a_chain_that_a_living_engine_breaks_off_again_and_again_is_given_up(grammar: Grammar | None) -> None:
+    """Also where its answer is begun anew each time, and its tokens do not get fewer."""
+    form = plan("direct", question="As JSON.", grammar=grammar)
+    _, _, whole = asked(form)
+    engine, one = Mortal(), Asked(form)
+
+    async def break_off(transcript: Transcript) -> None:
+        await asyncio.sleep(0.01)
+        if transcript.visible == 4:
+            raise Lost("a chain was broken off")
+        engine.process.progress += 1
+
+    engine.make = break_off
+    with pytest.raises(Lost, match="again and again"):
+        on(engine, one.on)
+    assert one.resumed == TRIES
+    assert engine.produced == one.spending.generated + one.wasted
+    assert engine.produced <= TRIES * whole.produced
+
+
+def test_an_answer_without_a_chain_that_was_lost_does_not_say_that_it_has_ended_for_its_budget() -> None:
+    """With it, the budget would have bought another."""
+    form = plan("majority_vote", budget=Budget(100, 60))
+    (_, undisturbed, _) = asked(form)
+    engine, one = Mortal(breaks_at=(20, 20, 20)), Asked(form)
+    outcome = on(engine, one.on)
+    assert undisturbed[3] == "budget"
+    assert [chain.ending for chain in one.spending.reservations].count("lost") == 1
+    assert outcome.stopped_by == "engine_error"
 
 
 def test_a_constrained_answer_is_begun_anew_and_its_first_tokens_are_wasted() -> None:
@@ -563,11 +607,11 @@ def test_who_was_killed_from_outside_twice_is_not_to_blame() -> None:
     assert one.resumed == 10
 
 
-def test_a_chain_that_is_lost_though_the_engine_goes_on_is_lost() -> None:
-    engine = Mortal(vanish_at={0: 4})
-    with pytest.raises(Lost):
-        on(engine, Asked(plan("direct")).on)
-    assert engine.process.lives == 1
+def test_a_stream_that_ends_without_an_end_though_the_engine_goes_on_is_gone_on_with() -> None:
+    engine, one = Mortal(vanish_at={0: 4}), Asked(plan("direct"))
+    _, undisturbed, _ = asked(one.plan)
+    assert one.seen(on(engine, one.on)) == undisturbed
+    assert (engine.process.lives, one.resumed) == (1, 1)
 
 
 def test_a_transcript_that_is_resumed_has_what_it_had() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ponder.compute.usage import Usage
 from ponder.engines.quarantine import STUCK
-from ponder.engines.replicas.pool import TRIES
+from ponder.engines.supervised import TRIES
 from ponder.metering.leases import Kind, window
 from ponder.testing import MARKER
 from tests.simulation.database import Disk
