@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ponder.compute.account import Account, Bill, Following, Intent, Limited, Progress, Revocable
 from ponder.compute.budget import Spending
@@ -104,6 +104,8 @@ class CompletionResponse:
         self._started = False
         self._early: list[asyncio.Task[None]] = []
         """What sends white space before an answer in one piece."""
+        self._head: asyncio.Future[None] | None = None
+        """Sends its status and headers before it is there."""
         self._parsers: list[ToolCallParser] = []
         self._watches: list[Watch] = []
         """Of the runs of the answers, where the caller wants to hear how far they are."""
@@ -154,10 +156,12 @@ class CompletionResponse:
             error = Unavailable("the server is going down", code="draining", retry_after=5)
             if self._out is None:
                 await self._failed(error, request_id, scope, receive, send)
-            elif not self._out.all_sent:
+            elif self._out.begun and not self._out.all_sent:
                 event = self._event(error, request_id)
                 await self._in_time(send({"type": "http.response.body", "body": event}))
         finally:
+            if self._head is not None:
+                self._head.cancel()
             try:
                 await self._settle(ended, request_id)
             finally:
@@ -236,7 +240,11 @@ class CompletionResponse:
         with. Some clients give up after 300 seconds without any (Node's `fetch`). What fails behind that ends without
         its last chunk, so nobody takes it for an answer."""
         self._started = True
-        await send({"type": "http.response.start", "status": 200, "headers": self._heads()})
+        # Who waits for a slow reader is cut off when the answer is there: this is not, which all else comes behind.
+        self._head = asyncio.ensure_future(
+            send({"type": "http.response.start", "status": 200, "headers": self._heads()})
+        )
+        await asyncio.shield(self._head)
         while True:
             await send({"type": "http.response.body", "body": b" ", "more_body": True})
             await asyncio.sleep(self._headers_after)
@@ -540,7 +548,7 @@ class CompletionResponse:
                     headers = [*self._heads(), (b"content-length", str(len(content)).encode())]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                     self._started = True
-                await send({"type": "http.response.body", "body": content})
+                await self._behind_head(send, {"type": "http.response.body", "body": content})
         except TimeoutError:
             raise SlowReader from None
 
@@ -570,11 +578,18 @@ class CompletionResponse:
         refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, used)
         if self._started:
             # Its status is told. The words are for who reads them; that the last chunk is missing, for all others.
-            sent = send({"type": "http.response.body", "body": bytes(refusal.body), "more_body": True})
+            body = {"type": "http.response.body", "body": bytes(refusal.body), "more_body": True}
+            sent = self._behind_head(send, body)
         else:
             sent = refusal(scope, receive, send)
         await self._in_time(sent)
         return _word(error)
+
+    async def _behind_head(self, send: Send, message: Message) -> None:
+        """Sends it when the status and headers are out."""
+        if self._head is not None:
+            await self._head
+        await send(message)
 
     async def _in_time(self, sending: Awaitable[None]) -> None:
         try:

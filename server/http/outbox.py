@@ -42,6 +42,8 @@ class Outbox:
         self._taken: list[bytes] = []
         self._unsent = 0
         self._over = False
+        self.begun = False
+        """The status and headers are out."""
         self._idle: asyncio.Future[None] | None = None
         """The writer waits for this, when it has nothing to send."""
         self._room = asyncio.Event()
@@ -86,6 +88,7 @@ class Outbox:
         clock = loop.time
         self._sending = clock()
         await self._send(self._start)
+        self.begun = True
         self._sent, self._sending = clock(), None
         while True:
             if not self._taken:

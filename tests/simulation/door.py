@@ -214,6 +214,8 @@ class Caller:
     """How often its answer ended."""
     began: float = 0.0
     ended: float = 0.0
+    stood_still: bool = False
+    """It let the server wait at least once."""
     read_late: float = 0.0
     """Seconds in which it let the server wait."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -285,6 +287,7 @@ class Caller:
         world = self.world
         late = 2 * SEND if world.strikes("split", self.name) else 0.5 * world.strikes("slow_reader", self.name)
         if late and not self.gone.is_set():
+            self.stood_still = True
             before = world.loop.time()
             try:
                 with suppress(TimeoutError):
