@@ -234,7 +234,8 @@ def compared(callers: Sequence[Caller], undisturbed: Sequence[Caller]) -> Iterat
     calm = {caller.asked.number: caller for caller in undisturbed}
     for other in undisturbed:
         # One that is not likely to have its answer in time is refused, however long it would have taken.
-        if other.end != "answered" and (other.failure or {}).get("code") != "deadline_out_of_reach":
+        code = other.failure.get("code") if other.failure else None
+        if other.end != "answered" and code != "deadline_out_of_reach":
             yield f"undisturbed: {other.name} was not answered but {other.end}: {other.failure}"
     for caller in callers:
         other = calm.get(caller.asked.number)

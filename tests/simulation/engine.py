@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, MutableMapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ponder.compute.engine import Checked, Delta, Engine, Hold, Read, Reward, Sampling, unheld
 from ponder.compute.errors import EngineError, Lost
@@ -71,6 +72,8 @@ class Model:
     """Tokens, by reward models."""
     wrong: list[str] = field(default_factory=list[str])
     """What they have found to be wrong themselves."""
+    failures: MutableMapping[Transcript, list[Any]] = field(default_factory=WeakKeyDictionary[Transcript, list[Any]])
+    """What replicas that live have done to chains."""
     pool: ReplicaPool | None = None
     """That of its replicas, where it has some."""
 
@@ -144,11 +147,11 @@ class SeededEngine(JudgingEngine):
         if left := self._batches.get(id(transcript)):
             self._batches[id(transcript)] = left - 1
         else:
-            await self.step(transcript.call)
+            await self.step(transcript)
             self._batches[id(transcript)] = self.world.chance("batch").choice((0, 0, 1, 3, 7, 15))
         self.process.progress += 1
 
-    async def step(self, call: CallIdentity) -> None:
+    async def step(self, transcript: Transcript) -> None:
         """What a batch of tokens takes, and what may come between. Raises `Lost` and `EngineError`."""
         world, process, life = self.world, self.process, self.process.lives
         slow = world.strikes("slow", "engine")

@@ -12,7 +12,7 @@ from ponder.compute.errors import EngineError, Lost
 from ponder.compute.slots import Slots
 from ponder.compute.text import Hidden, Prompt
 from ponder.compute.transcript import Transcript
-from ponder.engines.replicas.member import PoolOptions
+from ponder.engines.replicas.member import FAILURES, PoolOptions
 from ponder.engines.replicas.pool import ReplicaPool
 from ponder.engines.replicas.replica import Load, NotTaken
 from ponder.testing import MARKER
@@ -34,6 +34,22 @@ FAULTY = 4.0
 """Seconds at most for which one takes no calls by its own word."""
 
 
+VERDICT = 5.0
+"""Seconds within which a chain that one has failed goes on, where that one answers at once that it lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A replica has failed a chain, though it lived."""
+
+    url: str
+    at: float
+    frozen: float
+    """Seconds that the machine had stood still by then."""
+    falls: int
+    """How often the pool had seen it go away."""
+
+
 class RemoteServer:
     """A server of a replica, and the way to it. It goes on whether anybody looks at it or not."""
 
@@ -43,6 +59,8 @@ class RemoteServer:
         self.process = Process(world, self.url)
         self.silent: asyncio.Event | None = None
         """Set when it is heard again; None while it is."""
+        self.troubled = float("-inf")
+        """When it, or the way to it, was last not as it should be."""
 
     def strikes(self, fault: Fault) -> bool:
         """A fault that takes it away from whoever asks it."""
@@ -51,6 +69,17 @@ class RemoteServer:
     def suffers(self) -> None:
         """What may happen to it whenever it does anything."""
         process, world = self.process, self.world
+        before = self.sound
+        self._suffers(process, world)
+        if not (before and self.sound):
+            self.troubled = world.loop.time()
+
+    @property
+    def sound(self) -> bool:
+        """It lives, and is heard."""
+        return self.process.status is None and not self.process.hung and self.silent is None
+
+    def _suffers(self, process: Process, world: World) -> None:
         if process.status is None:
             dying: tuple[tuple[Fault, int], ...] = (("killed", KILLED), ("crashed", ABORTED))
             for fault, status in dying:
@@ -72,6 +101,7 @@ class RemoteServer:
             return
         process.lives += 1
         process.status, process.hung, process.gone = None, False, asyncio.Event()
+        self.troubled = world.loop.time()
         world.log(f"{self.url}: up, life {process.lives}")
 
     def _is_noticed(self, life: int) -> None:
@@ -82,7 +112,7 @@ class RemoteServer:
     def _is_heard(self) -> None:
         if self.silent is not None:
             self.silent.set()
-        self.silent = None
+        self.silent, self.troubled = None, self.world.loop.time()
 
     async def heard(self) -> None:
         """Returns when what was asked has got there, and its answer back. Raises as a connection does."""
@@ -132,7 +162,38 @@ class SeededReplica(SeededEngine):
         if self.shut:
             raise RuntimeError(f"the session is closed over {MARKER}")
 
-    async def step(self, call: object) -> None:
+    def _fails(self, transcript: Transcript) -> None:
+        """It fails a chain, though it lives."""
+        failure = _Failure(self.url, self.world.loop.time(), self.world.frozen, self._falls)
+        self.model.failures.setdefault(transcript, []).append(failure)
+
+    @property
+    def _falls(self) -> int:
+        """How often the pool has seen it go away."""
+        pool = self.model.pool
+        return 0 if pool is None or self.url not in pool.members else pool.members[self.url].falls
+
+    def _looked_at(self, transcript: Transcript) -> None:
+        """A pool gives it a call: whether it should, and whether it knows how much it may give."""
+        world, model, pool, at = self.world, self.model, self.model.pool, self.world.loop.time()
+        if pool is None or self.url not in pool.members:
+            return
+        places = sum(one.places for one in pool.members.values() if one.counts)
+        if pool.slots is not None and pool.slots.places != places:
+            model.wrong.append(f"{self.url} is given a call by a pool that takes {pool.slots.places}, and has {places}")
+        if not (failures := model.failures.get(transcript)):
+            return
+        last, by = failures[-1], {one.url for one in failures}
+        others = [url for url, one in pool.members.items() if one.usable and url not in by]
+        if others and any((one.url, one.falls) == (self.url, self._falls) for one in failures):
+            model.wrong.append(f"{self.url} has failed a chain and is given it again, though there is {others}")
+        server = next(one.server for one in model.engines if isinstance(one, SeededReplica) and one.url == last.url)
+        own = sum(world.struck[fault] for fault in ("lost", "fails", "lost_end", "twice_told"))
+        quiet = server.troubled < last.at and not world.struck["slow"] and not world.struck["busy"] and own < FAILURES
+        if quiet and world.frozen == last.frozen and at - last.at > VERDICT:
+            model.wrong.append(f"a chain that {last.url} has failed has waited for {at - last.at:.1f} s")
+
+    async def step(self, transcript: Transcript) -> None:
         world, process, life = self.world, self.process, self.process.lives
         slow = world.strikes("slow", "engine")
         await world.pause(8.0 if slow else 2 * world.scenario.pace, "batch")
@@ -144,11 +205,14 @@ class SeededReplica(SeededEngine):
         if process.status is not None or life != process.lives:
             raise Lost(f"{self.url}: it broke off over {MARKER}")
         if world.strikes("lost", "engine"):
+            self._fails(transcript)
             raise Lost(f"{self.url}: a chain was lost over {MARKER}")
         if world.strikes("fails", "engine"):
+            self._fails(transcript)
             raise EngineError(f"{self.url}: it answered 500 over {MARKER}")
 
     async def generate(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> AsyncGenerator[Delta]:
+        self._looked_at(transcript)
         try:
             if sampling.logprobs is not None:
                 # It makes one token at once, for which it is not asked by `make`.
@@ -163,9 +227,11 @@ class SeededReplica(SeededEngine):
             if transcript.ending not in ("finished", "length"):
                 return  # Whoever asks ends it there, and waits for nothing behind it.
             if self.world.strikes("lost_end", self.url):
+                self._fails(transcript)
                 transcript.lose()
                 raise Lost(f"{self.url}: it broke off over {MARKER}")
             if self.world.strikes("twice_told", self.url):
+                self._fails(transcript)
                 transcript.lose()
                 raise EngineError(f"{self.url}: it sends tokens behind the last one over {MARKER}")
         finally:
