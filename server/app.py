@@ -1,8 +1,8 @@
 """The application: its routes, who may use each, and the middleware around all of them.
 
 There is one table of pages, and a page cannot stand in it without saying which scope it takes (`None`: open to all, for
-health probes). So a route is closed unless somebody decided otherwise. Pages are FastAPI's routes; the dialects' are
-bare, because what FastAPI does for a route costs a request more than all the rest here.
+health probes). So a route is closed unless somebody decided otherwise. FastAPI serves the pages; the dialects' routes
+are bare, because what FastAPI does for a route costs a request more than all the rest here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -66,6 +64,7 @@ from ponder.server.limits_page import LimitsPage
 from ponder.server.live import EVENTS, EventsShape, LiveRequests
 from ponder.server.logs import REQUEST_ID
 from ponder.server.loop_thoughts import LoopThoughts
+from ponder.server.pages import Page
 from ponder.server.policies import policies_of, warn
 from ponder.server.receipts import Receipts
 from ponder.server.registry import Registry, ServedModel
@@ -349,29 +348,23 @@ def create_app(
     app = FastAPI(
         title="Ponder", version=release(), openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    pages: list[APIRoute] = []
-    described_as: list[Callable[[], APIRoute]] = []
+    pages: list[Page] = []
 
     def page(
         path: str, scope: KeyScope | None, endpoint: Callable[..., Any], *, method: str = "GET", **more: Any
     ) -> None:
-        """A page; `more` is as for FastAPI's routes. What is only told of it FastAPI is given when somebody asks:
-        for each status it would build a validator, most of what making an application takes."""
+        """A page; `more` is as for FastAPI's routes."""
         asks = google_speaker if path.startswith(GOOGLE_ROOT) else speaker
-        needs = [] if scope is None else [Depends(Needs(scope, guard, asks, DEFAULT.key_scheme))]
+        needs = None if scope is None else Needs(scope, guard, asks, DEFAULT.key_scheme)
         more = {"responses": DEFAULT.refusals, "operation_id": endpoint.__name__} | more
-        methods = ["GET", "HEAD"] if method == "GET" else [method]
-        served = {name: value for name, value in more.items() if name not in ("responses", "openapi_extra")}
-        pages.append(APIRoute(path, endpoint, methods=methods, dependencies=needs, **served))
-        # HEAD answers as GET does and would be described twice.
-        described_as.append(partial(APIRoute, path, endpoint, methods=[method], dependencies=needs, **more))
+        pages.append(Page(path, endpoint, method, needs, more))
 
     described: list[bytes] = []
 
     async def schema() -> Response:
         # Made when somebody asks for it, once, and in a thread: it takes a tenth of a second.
         if not described:
-            document = await asyncio.to_thread(openapi.document, app.version, described_as, dialects)
+            document = await asyncio.to_thread(openapi.document, app.version, pages, dialects)
             described.append(json.dumps(document).encode())
         return Response(described[0], media_type="application/json")
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 
 from ponder.server.dialect import Dialect
+from ponder.server.pages import Page
 
 SCHEMAS = "#/components/schemas/"
 
 
-def document(version: str, pages: Sequence[Callable[[], APIRoute]], dialects: Sequence[Dialect]) -> dict[str, Any]:
+def document(version: str, pages: Sequence[Page], dialects: Sequence[Dialect]) -> dict[str, Any]:
     """The description of the whole server. Names of schemas that two dialects chose are told apart by a number."""
     told = get_openapi(
         title="Ponder",
         version=version,
         summary="An OpenAI-compatible server whose thinking_budget binds",
-        routes=[page() for page in pages],
+        routes=[page.described() for page in pages],
         # Beside this document, wherever a proxy has it.
         servers=[{"url": "."}],
     )

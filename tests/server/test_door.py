@@ -7,15 +7,15 @@ import json
 from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
 from openai.types import Model
 from starlette.routing import Route
 
 from ponder.compute.engine import Checked
 from ponder.compute.lengths import Lengths
 from ponder.server.app import ServedModel, create_app
-from ponder.server.auth.access import AuthenticatedRoute, Needs
+from ponder.server.auth.access import AuthenticatedRoute
 from ponder.server.auth.keys import digest
+from ponder.server.pages import Page
 from ponder.server.settings import KeySettings, ModelSettings, Settings
 from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always, in_virtual_time
 from tests.server.serving import (
@@ -47,12 +47,10 @@ ANN, BOB = {"authorization": "Bearer pk-ann"}, {"authorization": "Bearer pk-bob"
 
 def scope_of(route: Route) -> str | None:
     """What a route says of the keys it is for; it must say something."""
-    if not isinstance(route, APIRoute):
-        assert isinstance(route.app, AuthenticatedRoute)
-        return route.app.scope
-    needs = [needed.dependency for needed in route.dependencies]
-    assert all(isinstance(need, Needs) for need in needs)
-    return next((need.scope for need in needs if isinstance(need, Needs)), None)
+    if isinstance(route, Page):
+        return None if route.needs is None else route.needs.scope
+    assert isinstance(route.app, AuthenticatedRoute)
+    return route.app.scope
 
 
 def test_without_a_key_nothing_but_the_probes_is_open() -> None:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-from ponder.server.auth.access import AuthenticatedRoute, Needs
+from ponder.server.auth.access import AuthenticatedRoute
 from ponder.server.auth.keys import digest
 from ponder.server.http.hosts import Hosts
+from ponder.server.pages import Page
 from ponder.server.settings import KeySettings, Scope, Settings
 from tests.server.keyed import ROOT, Keyed, keyed
 from tests.server.serving import ASK, refused
@@ -79,10 +79,8 @@ def routes(on: Keyed) -> Iterator[tuple[str, str, str | None]]:
     """Every route: a method, its path, the scope it says it wants."""
     for route in on.app.router.routes:
         assert isinstance(route, Route)
-        if isinstance(route, APIRoute):
-            needs = [needed.dependency for needed in route.dependencies]
-            assert all(isinstance(need, Needs) for need in needs)
-            scope = next((need.scope for need in needs if isinstance(need, Needs)), None)
+        if isinstance(route, Page):
+            scope = None if route.needs is None else route.needs.scope
         else:
             assert isinstance(route.app, AuthenticatedRoute)
             scope = route.app.scope
