@@ -22,7 +22,7 @@ endif
 # Where it is set, as in many images, each start of an engine would compile torch and vLLM anew: half of what a start takes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve console test conformance soak check style lint docs format bench demo dashboards install lock dist clean
+.PHONY: help serve console test conformance soak check style lint types docs format bench demo dashboards install lock dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,8 +53,11 @@ soak: ## run the long tests that `make test` leaves out; results go to SOAK_RESU
 
 check: style docs ## ruff, its formatter, pyright and codespell find nothing, and the documents are true
 
-style: lint ## what `make check` finds without running a test
+style: lint types ## what `make check` finds without running a test
 	@$(BIN)/codespell
+
+types: ## pyright finds nothing
+	@$(INSTALL) $(EXTRA) dev
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: ## the documents are spelled right, their links lead somewhere and their code runs
