@@ -72,6 +72,8 @@ class Thinking(Part):
     score: float | None = None
     verifier_tokens: int = 0
     discarded_tokens: int = 0
+    unseen_calls: int = 0
+    """Chains of which the end of a call was not seen: the counts are the least that is certain."""
     program_seconds: float = 0.0
     cost_usd: float | None = None
     max_cost_usd: float | None = None

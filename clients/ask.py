@@ -105,8 +105,9 @@ def _summary(reply: Reply) -> str:
     of = "" if thinking.budget is None else f" of {thinking.budget}"
     clamped = "" if thinking.budget_clamped_from is None else f" (asked {thinking.budget_clamped_from})"
     samples = f" x{thinking.samples}" if thinking.samples > 1 else ""
+    unseen = f" (the least: ends of {thinking.unseen_calls} not seen)" if thinking.unseen_calls else ""
     return (
-        f"thought {usage.reasoning_tokens}{of} tokens{clamped}, answered {usage.visible_tokens}; "
+        f"thought {usage.reasoning_tokens}{of} tokens{clamped}, answered {usage.visible_tokens}{unseen}; "
         f"{thinking.strategy}{samples}, {thinking.stopped_by}{_cost(thinking)}"
     )
 

@@ -105,6 +105,8 @@ class Reservation:
         """How often it went on after its model had gone away."""
         self.wasted = 0
         """Tokens the model made that went with it: nobody is billed for them."""
+        self.unseen = False
+        """The end of a call to the model was not seen: it may have made tokens that are counted nowhere."""
         self.grown: Callable[[int], None] | None = None
         """Told how many tokens were made, as they come; None where nobody looks at the half-written chain."""
         self.every: int | None = None
@@ -448,7 +450,13 @@ class Spending:
                 self.look()
         if self.on_usage is not None:
             self.on_usage(
-                Usage(hidden=reservation.tokens, prompt_read=reservation.prompt, cached=reservation.cached, chains=1)
+                Usage(
+                    hidden=reservation.tokens,
+                    prompt_read=reservation.prompt,
+                    cached=reservation.cached,
+                    chains=1,
+                    unseen_calls=int(reservation.unseen),
+                )
             )
         if self.on_close is not None:
             self.on_close()
@@ -570,11 +578,12 @@ class Spending:
 
     def _added_up(self) -> Usage:
         line = {h.number for h in self._bound} if self.chosen is None else self.line(self.chosen)
-        visible = kept = prompt = cached = wasted = 0
+        visible = kept = prompt = cached = wasted = unseen = 0
         for reservation in self.reservations:
             prompt += reservation.prompt
             cached += reservation.cached
             wasted += reservation.wasted
+            unseen += reservation.unseen
             if reservation.number in line:
                 visible += reservation.visible
                 kept += reservation.tokens
@@ -589,4 +598,5 @@ class Spending:
             verifier_cached=self.verifier_cached,
             chains=len(self.reservations),
             wasted=wasted,
+            unseen_calls=unseen,
         )

@@ -41,6 +41,8 @@ class Transcript:
         self._forced = begun.forced if begun else False
         self._circled = begun.circled if begun else False
         self._ending: Ending = "aborted"
+        self._told = False
+        """The engine has said how it ended."""
         self._stop: str | None = None
         self._answer = self._mark() if begun is not None and not begun.thinking else None
         """Where its answer begins, as far as it was written within this call."""
@@ -142,21 +144,27 @@ class Transcript:
         self._circled = True
         self._reservation.circled = "thought" if self._thinking else "answer"
 
-    def end(self, ending: Ending, thought: Hidden[str], stop: str | None = None) -> None:
+    def end(self, ending: Ending, thought: Hidden[str], stop: str | None = None, *, unseen: bool | None = None) -> None:
         """The stream is over; `thought` is the text of the whole thought, what was begun included. Engines call it
         once a stream: with "aborted" when it is closed from outside, with "lost" when the model fails or goes away,
-        with "stop" and the stop string when one was met."""
+        with "stop" and the stop string when one was met. `unseen`: the model may have made tokens that it was not told,
+        because the end of a call was not seen; left out, where it is lost."""
+        self._told = True
+        if ending == "lost" if unseen is None else unseen:
+            self._reservation.unseen = True
         self._ending = self._reservation.ending = ending
         self._thought = thought
         self._stop = stop if ending == "stop" else None
 
     def lose(self) -> None:
         """No end was seen, whatever the engine has said."""
+        self._unended()
         self._ending = self._reservation.ending = "lost"
 
     def resume(self, *, anew: bool) -> None:
         """The model went away, and the chain is to be gone on with: from where it stands or, with `anew`, from where
         its answer began. The tokens of an answer that is begun anew are wasted."""
+        self._unended()
         tokens = self.hidden + self.visible
         self.got = tokens - (self._resumed_at or 0)
         self.further = tokens > self._furthest
@@ -169,8 +177,14 @@ class Transcript:
         self._resumed_at = self.hidden + self.visible
         self._reservation.resumed += 1
         self._ending, self._reservation.ending = "aborted", None
+        self._told = False
         if self._ids:
             self.begun = self.candidate()
+
+    def _unended(self) -> None:
+        """Where the engine has said nothing of its end, that was not seen."""
+        if not self._told:
+            self._reservation.unseen = True
 
     def _mark(self) -> tuple[int, ...]:
         sizes = len(self._ids), len(self._likelihood), len(self._text), len(self._logprobs)

@@ -31,6 +31,9 @@ class Usage:
     wasted: int = 0
     """Tokens made a second time, because the model that made them first went away: billed to nobody, and in no other
     count here."""
+    unseen_calls: int = 0
+    """Chains of which the end of a call was not seen: the model may have made tokens that never came, which are in no
+    count, so the counts here are the least that is certain."""
 
     @property
     def generated(self) -> int:
@@ -50,4 +53,5 @@ class Usage:
             self.chains + other.chains,
             self.prompt_cached + other.prompt_cached,
             self.wasted + other.wasted,
+            self.unseen_calls + other.unseen_calls,
         )

@@ -150,6 +150,8 @@ def _spent(reply: Reply, seconds: float, first: float | None) -> None:
         if first is not None:
             figure("First text after", units.seconds(first))
         figure("Prompt", units.tokens(usage.prompt_tokens))
+        if thinking.unseen_calls:
+            figure("Ends not seen", f"of {units.counted(thinking.unseen_calls, 'call')}; billed is what came")
         if thinking.budget is not None:
             figure("Thought", f"{units.whole(thinking.spent)} of {units.tokens(thinking.budget)}")
         if thinking.samples_requested > 1:

@@ -74,6 +74,8 @@ def fate(call: Call, continued: bool, over: bool) -> tuple[str, str]:
     said = [_ENDINGS.get(ending, str(ending))] if ending is not None else ["ended"]
     if call.get("forced"):
         said.append("thought cut: closed by force, its tokens used up")
+    if call.get("unseen"):
+        said.append("its end was not seen")
     if call.get("circled"):
         said.append(f"went in circles in its {call['circled']}")
     kind = "plain"

@@ -74,6 +74,8 @@ class Writing:
         self.over: Ending | None = None
         self.cut = False
         """What the call still makes is discarded."""
+        self.unseen = False
+        """A call has ended whose last tokens may not have come."""
         self.told: list[str] = []
         """The visible text, in the pieces it came in."""
         self.tokens: list[TokenLogprob] = []

@@ -159,10 +159,11 @@ class Metrics(Series):
         hidden = sum(s.hidden for s in spent)
         cached, verifier_cached = sum(s.cached for s in spent), sum(s.verifier_cached for s in spent)
         verifier = sum(s.verifier for s in spent)
-        thought = said = resumed = wasted = 0
+        thought = said = resumed = wasted = unseen = 0
         for reservation in reservations:
             resumed += reservation.resumed
             wasted += reservation.wasted
+            unseen += reservation.unseen
             thought += reservation.hidden
             said += reservation.visible
             if reservation.circled is not None:
@@ -181,6 +182,8 @@ class Metrics(Series):
             self._of(self._programs, model).inc(seconds)
         if resumed:
             self._of(self._resumed, model).inc(resumed)
+        if unseen:
+            self._of(self._unseen, model).inc(unseen)
         if wasted:
             self._of(self._wasted, model, "engine_lost").inc(wasted)
         self._of(self._thought, model, strategy).observe(hidden)

@@ -30,8 +30,10 @@ VERSION = 1
 TYPE = "ponder-receipt"
 KEY_ID = 16
 """Characters of a key's id, of its thumbprint (RFC 7638): 96 bits."""
-COUNTS = ("prompt", "cached", "thinking", "answer", "verifier_tokens", "discarded", "wasted")
-"""Claims that are counts of tokens; columns of the ledger have the same names."""
+COUNTS = ("prompt", "cached", "thinking", "answer", "verifier_tokens", "discarded", "wasted", "unseen_calls")
+"""Claims that are counts; columns of the ledger have the same names."""
+LATER = frozenset({"unseen_calls"})
+"""Those that older receipts do not have."""
 LONGEST = 1 << 16
 """Characters of a receipt that are looked at; ours have about 700."""
 
@@ -212,7 +214,8 @@ def _consistent(told: Mapping[str, Any]) -> None:
     """What was signed makes sense. Raises `NoReceipt` for a later version, and `WrongReceipt`."""
     if told.get("v") != VERSION:
         raise NoReceipt(f"it has version {told.get('v')}, which is not known here (this one knows {VERSION})")
-    numbers = [told.get(name) for name in (*COUNTS, "calls", "cost_nano_usd")]
+    missing = LATER - told.keys()
+    numbers = [told.get(name) for name in (*COUNTS, "calls", "cost_nano_usd") if name not in missing]
     if not all(isinstance(number, int) for number in numbers) or not isinstance(told.get("chain"), str):
         raise WrongReceipt("counts are missing from it")
     if "prices" in told:
@@ -234,4 +237,5 @@ def usage_of(told: Mapping[str, Any]) -> Usage:
         verifier=told["verifier_tokens"],
         prompt_cached=told["cached"],
         wasted=told["wasted"],
+        unseen_calls=told.get("unseen_calls", 0),
     )

@@ -18,8 +18,9 @@ TIMES = {"hour": HOUR, "day": DAY}
 """Groups of time, in UTC; a request belongs to the time at which it came."""
 NAMES = ("key", "model", "strategy", "verifier", "user")
 METADATA = re.compile(r"metadata\.([A-Za-z0-9_.-]{1,64})")
-SUMS = ("requests", *COUNTS)
-"""What every line of a report adds up."""
+SUMS = ("requests", "unseen_requests", *COUNTS)
+"""What every line of a report adds up: requests, those of them whose counts are the least that is certain, and all that
+they used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ def sums(
     ]
     groups = [group.label(name) for group, name in zip(groups, names, strict=True)]
     totals = [func.coalesce(func.sum(requests.c[name]), 0).label(name) for name in COUNTS]
-    wanted = wanted.add_columns(*groups, func.count().label("requests"), *totals)
+    unseen = func.count().filter(requests.c.unseen_calls > 0)
+    wanted = wanted.add_columns(*groups, func.count().label("requests"), unseen.label("unseen_requests"), *totals)
     if groups:
         # By their names: the same parameter twice is not the same expression to PostgreSQL. Where there is nothing to
         # group by comes first, in both databases.

@@ -176,6 +176,11 @@ class Series:
         self._resumed = counter(
             "resumed_samples_total", "Chains that went on after their engine had gone away in the middle.", "model"
         )
+        self._unseen = counter(
+            "unseen_calls_total",
+            "Chains of which the end of a call was not seen, so that only the tokens that came are counted.",
+            "model",
+        )
         self._wasted = counter(
             "wasted_tokens_total", "Tokens the model wrote in vain, which nobody is billed for.", "model", "reason"
         )

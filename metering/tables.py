@@ -57,6 +57,8 @@ requests = Table(
     _count("discarded"),
     # Made a second time after a model went away: billed to nobody.
     _count("wasted"),
+    # Chains of which the end of a call was not seen: what was made of them beside the counts here is not known.
+    _count("unseen_calls"),
     _count("samples"),
     # Tokens that may have been made behind the last checkpoint of a request whose server died: at most so many.
     _count("uncertain"),
@@ -286,6 +288,7 @@ def counts_of(usage: Usage) -> dict[str, int]:
         "verifier_tokens": usage.verifier,
         "discarded": usage.discarded,
         "wasted": usage.wasted,
+        "unseen_calls": usage.unseen_calls,
     }
 
 
@@ -297,6 +300,7 @@ COUNTS = (
     "verifier_tokens",
     "discarded",
     "wasted",
+    "unseen_calls",
     "samples",
     "uncertain",
     "cost_nano_usd",

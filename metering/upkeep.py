@@ -66,6 +66,8 @@ class State:
     lost: int = 0
     """Settled from a checkpoint because their server died, and the tokens of theirs that are uncertain at most."""
     uncertain: int = 0
+    unseen: int = 0
+    """Whose counts are the least that is certain, because the end of a call was not seen."""
     servers: int = 0
     """That have not ended, as far as the ledger knows."""
     first_ms: int | None = None
@@ -105,6 +107,7 @@ def state(place: Database) -> State:
                 func.count().filter(requests.c.settled_ms.is_(None)),
                 func.count().filter(lost),
                 func.coalesce(func.sum(requests.c.uncertain), 0),
+                func.count().filter(requests.c.unseen_calls > 0),
                 func.min(requests.c.begun_ms),
                 func.max(requests.c.begun_ms),
             ).select_from(requests)
@@ -115,8 +118,8 @@ def state(place: Database) -> State:
         kept, running = connection.execute(
             select(func.count(), func.count().filter(responses.c.status.in_(OPEN))).select_from(responses)
         ).one()
-    rows, open_, lost_, uncertain, first, last = counted
-    return State(str(place), version, rows, open_, lost_, int(uncertain), living, first, last, kept, running)
+    rows, open_, lost_, uncertain, unseen, first, last = counted
+    return State(str(place), version, rows, open_, lost_, int(uncertain), unseen, living, first, last, kept, running)
 
 
 # -- copies -----------------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class Coarse:
             hidden=min(self.up(outcome.spent.hidden), max(budget, outcome.spent.hidden)),
             discarded=min(self.up(outcome.spent.discarded), max(budget, outcome.spent.discarded)),
             verifier=self.up(outcome.spent.verifier),
+            # Whether there were any, and not of how many chains.
+            unseen_calls=min(1, outcome.spent.unseen_calls),
         )
         return replace(
             outcome,

@@ -202,6 +202,7 @@ def _used(resolved: ResolvedRequest, spendings: Sequence[Spending]) -> Attribute
             "ponder.tokens.discarded": usage.discarded,
             "ponder.tokens.wasted": usage.wasted,
             "ponder.tokens.verifier": usage.verifier,
+            "ponder.calls.unseen": usage.unseen_calls or None,
             "ponder.cost_usd": None if resolved.price is None else resolved.price.cost(usage) / NANO,
         }
     )
@@ -243,6 +244,7 @@ def _of_call(resolved: ResolvedRequest, call: Reservation, chosen: bool) -> Attr
             "ponder.call.chosen": chosen,
             "ponder.call.score": call.score,
             "ponder.call.resumed": call.resumed or None,
+            "ponder.call.unseen": call.unseen or None,
             "ponder.tokens.hidden": call.hidden,
             "ponder.tokens.visible": call.visible,
             "ponder.tokens.prompt": call.prompt,

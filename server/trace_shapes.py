@@ -123,6 +123,9 @@ class TracedCall(BaseModel):
     circled: Literal["thought", "answer"] | None = Field(
         description="Where the model went in circles, so that the engine ended it"
     )
+    unseen: bool = Field(
+        default=False, description="The end of a call to the engine was not seen: it may have made tokens besides"
+    )
     text: CallTexts | None = Field(
         default=None, description="With retain_text, for keys with the scope reveal; else left out"
     )

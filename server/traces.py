@@ -43,7 +43,7 @@ GONE = "there is no such trace; the latest ones are kept"
 class Calls:
     """The calls of one answer, in the order they were made, as rows of numbers."""
 
-    WIDTH = 18
+    WIDTH = 19
 
     def __init__(self, spending: Spending, only: Sequence[Reservation] | None = None) -> None:
         """Of all its calls, or `only` of some."""
@@ -74,6 +74,7 @@ class Calls:
             reservation.wasted,
             reservation.forced,
             NONE if reservation.circled is None else self._word(reservation.circled),
+            reservation.unseen,
         )
 
     def _word(self, word: str) -> int:
@@ -109,6 +110,7 @@ class Calls:
             "chosen": bool(row[14]),
             "forced": bool(row[16]),
             "circled": None if whole[17] is None else self._words[whole[17]],
+            "unseen": bool(row[18]),
         }
 
 

@@ -57,6 +57,7 @@ class UsageLine(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     requests: int
+    unseen_requests: int = Field(description="Those of them with unseen_calls: their counts are the least")
     prompt: int = Field(description="Tokens of prompts, once a request")
     cached: int = Field(description="Those of them that the first chain found in the prefix cache")
     thinking: int = Field(description="Hidden tokens")
@@ -64,6 +65,7 @@ class UsageLine(BaseModel):
     verifier_tokens: int = Field(description="Read by reward models")
     discarded: int = Field(description="Of thinking: of chains that are no part of an answer")
     wasted: int = Field(description="Made a second time after a model went away; billed to nobody")
+    unseen_calls: int = Field(description="Chains of which a call's end was not seen; only what came is counted")
     samples: int = Field(description="Finished candidates")
     uncertain: int = Field(description="Tokens that a server that died may have made beside these, at most")
     cost_nano_usd: int

@@ -138,9 +138,9 @@ class _Watched(Transcript):
         self.told += tokens
         super().discard(tokens, ids)
 
-    def end(self, ending: Ending, thought: Hidden[str], stop: str | None = None) -> None:
+    def end(self, ending: Ending, thought: Hidden[str], stop: str | None = None, *, unseen: bool | None = None) -> None:
         self.ends += 1
-        super().end(ending, thought, stop)
+        super().end(ending, thought, stop, unseen=unseen)
 
 
 async def _facts(engine: Engine, prompt: Prompt) -> None:

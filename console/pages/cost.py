@@ -123,6 +123,8 @@ def _all(
     one = total[0]
     with panel("All of it"), figures():
         figure("Requests", units.counted(one["requests"], "request"))
+        if unseen := one.get("unseen_requests"):
+            figure("Counts that are the least", f"of {units.counted(unseen, 'request')}")
         figure("Cost", units.usd(one["cost_usd"]))
         figure("Thinking", units.tokens(one["thinking"]))
         figure("Answers", units.tokens(one["answer"]))

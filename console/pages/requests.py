@@ -237,6 +237,8 @@ def _whole(tree: _Tree, trace: Mapping[str, Any]) -> None:
             figure("Budget", units.tokens(trace["budget"]))
             for name, key in (("Hidden", "hidden"), ("Visible", "visible"), ("Read by verifiers", "verifier")):
                 figure(name, units.tokens(sum(choice["tokens"][key] for choice in choices)))
+            if unseen := sum(bool(call.get("unseen")) for choice in choices for call in choice["calls"]):
+                figure("Ends not seen", f"of {units.counted(unseen, 'call')}; billed is what came")
             figure("Took", units.seconds(trace["seconds"]))
             figure("Ended", f"{trace['ended'].replace('_', ' ')}, {_moment(trace.get('ended_at'))}")
         for choice in choices:

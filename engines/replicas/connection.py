@@ -200,7 +200,7 @@ class Connection:
     ) -> aiohttp.ClientResponse:
         if self.closed:
             raise Lost(f"{self.who} is closed")
-        method = "GET" if asked is None else "POST"
+        method, sent = "GET" if asked is None else "POST", False
         for again in (True, False):
             try:
                 async with asyncio.timeout(HEAD_SECONDS):
@@ -209,16 +209,22 @@ class Connection:
                     )
             except aiohttp.ServerDisconnectedError:
                 # It has just closed a connection that was idle; nothing of the call was answered.
+                sent = True
                 if not again:
-                    raise NotTaken(f"{self.who} closes the connection", retry_after=AGAIN) from None
+                    raise NotTaken(f"{self.who} closes the connection", retry_after=AGAIN, sent=True) from None
             except aiohttp.ClientConnectorCertificateError:
                 raise EngineError(f"{self.who} shows a certificate that nothing here vouches for: set its ca") from None
             except aiohttp.ClientSSLError as error:
                 raise EngineError(f"{self.who} does not speak TLS as it should ({type(error).__name__})") from None
-            except (aiohttp.ClientConnectorError, TimeoutError) as error:
-                raise NotTaken(f"{self.who} cannot be reached ({type(error).__name__})", retry_after=AGAIN) from None
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                words = f"{self.who} cannot be reached ({type(error).__name__})"
+                raise NotTaken(words, retry_after=AGAIN, sent=sent) from None
+            except TimeoutError as error:
+                words = f"{self.who} cannot be reached ({type(error).__name__})"
+                raise NotTaken(words, retry_after=AGAIN, sent=True) from None
             except aiohttp.ClientOSError as error:
-                raise NotTaken(f"{self.who} broke the connection ({type(error).__name__})", retry_after=AGAIN) from None
+                words = f"{self.who} broke the connection ({type(error).__name__})"
+                raise NotTaken(words, retry_after=AGAIN, sent=True) from None
             except aiohttp.ClientError as error:
                 raise EngineError(f"{self.who} does not speak HTTP as it should ({type(error).__name__})") from None
         raise AssertionError

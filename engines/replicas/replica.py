@@ -47,8 +47,10 @@ class Replica(Engine, Protocol):
 class NotTaken(Lost):
     """The server did not take a call, so of this call nothing was read or made: it is away, or has too much to do."""
 
-    def __init__(self, message: str, *, retry_after: float, answered: bool = False) -> None:
-        """`retry_after`: seconds until it may take one; `answered`: it has said so itself."""
+    def __init__(self, message: str, *, retry_after: float, answered: bool = False, sent: bool = False) -> None:
+        """`retry_after`: seconds until it may take one; `answered`: it has said so itself; `sent`: it has said nothing,
+        and may have got the call all the same."""
         super().__init__(message)
         self.retry_after = retry_after
         self.answered = answered
+        self.sent = sent

@@ -171,7 +171,8 @@ class VllmServer(ModelEngine):
             writing.ending, self._seen = "lost", float("-inf")
             raise
         finally:
-            transcript.end(writing.ending, Hidden(writing.thought()), writing.splitter.stopped)
+            thought = Hidden(writing.thought())
+            transcript.end(writing.ending, thought, writing.splitter.stopped, unseen=writing.unseen)
 
     async def _called(self, writing: Writing, call: Call, held: Held | None, name: str) -> AsyncGenerator[Delta]:
         """One call: what it writes, as it comes. All that has come is told to the transcript, however it ends."""
@@ -182,13 +183,15 @@ class VllmServer(ModelEngine):
         circles = None if self.features.continues or not call.watched else Circles(written)
         taking = _Taking(writing, call, reader, circles)
         number = f"{name}-{self._door}-{next(self._numbers)}"
+        unseen = False
+        """Tokens may be made that do not come."""
         try:
             # Where a call can be ended by its name, what it has made is known, so it is worth to wait for its answer.
             patience = END_SECONDS if self.features.aborts else 0.0
             async with self.connection.call(
                 COMPLETIONS, asked, {"X-Request-Id": number}, patience=patience
             ) as exchange:
-                response = exchange.response
+                response, unseen = exchange.response, True
                 try:
                     if exchange.cancelled is not None:
                         raise exchange.cancelled
@@ -204,7 +207,11 @@ class VllmServer(ModelEngine):
             if sampling.grammar is not None:
                 raise unenforceable(sampling.grammar).error from None
             raise
+        except (Lost, asyncio.CancelledError) as error:
+            unseen = unseen or not isinstance(error, NotTaken) or error.sent
+            raise
         finally:
+            writing.unseen = writing.unseen or (unseen and not reader.ended)
             call.cached = reader.cached or 0
             self._end_of(writing, call, reader)
 

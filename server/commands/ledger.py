@@ -77,6 +77,8 @@ def status(options: argparse.Namespace, out: TextIO) -> None:
             f"lost      {found.lost} (their server died; settled as last seen, "
             f"at most {found.uncertain} tokens uncertain)\n"
         )
+    if found.unseen:
+        out.write(f"unseen    {found.unseen} (the end of a call to their model was not seen; billed is what came)\n")
 
 
 def bring(options: argparse.Namespace, out: TextIO) -> None:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ponder.compute.price import NANO
 from ponder.compute.token_chain import TokenHash, call_link, head_of, read_link
-from ponder.metering.receipts import COUNTS, NoReceipt, WrongReceipt, as_text, read, read_keys, verify
+from ponder.metering.receipts import COUNTS, LATER, NoReceipt, WrongReceipt, as_text, read, read_keys, verify
 
 URL = "http://127.0.0.1:8000"
 SECONDS = 30.0
@@ -135,7 +135,7 @@ def _said(told: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[tuple[
     row: Mapping[str, Any] = beside if "receipt" in beside else {}
     for place in (row, _within(beside, "claims")):
         for claim in (*COUNTS, "key", "strategy", "cost_nano_usd", "price_version", "prices", "calls", "chain", "iat"):
-            if claim in place and (claim in told or place[claim] is not None):
+            if claim in place and (claim in told or place[claim] not in ((0,) if claim in LATER else (None,))):
                 yield claim, place[claim], claim
     if row:
         yield "id", row.get("id"), "id"
@@ -144,7 +144,8 @@ def _said(told: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[tuple[
     parts += [("cached_tokens", _within(usage, "prompt_tokens_details"), "cached")]
     parts += [("reasoning_tokens", _within(usage, "completion_tokens_details"), "thinking")]
     parts += [("spent", thinking, "thinking"), ("verifier_tokens", thinking, "verifier_tokens")]
-    parts += [("discarded_tokens", thinking, "discarded"), ("strategy", thinking, "strategy")]
+    parts += [("discarded_tokens", thinking, "discarded"), ("unseen_calls", thinking, "unseen_calls")]
+    parts += [("strategy", thinking, "strategy")]
     for name, place, claim in parts:
         if name in place:
             yield name, place[name], claim
@@ -175,7 +176,7 @@ def compare(told: Mapping[str, Any], text: str) -> int:
             "reveal by the server that signed the receipt"
         ) from None
     for name, made in counts.items():
-        said = told["thinking"] + told["answer"] if name == "tokens" else told[name]
+        said = told["thinking"] + told["answer"] if name == "tokens" else told.get(name, 0)
         if made != said:
             raise WrongReceipt(f"{name}: the calls of the trace come to {made}, the receipt says {said}")
     if as_text(head_of(salt, links)) != told["chain"]:
@@ -186,7 +187,7 @@ def compare(told: Mapping[str, Any], text: str) -> int:
 def _links(salt: bytes, answers: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[str, int]]:
     """The links of the chain, and what the calls add up to."""
     links: list[str] = []
-    counts: dict[str, int] = dict.fromkeys(("tokens", "verifier_tokens", "wasted", "calls"), 0)
+    counts: dict[str, int] = dict.fromkeys(("tokens", "verifier_tokens", "wasted", "unseen_calls", "calls"), 0)
     visible_of_chosen, chose = 0, True
     for answer, one in enumerate(answers):
         calls = one["calls"]
@@ -198,6 +199,7 @@ def _links(salt: bytes, answers: Sequence[Mapping[str, Any]]) -> tuple[list[str]
             links.append(link)
             counts["tokens"] += hidden + visible
             counts["wasted"] += wasted
+            counts["unseen_calls"] += bool(call.get("unseen"))
             counts["calls"] += 1
             visible_of_chosen += visible if call["chosen"] else 0
         chose = chose and any(call["chosen"] for call in calls)
@@ -226,6 +228,9 @@ def words(told: Mapping[str, Any], tokens: int | None) -> list[str]:
         f"answer    {told['answer']} tokens",
         f"verifier  {told['verifier_tokens']} tokens read",
         f"wasted    {told['wasted']} tokens, billed to nobody",
+        f"unseen    the end of {told['unseen_calls']} of the calls: their counts are the least that is certain"
+        if told.get("unseen_calls")
+        else "unseen    nothing",
         f"cost      {cost} USD, by the price book {told['price_version']}"
         if "prices" in told
         else "cost      no price was known",

@@ -63,6 +63,10 @@ class ThinkingReport(Judged):
     stopped_by: StoppedBy
     verifier_tokens: int = Field(description="Read by a reward model; not part of usage")
     discarded_tokens: int = Field(description="Generated, and not part of the answer or its own chain")
+    unseen_calls: int = Field(
+        default=0,
+        description="Chains of which a call's end was not seen, where there are some: what came is all that counts",
+    )
     program_seconds: float = Field(default=0, description="Processor time of programs that the verifier ran")
     cost_usd: float = Field(default=0, description="What the request costs, where its model has a price")
     max_cost_usd: float = Field(
@@ -88,6 +92,8 @@ def thinking(summary: Summary) -> dict[str, Any]:
     }
     if summary.budget_clamped_from is not None:
         told["budget_clamped_from"] = summary.budget_clamped_from
+    if unseen := sum(o.spent.unseen_calls for o in outcomes):
+        told["unseen_calls"] = unseen
     if summary.program_seconds:
         told["program_seconds"] = round(summary.program_seconds, 3)
     if summary.cost_nano_usd is not None:

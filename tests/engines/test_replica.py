@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 from pydantic import SecretStr
 
 from ponder.compute.budget import Budget, Reservation, Spending
@@ -225,6 +227,53 @@ def test_a_server_that_ends_calls_by_name_tells_every_token_of_one_that_is_given
             assert server.ids[-1].startswith("local_")
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("scale_out", [False, True])
+def test_a_chain_is_marked_where_the_end_of_a_call_was_not_seen(scale_out: bool) -> None:
+    async def go() -> None:
+        llm = ScriptedVllm(FAMILIES["ids"], Nature(lines=300), portions=(3,))
+        server = ScriptedServer(llm, scale_out=scale_out)
+        async with replica(server) as engine:
+            _, paid, _ = await write(engine, Sampling(200, 40))
+            assert not paid.unseen
+            # What is given up tells its last tokens only where it can be ended by its name.
+            _, paid, _ = await write(engine, Sampling(0, 400, streamed=True), stop_after=1)
+            assert paid.unseen is not scale_out
+            spending = Spending(Budget(400, 400))
+            with spending.reserve("test", thinking=0, answer=400) as paid:
+                transcript = Transcript(paid, ASKED)
+                async with aclosing(engine.generate(ASKED, Sampling(0, 400, streamed=True), transcript)) as stream:
+                    await anext(stream)
+                    server.vanish()
+                    with pytest.raises(Lost):
+                        _ = [delta async for delta in stream]
+            assert paid.unseen
+            assert spending.spent.unseen_calls == 1
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 503])
+def test_a_call_that_a_server_refuses_made_nothing_and_is_not_marked(status: int) -> None:
+    async def go() -> None:
+        server = ScriptedServer(model())
+        async with replica(server) as engine:
+            server.answer = refuses(status)
+            with Spending(Budget(9, 9)).reserve("test", thinking=0, answer=9) as paid:
+                stream = engine.generate(ASKED, Sampling(0, 9), Transcript(paid, ASKED))
+                with pytest.raises(RequestError if status == 400 else EngineError):
+                    _ = [delta async for delta in stream]
+                assert not paid.unseen
+
+    asyncio.run(go())
+
+
+def refuses(status: int) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    return answer
 
 
 def test_a_chain_in_circles_is_ended_at_this_end() -> None:

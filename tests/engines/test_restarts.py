@@ -81,7 +81,7 @@ class Asked:
     def seen(self, outcome: Outcome) -> Any:
         """All that must not depend on whether an engine died. How often what was read is another matter, and so is how
         far chains had come that were stopped because the others had settled it."""
-        spent = replace(outcome.spent, prompt_read=0, cached=0, wasted=0)
+        spent = replace(outcome.spent, prompt_read=0, cached=0, wasted=0, unseen_calls=0)
         chains = [(one.tokens, one.visible, one.ending) for one in self.spending.reservations]
         if self.plan.strategy.name == "auto":
             spent, chains = replace(spent, hidden=0, discarded=0), chains[: outcome.samples]

@@ -36,12 +36,14 @@ from ponder.metering.receipts import (
     claims,
     key_id,
     read_keys,
+    usage_of,
     verify,
 )
+from ponder.server.commands.receipt import differences
 from tests.metering.ledgers import a_ledger, rows
 
 SALT = bytes(range(32))
-USED = Usage(12, 300, 20, 40, 12, 5, 7, 3, 2, prompt_cached=5, wasted=9)
+USED = Usage(12, 300, 20, 40, 12, 5, 7, 3, 2, prompt_cached=5, wasted=9, unseen_calls=1)
 PRICE = Price("2026-01", 10**8, 10**7, 4 * 10**8, 4 * 10**8, 10**7)
 
 
@@ -73,6 +75,7 @@ def test_a_receipt_says_what_the_row_says_and_is_small() -> None:
         "verifier_tokens": 7,
         "discarded": 40,
         "wasted": 9,
+        "unseen_calls": 1,
         "calls": 2,
         "price_version": "2026-01",
         "prices": [10**8, 10**7, 4 * 10**8, 4 * 10**8, 10**7],
@@ -81,6 +84,19 @@ def test_a_receipt_says_what_the_row_says_and_is_small() -> None:
     }
     assert verify(mine.sign(told(None)), [mine.public])["cost_nano_usd"] == 0
     assert len(receipt) < 800
+
+
+def test_a_receipt_of_an_earlier_release_says_nothing_of_ends_that_were_not_seen() -> None:
+    mine, older = signer(), told()
+    del older["unseen_calls"]
+    found = verify(mine.sign(older), [mine.public])
+    assert differences(found, {"receipt": "...", **found, "unseen_calls": 0}) == []
+    assert differences(found, {"receipt": "...", **found, "unseen_calls": 1}) == [
+        "unseen_calls: it says 1, the receipt None"
+    ]
+    assert usage_of(found).unseen_calls == 0
+    with pytest.raises(WrongReceipt, match="counts are missing"):
+        verify(mine.sign(told() | {"unseen_calls": "1"}), [mine.public])
 
 
 def test_a_receipt_with_any_bit_changed_is_refused() -> None:

@@ -236,7 +236,7 @@ def test_rows_of_the_version_before_are_kept_and_have_neither_price_nor_receipt(
     row = rows(address)["req_old"]
     assert (row["thinking"], row["metadata"], row["key"]) == (77, {"a": 1}, "alice")
     assert (row["cost_nano_usd"], row["price_version"], row["price_answer"]) == (0, None, None)
-    assert row["receipt"] is None
+    assert (row["receipt"], row["unseen_calls"]) == (None, 0)
     assert len(rows(address)) == 4
 
 

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from ponder.clients.answers import Thinking
 from ponder.compute.identity import CallIdentity
 from ponder.compute.lengths import Lengths
+from ponder.metering.database import database
 from ponder.metering.receipts import Signer, read
+from ponder.metering.upkeep import state
 from ponder.server.registry import Registry
 from ponder.testing import Chain, ScriptedEngine, ScriptedRewards, always
 from tests.engines.mortal import Mortal, MortalProcess, supervised
@@ -147,3 +150,29 @@ def test_what_was_made_in_vain_stands_in_the_row_and_is_not_billed(sqlite: str) 
     assert whole["cached"] == 5
     billed = ("prompt", "cached", "thinking", "answer", "cost_nano_usd")
     assert [row[name] for name in billed] == [whole[name] for name in billed]
+
+
+def test_a_request_of_which_an_end_was_not_seen_is_marked_wherever_it_is_counted(sqlite: str) -> None:
+    """Its engine dies in the middle, and is started again: the answer is whole, and what it made beside is unknown."""
+
+    async def go() -> None:
+        engine = Mortal(dies_at=(20,), delay=0.0, process=MortalProcess(takes=0.0))
+        signer = Signer(Ed25519PrivateKey.generate())
+        async with supervised(engine) as one, ledgered(one, sqlite, signer=signer) as on:
+            marked = await on.chat(thinking_budget=60, seed=5)
+            plain = await on.chat(thinking_budget=60, seed=5)
+            for response, unseen in ((marked, 1), (plain, 0)):
+                assert response.status_code == 200, response.text
+                name = response.headers["x-request-id"]
+                assert Thinking.model_validate(response.json()["thinking"]).unseen_calls == unseen
+                assert ("unseen_calls" in response.json()["thinking"]) is bool(unseen)
+                assert on.rows[name]["unseen_calls"] == unseen == read(on.rows[name]["receipt"])[1]["unseen_calls"]
+                assert (await on.get(f"/v1/usage/{name}")).json()["unseen_calls"] == unseen
+                (choice,) = (await on.get(f"/v1/traces/{name}")).json()["choices"]
+                assert [call["unseen"] for call in choice["calls"]] == [bool(unseen)]
+            (total,) = (await on.get("/v1/usage")).json()["data"]
+            assert (total["requests"], total["unseen_requests"], total["unseen_calls"]) == (2, 1, 1)
+            assert 'ponder_unseen_calls_total{model="demo"} 1.0' in (await on.get("/metrics")).text
+        assert state(database(sqlite)).unseen == 1
+
+    asyncio.run(go())
