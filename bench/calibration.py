@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe, keep
+from bench.reliability import Said, calibration_error, reliability
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.execute import execute
@@ -33,10 +34,9 @@ from ponder.compute.text import Prompt
 from ponder.engines.replay import RecordedRewards, ReplayEngine
 from ponder.engines.samples import Question
 from ponder.engines.virtual_time import VirtualTimeLoop
-from ponder.evaluation.reliability import Said, calibration_error, reliability
-from ponder.evaluation.replay_jobs import Pool
-from ponder.evaluation.replaying import Setup
-from ponder.evaluation.scatter import learn
+from ponder.evaluation.calibrating.scatter import learn
+from ponder.evaluation.pools import Pool, files
+from ponder.evaluation.replaying.replay import Setup
 from ponder.verifiers import VERIFIERS
 
 AMPLE = 1 << 30
@@ -99,8 +99,7 @@ def show(name: str, said: Sequence[Said], requests: int) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> None:
-    files = [one for path in options.pools for one in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
-    read_ = {file.stem: Pool(file).questions() for file in files}
+    read_ = {file.stem: Pool(file).questions() for file in files(options.pools)}
     kept: list[dict[str, Any]] = []
     every: list[list[Said]] = []
     print(f"{'':64} {'ECE':>6} {'said':>6} {'true':>6} answers")

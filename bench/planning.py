@@ -24,13 +24,13 @@ from typing import Any, cast
 
 from bench import machine
 from ponder.compute.policy import BUILT_IN
+from ponder.evaluation.asking.progress import Progress
 from ponder.evaluation.planning.capacity import taken
 from ponder.evaluation.planning.demand import Arrivals, Demand, Kind, LogNormal
 from ponder.evaluation.planning.fleet import Fleet, Layout
 from ponder.evaluation.planning.patterns import Fixed, of
 from ponder.evaluation.planning.replica import Costs
 from ponder.evaluation.planning.routing import RULES, Rule
-from ponder.evaluation.progress import Progress
 from ponder.strategies.auto import Auto
 
 COSTS = Costs(((1, 1 / 154), (8, 8 / 974), (64, 64 / 4919)), read=3.8e-5)

@@ -22,6 +22,8 @@ Values = Sequence[Sequence[float]] | NDArray[np.float64]
 """By question and resampling; of every question as many."""
 
 DRAWS = 2000
+OUTSIDE = 0.05
+"""Of 1: what lies outside an interval."""
 NORMAL = 1.96
 
 
@@ -60,7 +62,7 @@ class Figure:
 
     def estimate(self) -> Estimate:
         """With its intervals."""
-        return _estimate(self.value, self.over(_drawn(len(self.parts))), self.half)
+        return _estimate(self.value, self.over(resampled(len(self.parts)) / len(self.parts)), self.half)
 
     @property
     def half(self) -> float:
@@ -122,20 +124,27 @@ def joint(figures: Sequence[Figure], names: Sequence[Sequence[Hashable]]) -> Est
 
 
 def _estimate(value: float, found: NDArray[np.float64], half: float) -> Estimate:
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), value - half, value + half)
+    low, high = middle(found)
+    return Estimate(value, low, high, value - half, value + half)
+
+
+def middle(found: NDArray[np.float64]) -> tuple[float, float]:
+    """Between which 95 % of what was found lie."""
+    low, high = np.quantile(found, [OUTSIDE / 2, 1 - OUTSIDE / 2])
+    return float(low), float(high)
 
 
 @cache
-def _drawn(questions: int) -> NDArray[np.float64]:
-    """For each draw with replacement the weight of each question."""
+def resampled(questions: int, times: int = DRAWS) -> NDArray[np.float64]:
+    """For each of so many draws with replacement how often it has each question; always the same."""
     chance = np.random.default_rng(0)
-    return chance.multinomial(questions, np.full(questions, 1 / questions), size=DRAWS) / questions
+    return chance.multinomial(questions, np.full(questions, 1 / questions), size=times).astype(np.float64)
 
 
 @lru_cache(maxsize=1)
 def _together(names: tuple[tuple[Hashable, ...], ...]) -> list[NDArray[np.float64]]:
-    """The same for several sets of questions, which are drawn together as far as they have them in common."""
+    """For each draw the weight of each question, for several sets of questions, which are drawn together as far as they
+    have them in common."""
     chance = np.random.default_rng(0)
     weights: list[NDArray[np.float64]] = [np.empty(0)] * len(names)
     for group in _connected(names):

@@ -13,7 +13,7 @@ from bench.demo import HIGH, chart, points, questions
 from bench.strategies import AMPLE, Answered, Setup, answer
 from ponder.compute.lengths import Lengths
 from ponder.compute.resources import Resources
-from ponder.evaluation.questions import read
+from ponder.evaluation.asking.questions import read
 from ponder.models.task import make
 from ponder.testing.scripted import Chain, ScriptedEngine, ScriptedRewards, always
 from ponder.testing.virtual_time import in_virtual_time

@@ -24,9 +24,9 @@ from ponder.console.page import Page, Visit
 from ponder.console.parts import Text, button, empty, panel, problem, table, text
 
 if TYPE_CHECKING:
-    from ponder.evaluation.comparing import Answered, Comparison
-    from ponder.evaluation.questions import Questions
-    from ponder.evaluation.summary import Interval, Row
+    from ponder.evaluation.asking.questions import Questions
+    from ponder.evaluation.comparing.compare import Answered, Comparison
+    from ponder.evaluation.comparing.summary import Interval, Row
 
 __all__ = ["PAGE"]
 
@@ -102,7 +102,7 @@ class _Form:
 
     async def take(self, told: events.UploadEventArguments) -> None:
         """Reads the file that was given."""
-        from ponder.evaluation.questions import Program, WrongQuestions, read
+        from ponder.evaluation.asking.questions import Program, WrongQuestions, read
 
         with TemporaryDirectory() as folder:
             path = Path(folder) / "questions.jsonl"
@@ -128,8 +128,9 @@ class _Form:
 
     def comparison(self) -> Comparison:
         """The run. Raises `CannotRun`."""
-        from ponder.evaluation.comparing import Comparison
-        from ponder.evaluation.connecting import CannotDo, plans
+        from ponder.evaluation.asking.connecting import CannotDo
+        from ponder.evaluation.comparing.compare import Comparison
+        from ponder.evaluation.comparing.plans import plans
 
         if self.questions is None:
             raise CannotRun("Give a file of questions first.")
@@ -209,7 +210,7 @@ async def _carried_out(visit: Visit, form: _Form, place: ui.element) -> None:
         if why is not None:
             problem(why)
         if any(one.error is None for one in run.known.values()):
-            from ponder.evaluation.summary import as_csv, rows
+            from ponder.evaluation.comparing.summary import as_csv, rows
 
             # It resamples, which may take a second.
             found = await asyncio.to_thread(rows, comparison, run.known)
@@ -223,9 +224,9 @@ def _show(run: _Run, bar: ui.linear_progress, said: Text) -> None:
 
 async def _asked(visit: Visit, run: _Run, at_once: int) -> str | None:
     """Asks all of it; why it could not go on."""
-    from ponder.evaluation.asking import Stopped
-    from ponder.evaluation.comparing import compare
-    from ponder.evaluation.journal import Journal
+    from ponder.evaluation.asking.ask import Stopped
+    from ponder.evaluation.asking.journal import Journal
+    from ponder.evaluation.comparing.compare import compare
 
     def on_answer(one: Answered) -> None:
         run.known[one.key] = one

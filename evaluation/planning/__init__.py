@@ -1,1 +1,2 @@
-"""A model of many doors and replicas in events, a few for each chain: what `ponder plan` reckons with."""
+"""`ponder plan`: formulas of what a load needs, and a model of many doors and replicas in events, a few for each
+chain."""

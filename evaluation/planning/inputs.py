@@ -18,7 +18,7 @@ from ponder.engines.samples import read
 from ponder.evaluation.planning.demand import Kind, Lengths, LogNormal, Pool
 from ponder.evaluation.planning.patterns import most, of
 from ponder.evaluation.planning.replica import Costs
-from ponder.evaluation.replaying import Setup
+from ponder.evaluation.replaying.replay import Setup
 
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.reliability import calibration_error
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Delta, Sampling
 from ponder.compute.execute import execute
@@ -26,8 +27,7 @@ from ponder.compute.resources import Resources
 from ponder.compute.run import Run, Selection, Verifier
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
 from ponder.engines.samples import Question, read
-from ponder.evaluation.reliability import calibration_error
-from ponder.evaluation.scatter import learn
+from ponder.evaluation.calibrating.scatter import learn
 from ponder.testing import Chain, ScriptedEngine, always
 
 URNS = (Urn(0.5, 0.0, 0.7), Urn(0.3, 0.6, -0.4), Urn(0.2, 0.6, 3.0))

@@ -16,11 +16,11 @@ from ponder.__main__ import main
 from ponder.compute.full_vote import Urn
 from ponder.compute.policy import BUILT_IN, Policy, read
 from ponder.engines.samples import Question, Sample
-from ponder.evaluation import calibrating
-from ponder.evaluation.calibrating import Terms, calibrate, work
-from ponder.evaluation.replaying import Conditions, Setup, replay
-from ponder.evaluation.scatter import learn, odds, votes
-from ponder.evaluation.simulating import Simulator, orders
+from ponder.evaluation.calibrating import folds
+from ponder.evaluation.calibrating.folds import Terms, calibrate, work
+from ponder.evaluation.calibrating.scatter import learn, odds, votes
+from ponder.evaluation.calibrating.simulating import Simulator, orders
+from ponder.evaluation.replaying.replay import Conditions, Setup, replay
 from ponder.strategies import stopping
 
 TERMS = Terms(folds=3, draws=2)
@@ -90,7 +90,7 @@ def test_the_worth_of_likelihood_is_learned_where_it_was_recorded() -> None:
 
 def test_no_question_is_scored_by_numbers_that_were_learned_from_it() -> None:
     questions = [*pool([0.9] * 6), *pool([0.9] * 6, seed=2)]
-    parts = calibrating._folds(questions, TERMS)  # pyright: ignore[reportPrivateUsage]
+    parts = folds._folds(questions, TERMS)  # pyright: ignore[reportPrivateUsage]
     assert sorted(q for part in parts for q in part) == list(range(12))
     # The same question in two pools is in one fold.
     for part in parts:
@@ -173,7 +173,7 @@ def test_what_cannot_be_is_said(
 
 
 def test_the_grid_has_the_servers_own_numbers_first() -> None:
-    grid = calibrating._grid(BUILT_IN)  # pyright: ignore[reportPrivateUsage]
+    grid = folds._grid(BUILT_IN)  # pyright: ignore[reportPrivateUsage]
     assert grid[0] == BUILT_IN
     assert len({(one.lead, one.slope, one.start) for one in grid}) == len(grid)
     standing = stopping.Standing(4, 0, 4, 32, chains=4)

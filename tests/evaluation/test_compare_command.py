@@ -134,7 +134,7 @@ def test_errors_are_shown_and_the_status_tells_of_them(capsys: pytest.CaptureFix
         (["--strategies", "direct", "--model", "none"], 2, "--model none: the server lists scripted, "),
         (["--strategies", "direct", "--budgets", "1k"], 2, '--budgets 1k: a number of tokens, or "auto"'),
         (["--strategies", "direct", "--budgets", "1,1"], 2, "--budgets: one stands there twice"),
-        (["--strategies", "direct", "--repeat", "0"], 2, "0 is no number above 0"),
+        (["--strategies", "direct", "--repeat", "0"], 2, "0 is no whole number above 0"),
         (["--strategies", "majority_vote:n=100000"], 1, "stopped: majority_vote:n=100000 @ default: "),
         (["--strategies", "direct", "--verifier", "nobody"], 1, "stopped: direct @ default: "),
         (["--strategies", "direct", "--url", "http://127.0.0.1:1"], 1, "no server answers at http://127.0.0.1:1"),

@@ -12,11 +12,12 @@ import httpx
 import pytest
 
 from ponder.clients.client import AskError, AsyncClient, CutOff, Refused
-from ponder.evaluation.asking import TRIES, Asked, Stopped, ask
-from ponder.evaluation.comparing import Answered, Comparison, Plan, answered, compare, seed_of, with_instruction
-from ponder.evaluation.journal import Journal, WrongJournal
-from ponder.evaluation.questions import read
-from ponder.evaluation.summary import rows
+from ponder.evaluation.asking.ask import TRIES, Asked, Stopped, ask, seed_of, with_instruction
+from ponder.evaluation.asking.journal import Journal, WrongJournal
+from ponder.evaluation.asking.questions import read
+from ponder.evaluation.comparing.compare import Answered, Comparison, answered, compare
+from ponder.evaluation.comparing.plans import Plan
+from ponder.evaluation.comparing.summary import rows
 from ponder.testing.virtual_time import in_virtual_time
 from tests.evaluation.asked import sums, write
 

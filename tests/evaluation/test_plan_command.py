@@ -10,7 +10,7 @@ import pytest
 
 from ponder.__main__ import OF_THE_SERVER, main
 from ponder.engines.pools import RecordedQuestion, RecordedSample, line
-from ponder.evaluation import plan_command
+from ponder.evaluation.planning import command as plan_command
 from ponder.evaluation.planning.capacity import Database, Door
 
 MODEL = "1:100,10:500"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ponder.evaluation.judging import judge, ready
-from ponder.evaluation.questions import Expected, Program, Questions, WrongQuestions, read
+from ponder.evaluation.asking.judging import judge, ready
+from ponder.evaluation.asking.questions import Expected, Program, Questions, WrongQuestions, read
 from tests.evaluation.asked import write
 from tests.needs import tool
 

@@ -16,7 +16,7 @@ from ponder.compute.engine import Sampling
 from ponder.compute.text import Prompt
 from ponder.engines.pools import question_of, together
 from ponder.engines.samples import read
-from ponder.evaluation.comparing import seed_of
+from ponder.evaluation.asking.ask import seed_of
 from ponder.server.auth.keys import digest
 from ponder.server.settings import KeySettings, Scope
 from ponder.testing import MARKER, Chain
@@ -147,7 +147,7 @@ def test_programs_are_right_or_wrong_and_have_no_probes(capsys: pytest.CaptureFi
     ("words", "key", "status", "told"),
     [
         (["--likelihood"], "plain", 1, "the likelihood of a sample cannot be read from its trace: "),
-        (["--budget", "0"], "all", 2, "0 is no number above 0"),
+        (["--budget", "0"], "all", 2, "0 is no whole number above 0"),
         (["--probes", "a"], "all", 2, "argument --probes: "),
         (["--budget", "10"], "none", 1, "ponder: "),
     ],

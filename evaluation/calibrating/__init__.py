@@ -1,0 +1,1 @@
+"""`ponder calibrate`: a policy for a model, learned from its recorded samples."""

@@ -1,0 +1,1 @@
+"""`ponder compare`: strategies and budgets held against one another on a running server."""

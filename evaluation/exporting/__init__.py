@@ -1,0 +1,1 @@
+"""`ponder export`: rollouts as training data."""

@@ -1,0 +1,1 @@
+"""`ponder record`: samples of a running server, kept as a pool."""

@@ -1,0 +1,1 @@
+"""`ponder replay`: the strategies over recorded samples, without a model."""
