@@ -246,7 +246,7 @@ def main() -> None:
         path, keys = config(Path(folder))
         port = machine.free_port()
         command = [*machine.ponder(machine.ROOT), "serve", "--config", str(path), "--port", str(port)]
-        head = machine.describe()
+        head = machine.describe({})
         with machine.started("ponder", command, port, "/readyz", log, {}):
             found = asyncio.run(measured(port, keys, options))
     machine.keep(head | {"connections": options.connections} | found, options.json)

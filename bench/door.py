@@ -85,7 +85,7 @@ def main() -> None:
     options.requests = options.requests or (200 if options.against else 2000)
     options.rounds = options.rounds or (40 if options.against else 3)
     options.starts = min(options.starts or (4 if options.against else 1), options.rounds)
-    head = machine.describe()
+    head = machine.describe({})
     print(f"{head['machine']}\n{head['versions']}")
     checkouts: dict[str, Path] = {"ponder": machine.ROOT}
     if options.against:

@@ -220,7 +220,7 @@ def main() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options.port, fair=not options.first_come))
         return
-    head = machine.describe()
+    head = machine.describe({})
     print(f"{head['machine']}\n{head['versions']}")
     results: dict[str, Any] = {}
     for name, flags in (("first come, first served", ["--first-come"]), ("ponder", [])):

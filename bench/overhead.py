@@ -210,7 +210,7 @@ def main() -> None:
     options.starts = min(options.starts, options.rounds)
     folder = locate(options.model)
     thinks = has_markers(folder)
-    head = machine.describe()
+    head = machine.describe({})
     print(f"{head['machine']}\n{head['versions']}")
     started: dict[str, str] = {}
     measured: list[Measured] = []

@@ -74,7 +74,14 @@ def test_a_server_that_is_measured_keeps_its_ledger_where_it_is_thrown_away(tmp_
             assert state.is_dir()
             assert str(state) != os.environ["XDG_STATE_HOME"]
     assert not state.exists()
-    assert "SQLite" in str(machine.describe()["ledger"])
+
+
+def test_a_figure_says_where_its_servers_kept_their_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PONDER_LEDGER__URL", raising=False)
+    assert "ledger" not in machine.describe()
+    assert "SQLite" in str(machine.describe({})["ledger"])
+    assert machine.describe({"PONDER_LEDGER__URL": "none"})["ledger"] == "none"
+    assert machine.describe({"PONDER_LEDGER__URL": "postgresql://me:secret@there/db"})["ledger"] == "postgresql"
 
 
 def test_memory_is_shown_and_not_judged() -> None:
