@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from ponder.compute.errors import NotFound, RequestError
+from ponder.compute.errors import NotFound
 from ponder.metering.traces import StoredTrace
 from ponder.server.auth.access import Caller
 from ponder.server.auth.keys import Key
+from ponder.server.query import number, word
 from ponder.server.traces import GONE, Trace, Traces
 
 USUAL, MOST = 100, 1000
@@ -62,13 +63,9 @@ class TraceList:
     async def traces(self, key: Caller, limit: Limit = None, after: After = None, own: Own = None) -> ListedTraces:
         """Lists the traces that are kept, the newest first. A key sees its own requests, with the scope `admin` all.
         Where the trace `after` is gone meanwhile, so are all that would follow: that is a 404."""
-        digits = limit is None or (limit.isascii() and limit.isdecimal() and len(limit) < 16)
-        if not digits or (limit is not None and not 1 <= int(limit) <= MOST):
-            raise RequestError(f"limit is a number from 1 to {MOST}", param="limit", code="invalid_value")
-        if own not in (None, "true", "false"):
-            raise RequestError("own is true or false", param="own", code="invalid_value")
-        size = USUAL if limit is None else int(limit)
-        every = key.may("admin") and own != "true"
+        size = number("limit", limit, USUAL, least=1, most=MOST)
+        own_alone = word("own", own, False, {"false": False, "true": True})
+        every = key.may("admin") and not own_alone
         if self._traces.shared is not None:
             rows = await self._traces.shared.latest(None if every else key.id, after, size + 1)
             return ListedTraces(data=[_listed(row.id, row, key) for row in rows[:size]], has_more=len(rows) > size)

@@ -27,6 +27,7 @@ from ponder.compute.errors import NotFound, RequestError, Unavailable
 from ponder.compute.price import NANO
 from ponder.metering.ledger import Ledger, storable
 from ponder.metering.report import DAY, HOUR, SUMS, TIMES, Place, Question, dearest, may_group, one, place, sums
+from ponder.server import query
 from ponder.server.auth.access import Caller
 from ponder.server.auth.keys import Key
 from ponder.server.validation import missing
@@ -147,16 +148,15 @@ class UsageReports:
         """Adds up what was used, grouped by any of key, model, strategy, verifier, day, hour, user and metadata.NAME
         (with commas between them). Times are days, moments (ISO 8601) or seconds since 1970. `format`: json or csv."""
         groups = _groups(request)
-        for word in groups:
-            if not may_group(word):
-                raise _wrong("group_by", "key, model, strategy, verifier, day, hour, user or metadata.NAME")
-        if format not in (None, "json", "csv"):
-            raise _wrong("format", "json or csv")
-        size = _number("limit", limit, 100, MOST, least=1)
-        question = Question(instant("start", start), instant("end", end), groups, _own(key))
+        for group in groups:
+            if not may_group(group):
+                raise query.wrong("group_by", "key, model, strategy, verifier, day, hour, user or metadata.NAME")
+        written = query.word("format", format, None, {"json": "json", "csv": "csv"})
+        size = query.number("limit", limit, 100, least=1, most=MOST)
+        question = Question(query.instant("start", start), query.instant("end", end), groups, _own(key))
         found, after = await self._page(question, _place(question, page), size)
         lines = [shown(line) for line in found]
-        if format == "csv" or (format is None and "text/csv" in request.headers.get("accept", "")):
+        if written == "csv" or (written is None and "text/csv" in request.headers.get("accept", "")):
             text = as_csv(lines, [*groups, *SUMS, "cost_usd"])
             headers = {} if after is None else {"x-next-page": after}
             return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
@@ -172,8 +172,8 @@ class UsageReports:
     ) -> DearestRequests:
         """Lists the requests that cost most, each as it is billed. Times are as for `/v1/usage`. `limit`: how many, 10
         where it is left out."""
-        question = Question(instant("start", start), instant("end", end), (), _own(key))
-        size = _number("limit", limit, 10, MOST_DEAREST, least=1)
+        question = Question(query.instant("start", start), query.instant("end", end), (), _own(key))
+        size = query.number("limit", limit, 10, least=1, most=MOST_DEAREST)
         rows = await self.read(lambda engine: dearest(engine, question, size))
         return DearestRequests(data=[_billed(row) for row in rows])
 
@@ -200,9 +200,7 @@ class UsageReports:
     ) -> Buckets:
         """Reports usage as OpenAI's `GET /v1/organization/usage/completions` does. An API key's id is its name, a
         user's what requests say in `user`."""
-        width, usual, most = WIDTHS.get(bucket_width or "1d", (0, 0, 0))
-        if not width:
-            raise _wrong("bucket_width", "1m, 1h or 1d")
+        width, usual, most = query.word("bucket_width", bucket_width or None, WIDTHS["1d"], WIDTHS)
         groups = self._openai_groups(request, (*OF_OPENAI, *ALIKE))
 
         def result(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,9 +214,9 @@ class UsageReports:
                 "num_model_requests": line["requests"],
             } | {name: line.get(OF_OPENAI.get(name, "")) if name in groups else None for name in (*OF_OPENAI, *ALIKE)}
 
-        size = _number("limit", limit, usual, most, least=1)
+        size = query.number("limit", limit, usual, least=1, most=most)
         columns = tuple(OF_OPENAI[name] for name in groups if name in OF_OPENAI)
-        among = {column: _listed(request, f"{name}s") for name, column in OF_OPENAI.items()}
+        among = {column: query.several(request.query_params, f"{name}s") for name, column in OF_OPENAI.items()}
         question = Question(group_by=columns, among=_both(_own(key), among), width=width)
         found, times, after = await self._buckets(question, start_time, end_time, page, size, width)
         return _paged(times, width, {at: [result(line) for line in lines] for at, lines in found.items()}, after)
@@ -234,8 +232,7 @@ class UsageReports:
         page: str | None = None,
     ) -> Buckets:
         """Reports costs as OpenAI's `GET /v1/organization/costs` does; a line item is a model."""
-        if bucket_width not in (None, "1d"):
-            raise _wrong("bucket_width", "1d")
+        query.word("bucket_width", bucket_width, DAY, {"1d": DAY})
         named = OF_OPENAI | {"line_item": "model"}
         groups = self._openai_groups(request, ("project_id", "line_item", "user_id", "api_key_id", "api_source"))
 
@@ -247,12 +244,12 @@ class UsageReports:
             more = {"user_id": line["user"]} if "user_id" in groups else {}
             return {"object": "organization.costs.result", "amount": amount, "project_id": None, **told, **more}
 
-        size = _number("limit", limit, 7, MOST_COSTS, least=1)
+        size = query.number("limit", limit, 7, least=1, most=MOST_COSTS)
         columns = tuple(named[name] for name in groups if name in named)
         among = {
-            "key": _listed(request, "api_key_ids"),
-            "user": _listed(request, "user_ids"),
-            "model": _listed(request, "line_items"),
+            "key": query.several(request.query_params, "api_key_ids"),
+            "user": query.several(request.query_params, "user_ids"),
+            "model": query.several(request.query_params, "line_items"),
         }
         question = Question(group_by=columns, among=_both(_own(key), among), width=DAY)
         found, times, after = await self._buckets(question, start_time, end_time, page, size, DAY)
@@ -262,19 +259,19 @@ class UsageReports:
 
     def _openai_groups(self, request: Request, known: Sequence[str]) -> tuple[str, ...]:
         groups = _groups(request)
-        for word in groups:
-            if word not in known:
-                raise _wrong("group_by", ", ".join(known))
+        for group in groups:
+            if group not in known:
+                raise query.wrong("group_by", ", ".join(known))
         return groups
 
     async def _buckets(
         self, question: Question, start: str | None, end: str | None, page: str | None, size: int, width: int
     ) -> tuple[dict[int, list[dict[str, Any]]], list[int], str | None]:
         """The lines of each bucket of a page, the beginnings of its buckets, and where the next page begins."""
-        begin = instant("start_time", start)
+        begin = query.instant("start_time", start)
         if begin is None:
             raise missing("start_time")
-        last = instant("end_time", end)
+        last = query.instant("end_time", end)
         if last is None:
             last = int(datetime.now(UTC).timestamp() * 1000)
         first, behind = begin - begin % width, _place(question, page, bare=True)
@@ -342,7 +339,7 @@ def _place(question: Question, token: str | None, *, bare: bool = False) -> Plac
     known: list[Any] = cast("list[Any]", found) if isinstance(found, list) else []
     fits = len(known) == len(kinds) or (bare and len(known) == 1)
     if not fits or not known or not all(map(_fits, known, kinds)):
-        raise _wrong("page", "what next_page of the page before said, asked with the same groups")
+        raise query.wrong("page", "what next_page of the page before said, asked with the same groups")
     return tuple(known)
 
 
@@ -395,42 +392,8 @@ def harmless(value: Any) -> Any:
     return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-# -- parameters -------------------------------------------------------------------------------------------------------
-
-
-def _listed(request: Request, name: str) -> list[str]:
-    """A list in a query, in any of the ways in which clients write one; words as rows have them."""
-    given = [*request.query_params.getlist(name), *request.query_params.getlist(f"{name}[]")]
-    return [storable(word) for one in given for word in one.split(",") if word]
-
-
 def _groups(request: Request) -> tuple[str, ...]:
-    groups = tuple(dict.fromkeys(_listed(request, "group_by")))
+    groups = tuple(dict.fromkeys(query.several(request.query_params, "group_by")))
     if len(groups) > 8:
         raise RequestError("group_by has more than 8 groups", param="group_by", code="too_many")
     return groups
-
-
-def _wrong(param: str, words: str) -> RequestError:
-    return RequestError(f"{param} is {words}", param=param, code="invalid_value")
-
-
-def _number(param: str, given: str | None, default: int, most: int, least: int = 0) -> int:
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdecimal() and len(given) < 16 and least <= int(given) <= most):
-        raise _wrong(param, f"a number from {least} to {most}")
-    return int(given)
-
-
-def instant(param: str, text: str | None) -> int | None:
-    """A moment in milliseconds since 1970. Raises `RequestError`."""
-    if text is None:
-        return None
-    try:
-        if text.isascii() and text.isdecimal() and len(text) <= 11:
-            return int(text) * 1000
-        found = datetime.fromisoformat(text.replace(" ", "+"))
-        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise _wrong(param, "a day (2026-01-31), a moment (2026-01-31T12:00:00Z) or seconds since 1970") from None

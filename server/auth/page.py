@@ -28,6 +28,7 @@ from ponder.server.auth.access import Caller
 from ponder.server.auth.keys import ANYONE, Key, Keyring
 from ponder.server.auth.stored_keys import StoredKeys, as_json
 from ponder.server.http.body import read
+from ponder.server.query import number, place
 from ponder.server.settings import KeySettings, KeyTerms, Limits, Scope
 from ponder.server.settings.keys import NAME
 from ponder.server.settings.table import Table
@@ -124,16 +125,10 @@ class KeysPage:
 
     async def api_keys(self, limit: str | None = None, after: str | None = None) -> ApiKeys:
         """Lists the keys of the configuration and of the ledger. `after`: the id of the last key of the page before."""
-        digits = limit is None or (limit.isascii() and limit.isdecimal() and len(limit) < 16)
-        if not digits or (limit is not None and not 1 <= int(limit) <= MOST):
-            raise RequestError(f"limit is a number from 1 to {MOST}", param="limit", code="invalid_value")
-        size = 100 if limit is None else int(limit)
+        size = number("limit", limit, 100, least=1, most=MOST)
         every = [*map(_configured, self._keyring.configured), *map(told, self._stored.known if self._stored else ())]
         if after is not None:
-            places = [i for i, key in enumerate(every) if key.id == after]
-            if not places:
-                raise RequestError("after is the id of no key", param="after", code="invalid_value")
-            every = every[places[0] + 1 :]
+            every = every[place("after", after, [key.id for key in every], "key") + 1 :]
         return ApiKeys(data=every[:size], has_more=len(every) > size)
 
     async def create_api_key(self, request: Request, key: Caller, response: Response) -> NewApiKey:

@@ -15,12 +15,13 @@ from typing import Any, TextIO
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ponder.compute.errors import PonderError
+from ponder.compute.errors import PonderError, RequestError
 from ponder.metering import upkeep
 from ponder.metering.audit import COLUMNS, acts
 from ponder.metering.database import Database, WrongAddress
 from ponder.metering.migrate import OtherVersion, migrate, newest
 from ponder.metering.tables import requests
+from ponder.server import query
 from ponder.server.load_settings import load
 
 
@@ -171,12 +172,9 @@ def instant(text: str) -> int:
     """A day, a moment (ISO 8601; UTC where it says nothing) or seconds since 1970, in milliseconds. Raises
     `CannotDo`."""
     try:
-        if text.isdecimal() and len(text) <= 12:
-            return int(text) * 1000
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise CannotDo("a time is a day (2026-01-31), a moment (2026-01-31T12:00:00Z) or seconds since 1970") from None
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+        return query.moment("a time", text)
+    except RequestError as error:
+        raise CannotDo(str(error)) from None
 
 
 def written(rows: Iterable[Mapping[str, Any]], columns: list[str], form: str, out: TextIO) -> None:

@@ -16,14 +16,15 @@ from starlette.responses import Response
 from ponder.compute.errors import RequestError
 from ponder.metering.metrics import Metrics
 from ponder.server.auth.access import Caller
-from ponder.server.dialect import Item
 from ponder.server.kept.event_stream import HEADERS, EventStream, follow
 from ponder.server.kept.responses import KeptResponses
 from ponder.server.kept.shapes import THOUGHTS, joined, listed
+from ponder.server.query import number, place, word
 from ponder.server.settings import Settings
 
 MOST = 100
 """Items on a page."""
+ITEM = "item of this response"
 INCLUDABLE = (THOUGHTS, "message.output_text.logprobs", "message.input_image.image_url")
 """What `include` may name: what else OpenAI has is of tools that are not offered here."""
 
@@ -105,8 +106,8 @@ class ResponsesPage:
         """Finds a response that is kept. `stream`: true gives the events of one that runs, or ran, in the background,
         behind the one whose number is `starting_after`."""
         included = _included(include, includes)
-        after = _number("starting_after", starting_after, -1, 0, 1 << 53)
-        streamed = _word("stream", stream, {None: False, "false": False, "true": True})
+        after = number("starting_after", starting_after, -1, most=1 << 53)
+        streamed = word("stream", stream, False, {"false": False, "true": True})
         if not streamed and starting_after is not None:
             raise RequestError("starting_after goes with stream=true", param="starting_after")
         found, content = await self._kept.find(id, key.id)
@@ -163,14 +164,15 @@ class ResponsesPage:
         `order`: asc the oldest. `after` and `before` are ids of items between which a page lies; `limit` is 1 to
         100."""
         included = _included(include, includes)
-        size = _number("limit", limit, 20, 1, MOST)
-        descending = _word("order", order, {None: True, "desc": True, "asc": False})
+        size = number("limit", limit, 20, least=1, most=MOST)
+        descending = word("order", order, True, {"desc": True, "asc": False})
         _, content = await self._kept.find(id, key.id)
         items = list(content.items)
         if descending:
             items.reverse()
-        begin = 0 if after is None else _place("after", after, items) + 1
-        end = len(items) if before is None else _place("before", before, items)
+        ids = [str(item["id"]) for item in items]
+        begin = 0 if after is None else place("after", after, ids, ITEM) + 1
+        end = len(items) if before is None else place("before", before, ids, ITEM)
         # Before an item and with nothing to begin behind, a page is the nearest one.
         begin = max(begin, end - size) if after is None and before is not None else begin
         page = items[begin : min(end, begin + size)]
@@ -186,31 +188,8 @@ def _json(value: Any) -> Response:
     return Response(json.dumps(value), media_type="application/json")
 
 
-def _place(name: str, id: str, items: list[Item]) -> int:
-    """Where an item stands. Raises `RequestError`."""
-    for number, item in enumerate(items):
-        if item["id"] == id:
-            return number
-    raise RequestError(f"{name} names no item of this response", param=name)
-
-
 def _included(*given: list[str] | None) -> set[str]:
     words = {word for some in given for word in some or ()}
     if not words <= set(INCLUDABLE):
         raise RequestError(f"include may name {', '.join(INCLUDABLE)}", param="include")
     return words
-
-
-def _number(name: str, given: str | None, default: int, least: int, most: int) -> int:
-    if given is None:
-        return default
-    if not given.isdecimal() or len(given) > 16 or not least <= int(given) <= most:
-        raise RequestError(f"{name} is a whole number from {least} to {most}", param=name)
-    return int(given)
-
-
-def _word(name: str, given: str | None, meanings: dict[str | None, bool]) -> bool:
-    if given not in meanings:
-        words = [word for word in meanings if word is not None]
-        raise RequestError(f"{name} is {' or '.join(words)}", param=name)
-    return meanings[given]

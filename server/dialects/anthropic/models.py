@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ponder.compute.errors import RequestError
 from ponder.server.dialects.described import Part
+from ponder.server.query import number, place
 from ponder.server.registry import ServedModel
 
 USUAL, MOST = 20, 1000
@@ -122,16 +122,13 @@ def one(id: str, served: ServedModel) -> MessageModel:
 
 def several(found: Sequence[tuple[str, ServedModel]], query: Mapping[str, str]) -> MessageModels:
     """A page of them: `limit` models behind `after_id`, or before `before_id`, or the first. Raises `RequestError`."""
-    given = query.get("limit", str(USUAL))
-    if not given.isascii() or not given.isdecimal() or not 1 <= int(given[:9]) <= MOST:
-        raise RequestError(f"limit should be a number from 1 to {MOST}", param="limit")
-    limit, ids = int(given), [name for name, _ in found]
+    limit, ids = number("limit", query.get("limit"), USUAL, least=1, most=MOST), [name for name, _ in found]
     first, last = 0, limit
     if (after := query.get("after_id")) is not None:
-        first = _place(ids, after, "after_id") + 1
+        first = place("after_id", after, ids, "model") + 1
         last = first + limit
     elif (before := query.get("before_id")) is not None:
-        last = _place(ids, before, "before_id")
+        last = place("before_id", before, ids, "model")
         first = max(0, last - limit)
     page = found[first:last]
     return MessageModels(
@@ -140,9 +137,3 @@ def several(found: Sequence[tuple[str, ServedModel]], query: Mapping[str, str]) 
         first_id=page[0][0] if page else None,
         last_id=page[-1][0] if page else None,
     )
-
-
-def _place(ids: Sequence[str], id: str, param: str) -> int:
-    if id not in ids:
-        raise RequestError(f"{param} is the id of no model", param=param)
-    return ids.index(id)

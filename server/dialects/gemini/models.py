@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from ponder.compute.errors import NotFound, RequestError
+from ponder.compute.errors import NotFound
 from ponder.server.auth.access import Caller
 from ponder.server.auth.keys import Key
+from ponder.server.query import number
 from ponder.server.registry import ServedModel
 
 METHODS = ["generateContent", "countTokens"]
 MOST = 1000
+FAR = 999_999_999
+"""Of numbers in a query, the greatest that is read."""
 """Models of a page at most, and where nothing is said."""
 
 
@@ -63,20 +66,13 @@ def one(id: str, served: ServedModel) -> GeminiModel:
 
 def several(found: Sequence[tuple[str, ServedModel]], query: Mapping[str, str]) -> GeminiModels:
     """A page of them. Raises `RequestError`."""
-    size = _number(query, "pageSize", MOST) or MOST
-    begin = _number(query, "pageToken", 0)
+    size = number("pageSize", query.get("pageSize") or None, MOST, most=FAR) or MOST
+    begin = number("pageToken", query.get("pageToken") or None, 0, most=FAR)
     end = begin + min(size, MOST)
     models = [one(id, served) for id, served in found[begin:end]]
     if end >= len(found):
         return GeminiModels(models=models)
     return GeminiModels(models=models, nextPageToken=str(end))
-
-
-def _number(query: Mapping[str, str], name: str, default: int) -> int:
-    given = query.get(name) or str(default)
-    if not given.isascii() or not given.isdecimal() or len(given) > 9:
-        raise RequestError(f"{name} is no number", param=name, code="invalid_value")
-    return int(given)
 
 
 class GeminiModelPages:
