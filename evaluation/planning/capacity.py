@@ -1,5 +1,6 @@
 """What a load needs, as formulas: a request is so many tokens, a token is so much of a replica, a door and a database.
 
+    a step              seconds by chains + seconds of a context's token x tokens in all contexts
     price of a token    seconds of a step with all slots taken / slots
     price of a request  tokens x price of a token + prompt x price of a token read
     replicas            arrivals at the busiest hour x price of a request / the load they may have
@@ -57,16 +58,28 @@ class Taken:
     counted: float
     """Chains that it may ask for at a time, as which it counts at the door."""
     prompt: float
+    context: float
+    """Tokens in the context of a chain that is being written: its prompt and half of it, long chains weighing more
+    because they are there for longer."""
+
+    def step(self, costs: Costs, slots: int) -> float:
+        """Seconds, with all slots taken."""
+        return costs.step(slots, slots * self.context)
+
+    def rate(self, costs: Costs, slots: int) -> float:
+        """Tokens a second of a replica, with all slots taken."""
+        return slots / self.step(costs, slots)
 
     def seconds(self, costs: Costs, slots: int) -> float:
         """Of a replica with all slots taken."""
-        return self.tokens * costs.step(slots) / slots + self.prompt * costs.read
+        return self.tokens / self.rate(costs, slots) + self.prompt * costs.read
 
 
-def alone(pattern: Pattern, question: Question) -> tuple[float, int]:
-    """Tokens and chains of one request on a model that nobody else uses."""
+def alone(pattern: Pattern, question: Question) -> list[float]:
+    """Tokens of each chain of one request on a model that nobody else uses."""
     running: list[tuple[float, int, float, int | None]] = []
-    begun, tokens, clock = 0, 0.0, 0.0
+    begun, clock = 0, 0.0
+    ended: list[float] = []
     wanted = pattern.first()
     while wanted > 0:
         while len(running) < wanted and begun < pattern.chains:
@@ -77,30 +90,34 @@ def alone(pattern: Pattern, question: Question) -> tuple[float, int]:
         if not running:
             break
         clock, number, since, answer = heapq.heappop(running)
-        tokens += clock - since
+        ended.append(clock - since)
         wanted = pattern.ended(number, answer, clock - since, [clock - begin for _, _, begin, _ in running])
-    return tokens + sum(clock - since for _, _, since, _ in running), begun
+    return ended + [clock - since for _, _, since, _ in running]
 
 
 def taken(kinds: Sequence[Kind], seed: int) -> Taken:
     """The mean of requests of several kinds."""
     whole = sum(kind.share for kind in kinds)
-    tokens = chains = counted = prompt = 0.0
+    tokens = chains = counted = prompt = before = 0.0
     for number, kind in enumerate(kinds):
         part, pattern = kind.share / whole, kind.pattern()
         if pattern.votes:
-            drawn: list[tuple[float, int]] = []
+            drawn: list[list[float]] = []
             for draw in range(DRAWS):
                 chance = random.Random((seed * 64 + number) * DRAWS + draw)  # noqa: S311 (no secret)
                 drawn.append(alone(kind.pattern(), kind.lengths.question(chance)))
-            tokens += part * sum(spent for spent, _ in drawn) / DRAWS
-            chains += part * sum(begun for _, begun in drawn) / DRAWS
+            many = sum(len(each) for each in drawn) / DRAWS
+            written = sum(map(sum, drawn)) / DRAWS
+            squares = sum(length**2 for each in drawn for length in each) / DRAWS
         else:
-            tokens += part * pattern.chains * kind.lengths.mean
-            chains += part * pattern.chains
+            many = pattern.chains
+            written, squares = many * kind.lengths.mean, many * kind.lengths.square
+        tokens += part * written
+        chains += part * many
+        before += part * (written * kind.prompt + squares / 2)
         counted += part * pattern.chains
         prompt += part * kind.prompt
-    return Taken(tokens, chains, counted, prompt)
+    return Taken(tokens, chains, counted, prompt, before / max(1.0, tokens))
 
 
 def replicas(rate: float, each: float, load: float) -> int:

@@ -15,10 +15,13 @@ EXAMPLE = """
 
 --model is tokens a second of one replica by chains at once (all together), typed or in a JSON file:
 
-  {"tokens_per_second": {"1": 150, "8": 950, "64": 4900}, "read_seconds": 0.00004, "slots": 64,
-   "lengths": {"p50": 800, "p90": 3700}, "price_per_hour": 2.5}
+  {"tokens_per_second": {"1": 150, "8": 950, "64": 4900}, "read_seconds": 0.00004, "context_seconds": 2e-8,
+   "slots": 64, "lengths": {"p50": 800, "p90": 3700}, "price_per_hour": 2.5}
 
-with step_seconds in place of tokens_per_second, if you like. How many replicas follows from formulas; how long requests
+with step_seconds in place of tokens_per_second, if you like. context_seconds is what each token in the contexts of all
+chains adds to a step; the rates are then those of short contexts. python -m bench.decode measures all of these.
+
+How many replicas follows from formulas; how long requests
 wait is simulated, on at most 16 replicas: more wait less. What a door and PostgreSQL carry was measured on two cores
 and differs from machine to machine. auto is reckoned by votes alone; the likelihood of chains spares some of it.
 docs/scaling.md has the formulas, what was measured, and which layout is for whom.

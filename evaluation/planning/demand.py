@@ -44,6 +44,11 @@ class Lengths(Protocol):
         """Tokens of a chain."""
         ...
 
+    @property
+    def square(self) -> float:
+        """The mean of their squares, by which long chains weigh the more in contexts."""
+        ...
+
     def question(self, chance: random.Random) -> Question:
         """Another question, with what it is drawn by."""
         ...
@@ -66,13 +71,21 @@ class LogNormal:
 
     @property
     def mean(self) -> float:
-        whole = self.p50 * math.exp(self.sigma**2 / 2)
+        return self._moment(1)
+
+    @property
+    def square(self) -> float:
+        return self._moment(2)
+
+    def _moment(self, power: int) -> float:
+        """The mean of a power of a log-normal length that is cut."""
+        longest = self.longest**power
+        whole = self.p50**power * math.exp((power * self.sigma) ** 2 / 2)
         if math.isinf(self.longest) or self.sigma == 0:
-            return min(whole, self.longest)
-        # The mean of a log-normal length that is cut.
+            return min(whole, longest)
         z = (math.log(self.longest / self.p50)) / self.sigma
-        below = math.erfc((self.sigma - z) / math.sqrt(2)) / 2
-        return whole * below + self.longest * math.erfc(z / math.sqrt(2)) / 2
+        below = math.erfc((power * self.sigma - z) / math.sqrt(2)) / 2
+        return whole * below + longest * math.erfc(z / math.sqrt(2)) / 2
 
     def question(self, chance: random.Random) -> Question:
         mean = math.log(self.p50) + self.sigma * math.sqrt(self.alike) * chance.gauss(0, 1)
@@ -116,8 +129,15 @@ class Pool:
 
     @property
     def mean(self) -> float:
+        return self._moment(1)
+
+    @property
+    def square(self) -> float:
+        return self._moment(2)
+
+    def _moment(self, power: int) -> float:
         each = [
-            sum(min(sample.tokens, self.longest) for sample in question.samples) / len(question.samples)
+            sum(min(sample.tokens, self.longest) ** power for sample in question.samples) / len(question.samples)
             for question in self.questions
         ]
         return sum(each) / len(each)

@@ -3,8 +3,8 @@
 Deterministic by seed. An event is the coming of a request or the end of a chain, never a token, so a million requests
 take minutes. `tests/evaluation/test_planning.py` holds it against the real server over scripted engines.
 
-What is coarse: a step's time depends on how many chains run and not on how long they are; a prefix cache holds so many
-beginnings of prompts, whatever their length; a door is one processor that handles requests one after the other, slowed
+What is coarse: a replica's memory holds every context; a prefix cache holds so many beginnings of prompts, whatever
+their length; a door is one processor that handles requests one after the other, slowed
 down by what the tokens of its streams take. Deadlines, and work of verifiers, are not here.
 """
 
@@ -71,7 +71,7 @@ class Layout:
 
     @property
     def capacity(self) -> float:
-        """Tokens a second with all slots taken."""
+        """Tokens a second with all slots taken, as long as contexts are short."""
         return self.replicas * self.costs.rate(self.slots)
 
 
@@ -89,6 +89,8 @@ class _Chain(Call):
     """On replicas that are gone."""
     read: int = 0
     """Tokens that were read for it and in no cache."""
+    context: float = 0.0
+    """Tokens in its context when it began where it is now."""
     came: float = 0.0
     """When it came to its replica."""
     where: int = -1
@@ -147,7 +149,9 @@ class Fleet:
     def __init__(self, layout: Layout, *, seed: int = 0) -> None:
         self._layout = layout
         self._steps = layout.costs.table(layout.slots)
-        self._replicas: list[Replica[_Chain]] = [Replica(n, self._steps, layout.kept) for n in range(layout.replicas)]
+        self._replicas: list[Replica[_Chain]] = [
+            Replica(n, self._steps, layout.kept, layout.costs.context) for n in range(layout.replicas)
+        ]
         self._doors = [_Door(layout, seed * 1009 + n) for n in range(layout.doors)]
         self._chance = random.Random(f"{seed} failures")  # noqa: S311 (no secret)
         self._events: list[tuple[float, int, int, Any, int]] = []
@@ -231,6 +235,7 @@ class Fleet:
     def _handled(self, door: _Door) -> float:
         """When a request that comes now has been handled by its door, but for what its answer takes."""
         running = max(1, min(self._layout.slots, round(self._running / len(self._replicas))))
+        # As if contexts were short: the door has less to do while they are long.
         streams = door.running / self._steps[running] * self._layout.token_cpu
         door.free_at = max(self._now, door.free_at) + self._layout.request_cpu / max(SLOWEST, 1 - streams)
         door.busy += self._layout.request_cpu
@@ -342,6 +347,7 @@ class Fleet:
         tally.read += prompt
         tally.hit += cached
         chain.read += prompt - cached + again
+        chain.context = prompt + chain.written
         self._usage()
         self._running += 1
         replica.add(chain, self._now, (prompt - cached + again) * self._layout.costs.read)

@@ -41,15 +41,28 @@ class Model:
 MODELS = {
     "qwen2.5-7b-h100": Model(
         "qwen2.5-7b-h100",
-        Costs(((1, 1 / 154), (8, 8 / 974), (64, 64 / 4919)), read=3.8e-5),
-        64,
-        source="measured on one H100, chains of about 28 tokens, a model of the shape of Qwen2.5-7B "
-        "(bench/results/overhead-gpu.json); what reading takes is reckoned",
+        Costs(
+            ((1, 6.15e-3), (8, 6.28e-3), (32, 6.33e-3), (64, 6.65e-3), (128, 7.16e-3), (256, 9.56e-3)),
+            read=2.1e-5,
+            context=1.79e-8,
+        ),
+        128,
+        source="measured on one H100 with contexts of 300 to 16,000 tokens, a model of the shape of Qwen2.5-7B "
+        "(bench/results/decode-gpu.json)",
     )
 }
 """What comes with Ponder, to have something to begin with."""
 
-KNOWN = ("name", "tokens_per_second", "step_seconds", "read_seconds", "slots", "lengths", "price_per_hour")
+KNOWN = (
+    "name",
+    "tokens_per_second",
+    "step_seconds",
+    "read_seconds",
+    "context_seconds",
+    "slots",
+    "lengths",
+    "price_per_hour",
+)
 
 
 def arrivals(text: str) -> float:
@@ -112,9 +125,10 @@ def _described(told: dict[str, Any], file: str) -> Model:
         raise ValueError(f'{file}: {given[0]} is no table; write {{"1": 150, "8": 950, "64": 4900}}')
     table = cast("dict[str, Any]", table)
     steps = _steps(table, f"{file}: {given[0]}", rates=given[0] == "tokens_per_second")
-    reading = told.get("read_seconds", 0)
-    if reading != 0:
-        reading = positive(reading, f"{file}: read_seconds")
+    reading, context = (
+        0.0 if told.get(name, 0) == 0 else positive(told[name], f"{file}: {name}")
+        for name in ("read_seconds", "context_seconds")
+    )
     slots = positive(told.get("slots", _largest(table)), f"{file}: slots")
     if slots != int(slots):
         raise ValueError(f"{file}: slots: {slots} is no whole number")
@@ -122,7 +136,7 @@ def _described(told: dict[str, Any], file: str) -> Model:
     price = told.get("price_per_hour")
     return Model(
         str(told.get("name", Path(file).stem)),
-        Costs(steps, reading),
+        Costs(steps, reading, context),
         int(slots),
         None if lengths is None else _quantiles(lengths, f"{file}: lengths"),
         None if price is None else positive(price, f"{file}: price_per_hour"),

@@ -3,12 +3,16 @@
 So all its chains are equally far, and one number says how far: tokens written since it began, by each that was there
 all along. Between two events that number grows on a straight line; a chain ends when it has come far enough. What is
 read of prompts holds the steps up for its time, as chunked prefill does in sum.
+
+A step reads all contexts, so it takes the longer the more tokens they have: as many as there are chains come to them
+with each step. Progress is then a parabola between two events, and still one number.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +28,14 @@ class Costs:
     the last line; below the first as the first."""
     read: float = 0.0
     """A token of a prompt that is not in the prefix cache."""
+    context: float = 0.0
+    """What each token in the contexts of chains that run adds to a step; 0 where that was not measured."""
 
-    def step(self, running: int) -> float:
-        """Seconds of a step in which so many chains run."""
+    def step(self, running: int, contexts: float = 0.0) -> float:
+        """Seconds of a step in which so many chains run, whose contexts have so many tokens together."""
+        return self._step(running) + self.context * contexts
+
+    def _step(self, running: int) -> float:
         steps = self.steps
         if len(steps) == 1 or running <= steps[0][0]:
             return steps[0][1]
@@ -34,12 +43,12 @@ class Costs:
         (x0, y0), (x1, y1) = steps[at - 1], steps[at]
         return y0 + (y1 - y0) * (running - x0) / (x1 - x0)
 
-    def rate(self, running: int) -> float:
+    def rate(self, running: int, contexts: float = 0.0) -> float:
         """Tokens a second with so many chains."""
-        return running / self.step(running)
+        return running / self.step(running, contexts)
 
     def table(self, places: int) -> Sequence[float]:
-        """Seconds of a step by the number of chains, from 0."""
+        """Seconds of a step by the number of chains, from 0; contexts come on top."""
         return [self.step(max(1, running)) for running in range(places + 1)]
 
 
@@ -52,6 +61,8 @@ class Chain(Protocol):
     """How far the replica is when it ends; the replica's own."""
     begun: float
     """How far the replica was when it came."""
+    context: float
+    """Tokens in its context when it came."""
     runs: bool
     where: int
     """The replica's number."""
@@ -65,6 +76,8 @@ class Replica(Generic[C]):
 
     __slots__ = (
         "_at",
+        "_context",
+        "_contexts",
         "_ends",
         "_held",
         "_kept",
@@ -79,8 +92,9 @@ class Replica(Generic[C]):
         "waiting",
     )
 
-    def __init__(self, number: int, steps: Sequence[float], kept: int) -> None:
-        """`steps`: seconds of a step by chains that run. `kept`: beginnings of prompts that its cache holds."""
+    def __init__(self, number: int, steps: Sequence[float], kept: int, context: float = 0.0) -> None:
+        """`steps`: seconds of a step by chains that run. `kept`: beginnings of prompts that its cache holds. `context`:
+        seconds of a step that each token in a context adds."""
         self.number, self.up = number, True
         self.far = 0.0
         self.running = 0
@@ -88,7 +102,9 @@ class Replica(Generic[C]):
         """Grows when what is next has changed."""
         self.waiting: deque[C] = deque()
         """First come, first served, as in vLLM."""
-        self._steps, self._kept = steps, kept
+        self._steps, self._kept, self._context = steps, kept, context
+        self._contexts = 0.0
+        """Tokens in the contexts of all that run."""
         self._at = self._held = 0.0
         self._ends: list[tuple[float, int, C]] = []
         self._numbers = itertools.count()
@@ -103,8 +119,27 @@ class Replica(Generic[C]):
         """Comes to the present."""
         begin = self._at if self._held <= self._at else min(self._held, now)
         if self.running and now > begin:
-            self.far += (now - begin) / self._steps[self.running]
+            made = self._made(now - begin)
+            self.far += made
+            self._contexts += made * self.running
         self._at = now
+
+    def _made(self, seconds: float) -> float:
+        """Tokens that each chain writes in so many seconds from now."""
+        step = self._steps[self.running]
+        if not self._context:
+            return seconds / step
+        step += self._context * self._contexts
+        # step x made + grows x made^2 / 2 = seconds
+        grows = self._context * self.running
+        return 2 * seconds / (step + math.sqrt(step * step + 2 * grows * seconds))
+
+    def _lasts(self, tokens: float) -> float:
+        """Seconds until each chain has written so many tokens more."""
+        step = self._steps[self.running]
+        if self._context:
+            step += self._context * (self._contexts + self.running * tokens / 2)
+        return tokens * step
 
     def add(self, chain: C, now: float, reading: float) -> None:
         """A chain runs from now on, whose prompt takes so many seconds to read."""
@@ -115,6 +150,7 @@ class Replica(Generic[C]):
         chain.runs, chain.where = True, self.number
         heapq.heappush(self._ends, (chain.ends, next(self._numbers), chain))
         self.running += 1
+        self._contexts += chain.context
         self.version += 1
 
     def remove(self, chain: C, now: float) -> float:
@@ -122,6 +158,7 @@ class Replica(Generic[C]):
         self.advance(now)
         chain.runs = False
         self.running -= 1
+        self._contexts = self._contexts - chain.context - (self.far - chain.begun) if self.running else 0.0
         self.version += 1
         return self.progress(chain)
 
@@ -154,7 +191,7 @@ class Replica(Generic[C]):
         """When that will be, as things are now; None where none runs."""
         if (chain := self.first) is None:
             return None
-        return max(self._at, self._held) + max(0.0, chain.ends - self.far) * self._steps[self.running]
+        return max(self._at, self._held) + self._lasts(max(0.0, chain.ends - self.far))
 
     def has_read(self, key: int) -> bool:
         """Whether the beginning of a prompt is in its cache, where it is from now on."""
@@ -176,7 +213,7 @@ class Replica(Generic[C]):
         self.waiting.clear()
         self._ends.clear()
         self._seen.clear()
-        self.up, self.running = False, 0
+        self.up, self.running, self._contexts = False, 0, 0.0
         self.version += 1
         return lost
 

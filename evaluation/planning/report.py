@@ -162,14 +162,15 @@ def made(asked: Asked) -> Plan:
     number = asked.replicas or capacity.replicas(asked.rate, each, asked.load)
     if asked.rate * each >= number:
         raise OutOfReach(
-            f"{number} replicas make {number * costs.rate(slots):,.0f} tokens/s, and {asked.rate:g} requests/s want "
-            f"{asked.rate * taken.tokens:,.0f}: they would wait ever longer. It takes "
+            f"{number} replicas make {number * taken.rate(costs, slots):,.0f} tokens/s, and {asked.rate:g} requests/s "
+            f"want {asked.rate * taken.tokens:,.0f}: they would wait ever longer. It takes "
             f"{capacity.replicas(asked.rate, each, asked.load)} at a load of {asked.load:g}"
         )
     figures, simulated = _simulated(asked, number)
     if asked.p95 is not None and asked.replicas is None:
         number, figures, simulated = _quick_enough(asked, number, each, figures, simulated)
-    seconds = taken.tokens / taken.chains * costs.step(slots) if figures is None else figures.latency.mean
+    alone = taken.tokens / taken.chains * taken.step(costs, slots)
+    seconds = alone if figures is None else figures.latency.mean
     doors = asked.doors or capacity.doors(asked.rate, taken, asked.door)
     limits = capacity.limits(asked.rate, seconds, taken, (number, each), asked.door, doors, asked.database)
     return Plan(
@@ -182,7 +183,7 @@ def made(asked: Asked) -> Plan:
         figures,
         seconds,
         limits,
-        taken.tokens / taken.chains * costs.step(slots),
+        alone,
     )
 
 
@@ -236,13 +237,14 @@ def as_text(asked: Asked, plan: Plan) -> str:
     taken, model, figures = plan.taken, asked.model, plan.figures
     tokens = asked.rate * taken.tokens
     peak = f" at the busiest time ({asked.mean:,.4g} on average)" if asked.rate > asked.mean else ""
-    token = model.costs.step(model.slots) / model.slots
+    rate = taken.rate(model.costs, model.slots)
+    contexts = f" of {taken.context:,.0f} tokens of context each" if model.costs.context else ""
     lines = [
         f"requests    {asked.rate:,.4g} a second{peak}, of {taken.tokens:,.0f} tokens in {taken.chains:.1f} chains "
         f"each: {tokens:,.0f} tokens/s",
         f"the model   {model.name}, {model.source}",
-        f"a replica   makes {model.costs.rate(model.slots):,.0f} tokens/s with "
-        f"{model.slots} chains at once; a token takes {token * 1e6:,.0f} µs of it, a request {plan.each:.3g} s",
+        f"a replica   makes {rate:,.0f} tokens/s with {model.slots} chains at once{contexts}; a token takes "
+        f"{1e6 / rate:,.0f} µs of it, a request {plan.each:.3g} s",
         f"replicas    {plan.replicas}, at a load of {plan.load:.2f}"
         + (f"; {asked.rate * plan.each / (plan.replicas - 1):.2f} while one is away" if plan.replicas > 1 else ""),
     ]

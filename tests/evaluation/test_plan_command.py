@@ -34,7 +34,8 @@ def test_what_is_known_beforehand_comes_out(tmp_path: Path, capsys: pytest.Captu
     """Chains of 1,000 tokens: two seconds of a replica each. Ten a second are 20 seconds of work a second."""
     words = ["--arrivals", "10/s", "--model", MODEL, "--strategy", "direct", "--lengths", "1000,1000", "--prompt", 0]
     plan = told(tmp_path, *words, "--price", 3, "--requests", 2000)
-    assert plan["request"] == {"tokens": 1000, "chains": 1, "counted": 1, "prompt": 0, "replica_seconds": 2}
+    taken = {"tokens": 1000, "chains": 1, "counted": 1, "prompt": 0, "context": 500}
+    assert plan["request"] == taken | {"replica_seconds": 2}
     assert (plan["replicas"], plan["load"], plan["cost_per_hour"]) == (25, 0.8, 75)
     assert (plan["doors"], plan["simulated_replicas"]) == (1, 16)
     assert 10 <= plan["simulated"]["latency"]["p50"] <= 21
@@ -100,7 +101,7 @@ def test_a_budget_cuts_chains_and_feeds_fewer(tmp_path: Path) -> None:
     assert few["request"]["tokens"] <= 12_000
 
 
-def test_a_model_of_a_file_and_chains_of_a_pool(tmp_path: Path) -> None:
+def test_a_model_of_a_file_and_chains_of_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, pool = tmp_path / "model.json", tmp_path / "pool.jsonl"
     model.write_text(
         json.dumps(
@@ -123,6 +124,12 @@ def test_a_model_of_a_file_and_chains_of_a_pool(tmp_path: Path) -> None:
     assert plan["request"]["tokens"] == 1000
     assert plan["request"]["replica_seconds"] == pytest.approx(1000 * step / 5 + 500 * 0.001)
     assert plan["cost_per_hour"] == 2 * plan["replicas"]
+    assert "context" not in capsys.readouterr().out
+    model.write_text(json.dumps(json.loads(model.read_text()) | {"context_seconds": 1e-6}))
+    # A prompt of 500 tokens, and half of a chain of 1,000.
+    longer = told(tmp_path, *words)["request"]["replica_seconds"] - plan["request"]["replica_seconds"]
+    assert longer == pytest.approx(1000 * 1e-6 * 1000)
+    assert "5 chains at once of 1,000 tokens of context each" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -172,6 +179,7 @@ def test_what_is_wrong_is_said_before_anything_is_reckoned(
         ('{"step_seconds": {"1": 0.01, "01": 0.01}}', "1 stands there twice"),
         ('{"step_seconds": {"1": -1}}', "-1 is no number above 0"),
         ('{"step_seconds": {"1": true}}', "True is no number above 0"),
+        ('{"step_seconds": {"1": 0.01}, "context_seconds": -1}', "context_seconds: -1 is no number above 0"),
         ('{"step_seconds": {"1": 0.01}, "slots": 1.5}', "slots: 1.5 is no whole number"),
         ('{"step_seconds": {"1": 0.01}, "lengths": {"p50": 3}}', "None is no number above 0"),
     ],

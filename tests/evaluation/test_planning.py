@@ -339,6 +339,7 @@ def test_lengths_have_the_mean_they_are_said_to_have_and_chains_of_a_question_ar
         question = lengths.question(random.Random(number))
         drawn.append([question.chain() for _ in range(4)])
     assert sum(map(sum, drawn)) / 16_000 == pytest.approx(lengths.mean, rel=0.1)
+    assert sum(tokens**2 for one in drawn for tokens in one) / 16_000 == pytest.approx(lengths.square, rel=0.1)
     logs = [[math.log(tokens) for tokens in one] for one in drawn]
     within = sum(variance(one) for one in logs) / len(logs)
     assert 1 - within / variance([tokens for one in logs for tokens in one]) == pytest.approx(0.8, abs=0.05)
@@ -359,6 +360,52 @@ def test_formulas_come_to_what_is_simulated() -> None:
     full = Fleet(over).run(Demand(Arrivals(4 * rate), kinds).requests(2000), 2000, warm=0.3)
     assert full.slots_used > 0.97
     assert full.tokens_per_second == pytest.approx(over.capacity, rel=0.03)
+
+
+def by_steps(coming: Sequence[tuple[float, int, int]], costs: Costs) -> list[float]:
+    """Seconds that chains take which come to one replica at a time, with so many tokens of context, to write so many:
+    step by step."""
+    waiting, running, seconds = sorted(coming), list[list[float]](), list[float]()
+    now = 0.0
+    while waiting or running:
+        if not running:
+            now = max(now, waiting[0][0])
+        while waiting and waiting[0][0] <= now:
+            at, context, tokens = waiting.pop(0)
+            running.append([at, context, tokens])
+        now += costs.step(len(running), sum(context for _, context, _ in running))
+        for chain in running:
+            chain[1] += 1
+            chain[2] -= 1
+        seconds += [now - at for at, _, left in running if not left]
+        running = [chain for chain in running if chain[2]]
+    return seconds
+
+
+def test_a_step_takes_the_longer_the_more_tokens_there_are_in_all_contexts() -> None:
+    """One chain alone, as can be reckoned beforehand, and many of one replica, against all steps one by one."""
+    costs = replace(COSTS, read=0.0, context=2e-5)
+    one = replace(FLEET, replicas=1, slots=64, costs=costs)
+    alone = Fleet(one).run(Demand(Arrivals(0.02), [Kind(Fixed, LogNormal(100, 100), prompt=700)]).requests(50), 50)
+    assert alone.latency.p50 == pytest.approx(100 * COSTS.step(1) + 2e-5 * 100 * (700 + 50))
+    many = Demand(Arrivals(1.8), [Kind(Fixed, LENGTHS, prompt=100)])
+    figures = Fleet(one).run(many.requests(600), 600, warm=0)
+    seconds = by_steps([(asked.at, asked.prompt, asked.question.chain()) for asked in many.requests(600)], costs)
+    assert figures.latency.mean == pytest.approx(sum(seconds) / len(seconds), rel=0.03)
+    short = Fleet(replace(one, costs=replace(COSTS, read=0.0))).run(many.requests(600), 600, warm=0)
+    assert figures.latency.mean > 1.2 * short.latency.mean
+
+
+def test_contexts_weigh_in_the_formulas_as_they_do_in_the_events() -> None:
+    """Replicas that are asked for more than they can do, with chains so long that reading them is half of a step."""
+    costs = replace(COSTS, read=0.0, context=2e-5)
+    kinds = [Kind(Fixed, LENGTHS, prompt=PROMPT)]
+    each = taken(kinds, 0)
+    rate = REPLICAS * each.rate(costs, SLOTS) / each.tokens
+    full = Fleet(replace(FLEET, costs=costs)).run(Demand(Arrivals(3 * rate), kinds).requests(3000), 3000, warm=0.3)
+    assert full.slots_used > 0.97
+    assert full.tokens_per_second == pytest.approx(REPLICAS * each.rate(costs, SLOTS), rel=0.05)
+    assert each.rate(costs, SLOTS) < 0.9 * each.rate(COSTS, SLOTS)
 
 
 def test_a_door_whose_processor_is_full_answers_late() -> None:
