@@ -48,10 +48,29 @@ def case(mechanism: str, strategy: str, budget: Budget, portions: tuple[int, ...
     return Case(setting, budget, engine, rewards=ScriptedRewards(lambda line: 0.5))
 
 
+BUDGETS = (0, 3, 21, 89, 377, 1500)
+PORTIONS = ((1,), (2, 3, 5), (1000,))
+"""How many tokens the engine tells at a time."""
+
+
+def kept(strategy: str, mechanism: str, budget: int, portions: tuple[int, ...]) -> None:
+    one = case(mechanism, strategy, Budget(budget, 60), portions)
+    one.check(asyncio.run(one.run()))
+
+
 @pytest.mark.parametrize("mechanism", NATURES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_budget_holds_and_there_is_an_answer(strategy: str, mechanism: str) -> None:
-    for budget in (0, 3, 21, 89, 377, 1500):
-        for portions in ((1,), (2, 3, 5), (1000,)):
-            one = case(mechanism, strategy, Budget(budget, 60), portions)
-            one.check(asyncio.run(one.run()))
+    """Under every budget; each in portions of one of the sizes, another for the next mechanism and strategy."""
+    first = list(NATURES).index(mechanism) + list(STRATEGIES).index(strategy)
+    for place, budget in enumerate(BUDGETS, first):
+        kept(strategy, mechanism, budget, PORTIONS[place % 3])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mechanism", NATURES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_budget_holds_in_portions_of_every_size(strategy: str, mechanism: str) -> None:
+    for budget in BUDGETS:
+        for portions in PORTIONS:
+            kept(strategy, mechanism, budget, portions)
