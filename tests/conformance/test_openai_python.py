@@ -1,5 +1,5 @@
 """openai-python's own tests of its API, from its published source, pass against this server; what is not offered is
-refused by name, and they fail in just that way."""
+refused by name, and they fail in just that way. CI runs them over a test engine, `make soak` over the demo, too."""
 
 from __future__ import annotations
 
@@ -143,6 +143,7 @@ def test_its_own_tests_come_out_as_the_table_says(suite: Suite, address: str, tm
     judge(suite, address, tmp_path)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("suite", ON_THE_DEMO, ids=lambda suite: suite.file)
 def test_they_come_out_so_over_a_real_engine(suite: Suite, demo: str, tmp_path: Path) -> None:
     judge(suite, demo, tmp_path)
