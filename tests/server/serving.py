@@ -38,6 +38,8 @@ PATH: dict[str, Any] = {
     "query_string": b"",
     "http_version": "1.1",
 }
+SETTINGS = Settings()
+"""As they are where nothing is set. To read them takes as long as to make an application."""
 ASK = {"model": "demo", "messages": [{"role": "user", "content": "What is 3 + 4?"}]}
 
 
@@ -64,7 +66,7 @@ def door(
     served = ServedModel(engine, lengths or Lengths(20, 40), ModelSettings(path="scripted", **model), reward_model)
     more: dict[str, Any] = {"accounts": accounts, "ledger": ledger, "tracing": tracing, "signer": signer}
     more["seals"] = seals
-    return create_app(settings or Settings(), {name: served}, metrics=metrics, **more)
+    return create_app(settings or SETTINGS, {name: served}, metrics=metrics, **more)
 
 
 def its_door(app: FastAPI) -> ServerHandle:
