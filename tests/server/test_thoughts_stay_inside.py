@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -238,11 +238,23 @@ def test_a_thought_that_comes_back_with_the_results_of_its_calls(family: str, st
 @pytest.mark.parametrize(("family", "nature"), HABITS, ids=str)
 def test_whatever_a_model_does_and_a_caller_asks(family: str, nature: Nature, stream: bool) -> None:
     """No thought outside; and the answer is the visible text, within its budget, every token billed. Of a
-    habit every other wish is streamed, of the next those between."""
+    habit every fourth wish is streamed and every fourth is not, of the next habit those beside."""
+    first = HABITS.index((family, nature)) + 2 * stream
+    thoughts_stay_inside(family, nature, stream, WISHES[first % 4 :: 4])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(("family", "nature"), HABITS, ids=str)
+def test_whatever_a_model_does_and_a_caller_asks_all_of_it(family: str, nature: Nature, stream: bool) -> None:
+    thoughts_stay_inside(family, nature, stream, WISHES)
+
+
+def thoughts_stay_inside(family: str, nature: Nature, stream: bool, wishes: Sequence[dict[str, Any]]) -> None:
     llm = ScriptedVllm(FAMILIES[family], nature)
     app = served(llm)
     ids: list[str] = []
-    for wish in WISHES[(HABITS.index((family, nature)) + stream) % 2 :: 2]:
+    for wish in wishes:
         made = llm.made
         response = asked(app, stream, **wish)
         assert response.status_code == 200, (wish, response.text)
