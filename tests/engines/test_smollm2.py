@@ -155,7 +155,7 @@ def check(answer: dict[str, Any], budget: int) -> None:
 
 
 def test_it_answers_directly_the_same_streamed_and_not(talk: Talk) -> None:
-    for seed, question in enumerate(QUESTIONS):
+    for seed, question in enumerate(QUESTIONS[:2]):
         fields: dict[str, Any] = {"thinking_budget": 0, "seed": seed, "max_completion_tokens": 32}
         # In bfloat16 a prompt that is read from the cache may lead elsewhere than the same prompt read anew.
         talk.ask(question, **fields)

@@ -36,7 +36,7 @@ options = replace(OPTIONS, enable_chunked_prefill=True)
 tokenizer = load(demo)
 writer, judge = Writer(demo, options), Judge(prm, options)
 up = time.monotonic() - began
-samples = writer.write([Ask(asked(question)) for question in questions for _ in range(4)], seed=None)
+samples = writer.write([Ask(asked(question)) for question in [questions[0]] * 3 + questions], seed=None)
 chains = [(questions[0], Chain(lines[:end], None, 0)) for end in range(1, len(lines) + 1)]
 chains += [(question, Chain(lines, 30, 0)) for question in questions]
 configs = [writer._engine.llm.vllm_config, judge._model.reader._llm.vllm_config]

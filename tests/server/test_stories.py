@@ -206,7 +206,7 @@ def test_every_strategy_is_bounded_and_billed_on_the_real_engine(url: str) -> No
     names = [s["name"] for s in httpx.get(f"{url}/v1/strategies", timeout=60).json()["data"]]
     assert "majority_vote" in names
     for name in names:
-        for budget in (40, 300, 900):
+        for budget in (40, 300):
             before = written(url)
             said = asker.whole(stories(1, seed=9)[0].question, extra_body={"strategy": name, "thinking_budget": budget})
             assert said.reasoning <= budget, name
