@@ -155,6 +155,11 @@ class Admission:
                 self._out_of_queue(turn)
                 self._grant()
 
+    def waiting_for(self, slots: Slots) -> int:
+        """Chains of a model that the requests which wait may ask for at the same time."""
+        waiting = (turn for line in self._queue.lines for turn in line.eldest)
+        return sum(self._chains(turn) for turn in waiting if (of := turn.work.share) is not None and of.slots is slots)
+
     # -- in ----------------------------------------------------------------------------------------------------------
 
     def _come(self, turn: Turn, patience: float) -> None:

@@ -105,6 +105,7 @@ class ServerHandle:
     keyring: Keyring
     reload: Reload
     kept: KeptResponses
+    status: Status
 
     async def drain(self) -> None:
         """Going down: not ready and nobody new at once; those inside finish within the drain timeout, or answer with
@@ -495,5 +496,5 @@ def create_app(
     stack = direct(spoken, app.build_middleware_stack(), metrics, dialect_of)
     stack = Traced(stack, tracing, spoken) if tracing is not None else stack
     app.middleware_stack = CrossOrigin(stack, settings.cors_origins) if settings.cors_origins else stack
-    app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout, keyring, reload, kept)
+    app.state.handle = ServerHandle(admission, metrics, traces, settings.drain_timeout, keyring, reload, kept, status)
     return app

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,18 +89,29 @@ class Reload:
         self._live, self._keyring, self._stored = live, keyring, stored
         self._registry, self._source = registry, source
         self._moved = moved
+        self.others: Callable[[str], Awaitable[Sequence[str]]] | None = None
+        """Has the other servers do the same for somebody, where this one is asked in place of all: what was wrong with
+        those that have not."""
         self._turn = asyncio.Lock()
 
     async def reload_configuration(self, key: Caller) -> Reloaded:
         """Reads the configuration again: keys, prices, limits and policies hold from now on, the rest is named."""
         try:
-            return await self.once(who(key))
+            told = await self.once(who(key))
         except WrongSettings as error:
             raise RequestError(f"nothing was changed: {error.message}", code="wrong_settings") from None
+        if self.others is not None and (faults := await self.others(who(key))):
+            raise Unavailable(
+                f"{len(faults)} of the servers did not take the configuration over, and the others did; ask again, or "
+                f"deploy anew: {'; '.join(faults)}",
+                code="reload_incomplete",
+                retry_after=5,
+            )
+        return told
 
-    async def once(self, asker: str) -> Reloaded:
-        """Does so for somebody, who stands in the audit. Raises `WrongSettings`, and `Unavailable` where the act cannot
-        be written down; nothing has changed then."""
+    async def once(self, asker: str, *, written: bool = False) -> Reloaded:
+        """Does so for somebody, who stands in the audit; `written`: by another server, which was asked first. Raises
+        `WrongSettings`, and `Unavailable` where the act cannot be written down; nothing has changed then."""
         if self._source is None:
             raise NotFound("this server was not started from a configuration", code="no_configuration")
         async with self._turn:
@@ -114,7 +125,7 @@ class Reload:
             except WrongSettings as error:
                 log.error("the configuration was read again, and nothing changed: %s", error.message)
                 raise
-            if changes.happened and self._stored is not None:
+            if changes.happened and self._stored is not None and not written:
                 await self._written_down(self._stored, asker, changes.happened)
             self._live.now = changes.settings
             self._keyring.configure(changes.settings.keys)

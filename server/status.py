@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -210,6 +210,8 @@ class Status:
         self._models, self._registry, self._admission = models, registry, admission
         self._metrics, self._engine_metrics, self._error_body = metrics, engine_metrics, error_body
         self._lister, self._ledger = lister, ledger
+        self.joined: Callable[[bytes], Awaitable[bytes]] | None = None
+        """Puts beside this server's series those of the others, where one of several answers for all."""
         self._since = time.monotonic()
         self._lock = asyncio.Lock()
         self._found = HealthReport({}, {})
@@ -409,9 +411,15 @@ class Status:
 
     async def metrics(self) -> Response:
         """Gives the server's series to Prometheus. Whether the models answer is found out on the way."""
-        await self._check()
-        content, media = self._metrics.render()
+        content, media = await self.own_metrics()
+        if self.joined is not None:
+            content = await self.joined(content)
         return Response(content, headers={"content-type": media})
+
+    async def own_metrics(self) -> tuple[bytes, str]:
+        """The series of this server alone, and their media type."""
+        await self._check()
+        return self._metrics.render()
 
     async def metrics_of_engine(self) -> Response:
         """Gives the engine's own series, apart, because their names break Prometheus' rules."""

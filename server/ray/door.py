@@ -14,7 +14,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
@@ -22,6 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.errors import PonderError
 from ponder.compute.lengths import Lengths
+from ponder.compute.slots import Slots
 from ponder.engines.ray.meetings import Meet, Meeting, Told
 from ponder.engines.ray.readers import deployed_reward
 from ponder.engines.replicas.known import know
@@ -30,8 +31,10 @@ from ponder.engines.replicas.pool import ReplicaPool
 from ponder.engines.replicas.server import PLACES, VllmServer, connect
 from ponder.engines.reward_profiles import find_reward_profile
 from ponder.engines.reward_remote import connect_reward
+from ponder.metering.joined_series import joined
 from ponder.metering.metrics import Metrics
 from ponder.server import logs
+from ponder.server.admission import Admission
 from ponder.server.app import ServedModel, ServerHandle
 from ponder.server.http.hosts import Hosts
 from ponder.server.http.refusals import refuses
@@ -45,6 +48,8 @@ from ponder.server.settings import ModelSettings, WrongSettings
 
 log = logging.getLogger("ponder.server")
 
+ANSWER = 10.0
+"""Seconds for the other doors to answer what this one asks them."""
 HUNG_UP: Message = {"type": "http.disconnect"}
 ENDING = 30.0
 """Seconds for a request to end whose caller has gone."""
@@ -170,6 +175,14 @@ async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
     await refuses(503, "draining", "the server is going down")(scope, receive, send)
 
 
+def demand(door: str, slots: Slots | None, admission: Admission | None) -> Told:
+    """What a door tells the replicas of a model: what waits for a place there, and for its turn at the door."""
+    if slots is None:
+        return Told(door)
+    outside = 0 if admission is None else admission.waiting_for(slots)
+    return Told(door, slots.waiting + outside, slots.seconds)
+
+
 class Door:
     """A replica of the server, as Serve knows it; it is decorated as the ingress."""
 
@@ -190,6 +203,8 @@ class Door:
         self._id = secrets.token_hex(8)
         self._file, self._settings = file, settings
         self._engines, self._rewards = engines, rewards
+        self._handle: ServerHandle | None = None
+        """Of the application, while it is served."""
         self._behind = Behind(self._opened, lambda app: Hosts(settings, lambda: app.state.handle.keyring.open))
 
     def __serve_build_asgi_app__(self) -> Behind:
@@ -198,6 +213,23 @@ class Door:
     async def who(self) -> str:
         """Which door it is, asked by the others."""
         return self._id
+
+    async def series(self, asker: str) -> tuple[str, bytes] | None:
+        """Its metrics, asked by another door, with its own name; None to itself, and where it does not serve."""
+        if asker == self._id or self._handle is None:
+            return None
+        content, _ = await self._handle.status.own_metrics()
+        return self._id, content
+
+    async def read_again(self, door: str, asker: str) -> str:
+        """Reads its configuration again, asked by another door on behalf of somebody; in words what was wrong."""
+        if door == self._id or self._handle is None:
+            return ""
+        try:
+            await self._handle.reload.once(asker, written=True)
+        except PonderError as error:
+            return f"door {self._id}: {error.message}"
+        return ""
 
     async def check_health(self) -> None:
         """Asked by Serve: one that drains by mistake is replaced."""
@@ -211,17 +243,48 @@ class Door:
             opened(settings, self._start, metrics=metrics, source=lambda: load(self._file)) as (app, _),
             asyncio.TaskGroup() as group,
         ):
+            handle: ServerHandle = app.state.handle
+            self._handle, handle.status.joined, handle.reload.others = handle, self._joined, self._reload_others
             leaving = group.create_task(self._leaving())
             with LoopWatch(metrics.lag, metrics.held):
                 yield app
             leaving.cancel()
+            self._handle = None
+
+    def _doors(self) -> Any:
+        """Serve's handle of all doors."""
+        serve: Any = importlib.import_module("ray.serve")
+        context = serve.get_replica_context()
+        return serve.get_deployment_handle(context.deployment, context.app_name)
+
+    async def _joined(self, own: bytes) -> bytes:
+        """The metrics of all doors that answer, for whoever asks one of them cannot choose which."""
+        texts = {self._id: own}
+        try:
+            async with asyncio.timeout(ANSWER):
+                asked = self._doors().broadcast("series", self._id)
+                found: Sequence[object] = await asked.results_async(return_exceptions=True)
+        except Exception as error:  # noqa: BLE001 (Serve and Ray raise a dozen kinds)
+            log.warning("the metrics are those of one door: the others cannot be asked (%s)", type(error).__name__)
+            found = []
+        others = cast("list[tuple[str, bytes]]", [one for one in found if isinstance(one, tuple)])
+        return joined(texts | dict(sorted(others)), "door")
+
+    async def _reload_others(self, asker: str) -> Sequence[str]:
+        """Has all other doors read the configuration again; what was wrong."""
+        try:
+            async with asyncio.timeout(ANSWER):
+                doors = self._doors().broadcast("read_again", self._id, asker)
+                found: Sequence[object] = await doors.results_async(return_exceptions=True)
+        except Exception as error:  # noqa: BLE001 (Serve and Ray raise a dozen kinds)
+            return [f"the other doors cannot be asked ({type(error).__name__})"]
+        faults = [one if isinstance(one, str) else f"a door does not answer ({type(one).__name__})" for one in found]
+        return [fault for fault in faults if fault]
 
     async def _leaving(self) -> None:
         """Begins the drain when Serve counts this door no more, which it does not say itself."""
-        serve: Any = importlib.import_module("ray.serve")
         nobody: type[Exception] = importlib.import_module("ray.serve.exceptions").DeploymentUnavailableError
-        context = serve.get_replica_context()
-        doors = serve.get_deployment_handle(context.deployment, context.app_name)
+        doors = self._doors()
 
         async def look() -> Sequence[object]:
             try:
@@ -272,8 +335,8 @@ class Door:
         pool: ReplicaPool | None = None
 
         def told() -> Told:
-            slots = None if pool is None else pool.slots
-            return Told(self._id) if slots is None else Told(self._id, slots.waiting, slots.seconds)
+            admission = None if self._handle is None else self._handle.admission
+            return demand(self._id, None if pool is None else pool.slots, admission)
 
         meeting = Meeting(name, _meets(self._engines[name]), told)
 

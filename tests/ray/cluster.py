@@ -29,6 +29,7 @@ PATIENCE = 120.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",  # It listens on loopback alone, and would leave a token in the home folder.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ponder.server.serve_proxy.middlewares",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
     "RAY_SERVE_AUTOSCALING_METRIC_RECORD_INTERVAL_FACTOR": "0.02",
     "RAY_worker_niceness": "0",  # It is 15, and tests beside these would have the processor.
@@ -51,12 +52,18 @@ class Cluster:
 
     url: str
     folder: Path
+    config: Path
 
     @property
     def servers(self) -> dict[int, str]:
         """Process ids and addresses of the light servers that are there."""
         found = {int(file.name): file.read_text() for file in self.folder.iterdir()}
         return {pid: url for pid, url in found.items() if url and psutil.pid_exists(pid)}
+
+    @property
+    def doors(self) -> list[int]:
+        """Process ids of the doors."""
+        return [one.pid for one in psutil.process_iter() if one.name().startswith("ray::ServeReplica:ponder:door")]
 
     def running(self, pid: int) -> int:
         """Calls that a light server works on; 0 where it has ended."""
@@ -116,7 +123,7 @@ def a_cluster(config: str, build: Callable[[Path, Path], Any], cpus: float = 2) 
         port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(build(folder / "ponder.toml", lights), name="ponder", route_prefix="/")
-        yield Cluster(f"http://127.0.0.1:{port}", lights)
+        yield Cluster(f"http://127.0.0.1:{port}", lights, folder / "ponder.toml")
     finally:
         try:
             serve.shutdown()

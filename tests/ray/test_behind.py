@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi import FastAPI
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from ponder.compute.errors import EngineError, PonderError
 from ponder.compute.lengths import Lengths
+from ponder.compute.slots import Slots
 from ponder.engines.ray.commands import Judging, Writing, flags, needs_vllm
+from ponder.engines.ray.meetings import Told
+from ponder.metering.metrics import Metrics
+from ponder.server.admission import Admission
 from ponder.server.app import ServedModel, create_app
 from ponder.server.http.hosts import Hosts
+from ponder.server.plan import Work
 from ponder.server.ray import app as application
-from ponder.server.ray.door import Behind, taken_out
+from ponder.server.ray.door import Behind, demand, taken_out
+from ponder.server.serve_proxy import middlewares
 from ponder.server.settings import ModelSettings, Settings
 from ponder.testing import EchoEngine, in_virtual_time
 
@@ -183,6 +189,49 @@ def test_a_door_that_is_not_counted_three_times_in_a_row_is_taken_out() -> None:
 
     in_virtual_time(go())
     assert looks == [["never asked"]]
+
+
+def test_what_waits_for_its_turn_at_a_door_counts_as_what_waits_for_replicas() -> None:
+    async def go() -> None:
+        slots, other = Slots(4, 10.0), Slots(4, 10.0)
+        admission = Admission(1, 8, Metrics(), chains=64)
+        assert demand("a door", None, admission) == Told("a door")
+
+        def work(of: Slots, chains: int) -> Work:
+            return Work("alice", 1.0, chains, 100.0, of.share("alice"))
+
+        async with AsyncExitStack() as stack:
+            for of, chains in ((slots, 2), (slots, 3), (other, 5), (slots, 1)):
+                await stack.enter_async_context(admission.place((), work(of, chains), 60.0))
+            assert (admission.inside, admission.queued) == (1, 3)
+            # Of those that wait, the chains of this model; the first runs.
+            assert demand("a door", slots, admission).waiting == 3 + 1
+            assert demand("a door", other, admission).waiting == 5
+            assert demand("a door", slots, None).waiting == 0
+
+    asyncio.run(go())
+
+
+def test_an_answer_behind_a_proxy_has_one_request_id_the_servers() -> None:
+    async def go(own: bool) -> list[tuple[bytes, bytes]]:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            """What Serve's proxy makes of an answer."""
+            headers = [(b"x-request-id", b"req_1"), (b"a", b"b")] if own else [(b"a", b"b")]
+            await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"X-Request-ID", b"s")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        told = list[Message]()
+
+        async def send(message: Message) -> None:
+            told.append(message)
+
+        (found,) = middlewares()
+        await cast("Any", found).cls(app)({"type": "http"}, body(), send)
+        assert [one["type"] for one in told] == ["http.response.start", "http.response.body"]
+        return told[0]["headers"]
+
+    assert asyncio.run(go(own=True)) == [(b"x-request-id", b"req_1"), (b"a", b"b")]
+    assert asyncio.run(go(own=False)) == [(b"a", b"b"), (b"X-Request-ID", b"s")]
 
 
 # -- configurations ----------------------------------------------------------------------------------------------------

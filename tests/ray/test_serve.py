@@ -8,13 +8,14 @@ import json
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from ponder.server.ray.building import application
 from tests.metering.databases import PostgreSQL, postgresql
@@ -40,6 +41,7 @@ cpus = 0.1
 PACE = 0.03
 """Seconds for a token; a chain has 52 to 92."""
 KILLED = 3
+PRICES = "\n[prices]\nversion = '{version}'\n[prices.default]\ninput = 1\nthinking = 1\n"
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,34 @@ def test_an_answer_is_the_same_streamed_and_counted_once(cluster: Cluster) -> No
     assert of_tokens(billed(cluster, parts)) == of_tokens(billed(cluster, whole))
 
 
+def test_an_answer_has_one_request_id_the_one_of_the_ledger(cluster: Cluster) -> None:
+    response = httpx.get(f"{cluster.url}/v1/models", timeout=30)
+    assert response.headers.get_list("x-request-id") == [response.headers["request-id"]]
+
+
+def doors_of(cluster: Cluster, series: str) -> set[str]:
+    """The doors that a series of `/metrics` is of."""
+    text = httpx.get(f"{cluster.url}/metrics", timeout=30).raise_for_status().text
+    return {
+        sample.labels["door"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == series
+    }
+
+
+def test_the_metrics_are_those_of_all_doors_and_all_read_the_configuration_again(cluster: Cluster) -> None:
+    assert len(doors_of(cluster, "ponder_build_info")) == 2
+
+    def reloaded() -> list[str]:
+        return httpx.post(f"{cluster.url}/v1/reload", timeout=30).raise_for_status().json()["changed"]
+
+    cluster.config.write_text(cluster.config.read_text() + PRICES.format(version="two"))
+    assert reloaded() == ["prices"]
+    # Whichever door answers, it has it already.
+    assert [reloaded() for _ in range(8)] == [[]] * 8
+
+
 def test_who_asks_by_a_name_of_another_machine_is_refused_where_there_is_no_key(cluster: Cluster) -> None:
     response = httpx.get(f"{cluster.url}/v1/models", headers={"Host": "example.com"}, timeout=30)
     assert (response.status_code, response.json()["error"]["code"]) == (403, "host_not_allowed")
@@ -152,6 +182,29 @@ def test_a_replica_that_is_killed_amid_a_stream_leaves_no_gap_and_is_counted_onc
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
+def test_a_door_that_is_killed_ends_its_own_requests_alone_and_another_settles_them(cluster: Cluster) -> None:
+    until(lambda: len(cluster.up()) == 2 and len(cluster.doors) == 2)
+    undisturbed = asked(cluster, KILLED)
+
+    def whole(response: httpx.Response) -> bool:
+        try:
+            return read(response).text == undisturbed.text
+        except (httpx.TransportError, AssertionError):
+            return False
+
+    with ExitStack() as open_, ThreadPoolExecutor(6) as readers:
+        streams = [open_.enter_context(streaming(cluster, KILLED)) for _ in range(6)]
+        psutil.Process(cluster.doors[0]).kill()
+        ended = list(readers.map(whole, streams))
+    assert 0 < sum(ended) < 6
+    for stream, answered in zip(streams, ended, strict=True):
+        answer = Answer("", None, stream.headers["request-id"])
+        row = until(lambda answer=answer: (found := billed(cluster, answer))["outcome"] and found)
+        assert row["outcome"] == ("answered" if answered else "lost")
+        assert row["thinking"] + row["answer"] <= undisturbed.usage["completion_tokens"]
+    assert asked(cluster, KILLED).text == undisturbed.text
+
+
 def test_replicas_come_with_seconds_of_backlog_and_go_without_cutting_a_chain(cluster: Cluster) -> None:
     until(lambda: len(cluster.up()) == 2)
     undisturbed, grown = asked(cluster, 5), threading.Event()
@@ -171,6 +224,10 @@ def test_replicas_come_with_seconds_of_backlog_and_go_without_cutting_a_chain(cl
         while len(cluster.up()) > 2:
             streams = [callers.submit(asked, cluster, 5) for _ in range(2)]
             assert all(one.result().text == undisturbed.text for one in streams)
+
+
+def test_in_place_of_the_door_that_was_killed_there_is_another(cluster: Cluster) -> None:
+    until(lambda: len(doors_of(cluster, "ponder_build_info")) == 2)
 
 
 def test_what_runs_when_the_application_is_deleted_is_answered(cluster: Cluster) -> None:

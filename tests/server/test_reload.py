@@ -119,6 +119,32 @@ def test_keys_prices_and_limits_change_and_what_cannot_is_named(
     assert "sha256" not in json.dumps(audited(address)) + caplog.text
 
 
+def test_where_one_server_is_asked_for_all_the_others_do_the_same_or_it_says_which_have_not(
+    file: Path, lies: str
+) -> None:
+    async def go() -> None:
+        async with keyed(lies, load(file), source=lambda: load(file)) as on:
+            asked, faults = list[str](), list[str]()
+
+            async def others(asker: str) -> list[str]:
+                asked.append(asker)
+                return faults
+
+            on.app.state.handle.reload.others = others
+            rewrite(file, AFTER)
+            assert "prices" in (await on.root("POST", "/v1/reload")).json()["changed"]
+            faults.append("door b: there is no such file")
+            answer = refused(await on.root("POST", "/v1/reload"), 503, "reload_incomplete")
+            assert "1 of the servers did not take the configuration over" in answer
+            assert "door b: there is no such file" in answer
+            assert [asker.split()[0] for asker in asked] == ["root", "root"]
+            rewrite(file, BEFORE + "\nnonsense = 1")
+            refused(await on.root("POST", "/v1/reload"), 400, "wrong_settings")
+            assert len(asked) == 2, "what this one refuses is asked of no other"
+
+    asyncio.run(go())
+
+
 def test_limits_of_a_configured_key_change(file: Path, lies: str) -> None:
     async def go() -> None:
         async with keyed(lies, load(file), source=lambda: load(file)) as on:
