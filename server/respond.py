@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ponder.compute.account import Account, Bill, Following, Intent, Limited, Progress, Revocable
 from ponder.compute.budget import Spending
@@ -104,8 +104,8 @@ class CompletionResponse:
         self._started = False
         self._early: list[asyncio.Task[None]] = []
         """What sends white space before an answer in one piece."""
-        self._head: asyncio.Future[None] | None = None
-        """Sends its status and headers before it is there."""
+        self._head_out = asyncio.Event()
+        """Its status and headers, which were sent before it was there, have left."""
         self._parsers: list[ToolCallParser] = []
         self._watches: list[Watch] = []
         """Of the runs of the answers, where the caller wants to hear how far they are."""
@@ -160,8 +160,6 @@ class CompletionResponse:
                 event = self._event(error, request_id)
                 await self._in_time(send({"type": "http.response.body", "body": event}))
         finally:
-            if self._head is not None:
-                self._head.cancel()
             try:
                 await self._settle(ended, request_id)
             finally:
@@ -230,6 +228,12 @@ class CompletionResponse:
                     await self._on_the_beat()
                 begins.cancel()
                 await self._send_whole(send, request_id)
+        except Exception as error:
+            begins.cancel()
+            if self._started and not isinstance(error, SlowReader):
+                # Cut off while it waits for a slow reader, nothing could be sent behind it.
+                await self._in_time(self._head_out.wait())
+            raise
         finally:
             begins.cancel()
             for early in self._early:
@@ -240,11 +244,8 @@ class CompletionResponse:
         with. Some clients give up after 300 seconds without any (Node's `fetch`). What fails behind that ends without
         its last chunk, so nobody takes it for an answer."""
         self._started = True
-        # Who waits for a slow reader is cut off when the answer is there: this is not, which all else comes behind.
-        self._head = asyncio.ensure_future(
-            send({"type": "http.response.start", "status": 200, "headers": self._heads()})
-        )
-        await asyncio.shield(self._head)
+        await send({"type": "http.response.start", "status": 200, "headers": self._heads()})
+        self._head_out.set()
         while True:
             await send({"type": "http.response.body", "body": b" ", "more_body": True})
             await asyncio.sleep(self._headers_after)
@@ -531,8 +532,6 @@ class CompletionResponse:
 
     async def _send_whole(self, send: Send, request_id: str) -> None:
         self._phase = "writing"
-        for early in self._early:
-            early.cancel()
         outcomes = [outcome for outcome in self._outcomes if outcome is not None]
         resolved, each = self._resolved, zip(outcomes, self._parsers, strict=True)
         content = self._writer.whole(
@@ -544,11 +543,15 @@ class CompletionResponse:
         await self._settle("answered", request_id)
         try:
             async with asyncio.timeout(self._send_timeout):
+                if self._started:
+                    await self._head_out.wait()
+                for early in self._early:
+                    early.cancel()
                 if not self._started:
                     headers = [*self._heads(), (b"content-length", str(len(content)).encode())]
                     await send({"type": "http.response.start", "status": 200, "headers": headers})
                     self._started = True
-                await self._behind_head(send, {"type": "http.response.body", "body": content})
+                await send({"type": "http.response.body", "body": content})
         except TimeoutError:
             raise SlowReader from None
 
@@ -576,22 +579,15 @@ class CompletionResponse:
         self._metrics.errors.told(errors.code(error), errors.status(error))
         used = answers.used(self._resolved, self._spendings)
         refusal = errors.response(self._reading.renamed(error), request_id, self._dialect.error, used)
-        if self._started:
+        if not self._started:
+            await self._in_time(refusal(scope, receive, send))
+        elif self._head_out.is_set():
             # Its status is told. The words are for who reads them; that the last chunk is missing, for all others.
             body = {"type": "http.response.body", "body": bytes(refusal.body), "more_body": True}
-            sent = self._behind_head(send, body)
-        else:
-            sent = refusal(scope, receive, send)
-        await self._in_time(sent)
+            await self._in_time(send(body))
         return _word(error)
 
-    async def _behind_head(self, send: Send, message: Message) -> None:
-        """Sends it when the status and headers are out."""
-        if self._head is not None:
-            await self._head
-        await send(message)
-
-    async def _in_time(self, sending: Awaitable[None]) -> None:
+    async def _in_time(self, sending: Awaitable[object]) -> None:
         try:
             async with asyncio.timeout(self._send_timeout):
                 await sending
