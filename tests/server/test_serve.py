@@ -161,18 +161,6 @@ def test_a_signal_while_the_model_is_loading_ends_it_at_once(tmp_path: Path) -> 
                 process.wait()
 
 
-def test_a_small_model_that_talks_is_served_by_its_name(tmp_path: Path) -> None:
-    needs.model("smollm2")
-    with ponder_serve(tmp_path, "smollm2") as (_, url):
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
-        answer = client.chat.completions.create(
-            model="smollm2", messages=[{"role": "user", "content": "Name a fruit."}], max_completion_tokens=64, seed=1
-        )
-    assert answer.choices[0].message.content
-    assert answer.usage is not None
-    assert 0 < answer.usage.completion_tokens <= 64
-
-
 def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """All that descend from it."""
     return psutil.Process(process.pid).children(recursive=True)
@@ -203,10 +191,18 @@ def ended(processes: list[psutil.Process]) -> bool:
     return not left
 
 
-def test_a_server_that_is_killed_leaves_no_engine_behind(tmp_path: Path) -> None:
-    with ponder_serve(tmp_path, environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}) as (process, url):
-        asked = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
-        assert httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=300).status_code == 200
+def test_a_small_model_that_talks_is_served_by_its_name_and_its_engine_ends_with_a_server_that_is_killed(
+    tmp_path: Path,
+) -> None:
+    needs.model("smollm2")
+    with ponder_serve(tmp_path, "smollm2", environment={"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}) as (process, url):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
+        answer = client.chat.completions.create(
+            model="smollm2", messages=[{"role": "user", "content": "Name a fruit."}], max_completion_tokens=64, seed=1
+        )
+        assert answer.choices[0].message.content
+        assert answer.usage is not None
+        assert 0 < answer.usage.completion_tokens <= 64
         born = family(process)
         assert len(born) >= 2, "the engine and its worker"
         process.kill()
