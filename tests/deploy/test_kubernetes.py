@@ -8,16 +8,20 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 import yaml
 
 from ponder.__main__ import parser
+from ponder.metering.database import database
+from ponder.metering.migrate import migrate
 from ponder.metering.receipt_keys import signer_of
 from ponder.server.app import PAGES
 from ponder.server.auth.keys import digest
@@ -25,6 +29,7 @@ from ponder.server.ending import AFTER
 from ponder.server.load_settings import load
 from ponder.server.settings import Settings
 from tests.deploy.programs import sources_of_vllm, unknown_to_vllm
+from tests.metering.databases import postgresql, program
 from tests.test_architecture import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -56,8 +61,13 @@ def pods() -> dict[str, Any]:
     return {one["metadata"]["name"]: one["spec"]["template"] for one in [*of("Deployment"), *of("StatefulSet")]}
 
 
+def jobs() -> dict[str, Any]:
+    """The templates of pods that end by themselves."""
+    return {one["metadata"]["name"]: one["spec"]["jobTemplate"]["spec"]["template"] for one in of("CronJob")}
+
+
 def container(name: str) -> Any:
-    (only,) = pods()[name]["spec"]["containers"]
+    (only,) = (pods() | jobs())[name]["spec"]["containers"]
     return only
 
 
@@ -71,7 +81,8 @@ def replica(overlay: str) -> Any:
 
 def selected(labels: dict[str, str]) -> str:
     """The one whose pods have these labels."""
-    (name,) = (name for name, pod in pods().items() if labels.items() <= pod["metadata"]["labels"].items())
+    every = pods() | jobs()
+    (name,) = (name for name, pod in every.items() if labels.items() <= pod["metadata"]["labels"].items())
     return name
 
 
@@ -130,6 +141,13 @@ def test_each_object_is_named_once_and_is_as_its_schema_says() -> None:
             kubernetes_validate.validate(one, version, strict=True)
 
 
+def templates_of(one: Any) -> list[Any]:
+    """Of what kubectl has made, the pod that it has, if any."""
+    spec = one.get("spec", {})
+    spec = spec["jobTemplate"]["spec"] if one["kind"] == "CronJob" else spec
+    return [spec["template"]["spec"]] if one["kind"] in ("Deployment", "StatefulSet", "CronJob") else []
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kubectl_makes_of_them_what_the_schemas_allow(overlay: str, secrets: Path) -> None:
     kubectl = shutil.which("kubectl")
@@ -142,7 +160,7 @@ def test_kubectl_makes_of_them_what_the_schemas_allow(overlay: str, secrets: Pat
         kubernetes_validate.validate(one, VERSIONS[-1], strict=True)
     there = {(one["kind"], one["metadata"]["name"]) for one in made}
     for one in made:
-        for pod in [one["spec"]["template"]["spec"]] if one["kind"] in ("Deployment", "StatefulSet") else ():
+        for pod in templates_of(one):
             (only,) = pod["containers"]
             assert only["image"] != "vllm"
             assert only["resources"]["requests"].keys() >= {"cpu", "memory"}
@@ -159,8 +177,8 @@ def test_kubectl_makes_of_them_what_the_schemas_allow(overlay: str, secrets: Pat
 
 def test_no_pod_has_a_right_that_it_does_not_need() -> None:
     assert of("Namespace")[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    for name in pods():
-        pod, only = pods()[name]["spec"], container(name)
+    for name, template in (pods() | jobs()).items():
+        pod, only = template["spec"], container(name)
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
@@ -181,7 +199,7 @@ def test_no_pod_has_a_right_that_it_does_not_need() -> None:
 
 def test_variables_that_kubernetes_would_make_are_not_read_as_settings() -> None:
     """A Service `ponder` would set PONDER_PORT=tcp://..., one `vllm` VLLM_PORT."""
-    assert all(pod["spec"]["enableServiceLinks"] is False for pod in pods().values())
+    assert all(pod["spec"]["enableServiceLinks"] is False for pod in (pods() | jobs()).values())
 
 
 def test_every_pod_is_asked_how_it_is_at_ports_and_paths_that_are_there() -> None:
@@ -206,6 +224,27 @@ def test_a_door_that_is_told_to_end_has_the_time_to_drain() -> None:
     for overlay in OVERLAYS:
         (drain,) = re.findall(r"^drain_timeout = (\d+)$", (HERE / overlay / "ponder.toml").read_text(), re.MULTILINE)
         assert int(before) + int(drain) + AFTER <= grace
+
+
+def test_what_a_backup_writes_can_be_restored_and_old_ones_go(tmp_path: Path) -> None:
+    backup, folder = container("backup"), tmp_path / "backups"
+    folder.mkdir()
+    for name in ("ponder-old.dump", "ponder-broken.dump.part", "ponder-late.dump", "other"):
+        (folder / name).touch()
+        long_ago = 15 if name != "ponder-late.dump" else 13
+        os.utime(folder / name, times=(now := time.time() - long_ago * 86400, now))
+    (tmp_path / "password").write_text("any")
+    with postgresql() as server:
+        migrate(database(server.new()).engine(long=True))
+        parts = urlsplit(server.address("ledger1"))
+        there = {"PGHOST": parts.hostname or "", "PGPORT": str(parts.port), "PGUSER": parts.username or ""}
+        there |= {"PGDATABASE": parts.path.strip("/"), "PASSWORD": str(tmp_path / "password"), "BACKUPS": str(folder)}
+        assert there.keys() - {"PGPORT"} == {one["name"] for one in backup["env"]}
+        there["PATH"] = os.pathsep.join([str(Path(program("pg_dump")).parent), os.environ["PATH"]])
+        subprocess.run([*backup["command"], *backup["args"]], env=os.environ | there, check=True)
+    (made,) = {file.name for file in folder.iterdir()} - {"ponder-late.dump", "other"}
+    listed = subprocess.run([program("pg_restore"), "--list", folder / made], capture_output=True, check=True).stdout
+    assert b"TABLE DATA public requests" in listed
 
 
 def test_one_is_taken_away_at_a_time() -> None:
@@ -251,6 +290,7 @@ def test_whoever_has_to_speak_to_another_may() -> None:
                     assert port["port"] in ports(listens) or port["port"] in ports(listens).values()
                 allowed.add((peer, whose) if inward else (whose, peer))
     speak = {("door", "replica"), ("door", "postgres"), ("prometheus", "door"), ("prometheus", "replica")}
+    speak |= {("backup", "postgres")}
     assert allowed == speak
     for whose, peer in speak - {("prometheus", "door")}:
         (policy,) = of("NetworkPolicy", peer)
@@ -286,7 +326,7 @@ def test_prometheus_finds_doors_and_replicas_and_has_the_key_and_the_rules() -> 
 def test_images_are_those_that_are_built_and_those_of_compose() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     assert container("prometheus")["image"] == compose["prometheus"]["image"]
-    assert container("postgres")["image"] == compose["postgres"]["image"]
+    assert container("postgres")["image"] == compose["postgres"]["image"] == container("backup")["image"]
     (pinned,) = re.findall(r'"vllm>=([\d.]+),', (ROOT / "pyproject.toml").read_text())
     stages = re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     for folder, one in kustomizations():

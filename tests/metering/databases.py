@@ -37,7 +37,7 @@ class PostgreSQL:
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        command = [_program("initdb"), "-D", str(folder / "data"), "-U", "ponder", "--auth=trust", "-E", "UTF8"]
+        command = [program("initdb"), "-D", str(folder / "data"), "-U", "ponder", "--auth=trust", "-E", "UTF8"]
         subprocess.run(
             [*command, "--no-sync"], check=True, capture_output=True, cwd=folder, env=self._environment, **self._whose
         )
@@ -57,7 +57,7 @@ class PostgreSQL:
             "max_connections": "100",
             "fsync": "on" if self._durable else "off",
         }
-        command = [_program("postgres"), "-D", str(self._folder / "data"), "-p", str(self.port)]
+        command = [program("postgres"), "-D", str(self._folder / "data"), "-p", str(self.port)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             process = subprocess.Popen[bytes](
@@ -109,7 +109,7 @@ class PostgreSQL:
         return self.address(name)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """Debian puts them into a folder of their version."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     return str(found[-1]) if found else tool(name, "postgresql")
