@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from ponder.compute.clock import now
 from ponder.compute.engine import Checked, State
 from ponder.compute.errors import EngineError, NotNow, Unavailable
+from ponder.compute.groups import group_beside
 from ponder.engines.watchdog import STALL, TICK, Watchdog, killed_for_memory
 
 log = logging.getLogger(__name__)
@@ -166,22 +167,17 @@ class Supervisor:
         """Watches within the block; the process runs when it begins. At its end a process that is up is left as it is,
         one that is being started is ended."""
         self._up()
-        raised: Exception | None = None
-        async with asyncio.TaskGroup() as group:
+        async with group_beside() as group:
             self._group = group
             keeping = group.create_task(self._keep())
             try:
                 yield
-            except Exception as error:  # noqa: BLE001 (raised below, as it is: the group would wrap it)
-                raised = error
             finally:
                 keeping.cancel()
                 if self._probing is not None:
                     self._probing.cancel()
                 if self.state != "up":
                     await self._ended()
-        if raised is not None:
-            raise raised
 
     def _up(self) -> None:
         self._since, self._failed = now(), 0

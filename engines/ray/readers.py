@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from ponder.compute.clock import now
 from ponder.compute.errors import EngineError
+from ponder.compute.groups import group_beside
 from ponder.engines.ray.meetings import Meet, Meeting, Told
 from ponder.engines.replicas.connection import Access
 from ponder.engines.replicas.known import tokenizer_of
@@ -81,19 +82,16 @@ class Readers:
     async def serving(self) -> AsyncGenerator[None]:
         """Meets its replicas within the block, which begins when one of them can be used. Raises `EngineError` where
         none can be in time."""
-        raised: Exception | None = None
-        async with asyncio.TaskGroup() as group:
-            following = group.create_task(self._follow())
-            try:
-                await self._first()
-                yield
-            except Exception as error:  # noqa: BLE001 (raised below, as it is: the group would wrap it)
-                raised = error
-            finally:
-                following.cancel()
-        await self.close()
-        if raised is not None:
-            raise raised
+        try:
+            async with group_beside() as group:
+                following = group.create_task(self._follow())
+                try:
+                    await self._first()
+                    yield
+                finally:
+                    following.cancel()
+        finally:
+            await self.close()
 
     async def _first(self) -> None:
         end = now() + FIRST_SECONDS

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from ponder.compute.clock import now
 from ponder.compute.engine import Checked, Delta, ModelCard, ReadsWishes, Reopens, Sampling, State
 from ponder.compute.errors import EngineError, Lost, NotNow, PonderError, Unavailable
+from ponder.compute.groups import group_beside
 from ponder.compute.replicas import ReplicaFacts
 from ponder.compute.slots import Slots
 from ponder.compute.text import Candidate, Prompt
@@ -293,20 +294,15 @@ class ReplicaPool:
     async def serving(self) -> AsyncGenerator[None]:
         """Watches its replicas within the block, which begins when the first can be used. Raises `EngineError` where
         those there are cannot be."""
-        raised: Exception | None = None
-        async with asyncio.TaskGroup() as group:
+        async with group_beside() as group:
             self._group = group
             beside = [group.create_task(self._follow()), group.create_task(self._measure())]
             try:
                 await self._first()
                 yield
-            except Exception as error:  # noqa: BLE001 (raised below, as it is: the group would wrap it)
-                raised = error
             finally:
                 for task in [*beside, *self._keeping.values()]:
                     task.cancel()
-        if raised is not None:
-            raise raised
 
     async def _measure(self) -> None:
         """Looks at the tokens of all replicas, again and again."""
