@@ -15,7 +15,7 @@ from ponder.compute.errors import EngineError
 from ponder.engines.replicas.connection import Access
 from ponder.engines.replicas.known import KnownModel, know
 from ponder.engines.replicas.member import PoolOptions
-from ponder.engines.replicas.membership import InDns, InFile, Listed, Membership, Together
+from ponder.engines.replicas.membership import InDns, InFile, Listed, Membership, Together, certified
 from ponder.engines.replicas.pool import ReplicaPool
 from ponder.engines.replicas.server import VllmServer, connect
 from ponder.server.model_paths import locate
@@ -33,7 +33,7 @@ async def start_replicas(name: str, model: ModelSettings, replicas: ReplicaSetti
     Raises `EngineError` in plain words where none can."""
     known = await known_of(name, model)
     stack.callback(known.close)
-    reach = reaching(known, replicas)
+    reach = reaching(known, replicas, lambda: pool.membership)
     options = PoolOptions(replicas.places, replicas.interval, replicas.patience, replicas.stall)
     pool = ReplicaPool(name, reach, membership_of(replicas), options)
     log.info("asking for the replicas of %s", name)
@@ -53,14 +53,16 @@ async def known_of(name: str, model: ModelSettings) -> KnownModel:
     )
 
 
-def reaching(known: KnownModel, replicas: ReplicaSettings) -> Callable[[str], Awaitable[VllmServer]]:
-    """What reaches the replica at an address, with the key as it is then."""
+def reaching(
+    known: KnownModel, replicas: ReplicaSettings, membership: Callable[[], Membership]
+) -> Callable[[str], Awaitable[VllmServer]]:
+    """What reaches the replica at an address that the membership names, with the key as it is then."""
     access = Access(key=replicas.key, ca=replicas.ca)
 
     async def reach(url: str) -> VllmServer:
-        way = access
+        way = replace(access, name=certified(membership(), url))
         if replicas.key_file is not None:
-            way = replace(access, key=await asyncio.to_thread(_key_in, replicas))
+            way = replace(way, key=await asyncio.to_thread(_key_in, replicas))
         return await connect(url, known, access=way, served=replicas.served_model, places=replicas.places)
 
     return reach

@@ -54,6 +54,8 @@ class Access:
     """A file with the certificate that is shown to it."""
     certificate_key: Path | None = None
     """The file with the key of that; None: it is in the same file."""
+    name: str | None = None
+    """What its certificate is for and what it is asked by, where its address is a number that DNS has for a name."""
 
 
 def address(url: str) -> str:
@@ -104,6 +106,9 @@ class Connection:
         """`who` it is, for errors. Raises `EngineError` for an address or a file that cannot be used."""
         self.url, self.who = address(url), who
         headers = {"Accept-Encoding": "identity"}
+        self._name = access.name
+        if self._name is not None:
+            headers["Host"] = f"{self._name}:{urlsplit(self.url).port or 443}"
         if access.key is not None:
             headers["Authorization"] = f"Bearer {access.key.get_secret_value()}"
         connector = aiohttp.TCPConnector(
@@ -205,7 +210,12 @@ class Connection:
             try:
                 async with asyncio.timeout(HEAD_SECONDS):
                     return await self._session.request(
-                        method, self.url + path, json=asked, headers=headers, allow_redirects=False
+                        method,
+                        self.url + path,
+                        json=asked,
+                        headers=headers,
+                        allow_redirects=False,
+                        server_hostname=self._name,
                     )
             except aiohttp.ServerDisconnectedError:
                 # It has just closed a connection that was idle; nothing of the call was answered.

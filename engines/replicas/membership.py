@@ -125,7 +125,12 @@ class InDns:
         """`url` has the name in place of the host; scheme and port are those of each."""
         self.interval = interval
         self._parts = urlsplit(url)
+        self._urls: Sequence[str] = ()
         self._fault = ""
+
+    def name_of(self, url: str) -> str | None:
+        """What the certificate of one of those is for: the name. None for others, and where there is no TLS."""
+        return self._parts.hostname if self._parts.scheme == "https" and url in self._urls else None
 
     async def read(self) -> Sequence[str] | None:
         name = self._parts.hostname or ""
@@ -141,7 +146,9 @@ class InDns:
         if not hosts:
             return self._broken("it has no address")
         self._fault = ""
-        return [urlunsplit(self._parts._replace(netloc=_netloc(host, port))).rstrip("/") for host in hosts[:MOST]]
+        netlocs = (_netloc(host, port) for host in hosts[:MOST])
+        self._urls = [urlunsplit(self._parts._replace(netloc=netloc)).rstrip("/") for netloc in netlocs]
+        return self._urls
 
     def _broken(self, fault: str) -> None:
         if fault != self._fault:
@@ -154,16 +161,23 @@ class Together:
     waited for."""
 
     def __init__(self, sources: Sequence[Membership]) -> None:
-        self._sources = sources
+        self.sources = sources
         self._known: list[Sequence[str]] = [()] * len(sources)
         self.interval = min(source.interval for source in sources)
 
     async def read(self) -> Sequence[str] | None:
-        found = [await source.read() for source in self._sources]
+        found = [await source.read() for source in self.sources]
         if all(urls is None for urls in found):
             return None
         self._known = [known if urls is None else urls for known, urls in zip(self._known, found, strict=True)]
         return [url for urls in self._known for url in urls] or None
+
+
+def certified(membership: Membership, url: str) -> str | None:
+    """The name that the certificate of a replica is for, where that is not in its address."""
+    if isinstance(membership, Together):
+        return next((name for one in membership.sources if (name := certified(one, url)) is not None), None)
+    return membership.name_of(url) if isinstance(membership, InDns) else None
 
 
 def _netloc(host: str, port: int) -> str:

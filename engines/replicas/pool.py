@@ -311,6 +311,11 @@ class ReplicaPool:
             for member in [*self.members.values(), *self._leaving.values()]:
                 member.measure()
 
+    @property
+    def membership(self) -> Membership:
+        """What names its replicas now."""
+        return self._membership
+
     def follow(self, membership: Membership) -> None:
         """From now on its replicas are those that this one names."""
         self._membership = membership

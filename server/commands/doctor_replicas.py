@@ -38,8 +38,9 @@ async def found_of(name: str, model: ModelSettings, replicas: ReplicaSettings) -
     the files of the model cannot be had."""
     known = await known_of(name, model)
     try:
-        urls = list(dict.fromkeys(await membership_of(replicas).read() or ()))
-        return [one async for one in _asked(urls, reaching(known, replicas))]
+        membership = membership_of(replicas)
+        urls = list(dict.fromkeys(await membership.read() or ()))
+        return [one async for one in _asked(urls, reaching(known, replicas, lambda: membership))]
     finally:
         known.close()
 

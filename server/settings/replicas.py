@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, cast
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
@@ -18,15 +17,6 @@ def _key(value: SecretStr) -> SecretStr:
     return value
 
 
-def _name(value: str) -> str:
-    url = address(value)
-    if urlsplit(url).scheme == "https":
-        raise ValueError(
-            "the addresses behind a name have no certificates of their own: list them, or name them http://name:port"
-        )
-    return url
-
-
 class ReplicaSettings(Table):
     """Where the replicas of a model are, and how they are reached and watched."""
 
@@ -38,10 +28,10 @@ class ReplicaSettings(Table):
         description="A file with one address a line, read again when it changes: servers join and leave without a "
         "restart.",
     )
-    dns: Annotated[str, AfterValidator(_name)] | None = Field(
+    dns: Annotated[str, AfterValidator(address)] | None = Field(
         default=None,
-        description="http://name:port: each address that DNS has for the name is a replica; asked again every "
-        "dns_interval seconds.",
+        description="http(s)://name:port: each address that DNS has for the name is a replica, with https with a "
+        "certificate for the name; asked again every dns_interval seconds.",
     )
     dns_interval: float = Field(default=5, ge=0.5, le=3600, description="Seconds between two questions for the name.")
     key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(

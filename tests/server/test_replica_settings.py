@@ -39,7 +39,6 @@ def test_a_list_is_that_of_the_addresses_and_a_key_may_come_from_the_environment
         ("replicas = []", "name the replicas: urls, a file, or dns"),
         ('replicas = ["a:8001"]', "the address of a replica is http://host:port or https://host:port"),
         ('replicas = ["http://me:pk-secret@a:8001"]', "the key of a replica is set beside its address, not in it"),
-        ('replicas = {dns = "https://vllm:8000"}', "have no certificates of their own"),
         ('replicas = {urls = ["http://a:1"], key = "pk-secret", key_file = "x"}', "key and key_file: set one of them"),
         ('replicas = {urls = ["http://a:1"], key = "pk secret"}', "a key has no spaces"),
         ('replicas = {url = ["http://a:1"]}', "there is no such setting; did you mean urls?"),
