@@ -72,8 +72,8 @@ class Features:
             )
         elif not self.continues:
             wanting.append(
-                "an answer held to a schema cannot be gone on with when it was cut: install ponder-server there, and "
-                "--scheduler-cls ponder.engines.scheduling.scheduler"
+                "an answer held to a schema cannot be gone on with when it was cut, nor here when its caller has read "
+                "a part of it: install ponder-server there, and --scheduler-cls ponder.engines.scheduling.scheduler"
             )
         if not self.aborts:
             wanting.append("of a chain that is stopped, the tokens of the last moment are not seen: --enable-scale-out")

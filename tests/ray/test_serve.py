@@ -166,7 +166,7 @@ def test_a_hang_up_reaches_the_engine(cluster: Cluster) -> None:
     until(lambda: not cluster.busy, 3.0)
 
 
-@pytest.mark.parametrize("what", ["server", "replica"])
+@pytest.mark.parametrize("what", [pytest.param("server", marks=pytest.mark.soak), "replica"])
 def test_a_replica_that_is_killed_amid_a_stream_leaves_no_gap_and_is_counted_once(cluster: Cluster, what: str) -> None:
     until(lambda: len(cluster.up()) == 2)
     undisturbed = asked(cluster, KILLED)
