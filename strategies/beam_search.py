@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
-from ponder.strategies.steps import Scored, child, elect, level, ranked
+from ponder.strategies.steps import KeptSteps, Scored, StepTokens, child, elect, level, offer_best, ranked
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -24,10 +24,8 @@ class BeamSearch:
         int, Field(ge=1, le=32, description="Branches of a chain kept, at least (M); N/M are kept at most")
     ] = 2
     lookahead: Annotated[int, Field(ge=0, le=8, description="Steps written ahead before a chain is judged")] = 0
-    step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
-    steps: Annotated[
-        int, Field(ge=1, le=512, description="Steps at most; chains kept are then written to their ends")
-    ] = 64
+    step_tokens: StepTokens = 64
+    steps: KeptSteps = 64
 
     @model_validator(mode="after")
     def wide_enough(self) -> BeamSearch:
@@ -80,10 +78,7 @@ class BeamSearch:
                 latest = scored or latest
                 finished += [beam for beam in scored if beam.candidate.over]
                 half = ranked(scored)
-                if finished:
-                    await elect(run, finished)
-                elif half:
-                    run.offer(half[0].candidate)
+                await offer_best(run, finished, half)
                 room = beams - len(finished)
                 kept = half[: max(1, room // self.width)] if room else []
                 if not left and kept:

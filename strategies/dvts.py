@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
-from ponder.strategies.steps import Scored, elect, grow
+from ponder.strategies.steps import Scored, StepTokens, elect, grow
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -22,7 +22,7 @@ class Dvts:
 
     beams: Annotated[int, Field(ge=1, le=32, description="Chains in the race at a time (N)")] = 4
     width: Annotated[int, Field(ge=1, le=32, description="Branches looked at in each subtree (M); there are N/M")] = 2
-    step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
+    step_tokens: StepTokens = 64
     steps: Annotated[
         int, Field(ge=1, le=512, description="Steps at most; each subtree's best is then written to its end")
     ] = 64

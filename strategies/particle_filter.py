@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
-from ponder.strategies.steps import Scored, elect, grow
+from ponder.strategies.steps import Scored, StepTokens, elect, grow
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -24,7 +24,7 @@ class ParticleFilter:
     threshold: Annotated[
         float, Field(ge=0, le=1, description="Resample when the effective sample size falls below this share of them")
     ] = 0.5
-    step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
+    step_tokens: StepTokens = 64
     steps: Annotated[
         int, Field(ge=1, le=512, description="Steps at most; particles are then written to their ends")
     ] = 64

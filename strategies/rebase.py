@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
-from ponder.strategies.steps import Scored, elect, ranked, spread
+from ponder.strategies.steps import KeptSteps, Scored, StepTokens, elect, offer_best, ranked, spread
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -29,11 +29,8 @@ class Rebase:
         float,
         Field(ge=0.01, le=10, description="How even the branches are shared out: low is for the best chains alone"),
     ] = 0.2
-    step_tokens: Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")] = 64
-    steps: Annotated[
-        int,
-        Field(ge=1, le=512, description="Steps at most; chains kept are then written to their ends"),
-    ] = 64
+    step_tokens: StepTokens = 64
+    steps: KeptSteps = 64
 
     async def __call__(self, run: Run) -> Candidate:
         beams = run.chains(self.beams)
@@ -47,10 +44,7 @@ class Rebase:
             latest = scored or latest
             finished += [beam for beam in scored if beam.candidate.over]
             half = ranked(scored)
-            if finished:
-                await elect(run, finished)
-            elif half:
-                run.offer(half[0].candidate)
+            await offer_best(run, finished, half)
             branches = shared_out(beams - len(finished), [beam.value for beam in half], self.temperature)
             race = [(beam, n) for beam, n in zip(half, branches, strict=True) if n]
             if race and not left:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
+
+StepTokens = Annotated[int, Field(ge=4, le=4096, description="Tokens of a step at most")]
+"""The parameter that all searches have."""
+KeptSteps = Annotated[int, Field(ge=1, le=512, description="Steps at most; chains kept are then written to their ends")]
+"""That of those which keep chains from step to step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +101,12 @@ async def elect(run: Run, finished: Sequence[Scored]) -> Candidate:
     on the verifier."""
     in_order = sorted(finished, key=lambda beam: beam.place)
     return (await run.vote([b.candidate for b in in_order], [Score(b.value) for b in in_order])).leader
+
+
+async def offer_best(run: Run, finished: Sequence[Scored], half: Sequence[Scored]) -> None:
+    """Makes the best so far the answer of a request that is cut short here: of finished chains the leader of their
+    vote, else the first of the half-written ones, which are `ranked`."""
+    if finished:
+        await elect(run, finished)
+    elif half:
+        run.offer(half[0].candidate)
