@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import Any, cast
 
 import httpx
 from httpx_sse import EventSource
@@ -16,7 +16,7 @@ from ponder.clients.client import AsyncClient
 from ponder.clients.exchange import Exchange, Gathering, Question, Request, checked
 from ponder.clients.sending import AsyncSender
 
-__all__ = ["Api", "words"]
+__all__ = ["Api", "passes", "words"]
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -46,6 +46,10 @@ class Api:
         """What comes of sending a body to a path; None where that is nothing."""
         content = None if body is None else json.dumps(body).encode()
         return await self._sender.result(_called(Request(method, path, content)))
+
+    async def health(self) -> dict[str, Any]:
+        """What `/healthz` says, also where that is a 503: beside the error it says how everything is."""
+        return await self._sender.result(_health())
 
     async def text(self, path: str) -> str:
         """What is at a path and is no JSON, such as `/metrics`."""
@@ -108,8 +112,24 @@ def _called(request: Request) -> Exchange[Any]:
     return response.json() if response.content else None
 
 
+def _health() -> Exchange[dict[str, Any]]:
+    response = yield Request("GET", "/healthz")
+    if response.status_code == 503:
+        # Another 503 is of a proxy before the server, and says nothing of it.
+        with suppress(ValueError):
+            told = response.json()
+            if isinstance(told, dict) and "models" in told:
+                return cast("dict[str, Any]", told)
+    return checked(response).json()
+
+
 def _read(request: Request) -> Exchange[str]:
     return checked((yield request)).text
+
+
+def passes(error: AskError) -> bool:
+    """Whether the same may be answered later: nobody was there, or the server was not able to."""
+    return not isinstance(error, Refused) or error.status >= 500 or error.status == 429
 
 
 def words(error: AskError) -> str:

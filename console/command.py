@@ -16,9 +16,8 @@ def add_to(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     flags.add_argument("--server", metavar="URL", default=URL, help=f"the server it asks (default: {URL})")
     flags.add_argument("--host", default="127.0.0.1", help="the address it listens on (default: 127.0.0.1)")
     flags.add_argument("--port", type=int, default=8080, help="its port (default: 8080; 0: one that is free)")
-    flags.add_argument(
-        *("--name", "-n"), action="append", default=[], help="a name it may be asked by, beside addresses; several"
-    )
+    words = "a name it may be asked by, beside addresses; several"
+    flags.add_argument("--name", "-n", action="append", default=[], help=words)
     flags.add_argument("--sessions", type=int, default=64, help="people signed in at a time (default: 64)")
     flags.add_argument("--idle", type=float, default=60.0, help="minutes until one who does nothing is signed out")
     flags.set_defaults(command=command)
@@ -28,7 +27,7 @@ def command(options: argparse.Namespace) -> int:
     """`ponder console`: its exit status. Keys are typed on the page: a flag would show them to the whole machine."""
     from ponder.console.app import Options, serve
 
-    if options.sessions < 1 or options.idle <= 0:
+    if options.sessions < 1 or not options.idle > 0:
         sys.stderr.write("ponder: --sessions and --idle are above 0\n")
         return 2
     if not _is_loopback(options.host):

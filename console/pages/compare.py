@@ -94,7 +94,6 @@ class _Comparison:
             self._table = ui.element("div")
         for _ in range(FEWEST):
             self._add()
-        self._show()
 
     def _show(self) -> None:
         self._go.set_enabled(not self._busy)
@@ -113,15 +112,11 @@ class _Comparison:
         if len(self._columns) < MOST:
             with self._place:
                 self._columns.append(_Column(self._known, len(self._columns)))
-            self._show_if_built()
+            self._show()
 
     def _remove(self) -> None:
         if len(self._columns) > FEWEST:
             self._columns.pop().whole.delete()
-            self._show_if_built()
-
-    def _show_if_built(self) -> None:
-        if len(self._columns) >= FEWEST:
             self._show()
 
     def _hang_up(self) -> None:

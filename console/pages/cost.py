@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +18,7 @@ from ponder.console import charts, limits, units
 from ponder.console.api import Api, words
 from ponder.console.frame import telling
 from ponder.console.links import linked
+from ponder.console.metrics import series
 from ponder.console.page import Page, Visit
 from ponder.console.parts import button, empty, figure, figures, panel, table
 
@@ -84,12 +84,9 @@ async def _agreement(api: Api) -> Mapping[str, float] | str:
 
 def agreement_of(metrics: str) -> dict[str, float]:
     """Means of `ponder_vote_agreement_ratio` by strategy."""
-    found: dict[str, dict[str, float]] = {}
-    for end, strategy, value in re.findall(
-        r'^ponder_vote_agreement_ratio_(sum|count)\{[^}]*strategy="([^"]*)"[^}]*\} (\S+)$', metrics, re.MULTILINE
-    ):
-        found.setdefault(strategy, {})[end] = float(value)
-    return {name: both["sum"] / both["count"] for name, both in found.items() if both.get("count")}
+    sums, counts = (series(metrics, f"ponder_vote_agreement_ratio_{end}") for end in ("sum", "count"))
+    votes = {labels["strategy"]: count for labels, count in counts if count}
+    return {name: value / votes[name] for labels, value in sums if (name := labels["strategy"]) in votes}
 
 
 def as_csv(way: str, lines: Sequence[Line]) -> bytes:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,11 +14,12 @@ from nicegui import ui
 
 from ponder.clients.answers import AskError, Refused
 from ponder.console import units
-from ponder.console.api import Api, words
+from ponder.console.api import Api, passes, words
+from ponder.console.metrics import series
 from ponder.console.page import Page, Visit
 from ponder.console.parts import empty, figure, figures, panel, problem, table, text
 
-__all__ = ["PAGE", "series"]
+__all__ = ["PAGE"]
 
 EVERY = 5.0
 """Seconds between two looks."""
@@ -37,20 +37,23 @@ async def _operations(visit: Visit) -> None:
 
     async def look() -> None:
         try:
-            health = await _health(visit.api)
+            health = await visit.api.health()
             metrics = await _text(visit.api, "/metrics")
             engine = await _text(visit.api, "/metrics/engine")
         except AskError as error:
-            timer.active = isinstance(error, Refused) and error.status >= 500
-            place.clear()
-            with place:
-                problem(words(error))
-            before.clear()
+            timer.active = passes(error)
+            if before.get("wrong") != words(error):
+                before.clear()
+                before["wrong"] = words(error)
+                place.clear()
+                with place:
+                    problem(words(error))
             return
         # What changes with the clock alone is no reason to draw anew: who reads keeps their place.
         seen = json.dumps([health | {"uptime_seconds": 0}, _drift(metrics), _cache(engine)], sort_keys=True)
         if before.get("seen") == seen:
             return
+        before.clear()
         before["seen"] = seen
         place.clear()
         with place:
@@ -65,11 +68,6 @@ async def _operations(visit: Visit) -> None:
     await look()
 
 
-async def _health(api: Api) -> dict[str, Any]:
-    """What `/healthz` says, also where that is a 503: it is the same beside an error."""
-    return await api.get("/healthz")
-
-
 async def _text(api: Api, path: str) -> str:
     """The series of a page of metrics; none where this key may not read them."""
     try:
@@ -78,14 +76,6 @@ async def _text(api: Api, path: str) -> str:
         if error.status == 403:
             return ""
         raise
-
-
-def series(text: str, name: str) -> list[tuple[Mapping[str, str], float]]:
-    """The labels and values of a series in Prometheus' text."""
-    found: list[tuple[Mapping[str, str], float]] = []
-    for labels, value in re.findall(rf"^{re.escape(name)}(?:\{{([^}}]*)\}})? (\S+)$", text, re.MULTILINE):
-        found.append((dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels)), float(value)))
-    return found
 
 
 def _drift(metrics: str) -> float | None:

@@ -78,8 +78,10 @@ async def _build(visit: Visit) -> None:
             return
         go.disable()
         stop.set_visibility(True)
-        await asking.ask(visit.api, wanted)
-        show()
+        try:
+            await asking.ask(visit.api, wanted)
+        finally:
+            show()
 
     go.on_click(ask)
     stop.on_click(asking.hang_up)

@@ -16,7 +16,7 @@ from nicegui import ui
 
 from ponder.clients.answers import AskError, Refused
 from ponder.console import trees, units
-from ponder.console.api import words
+from ponder.console.api import passes, words
 from ponder.console.links import linked
 from ponder.console.page import Page, Visit
 from ponder.console.parts import empty, figure, figures, panel, problem, text
@@ -46,12 +46,16 @@ async def _requests(visit: Visit) -> None:
             now = (await visit.api.get("/v1/requests"))["data"]
             ended = (await visit.api.get("/v1/traces", limit=MOST))["data"]
         except AskError as error:
-            timer.active = False
-            running.clear()
-            over.clear()
-            with running:
-                problem(words(error))
+            timer.active = passes(error)
+            if shown.get("wrong") != words(error):
+                shown.clear()
+                shown["wrong"] = words(error)
+                running.clear()
+                over.clear()
+                with running:
+                    problem(words(error))
             return
+        shown.pop("wrong", None)
         if shown.get("now") != now:
             shown["now"] = now
             running.clear()

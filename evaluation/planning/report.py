@@ -162,8 +162,8 @@ def made(asked: Asked) -> Plan:
     number = asked.replicas or capacity.replicas(asked.rate, each, asked.load)
     if asked.rate * each >= number:
         raise OutOfReach(
-            f"{number} replicas make {number * taken.rate(costs, slots):,.0f} tokens/s, and {asked.rate:g} requests/s "
-            f"want {asked.rate * taken.tokens:,.0f}: they would wait ever longer. It takes "
+            f"{asked.rate:g} requests/s, each {each:.3g} s of a replica, keep {asked.rate * each:,.4g} replicas busy "
+            f"all the time: on {number} they would wait ever longer. It takes "
             f"{capacity.replicas(asked.rate, each, asked.load)} at a load of {asked.load:g}"
         )
     figures, simulated = _simulated(asked, number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from ponder.console.pages.operations import series
+from ponder.console.metrics import series
 from tests.console.stage import KEY, Stage
 
 

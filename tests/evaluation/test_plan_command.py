@@ -75,7 +75,17 @@ def test_what_no_fleet_can_do_is_said(capsys: pytest.CaptureFixture[str]) -> Non
     said = capsys.readouterr().err
     assert "11 s on a replica that has nothing else to do: 5 s are out of reach" in said
     assert run(*words, "--replicas", 3) == 1
-    assert "3 replicas make 1,500 tokens/s, and 4 requests/s want 4,000" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "each 2 s of a replica, keep 8 replicas busy all the time: on 3 they would wait ever longer" in said
+
+
+def test_a_fleet_that_is_too_small_for_reading_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It makes enough tokens, and has no time for them: words about tokens alone would not be true."""
+    model = tmp_path / "model.json"
+    model.write_text('{"tokens_per_second": {"1": 100}, "read_seconds": 0.01}')
+    words = ["--arrivals", 1, "--model", model, "--strategy", "direct", "--lengths", "10,10", "--requests", 0]
+    assert run(*words, "--prompt", 500, "--replicas", 2) == 1
+    assert "each 5.1 s of a replica, keep 5.1 replicas busy" in capsys.readouterr().err
 
 
 def test_what_breaks_first_is_named_and_what_is_too_small_already(capsys: pytest.CaptureFixture[str]) -> None:
