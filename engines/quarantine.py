@@ -104,8 +104,8 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._cases: OrderedDict[str, _Case] = OrderedDict()
-        self._in_flight: dict[int, set[str]] = {}
-        """Requests that a death was told of, by its number; the last few deaths."""
+        self._in_flight: dict[int, dict[str, None]] = {}
+        """Requests that a death was told of, in the order in which they told, by its number; the last few deaths."""
         self._latest = -1
         """The number of the last death."""
         self._judged = -1
@@ -126,7 +126,7 @@ class Quarantine:
         """This chain was being written when the engine died. Told before anybody is asked for `admit`."""
         request = _request(transcript)
         self._latest = max(self._latest, death.number)
-        self._in_flight.setdefault(death.number, set()).add(request)
+        self._in_flight.setdefault(death.number, {})[request] = None
         for number in [number for number in self._in_flight if number <= death.number - 8]:
             del self._in_flight[number]
         case = self._cases.setdefault(request, _Case())
@@ -153,8 +153,8 @@ class Quarantine:
         if death.by_itself and death.number > self._judged:
             self._judged = death.number
             self._judge(death.number)
-        others = self._in_flight.get(death.number, set())
-        if death.by_itself and others == {request} and case.counted != death.number:
+        others = self._in_flight.get(death.number, {})
+        if death.by_itself and others.keys() == {request} and case.counted != death.number:
             case.counted = death.number
             case.alone += 1
         if case.alone >= ALONE or case.stuck >= STUCK:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -25,8 +26,8 @@ ROOMS = {
     "ponder": {"server", "clients", "console", "evaluation"},
 }
 """What each room may import of ours. `server` knows everyone but `clients` and `evaluation`; `testing` speaks dialects
-over a server; `console` is a client;
-`ponder`, the one name of all rooms, holds the command line, which knows those with subcommands."""
+over a server; `console` is a client; `ponder`, the one name of all rooms, holds the command line, which knows those
+with subcommands."""
 
 
 PASSAGE = 13
@@ -41,7 +42,8 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def modules(path: Path) -> set[str]:
+@cache
+def modules(path: Path) -> frozenset[str]:
     """All that a file imports, wherever in it; `from a import b` may mean a name or a module."""
     names: set[str] = set()
     for node in ast.walk(tree(path)):
@@ -49,7 +51,7 @@ def modules(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def imports(path: Path) -> set[str]:
@@ -57,12 +59,14 @@ def imports(path: Path) -> set[str]:
     return {name.removeprefix("ponder.").split(".")[0] for name in modules(path)} - {"ponder"}
 
 
-def attributes(path: Path) -> set[str]:
-    return {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+@cache
+def attributes(path: Path) -> frozenset[str]:
+    return frozenset(node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute))
 
 
-def names(path: Path) -> set[str]:
-    return {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+@cache
+def names(path: Path) -> frozenset[str]:
+    return frozenset(node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name))
 
 
 @pytest.mark.parametrize("room", ROOMS)

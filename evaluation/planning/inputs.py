@@ -7,6 +7,7 @@ import asyncio
 import difflib
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +54,8 @@ MODELS = {
 }
 """What comes with Ponder, to have something to begin with."""
 
+THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
+
 KNOWN = (
     "name",
     "tokens_per_second",
@@ -66,8 +69,10 @@ KNOWN = (
 
 
 def arrivals(text: str) -> float:
-    """Requests a second of `5`, `5/s`, `300/min` or `200000/day`. Raises `ValueError`."""
-    number, slash, unit = text.replace(",", "").partition("/")
+    """Requests a second of `5`, `5/s`, `300/min` or `200,000/day`. Raises `ValueError`."""
+    number, slash, unit = text.partition("/")
+    if "," in number and THOUSANDS.fullmatch(number):
+        number = number.replace(",", "")
     if slash and unit not in UNITS:
         raise ValueError(f"{text}: {unit!r} is no unit; write a number, or NUMBER/UNIT with one of {', '.join(UNITS)}")
     return positive(number, text) / UNITS[unit or "s"]

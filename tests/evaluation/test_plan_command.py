@@ -55,7 +55,7 @@ def test_a_plan_is_the_same_again_and_by_the_day_and_its_peak(tmp_path: Path) ->
     plan = told(tmp_path, *words, "--arrivals", "2")
     assert told(tmp_path, *words, "--arrivals", "2")["simulated"] == plan["simulated"]
     assert told(tmp_path, *words, "--arrivals", "2", "--seed", 1)["simulated"] != plan["simulated"]
-    by_day = told(tmp_path, *words, "--arrivals", "86400/day", "--peak", 2)
+    by_day = told(tmp_path, *words, "--arrivals", "86,400/day", "--peak", 2)
     assert (by_day["arrivals_per_second"], by_day["arrivals_per_second_at_peak"]) == (1, 2)
     assert (by_day["replicas"], by_day["simulated"]) == (plan["replicas"], plan["simulated"])
     assert set(plan["simulated"]["owners"]) == {"auto", "direct"}
@@ -147,6 +147,7 @@ def test_a_model_of_a_file_and_chains_of_a_pool(tmp_path: Path, capsys: pytest.C
     [
         (["--arrivals", "5/week"], "'week' is no unit"),
         (["--arrivals", "many"], "'many' is no number above 0"),
+        (["--arrivals", "1,5/s"], "'1,5' is no number above 0"),
         (["--model", "gpt"], "gpt is no file and no model that is known here (qwen2.5-7b-h100)"),
         (["--model", "1:100,x:5"], "'x' is no number of chains at once"),
         (["--model", "1:100,1.5:5"], "'1.5' is no number of chains at once"),
