@@ -269,7 +269,7 @@ class CompletionResponse:
                 send_timeout=self._send_timeout,
             )
             self._started = True
-            group.create_task(out.write())
+            group.create_task(out.write()).add_done_callback(out.stopped)
             keeper = group.create_task(out.keep())
 
             share = self._resolved.resources.writing

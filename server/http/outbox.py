@@ -48,6 +48,8 @@ class Outbox:
         """The writer waits for this, when it has nothing to send."""
         self._room = asyncio.Event()
         self._gone = asyncio.Event()
+        self._stopped = asyncio.Event()
+        """Nothing is sent any more."""
         self._sending: float | None = None
         self._sent = now()
 
@@ -71,19 +73,31 @@ class Outbox:
                 idle.set_result(None)
 
     async def room(self) -> None:
-        """Returns when no more than `ROOM` bytes are unsent."""
+        """Returns when no more than `ROOM` bytes are unsent. Cancelled as `end` is."""
         while self.full:
+            self._sends()
             self._room.clear()
             await self._room.wait()
 
     async def end(self, events: bytes) -> None:
-        """Takes the last events, at least one; returns when all has been sent."""
+        """Takes the last events, at least one; returns when all has been sent. Cancelled where nobody sends it: its
+        request was, and what ran for it has raised an error over that."""
         self._over = True
         self.put(events)
-        await self._gone.wait()
+        await self._stopped.wait()
+        self._sends()
+
+    def stopped(self, writing: asyncio.Task[None]) -> None:
+        """The task of `write` has ended, however; it may never have begun."""
+        self._stopped.set()
+        self._room.set()
+
+    def _sends(self) -> None:
+        if self._stopped.is_set() and not self.all_sent:
+            raise asyncio.CancelledError
 
     async def write(self) -> None:
-        """Sends what is put, until the last of it has been sent."""
+        """Sends what is put, until the last of it has been sent. Whoever makes its task has that call `stopped`."""
         loop = asyncio.get_running_loop()
         clock = loop.time
         self._sending = clock()
@@ -109,6 +123,7 @@ class Outbox:
                     self._room.set()
             if last:
                 self._gone.set()
+                self._stopped.set()
                 return
 
     async def keep(self) -> None:

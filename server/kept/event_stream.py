@@ -88,7 +88,7 @@ class EventStream(Response):
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
-                group.create_task(out.write())
+                group.create_task(out.write()).add_done_callback(out.stopped)
                 keeper = group.create_task(out.keep())
                 async for events in self._events:
                     out.put(b"".join(events))

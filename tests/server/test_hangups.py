@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from ponder.compute.transcript import Transcript
 from ponder.server.settings import Settings
 from ponder.testing import MARKER, Chain, ScriptedEngine, in_virtual_time
 from tests.server.serving import ASK, Line, counted, door, its_door, scripted, serving, until, written
@@ -204,3 +206,34 @@ def test_a_stream_that_was_read_to_its_end_is_no_hang_up(fail_at: int | None, ou
         until(lambda: counted(app, "ponder_inflight_requests") == 0)
     assert counted(app, f'ponder_requests_total{{outcome="{outcome}"}}') == times
     assert counted(app, "ponder_client_disconnects_total") == 0
+
+
+@dataclass
+class Slow(ScriptedEngine):
+    """Takes a second to stop a call."""
+
+    async def make(self, transcript: Transcript) -> None:
+        try:
+            await super().make(transcript)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1.0)
+            raise
+
+
+@pytest.mark.parametrize("strategy", ["direct", "majority_vote"])
+def test_a_hang_up_while_the_other_answers_of_one_that_failed_are_stopped_ends_the_request(strategy: str) -> None:
+    """Python before 3.13 forgets that a task was cancelled where a group of tasks in it is ending over an error."""
+    engine = Slow(lambda p, t, c: LONG, delay=0.1, fail_at=0)
+    app, line = door(engine), Line(stream=True, n=2, strategy=strategy, thinking_budget=200)
+    fails = len(LONG.thought) // 2 * engine.delay
+
+    async def asked() -> float:
+        loop = asyncio.get_running_loop()
+        loop.call_later(fails + 0.5, line.gone.set)
+        async with asyncio.timeout(60):
+            await line.call(app)
+        return loop.time()
+
+    assert in_virtual_time(asked()) < fails + 2
+    assert its_door(app).admission.inside == engine.running == 0
+    assert written(app) == engine.produced
