@@ -76,6 +76,8 @@ class Model:
     """What replicas that live have done to chains."""
     pool: ReplicaPool | None = None
     """That of its replicas, where it has some."""
+    supervisor: Supervisor | None = None
+    """That of its engine, where it has one of its own."""
 
     @property
     def made(self) -> int:
@@ -233,6 +235,6 @@ async def supervised(world: World, model: Model) -> AsyncGenerator[Engine]:
     engine = SeededEngine(world=world, process=process, card=card, slots=slots)
     model.engines.append(engine)
     engine.tail = world.chance("tail").choice((0, 0, 1, 3))
-    supervisor = Supervisor(process, engine.check, took=3.0)
+    supervisor = model.supervisor = Supervisor(process, engine.check, took=3.0)
     async with supervisor.watching():
         yield SupervisedEngine(engine, supervisor)

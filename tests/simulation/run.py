@@ -24,7 +24,7 @@ LONGEST = 4000.0
 AFTER = 1000
 """Numbers of requests from which on they come when all is over."""
 USED = 100.0
-"""Seconds in which each replica of a pool is used again that lives."""
+"""Seconds in which an engine is up again, or each replica of a pool used again that lives."""
 CLOSING = 5.0
 """Seconds that requests have behind a drain before their tasks are cancelled."""
 
@@ -114,7 +114,7 @@ class Stage:
                 await asyncio.sleep(0.1)
         self.problems += check(self.world, self.callers, self.servers, servers, self.disk, self.logged)
         for server in servers:
-            await self._all_replicas(server)
+            await self._all_engines(server)
         # A server that fell silent may only be cut off, and so it keeps its places for minutes: these are over.
         self.disk.minutes_pass()
         for server in servers:
@@ -122,8 +122,15 @@ class Stage:
             await asyncio.sleep(2 * IDLE + 1.0)
             await self._serves_all(server)
 
-    async def _all_replicas(self, server: Server) -> None:
-        """Whatever has happened, each replica of a pool is used again."""
+    async def _all_engines(self, server: Server) -> None:
+        """Whatever has happened, an engine is started again, and each replica of a pool is used again."""
+        if (supervisor := server.model.supervisor) is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(USED):
+                    while supervisor.state != "up":  # noqa: ASYNC110 (one that has failed is tried again without a word)
+                        await asyncio.sleep(1.0)
+            if supervisor.state != "up":
+                self.problems.append(f"nothing fails, and the engine is {supervisor.state}")
         pool = server.model.pool
         if pool is None:
             return
