@@ -19,6 +19,7 @@ from ponder.server.app import ServedModel, create_app
 from ponder.server.auth.keys import Keyring
 from ponder.server.auth.stored_keys import following
 from ponder.server.dialect import Dialect
+from ponder.server.pages import Page
 from ponder.server.receipts import signing
 from ponder.server.sealed_thoughts import sealing
 from ponder.server.settings import ModelSettings, Settings
@@ -72,4 +73,7 @@ async def opened(
             signer=signer,
             seals=seals,
         )
+        for route in app.routes:
+            if isinstance(route, Page):
+                route.make()
         yield app, models

@@ -308,15 +308,15 @@ async def replicas(world: World, model: Model) -> AsyncGenerator[Engine]:
     scenario = world.scenario
     servers = [RemoteServer(world, i, steady=scenario.steady and i == 0) for i in range(scenario.replicas)]
     card = replace(CARD, name="demo", typical_chain=(60, 90))
-    places = scenario.places
+    places, begun = scenario.places, False
 
     async def connect(url: str) -> SeededReplica:
         (server,) = (one for one in servers if one.url == url)
         await world.pause(0.3, "connect")
         server.suffers()
         await server.heard()
-        # Where none has shown yet what the model is, the server would not start, and say why.
-        if pool.state != "starting" and server.strikes("unlike"):
+        # Before it has begun a server would not start, and say why.
+        if begun and server.strikes("unlike"):
             raise EngineError(f"{url}: it serves another model")
         slots = None if places is None else Slots(places, 60)
         world.log(f"{url}: reached")
@@ -328,4 +328,5 @@ async def replicas(world: World, model: Model) -> AsyncGenerator[Engine]:
     pool = ReplicaPool("demo", connect, SeededMembers(world, servers), options)
     model.pool = pool
     async with pool.serving():
+        begun = True
         yield pool
