@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -51,7 +50,7 @@ def ponder(args: argparse.Namespace, urls: Sequence[str], stack: ExitStack) -> S
     """Ponder over these, ready."""
     log = stack.enter_context(tempfile.NamedTemporaryFile(suffix="-ponder.log"))  # noqa: SIM115 (the stack's)
     port = machine.free_port()
-    command = [sys.executable, "-m", "ponder", "serve", args.model, "--port", str(port)]
+    command = [*machine.ponder(machine.ROOT), "serve", args.model, "--port", str(port)]
     for url in urls:
         command += ["--replica", url]
     environment = {"PONDER_LOG_LEVEL": "warning"}

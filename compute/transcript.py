@@ -51,11 +51,10 @@ class Transcript:
         """Tokens it had gained, when its model went away, since the time before."""
         self.life = 0
         """Which life of its model it is written in, for an engine that is started again when it goes away."""
-        self.further = False
+        self._further = False
         """It had got further then than ever before."""
         self._furthest = 0
-        self.tries = 0
-        """Calls for it that broke off in a row while it got no further, as its engine counts them."""
+        self._in_vain = 0
         self.waited = False
         """It has waited for its model to be started again."""
 
@@ -167,7 +166,7 @@ class Transcript:
         self._unended()
         tokens = self.hidden + self.visible
         self.got = tokens - (self._resumed_at or 0)
-        self.further = tokens > self._furthest
+        self._further = tokens > self._furthest
         self._furthest = max(self._furthest, tokens)
         if anew and self._answer is not None:
             ids, likelihood, text, logprobs, hidden, visible = self._answer
@@ -180,6 +179,12 @@ class Transcript:
         self._told = False
         if self._ids:
             self.begun = self.candidate()
+
+    def broke_off(self) -> int:
+        """Counts a call of the chain that broke off, once it is resumed: how many have in a row while it got no
+        further."""
+        self._in_vain = 1 if self._further else self._in_vain + 1
+        return self._in_vain
 
     def _unended(self) -> None:
         """Where the engine has said nothing of its end, that was not seen."""

@@ -99,8 +99,7 @@ class SupervisedEngine:
         """See `ponder.compute.engine.Recovers`."""
         death = await self.supervision.death(transcript.life)
         if death is None:
-            transcript.tries = 1 if transcript.further else transcript.tries + 1
-            if transcript.tries >= TRIES:
+            if transcript.broke_off() >= TRIES:
                 raise Lost(f"model {self.card.name}: a chain was lost again and again though the engine goes on")
             return
         self.quarantine.lost(transcript, death)

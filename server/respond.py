@@ -229,7 +229,6 @@ class CompletionResponse:
                 begins.cancel()
                 await self._send_whole(send, request_id)
         except Exception as error:
-            begins.cancel()
             if self._started and not isinstance(error, SlowReader):
                 # Cut off while it waits for a slow reader, nothing could be sent behind it.
                 await self._in_time(self._head_out.wait())

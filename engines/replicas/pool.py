@@ -183,10 +183,10 @@ class ReplicaPool:
         if fall is None and past.later is not None:
             past.member.refuses(past.later)
             return
-        transcript.tries = 1 if transcript.further else transcript.tries + 1
+        broken = transcript.broke_off()
         if fall is None:
             past.avoid.add(past.member.url)
-            if transcript.tries >= TRIES:
+            if broken >= TRIES:
                 raise EngineError(past.message)
             return
         self.quarantine.lost(transcript, fall.death)

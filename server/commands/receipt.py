@@ -135,7 +135,8 @@ def _said(told: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[tuple[
     row: Mapping[str, Any] = beside if "receipt" in beside else {}
     for place in (row, _within(beside, "claims")):
         for claim in (*COUNTS, "key", "strategy", "cost_nano_usd", "price_version", "prices", "calls", "chain", "iat"):
-            if claim in place and (claim in told or place[claim] not in ((0,) if claim in LATER else (None,))):
+            nothing = 0 if claim in LATER else None
+            if claim in place and (claim in told or place[claim] != nothing):
                 yield claim, place[claim], claim
     if row:
         yield "id", row.get("id"), "id"

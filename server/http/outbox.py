@@ -47,7 +47,8 @@ class Outbox:
         self._idle: asyncio.Future[None] | None = None
         """The writer waits for this, when it has nothing to send."""
         self._room = asyncio.Event()
-        self._gone = asyncio.Event()
+        self.all_sent = False
+        """The last of it has been sent."""
         self._stopped = asyncio.Event()
         """Nothing is sent any more."""
         self._sending: float | None = None
@@ -57,11 +58,6 @@ class Outbox:
     def full(self) -> bool:
         """More than `ROOM` bytes are unsent: wait for `room` before more is put."""
         return self._unsent > ROOM
-
-    @property
-    def all_sent(self) -> bool:
-        """The last of it has been sent."""
-        return self._gone.is_set()
 
     def put(self, events: bytes) -> None:
         """Takes events; they will be sent. Where it is `full` then, wait for `room` before the next."""
@@ -122,7 +118,7 @@ class Outbox:
                 if not self.full:
                     self._room.set()
             if last:
-                self._gone.set()
+                self.all_sent = True
                 self._stopped.set()
                 return
 

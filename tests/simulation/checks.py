@@ -13,7 +13,7 @@ from ponder.testing import MARKER
 from tests.simulation.database import Disk
 from tests.simulation.door import SEND, Caller, Server
 from tests.simulation.engine import part_of_an_answer, whole_answer
-from tests.simulation.world import LONG, World
+from tests.simulation.world import FAILING, LONG, World
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Of the ledger, by the ids of requests."""
@@ -149,7 +149,7 @@ def _lost(world: World, callers: Sequence[Caller], servers: Sequence[Server]) ->
     """As long as an engine lives, or comes back, no request is lost, nor a chain of one; but for those over which
     engines die, and those that have been failed again and again."""
     struck = world.struck
-    failed = sum(struck[fault] for fault in ("fails", "lost", "lost_end", "twice_told")) >= TRIES
+    failed = sum(struck[fault] for fault in FAILING) >= TRIES
     failed = failed or (world.scenario.kind == "supervised" and struck["fails"] > 0)
     fell = struck["crashed"] + struck["hangs"] + struck["no_start"] > 0
     stuck = struck["killed"] + struck["cut"] + struck["slow"] + struck["flaps"] >= STUCK

@@ -18,7 +18,7 @@ from ponder.engines.replicas.replica import Load, NotTaken
 from ponder.testing import MARKER
 from ponder.testing.scripted import CARD
 from tests.simulation.engine import ABORTED, KILLED, Model, Process, SeededEngine
-from tests.simulation.world import Fault, World
+from tests.simulation.world import FAILING, Fault, World
 
 STALL = 20.0
 """Seconds without a token after which a replica has hung."""
@@ -188,7 +188,7 @@ class SeededReplica(SeededEngine):
         if others and any((one.url, one.falls) == (self.url, self._falls) for one in failures):
             model.wrong.append(f"{self.url} has failed a chain and is given it again, though there is {others}")
         server = next(one.server for one in model.engines if isinstance(one, SeededReplica) and one.url == last.url)
-        own = sum(world.struck[fault] for fault in ("lost", "fails", "lost_end", "twice_told"))
+        own = sum(world.struck[fault] for fault in FAILING)
         quiet = server.troubled < last.at and not world.struck["slow"] and not world.struck["busy"] and own < FAILURES
         if quiet and world.frozen == last.frozen and at - last.at > VERDICT:
             model.wrong.append(f"a chain that {last.url} has failed has waited for {at - last.at:.1f} s")

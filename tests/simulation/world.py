@@ -57,6 +57,8 @@ by its own word; it says for once that it does not live, though it does; the end
 when it is reached again it is another model. Of those that belong to a pool: some are taken out, and put in again."""
 
 EVERY: Sequence[Fault] = get_args(Fault)
+FAILING: Sequence[Fault] = ("fails", "lost", "lost_end", "twice_told")
+"""Those in which a model that lives fails a chain."""
 OF_REPLICAS = EVERY[EVERY.index("cut") :]
 ALL = EVERY[: EVERY.index("cut")]
 """Those that there are for every kind of engine."""
