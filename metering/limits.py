@@ -357,7 +357,7 @@ class Limits:
             for key, pool in list(self._pools.items()):
                 if pool.epoch in (0, epoch):
                     continue
-                if pool.window.kind == "inflight" and (pool.held or pool.leased):
+                if pool.window.kind == "inflight" and (pool.held or pool.leased or pool.unsure):
                     pool.epoch, pool.leased, pool.full, pool.stale = 0, 0, False, True
                     # The database keeps these places, and would keep them when all of these requests have ended.
                     self._lost(pool)

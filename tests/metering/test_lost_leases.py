@@ -211,3 +211,21 @@ def test_a_place_that_runs_on_under_another_epoch_is_given_back_when_it_ends(end
         limits.close()
 
     in_virtual_time(work())
+
+
+def test_a_place_that_was_given_back_under_an_earlier_epoch_is_given_back_under_the_next() -> None:
+    """Which the server hears of by a lease of another limit before it has asked what became of the place."""
+    database = Away()
+
+    async def work() -> None:
+        limits = limits_of(database)
+        await one(limits)
+        database.epoch, database.before = 2, 1
+        while database.before > 0:  # noqa: ASYNC110 (the database tells nobody)
+            await asyncio.sleep(IDLE / 20)
+        limits.fenced(2)
+        await asyncio.sleep(8 * IDLE)
+        assert database.leased == 0, "other servers miss it"
+        limits.close()
+
+    in_virtual_time(work())
