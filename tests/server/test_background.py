@@ -300,7 +300,7 @@ def test_one_whose_time_is_over_answers_with_its_best(sqlite: str) -> None:
     async def go() -> None:
         engine = scripted(Chain("t" * 500, "a" * 50), delay=0.01)
         async with keeping(engine, sqlite) as on:
-            id = (await on.created(background=True, timeout=0.3))["id"]
+            id = (await on.created(background=True, timeout=2.0))["id"]
             await on.ended()
             response = await on.response(id)
             assert response["status"] in ("incomplete", "completed")
