@@ -30,7 +30,7 @@ from tests.engines.vllm_server import ENVIRONMENT, command
 pytestmark = pytest.mark.soak
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
-PARTS, KILLS, STOPS = 50, 4, 1
+PARTS, KILLS, STOPS = 25, 8, 2
 """In each part so many of each: 200 and 50 in all."""
 STARTS = 400.0
 """Seconds in which a server answers."""
