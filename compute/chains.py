@@ -18,6 +18,7 @@ from ponder.compute.drafts import Drafts
 from ponder.compute.engine import ModelCard, Recovers, Reopens, Sampling, read_beside, tokens
 from ponder.compute.errors import EngineError, Exhausted, Lost, OutOfQuota
 from ponder.compute.estimates import Estimates
+from ponder.compute.groups import TaskGroup, apart
 from ponder.compute.quota import Drawing
 from ponder.compute.resources import Resources
 from ponder.compute.seeds import Seeds
@@ -153,9 +154,7 @@ class Chains:
         self.seeds.add(reservation.number, parent, purpose if aside else None)
         return reservation
 
-    def begin(
-        self, group: asyncio.TaskGroup, reservation: Reservation, work: Coroutine[None, None, T]
-    ) -> asyncio.Task[T]:
+    def begin(self, group: TaskGroup, reservation: Reservation, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         """A child task that pays from `reservation`, which is closed even if the task is cancelled before it begins."""
         task = group.create_task(work)
         task.add_done_callback(lambda _: reservation.close())
@@ -319,10 +318,7 @@ class Chains:
         with. Within its limits: those count what was made before, too."""
         engine = self._engine
         try:
-            async with aclosing(engine.generate(prompt, sampling, transcript)) as stream:
-                async for delta in stream:
-                    if sampling.streamed:
-                        await self.stream.tell(delta)
+            await apart(self._generated(prompt, sampling, transcript))
             if transcript.ending in ("aborted", "lost"):
                 raise Lost(f"model {engine.card.name}: the end of a chain was not seen")
         except Lost:
@@ -335,6 +331,12 @@ class Chains:
             await engine.recovered(prompt, sampling, transcript)
             return False
         return True
+
+    async def _generated(self, prompt: Prompt, sampling: Sampling, transcript: Transcript) -> None:
+        async with aclosing(self._engine.generate(prompt, sampling, transcript)) as stream:
+            async for delta in stream:
+                if sampling.streamed:
+                    await self.stream.tell(delta)
 
     async def write_or_lose(
         self,

@@ -10,6 +10,7 @@ from ponder.compute.budget import Spending
 from ponder.compute.chains import Chains
 from ponder.compute.errors import DeadlinePassed, EngineError, Exhausted, Unavailable, first
 from ponder.compute.full_vote import Ballots, confidence
+from ponder.compute.groups import apart
 from ponder.compute.outcome import Notes, Outcome, StoppedBy
 from ponder.compute.plan import Plan
 from ponder.compute.progress import Watch
@@ -77,7 +78,7 @@ async def _execute(
     chosen: Candidate | None = None
     try:
         async with stop_signal.scope(cut):
-            chosen = await plan.strategy.call(run)
+            chosen = await apart(plan.strategy.call(run))
             if chosen not in drafts:
                 raise TypeError(f"strategy {plan.strategy.name} returned no candidate of its run")
             if drafts.streamed not in (None, chosen.number):

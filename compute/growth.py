@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ponder.compute.budget import Reservation
 from ponder.compute.chains import Chains
 from ponder.compute.errors import Exhausted, Lost, OutOfQuota
+from ponder.compute.groups import TaskGroup
 from ponder.compute.outcome import Notes
 from ponder.compute.text import Candidate
 
@@ -63,7 +64,7 @@ async def grow(
 
     written: list[Candidate | asyncio.Task[Candidate | Lost]] = []
     before: asyncio.Event | None = None
-    async with asyncio.TaskGroup() as tasks:
+    async with TaskGroup() as tasks:
         for beam in beams:
             if beam.over:
                 written.append(beam)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from ponder.compute.budget import Reservation
 from ponder.compute.chains import Chains
 from ponder.compute.errors import Lost, OutOfQuota
+from ponder.compute.groups import TaskGroup
 from ponder.compute.slots import Share
 from ponder.compute.text import Candidate
 
@@ -43,7 +44,7 @@ async def probed(
             reservation.close()
 
     asked: list[asyncio.Task[Candidate | None]] = []
-    async with asyncio.TaskGroup() as tasks:
+    async with TaskGroup() as tasks:
         for beam in beams:
             if len(asked) == free or visible > chains.spending.free:
                 break

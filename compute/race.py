@@ -13,6 +13,7 @@ from typing import cast
 from ponder.compute.budget import Reservation
 from ponder.compute.chains import Chains
 from ponder.compute.errors import Exhausted, Lost, OutOfQuota
+from ponder.compute.groups import TaskGroup
 from ponder.compute.text import Candidate, Prompt
 
 
@@ -46,7 +47,7 @@ class Race:
     def __init__(
         self,
         chains: Chains,
-        group: asyncio.TaskGroup,
+        group: TaskGroup,
         prompts: Sequence[Prompt],
         n: int,
         at_once: Callable[[], int] | None,

@@ -24,6 +24,7 @@ from ponder.compute.engine import Reward, RewardModel, unheld
 from ponder.compute.errors import EngineError, Exhausted, Unaffordable, first
 from ponder.compute.evidence import Foresight
 from ponder.compute.full_vote import Ballots
+from ponder.compute.groups import TaskGroup, apart
 from ponder.compute.growth import grow
 from ponder.compute.identity import CallIdentity
 from ponder.compute.likelihood import window_of
@@ -367,7 +368,7 @@ class Run:
         notes = self._notes
         notes.requested += n
         prompts = [prompt or self.prompt] if prompt is None or isinstance(prompt, Prompt) else list(prompt)
-        async with asyncio.TaskGroup() as children:
+        async with TaskGroup() as children:
             race = Race(self._chains, children, prompts, n, at_once, self._only if self.greedy else None, sharing)
             notes.alike = notes.alike or race.alike
             stream = race.settled()
@@ -485,7 +486,7 @@ class Run:
         judge = fallback if self._notes.degraded and fallback is not None else verifier
         try:
             async with asyncio.timeout_at(None if judge is fallback else self._half_time()):
-                scores = await self._apart(judge, candidates)
+                scores = await apart(self._judged(judge, candidates))
         except Exception as failed:  # noqa: BLE001 (a verifier may be anybody's, and fail in any way)
             error = first(failed)
             ends = isinstance(error, Exhausted) and not isinstance(error, Unaffordable)
@@ -500,23 +501,6 @@ class Run:
             if candidate.number >= 0:
                 self._spending.reservations[candidate.number].score = score.value
         return scores
-
-    async def _apart(self, judge: Selection[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
-        """The same as `_judged`, in a task of its own. Before Python 3.13 a task group whose child has failed may leave
-        the task it is in marked as cancelled; the deadline of the run would come out of that as `CancelledError`."""
-
-        async def judged() -> Sequence[Score] | Exception:
-            try:
-                return await self._judged(judge, candidates)
-            except Exception as failed:  # noqa: BLE001 (raised below: this task must not fail)
-                return failed
-
-        async with asyncio.TaskGroup() as apart:
-            judging = apart.create_task(judged())
-        found = judging.result()
-        if isinstance(found, Exception):
-            raise found
-        return found
 
     async def _judged(self, judge: Selection[Verifier], candidates: Sequence[Candidate]) -> Sequence[Score]:
         """Its scores. Raises `EngineError` over another number of them, or one that is no number in [0, 1]."""

@@ -202,8 +202,8 @@ class Transcript:
 
     @property
     def over(self) -> bool:
-        """Nothing is written of it any more."""
-        return self._ending != "aborted" or self._reservation.seconds is not None
+        """Nothing is written of it any more. One that is lost may be gone on with until its reservation is closed."""
+        return self._ending not in ("aborted", "lost") or self._reservation.seconds is not None
 
     def candidate(self) -> Candidate:
         """The chain as it stands."""

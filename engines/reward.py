@@ -19,6 +19,7 @@ from hashlib import blake2b
 
 from ponder.compute.engine import LONG, Checked, HasSlots, Hold, Read, Reward, unheld
 from ponder.compute.errors import EngineError, Lost
+from ponder.compute.groups import TaskGroup
 from ponder.compute.identity import CallIdentity
 from ponder.compute.text import Candidate, Message, Prompt
 from ponder.engines.profiles import PROFILES, Profile
@@ -85,7 +86,7 @@ class ProcessRewardModel:
         asked = [_Asked(read, tenant, hold, str(call), gone) for call in calls]
         asked = asked or [_Asked(read, tenant, hold, gone=gone)] * len(candidates)
         try:
-            async with asyncio.TaskGroup() as judging:
+            async with TaskGroup() as judging:
                 tasks = [
                     judging.create_task(self._judge(prompt, candidate, of))
                     for candidate, of in zip(candidates, asked, strict=True)

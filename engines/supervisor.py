@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from ponder.compute.clock import now
 from ponder.compute.engine import Checked, State
 from ponder.compute.errors import EngineError, NotNow, Unavailable
-from ponder.compute.groups import group_beside
+from ponder.compute.groups import TaskGroup, group_beside
 from ponder.engines.watchdog import STALL, TICK, Watchdog, killed_for_memory
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Supervisor:
         self._memory = 0
         self._pace = PACE
         """Seconds in which it reads a token."""
-        self._group = asyncio.TaskGroup()
+        self._group = TaskGroup()
         self._probing: asyncio.Task[None] | None = None
 
     # -- how it stands ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Sampling
+from ponder.compute.groups import TaskGroup
 from ponder.compute.text import Candidate, Hidden, Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.launch import EngineOptions
@@ -72,7 +73,7 @@ class Writer:
                 bar.update()
                 return list(candidate.ids.unseal())
 
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [group.create_task(one(at, ask)) for at, ask in enumerate(asks)]
         return [task.result() for task in tasks]
 
@@ -119,7 +120,7 @@ class Judge:
                 bar.update()
                 return list(reward.steps)
 
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [group.create_task(one(text, chain)) for text, chain in chains]
         return [task.result() for task in tasks]
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 from ponder.compute.clock import now
 from ponder.compute.engine import ModelCard
 from ponder.compute.errors import NoVerdict, RequestError, TooBusy, first
+from ponder.compute.groups import TaskGroup
 from ponder.compute.pool import pool
 from ponder.compute.text import Image, Message
 from ponder.server.request import Request
@@ -63,7 +64,7 @@ async def checked(messages: tuple[Message, ...], limits: Limits, tenant: str) ->
     found = {image.data: image for message in messages for _, image in message.images}
     until = now() + WAIT
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = {data: group.create_task(_checked(image, limits, tenant, until)) for data, image in found.items()}
     except BaseExceptionGroup as error:
         raise first(error) from None

@@ -21,6 +21,7 @@ from ponder.compute.clock import now
 from ponder.compute.engine import Delta
 from ponder.compute.errors import DeadlinePassed, NotNow, RequestError, TooBusy, Unavailable
 from ponder.compute.execute import GRACE, execute
+from ponder.compute.groups import TaskGroup
 from ponder.compute.outcome import Outcome
 from ponder.compute.progress import Watch
 from ponder.compute.stop import StopSignal
@@ -129,7 +130,7 @@ class CompletionResponse:
         request_id = str(scope.get("state", {}).get("request_id", ""))
         ended = "failed"
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
                 resolved = await self._plan()
                 left = self._began + resolved.timeout - now()
@@ -215,7 +216,7 @@ class CompletionResponse:
 
     # -- working ------------------------------------------------------------------------------------------------------
 
-    async def _whole(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
+    async def _whole(self, send: Send, request_id: str, group: TaskGroup) -> None:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
         begins = asyncio.get_running_loop().call_at(
             self._began + self._headers_after, lambda: self._early.append(group.create_task(self._before(send)))
@@ -253,7 +254,7 @@ class CompletionResponse:
         """Headers of an answer in one piece."""
         return [(b"content-type", self._writer.media_type.encode()), *self._headers, *self._limits()]
 
-    async def _stream(self, send: Send, request_id: str, group: asyncio.TaskGroup) -> None:
+    async def _stream(self, send: Send, request_id: str, group: TaskGroup) -> None:
         stop_signals = [StopSignal() for _ in self._resolved.plans]
         async with self._admission.place(stop_signals, self._resolved.work, self._left()) as turn:
             begin = partial(self._begin, turn, request_id, stop_signals)
@@ -326,9 +327,7 @@ class CompletionResponse:
             await out.end(last)
             keeper.cancel()
 
-    async def _held_back(
-        self, begin: Callable[[], Awaitable[None]], group: asyncio.TaskGroup
-    ) -> Callable[[], Awaitable[None]]:
+    async def _held_back(self, begin: Callable[[], Awaitable[None]], group: TaskGroup) -> Callable[[], Awaitable[None]]:
         """Begins, for `HELD` seconds at most: raises what was in the way, so that the response is a refusal. Returns
         what is to be awaited yet."""
 
@@ -521,7 +520,7 @@ class CompletionResponse:
             if len(resolved.plans) == 1:
                 await one(0)
                 return
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for i in range(len(resolved.plans)):
                     group.create_task(one(i))
         finally:

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from ponder.compute.engine import Checked, Engine, RewardModel, State, supervision_of
 from ponder.compute.errors import NotFound, NotPermitted, PonderError, Unavailable
+from ponder.compute.groups import TaskGroup
 from ponder.compute.price import NANO, Price
 from ponder.compute.replicas import HasReplicas, ReplicaState
 from ponder.metering.ledger import Ledger
@@ -363,7 +364,7 @@ class Status:
             states: list[State | None] = [None if one is None else one.state for one in watched]
             if time.monotonic() - self._checked > FRESH_SECONDS or states != self._states:
                 self._states = states
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     models = {
                         name: group.create_task(self._answers(name, "generator", served.engine))
                         for name, served in self._models.items()

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from ponder.compute.groups import TaskGroup
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
 from ponder.strategies.steps import KeptSteps, Scored, StepTokens, child, elect, level, offer_best, ranked
@@ -43,7 +44,7 @@ class BeamSearch:
         """The chains that go on, and how many branches each has."""
         begun: dict[tuple[int, ...], list[asyncio.Task[Scored | None]]] = {}
         """Branches under way before their step began, by the chain they continue."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
 
             def branch(beam: Scored, n: int, first: int = 0) -> list[asyncio.Task[Scored | None]]:
                 children = [child(run, beam, i, self.step_tokens, self.lookahead) for i in range(first, n)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from ponder.compute.groups import TaskGroup
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate
 from ponder.strategies.steps import Scored, StepTokens, elect, grow
@@ -57,7 +57,7 @@ class Dvts:
 
         if run.seed is not None:
             return await self.in_step(run, trees, min(self.width, beams))
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for tree in range(trees):
                 group.create_task(subtree(tree))
         return await self.ended(run, leaves)

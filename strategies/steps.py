@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
+from ponder.compute.groups import TaskGroup
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
 
@@ -55,7 +55,7 @@ async def spread(run: Run, race: Sequence[tuple[Scored, int]], tokens: int | Non
     """
     if run.seed is not None or tokens is None:
         return await level(run, race, tokens)
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         tasks = [group.create_task(child(run, beam, i, tokens)) for beam, n in race for i in range(n)]
     return [scored for task in tasks if (scored := task.result()) is not None]
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 from ponder.compute.budget import Budget, Spending
 from ponder.compute.engine import Engine, Sampling
 from ponder.compute.errors import EngineError, Lost, NotNow
+from ponder.compute.groups import TaskGroup
 from ponder.compute.text import Candidate, Ending, Hidden, Message, Prompt, TokenLogprob
 from ponder.compute.transcript import Transcript
 from ponder.testing.require import at_most, promised, require
@@ -190,7 +191,7 @@ async def _cancels(engine: Engine, prompt: Prompt) -> None:
     """A call that is cancelled at any moment stops the model, and its transcript is complete."""
     for turns in (1, 3, 10, 30, 100):
         chain = _Chain(engine, prompt, Sampling(thinking=200, answer=40, seed=3, streamed=True))
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             task = group.create_task(chain.run())
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -246,7 +247,7 @@ async def _likelihood(engine: Engine, prompt: Prompt) -> None:
 async def _side_by_side(engine: Engine, prompt: Prompt) -> None:
     """Several chains at once each keep their own limits and counts."""
     chains = [_Chain(engine, prompt, Sampling(thinking=5 * n, answer=10, tight=True, seed=n)) for n in range(1, 5)]
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         for chain in chains:
             group.create_task(chain.run())
 

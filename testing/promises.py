@@ -25,6 +25,7 @@ from functools import partial
 from ponder.compute.budget import Budget
 from ponder.compute.cost import CostLimit
 from ponder.compute.errors import EngineError, Lost
+from ponder.compute.groups import TaskGroup
 from ponder.compute.outcome import Outcome
 from ponder.compute.run import Run, Strategy, Verifier
 from ponder.compute.text import Candidate, Prompt, Score
@@ -161,7 +162,7 @@ def _cancelled(setting: Setting) -> None:
     async def cancelled_after(turns: int) -> bool:
         budget = Budget(ENOUGH, 50, cost=CostLimit(1, 1, 1, ENOUGH))
         case = Case(setting, budget, JudgingEngine(always(*CHAINS), tail=3))
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             task = group.create_task(case.run())
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -195,7 +196,7 @@ def _cut(setting: Setting, reason: str) -> None:
         return outcome
 
     async def both() -> tuple[Outcome, Outcome]:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tasks = group.create_task(cut(slow)), group.create_task(cut([CHAINS[0], *slow]))
         return tasks[0].result(), tasks[1].result()
 

@@ -13,8 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ("tests.campaign", "tests.metering.databases")
+
+# How long an example takes says more of the machine than of what is tested.
+settings.register_profile("ponder", deadline=None)
+settings.load_profile("ponder")
 
 # What a server that a test starts would keep in the user's state folder, its ledger, goes where it is thrown away.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="ponder-state-")

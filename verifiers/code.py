@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from ponder.compute.groups import TaskGroup
 from ponder.compute.pool import Turns
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
@@ -56,7 +57,7 @@ class Code:
         await sandbox.probe()
         programs = {program(c.text) for c in candidates}
         try:
-            async with asyncio.TaskGroup() as judging:
+            async with TaskGroup() as judging:
                 tasks = {p: judging.create_task(self.passed(sandbox, p, run.tenant)) for p in programs}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None

@@ -8,7 +8,6 @@ may try to talk to the model, so it stands between marks that depend on a hash o
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 from collections import Counter
@@ -20,6 +19,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ponder.compute.errors import EngineError
+from ponder.compute.groups import TaskGroup
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
 from ponder.verifiers.turns import as_text, in_front
@@ -62,7 +62,7 @@ class Consensus:
         if run.free < len(orders):
             raise EngineError(f"asking for a consensus takes {len(orders)} thinking tokens and {run.free} are left")
         try:
-            async with asyncio.TaskGroup() as asking:
+            async with TaskGroup() as asking:
                 tasks = [asking.create_task(self.chosen(run, candidates[0], order, counts)) for order in orders]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None

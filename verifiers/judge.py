@@ -7,7 +7,6 @@ cannot contain.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ponder.compute.errors import EngineError
+from ponder.compute.groups import TaskGroup
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Hidden, Message, Prompt, Score
 from ponder.verifiers.turns import as_text, in_front
@@ -46,7 +46,7 @@ class Judge:
         if run.free < len(different):
             raise EngineError(f"judging takes {len(different)} thinking tokens and {run.free} are left")
         try:
-            async with asyncio.TaskGroup() as judging:
+            async with TaskGroup() as judging:
                 tasks = {key: judging.create_task(self.judge(run, c)) for key, c in different.items()}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None

@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from ponder.compute.answers.extraction import final_answer
 from ponder.compute.answers.keys import number
 from ponder.compute.errors import EngineError, NoVerdict
+from ponder.compute.groups import TaskGroup
 from ponder.compute.pool import pool
 from ponder.compute.run import Run
 from ponder.compute.text import Candidate, Score
@@ -96,7 +97,7 @@ class Rules:
         schema = None if self.json_schema is None else json.dumps(self.json_schema)
         texts = {c.text for c in candidates}
         try:
-            async with asyncio.TaskGroup() as judging:
+            async with TaskGroup() as judging:
                 tasks = {t: judging.create_task(self._holds(t, schema, run.tenant, until)) for t in texts}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None

@@ -17,6 +17,7 @@ from ponder.compute.answers.extraction import TAIL, final_answer
 from ponder.compute.answers.keys import Key, digest, equal, key
 from ponder.compute.answers.partition import partition
 from ponder.compute.errors import NoVerdict
+from ponder.compute.groups import TaskGroup
 from ponder.compute.pool import pool
 
 PATIENCE = 2.0
@@ -59,7 +60,7 @@ async def group_answers(
     if any(one.algebra for one in keys.values()):
         comparing = _Comparing(keys)
         until = asyncio.get_running_loop().time() + seconds
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             for _ in range(pool().share):
                 tasks.create_task(comparing.work(tenant, until))
         found = comparing.found()

@@ -20,6 +20,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from ponder.compute.errors import EngineError, Lost, PonderError, RequestError
+from ponder.compute.groups import TaskGroup
 from ponder.engines.replicas.replica import NotTaken
 
 CONNECT_SECONDS = 10.0
@@ -182,7 +183,7 @@ class Connection:
         self, path: str, asked: Mapping[str, Any] | None, headers: Mapping[str, str], patience: float
     ) -> tuple[aiohttp.ClientResponse | PonderError, asyncio.CancelledError | None]:
         """What became of a request, also for who is cancelled meanwhile, and that."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             begun = group.create_task(self._tried(path, asked, headers))
             try:
                 return await asyncio.shield(begun), None

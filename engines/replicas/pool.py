@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 from ponder.compute.clock import now
 from ponder.compute.engine import Checked, Delta, ModelCard, ReadsWishes, Reopens, Sampling, State
 from ponder.compute.errors import EngineError, Lost, NotNow, PonderError, Unavailable
-from ponder.compute.groups import group_beside
+from ponder.compute.groups import TaskGroup, group_beside
 from ponder.compute.replicas import ReplicaFacts
 from ponder.compute.slots import Slots
 from ponder.compute.text import Candidate, Prompt
@@ -54,7 +54,7 @@ class _Past:
     """The one that was writing it when that broke off."""
     message: str
     avoid: set[str] = field(default_factory=set[str])
-    """Those that have failed it, though they live."""
+    """Those that have failed it: they have it again where no other can."""
     later: float | None = None
     """Seconds after which that one may take it; None where it had taken it."""
 
@@ -91,7 +91,7 @@ class ReplicaPool:
         self._away_since: float | None = now()
         self._event = asyncio.Event()
         self._reread = asyncio.Event()
-        self._group = asyncio.TaskGroup()
+        self._group = TaskGroup()
         self._keeping: dict[Member, asyncio.Task[None]] = {}
 
     # -- the contract of an engine ------------------------------------------------------------------------------------
@@ -184,8 +184,8 @@ class ReplicaPool:
             past.member.refuses(past.later)
             return
         broken = transcript.broke_off()
+        past.avoid.add(past.member.url)
         if fall is None:
-            past.avoid.add(past.member.url)
             if broken >= TRIES:
                 raise EngineError(past.message)
             return

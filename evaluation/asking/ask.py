@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from ponder.clients.client import AskError, AsyncClient, CutOff, Refused, Reply, Unreachable
+from ponder.compute.groups import TaskGroup
 
 BUSY = (429, 503)
 """Statuses of a server that may answer later."""
@@ -94,7 +95,7 @@ async def ask(
 async def side_by_side(work: Callable[[], Any], at_once: int) -> None:
     """So many of the same at once. Raises the error of the first that fails, as it is."""
     try:
-        async with asyncio.TaskGroup() as workers:
+        async with TaskGroup() as workers:
             for _ in range(at_once):
                 workers.create_task(work())
     except ExceptionGroup as failed:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ponder.compute.errors import PonderError
+from ponder.compute.groups import TaskGroup
 from ponder.engines.replicas.server import VllmServer
 from ponder.server.replicas import known_of, membership_of, reaching
 from ponder.server.settings import ModelSettings
@@ -47,7 +48,7 @@ async def found_of(name: str, model: ModelSettings, replicas: ReplicaSettings) -
 
 async def _asked(urls: Sequence[str], reach: Callable[[str], Awaitable[VllmServer]]) -> AsyncGenerator[ReplicaFound]:
     for first in range(0, len(urls), AT_ONCE):
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             asking = [group.create_task(_look(url, reach)) for url in urls[first : first + AT_ONCE]]
         for one in asking:
             yield one.result()

@@ -19,6 +19,7 @@ from typing import Any
 
 import uvicorn
 
+from ponder.compute.groups import TaskGroup
 from ponder.server.ending import SENT
 from ponder.server.http.places import SPARE
 from ponder.server.http.protocol import protocol
@@ -205,7 +206,7 @@ async def run(
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, on_signal)
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             beside = [group.create_task(one()) for one in (go_down, finish, watch)]
             await server.serve(sockets=[sock])
             for task in beside:

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ponder.compute.account import Account, Bill, Intent
 from ponder.compute.clock import now
 from ponder.compute.errors import Unavailable, first
+from ponder.compute.groups import TaskGroup
 from ponder.compute.usage import Usage
 from ponder.metering.idempotency import Claim, IdempotencyStore, Kept
 from ponder.metering.ledger import OPENING, SETTLING
@@ -219,7 +220,7 @@ class IdempotentResponse:
 
         linger = self._runs.settings.linger_seconds
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(caller())
                 group.create_task(live.linger(linger, lambda: self._store.wanted(self._claim.id, SETTLING)))
                 try:
@@ -288,7 +289,7 @@ class _Confirmed:
 async def _listening(receive: Receive, work: Awaitable[T]) -> T:
     """What it comes to, while the caller is there. Raises `HungUp`."""
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             watch = group.create_task(hang_up(receive))
             result = await work
             watch.cancel()

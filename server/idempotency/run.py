@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Send
 
 from ponder.compute.clock import now
 from ponder.compute.errors import NotNow
+from ponder.compute.groups import TaskGroup
 from ponder.metering.idempotency import Claim
 from ponder.server.http.outbox import PIECE, ROOM, SlowReader
 from ponder.server.respond import HungUp, hang_up
@@ -132,7 +133,7 @@ class Live:
             self._readers[reader] = 0
             self._tell()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
                 async with asyncio.timeout(None if first else max(0.001, until - now())):
                     while not (self.over or (self._begun(first=first) and not late)):

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ponder.compute.account import Account
 from ponder.compute.errors import RequestError, Unavailable, first
+from ponder.compute.groups import TaskGroup
 from ponder.metering.ledger import RETRY, SETTLING
 from ponder.metering.metrics import Metrics
 from ponder.metering.responses import Opening
@@ -160,7 +161,7 @@ class KeptResponse:
         )
         self._kept.begin(opening.id, run, run.go(scope))
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
                 self._opened = await run.begun()
                 watch.cancel()

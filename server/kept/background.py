@@ -17,6 +17,7 @@ from starlette.types import Message, Scope
 
 from ponder.compute.account import Account, Bill, Intent
 from ponder.compute.errors import NotNow, Unavailable
+from ponder.compute.groups import TaskGroup
 from ponder.compute.usage import Usage
 from ponder.metering.ledger import OPENING, SETTLING
 from ponder.metering.responses import Opening
@@ -97,7 +98,7 @@ class BackgroundRun:
         # The connection it came on, and the span of that, may end before.
         scope = {**scope, "state": {"request_id": self._opening.request}}
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self._write())
                 try:
                     await self._run(scope, self._receive, self._send)

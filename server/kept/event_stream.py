@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ponder.compute.errors import NotFound, Unavailable, first
+from ponder.compute.groups import TaskGroup
 from ponder.metering.metrics import Metrics
 from ponder.server.http.outbox import Outbox, SlowReader
 from ponder.server.kept.responses import KeptResponses
@@ -86,7 +87,7 @@ class EventStream(Response):
             send, self._headers, keepalive=self._keepalive, keep_alive=SILENCE, send_timeout=self._send_timeout
         )
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 watch = group.create_task(hang_up(receive))
                 group.create_task(out.write()).add_done_callback(out.stopped)
                 keeper = group.create_task(out.keep())

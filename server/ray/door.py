@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ponder.compute.engine import Engine, RewardModel
 from ponder.compute.errors import PonderError
+from ponder.compute.groups import TaskGroup
 from ponder.compute.lengths import Lengths
 from ponder.compute.slots import Slots
 from ponder.engines.ray.meetings import Meet, Meeting, Told
@@ -66,7 +67,7 @@ class Behind:
 
     def __init__(self, opened: Opened, hosts: Callable[[FastAPI], Hosts]) -> None:
         self._opened, self._hosts_of = opened, hosts
-        self._group = asyncio.TaskGroup()
+        self._group = TaskGroup()
         self._app: FastAPI | None = None
         self._hosts: Hosts | None = None
         self.drained = False
@@ -241,7 +242,7 @@ class Door:
         settings, metrics = self._settings, Metrics()
         async with (
             opened(settings, self._start, metrics=metrics, source=lambda: load(self._file)) as (app, _),
-            asyncio.TaskGroup() as group,
+            TaskGroup() as group,
         ):
             handle: ServerHandle = app.state.handle
             self._handle, handle.status.joined, handle.reload.others = handle, self._joined, self._reload_others

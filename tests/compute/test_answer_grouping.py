@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ponder.compute.answers.grouping import group_answers
@@ -105,7 +105,6 @@ def test_a_vote_counts_the_same_whatever_order_chains_end_in() -> None:
     assert len({asyncio.run(counts(order)) for order in orders}) == 1
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.text(alphabet="0123456789/.,-+{}[]()<>=^_| \\$%abcxyAB*`\"':;!±√π∞°½²①三和或＝", max_size=24),

@@ -236,7 +236,7 @@ VERBS: dict[str, Verb] = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     verbs=st.lists(st.sampled_from(sorted(VERBS)), min_size=1, max_size=6),
     thinking=st.integers(0, 400),

@@ -149,7 +149,9 @@ def test_no_strategy_makes_more_than_the_quota_has_and_all_answer(strategy: str,
         assert found.outcome.answer.text
         assert found.spending.out_of_quota or left >= 40
         if found.spending.out_of_quota:
-            assert found.outcome.stopped_by == "quota", left
+            # A draw may be refused in the moment in which the chains that are there suffice.
+            sufficed = ("early_agreement",) if strategy == "short_m_at_k" else ()
+            assert found.outcome.stopped_by in ("quota", *sufficed), left
 
 
 def test_a_limit_of_all_tokens_counts_what_was_drawn_before_once() -> None:

@@ -181,7 +181,7 @@ def test_an_error_in_a_task_comes_out_as_itself() -> None:
     with pytest.raises(RequestError, match="the template refuses it"):
         ask(one_of_two, Refuses(always(Chain("so", "7"))))
     with pytest.raises(EngineError):
-        ask(one_of_two, ScriptedEngine(always(Chain("so", "7")), fail_at=0))
+        ask(one_of_two, ScriptedEngine(always(Chain("so " * 20, "7")), fail_at=0))
 
 
 def test_a_ledger_has_numbers_and_no_text() -> None:

@@ -49,7 +49,7 @@ def test_a_share_of_one_request_alone_has_all_but_what_is_kept(places: int) -> N
     assert got == places - (places // 16 or (1 if places >= 8 else 0))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 20), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_whatever_comes_and_hangs_up_no_slot_is_lost_or_given_twice(
     places: int, keys: int, chance: random.Random

@@ -71,7 +71,7 @@ hostile = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(benign, min_size=1, max_size=3))
 def test_ordinary_text_gives_the_ordinary_ids(texts: list[str]) -> None:
     rendered = prompts().render(Prompt(tuple(Message("user", text) for text in texts)), thinking=True)
@@ -80,7 +80,7 @@ def test_ordinary_text_gives_the_ordinary_ids(texts: list[str]) -> None:
     assert rendered.inside
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(hostile, min_size=1, max_size=3), st.sampled_from(["m.content", "m.content | trim", "m.content | upper"])
 )
@@ -93,7 +93,7 @@ def test_no_marker_comes_out_of_what_a_caller_typed(texts: list[list[str]], body
     assert found == [i for i in asked.render(plain, thinking=True).ids if i in marks]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hostile)
 def test_a_hostile_text_is_still_the_text(pieces: list[str]) -> None:
     text = "x" + "".join(pieces) + "x"
@@ -256,7 +256,7 @@ def test_a_model_that_does_not_think_is_asked_to_only_when_it_shall() -> None:
     assert "system\nBe kind.\n\nThink step" in whole().decode(both.ids)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text(max_size=60) | benign | hostile.map("".join), min_size=1, max_size=3))
 def test_the_size_of_a_prompt_never_promises_more_tokens_than_it_has(texts: list[str]) -> None:
     """A context of no token at all: the least is all that is told."""

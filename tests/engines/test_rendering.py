@@ -303,7 +303,7 @@ def told(text: str) -> bool:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(letters, letters, letters, st.integers(-9, 9), st.integers(-9, 9), st.integers(-1, 3))
 def test_what_is_made_of_a_marked_text_is_the_same_text_with_its_marks(
     text: str, other: str, third: str, begin: int, end: int, most: int

@@ -63,7 +63,7 @@ plain = st.text(alphabet="abc =12é世\n", max_size=20)
 cuts = st.lists(st.integers(1, 7), min_size=1, max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plain, plain, cuts)
 def test_thought_and_answer_come_apart_however_they_are_cut(thought: str, answer: str, pieces: list[int]) -> None:
     tokens = ids(thought + "</think>" + answer)
@@ -75,7 +75,7 @@ def test_thought_and_answer_come_apart_however_they_are_cut(thought: str, answer
     assert with_markers().decode(splitter.thought) == thought
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(plain, cuts)
 def test_a_thought_without_an_end_stays_hidden(thought: str, pieces: list[int]) -> None:
     text, hidden, visible = run(Splitter(with_markers(), inside=True), ids("x" + thought), pieces)
@@ -83,7 +83,7 @@ def test_a_thought_without_an_end_stays_hidden(thought: str, pieces: list[int]) 
     assert hidden == len(ids("x" + thought))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(plain, plain, plain, cuts)
 def test_a_second_thought_in_the_answer_is_hidden_too(first: str, second: str, third: str, pieces: list[int]) -> None:
     whole = f"A{first}<think>{second}</think>B{third}"
@@ -95,7 +95,7 @@ def test_a_second_thought_in_the_answer_is_hidden_too(first: str, second: str, t
     assert text == f"A{first}"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plain, st.lists(st.text(alphabet="abc =12é", min_size=1, max_size=4), min_size=1, max_size=3), cuts)
 def test_stop_strings_cut_where_the_first_to_be_complete_begins(
     answer: str, stops: list[str], pieces: list[int]
@@ -113,7 +113,7 @@ def test_a_possible_stop_string_is_kept_back_until_it_is_decided() -> None:
     assert splitter.finish() == ""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plain, plain, cuts)
 def test_a_marker_that_is_text_is_found_across_tokens(thought: str, answer: str, pieces: list[int]) -> None:
     whole = f"{thought}\nFinal answer: {answer}"

@@ -211,5 +211,5 @@ def test_servers_that_share_a_limit_are_never_beyond_it(tmp_path: Path, examples
     migrate(empty)
     empty.dispose()
     machine = type("Here", (Servers,), {"folder": tmp_path})
-    checked = settings(max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=SLOW)
+    checked = settings(max_examples=examples, stateful_step_count=20, suppress_health_check=SLOW)
     run_state_machine_as_test(machine, settings=checked)  # type: ignore[no-untyped-call]

@@ -251,7 +251,7 @@ def test_a_model_that_does_not_think_takes_a_budget_too() -> None:
     assert body["choices"][0]["message"]["content"] == "It is 7."
 
 
-@trials(max_examples=60, deadline=None)
+@trials(max_examples=60)
 @given(
     thinking=st.integers(-1, 3000),
     most=st.none() | st.integers(1, 400),
