@@ -157,10 +157,11 @@ async def stopped(load: Load, processes: Processes, strike: int) -> None:
 
 async def killed(load: Load, processes: Processes, strike: int) -> None:
     """One is killed, and another takes its place."""
-    one = processes.all.pop(strike % 2)
+    one = processes.all[strike % 2]
     await load.until(lambda: fact_of(load.pool, one.url).in_flight > 0)
     load.struck = now()
     await one.kill()
+    processes.all.remove(one)
     await load.until(lambda: fact_of(load.pool, one.url).state == "away")
     other = await processes.start()
     processes.all.append(other)
