@@ -185,11 +185,15 @@ def test_a_caller_is_told_how_its_limits_stand(tmp_path: Path) -> None:
     async def go() -> None:
         settings = limits(thinking_tokens_per_month=100_000, thinking_tokens_per_day=2000, max_inflight=3)
         async with ledgered(ScriptedEngine(always(LONG)), file(tmp_path), settings) as on:
-            whole = (await on.chat(ANN, thinking_budget=300)).headers
+            answer = await on.chat(ANN, thinking_budget=300)
+            assert answer.status_code == 200, answer.text
+            whole = answer.headers
             assert (whole["x-ratelimit-limit-tokens"], whole["x-ratelimit-remaining-tokens"]) == ("2000", "1700")
             assert (whole["x-ratelimit-limit-requests"], whole["x-ratelimit-remaining-requests"]) == ("3", "3")
             assert whole["x-ratelimit-reset-tokens"][-1] == "s"
-            stream = (await on.chat(ANN, thinking_budget=300, stream=True)).headers
+            answer = await on.chat(ANN, thinking_budget=300, stream=True)
+            assert answer.status_code == 200, answer.text
+            stream = answer.headers
             # A stream's headers leave before it is known what it takes.
             assert (stream["x-ratelimit-remaining-tokens"], stream["x-ratelimit-remaining-requests"]) == ("1400", "2")
             assert not [name for name in (await on.chat(BOB)).headers if "ratelimit" in name]
