@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -28,8 +29,11 @@ from ponder.server.auth.keys import digest
 from ponder.server.ending import AFTER
 from ponder.server.load_settings import load
 from ponder.server.settings import Settings
+from ponder.testing import Chain, ScriptedEngine, always
 from tests.deploy.programs import sources_of_vllm, unknown_to_vllm
 from tests.metering.databases import postgresql, program
+from tests.metering.ledgers import rows
+from tests.server.ledgered import ledgered
 from tests.test_architecture import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -227,6 +231,7 @@ def test_a_door_that_is_told_to_end_has_the_time_to_drain() -> None:
 
 
 def test_what_a_backup_writes_can_be_restored_and_old_ones_go(tmp_path: Path) -> None:
+    """Made by the command of the CronJob, and gone back to by that of the page."""
     backup, folder = container("backup"), tmp_path / "backups"
     folder.mkdir()
     for name in ("ponder-old.dump", "ponder-broken.dump.part", "ponder-late.dump", "other"):
@@ -234,17 +239,32 @@ def test_what_a_backup_writes_can_be_restored_and_old_ones_go(tmp_path: Path) ->
         long_ago = 15 if name != "ponder-late.dump" else 13
         os.utime(folder / name, times=(now := time.time() - long_ago * 86400, now))
     (tmp_path / "password").write_text("any")
+
+    async def asked(address: str) -> None:
+        async with ledgered(ScriptedEngine(always(Chain("so", "7"))), address) as on:
+            assert (await on.chat()).status_code == 200
+
     with postgresql() as server:
-        migrate(database(server.new()).engine(long=True))
-        parts = urlsplit(server.address("ledger1"))
+        address = server.new()
+        migrate(database(address).engine(long=True))
+        asyncio.run(asked(address))
+        kept = rows(address)
+        parts = urlsplit(address)
         there = {"PGHOST": parts.hostname or "", "PGPORT": str(parts.port), "PGUSER": parts.username or ""}
         there |= {"PGDATABASE": parts.path.strip("/"), "PASSWORD": str(tmp_path / "password"), "BACKUPS": str(folder)}
         assert there.keys() - {"PGPORT"} == {one["name"] for one in backup["env"]}
         there["PATH"] = os.pathsep.join([str(Path(program("pg_dump")).parent), os.environ["PATH"]])
         subprocess.run([*backup["command"], *backup["args"]], env=os.environ | there, check=True)
-    (made,) = {file.name for file in folder.iterdir()} - {"ponder-late.dump", "other"}
-    listed = subprocess.run([program("pg_restore"), "--list", folder / made], capture_output=True, check=True).stdout
-    assert b"TABLE DATA public requests" in listed
+        (made,) = {file.name for file in folder.iterdir()} - {"ponder-late.dump", "other"}
+
+        asyncio.run(asked(address))
+        assert len(rows(address)) == len(kept) + 1 == 2
+        (told,) = re.findall(r"`(pg_restore [^`]*)`", (ROOT / "docs" / "kubernetes.md").read_text())
+        words = {"--dbname=ponder": f"--dbname={there['PGDATABASE']}", "FILE": str(folder / made)}
+        subprocess.run([words.get(word, word) for word in told.split()], env=os.environ | there, check=True)
+        assert rows(address) == kept
+        asyncio.run(asked(address))
+        assert len(rows(address)) == 2
 
 
 def test_one_is_taken_away_at_a_time() -> None:

@@ -63,8 +63,8 @@ def vllm(log: Path) -> Callable[[], Awaitable[ReplicaProcess]]:
 
 
 def form(number: int) -> Plan:
-    """Stories of the demo reasoner's, at temperature 0: what is answered follows from the number. Each is of a tenant of
-    its own, so that whatever the numbers of their ports every replica is home to some."""
+    """Stories of the demo reasoner's, at temperature 0: what is answered follows from the number. Each is of a tenant
+    of its own, so that whatever the numbers of their ports every replica is home to some."""
     which = number % QUESTIONS
     story = f"Tom has {which + 3} apples. Tom gets {which + 5} more. How many apples does Tom have now?"
     made = plan("direct", question=story, budget=Budget(600, 120), stream=number % 2 == 0)
