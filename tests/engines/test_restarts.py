@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
 
 from ponder.compute.budget import Budget, Spending
-from ponder.compute.engine import Checked, Delta, Engine, Grammar, Sampling, State
+from ponder.compute.engine import Checked, Delta, Engine, Grammar, Reward, RewardModel, Sampling, State
 from ponder.compute.errors import DeadlinePassed, Lost, RequestError, Unavailable
 from ponder.compute.execute import execute
 from ponder.compute.lengths import Lengths
@@ -24,7 +24,7 @@ from ponder.compute.stop import StopSignal
 from ponder.compute.text import Message, Prompt
 from ponder.compute.transcript import Transcript
 from ponder.engines.quarantine import Quarantine
-from ponder.engines.supervised import TRIES, SupervisedEngine
+from ponder.engines.supervised import TRIES, SupervisedEngine, SupervisedRewardModel
 from ponder.engines.supervisor import Death
 from ponder.strategies import STRATEGIES
 from ponder.testing import Chain, ScriptedRewards, in_virtual_time, question
@@ -51,6 +51,24 @@ def plan(name: str, *, seed: int | None = 5, question: str = "What is it?", **mo
     )
 
 
+def by_characters(line: str) -> float:
+    return sum(map(ord, line)) % 100 / 100
+
+
+@dataclass
+class BreaksOff(ScriptedRewards):
+    """Breaks off judgements, by the number of the call, though it lives."""
+
+    judge: Callable[[str], float] = by_characters
+    at: tuple[int, ...] = ()
+
+    async def reward(self, *args: Any, **more: Any) -> Sequence[Reward]:
+        if self.calls in self.at:
+            self.calls += 1
+            raise Lost("a judgement was broken off")
+        return await super().reward(*args, **more)
+
+
 class Asked:
     """One request on an engine that dies, and what came of it."""
 
@@ -62,9 +80,8 @@ class Asked:
     async def on_delta(self, delta: Delta) -> None:
         self.told.append(delta.text)
 
-    async def on(self, engine: Engine) -> Outcome:
-        rewards = ScriptedRewards(lambda line: sum(map(ord, line)) % 100 / 100)
-        resources = Resources(engine, Lengths(20, 40), rewards)
+    async def on(self, engine: Engine, rewards: RewardModel | None = None) -> Outcome:
+        resources = Resources(engine, Lengths(20, 40), rewards or ScriptedRewards(by_characters))
         outcome = await execute(self.plan, resources, self.spending, self.on_delta)
         if self.plan.stream:
             assert "".join(self.told) == outcome.answer.text
@@ -159,6 +176,19 @@ def test_a_chain_that_a_living_engine_breaks_off_again_and_again_is_given_up(gra
     assert one.resumed == TRIES
     assert engine.produced == one.spending.generated + one.wasted
     assert engine.produced <= TRIES * whole.produced
+
+
+def test_a_judgement_that_a_living_model_breaks_off_is_asked_for_again_and_given_up_the_second_time_in_a_row() -> None:
+    def judged(*at: int) -> tuple[Any, Outcome, int]:
+        rewards, one = BreaksOff(at=at), Asked(plan("best_of_n"))
+        outcome = on(Mortal(), lambda engine: one.on(engine, SupervisedRewardModel(rewards, engine.supervision)))
+        assert one.spending.verifier == rewards.read
+        return one.seen(outcome), outcome, rewards.calls
+
+    undisturbed, _, calls = judged()
+    assert judged(0)[::2] == (undisturbed, calls + 1)
+    _, outcome, _ = judged(0, 1)
+    assert outcome.degraded
 
 
 def test_an_answer_without_a_chain_that_was_lost_does_not_say_that_it_has_ended_for_its_budget() -> None:
