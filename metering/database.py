@@ -22,9 +22,13 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10
 """How long one process waits for the lock of another on a SQLite file."""
-NOTICED = "-c timezone=UTC -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
-"""PostgreSQL notices a machine that is gone within 20 seconds. Left alone it takes hours: until then its session would
-speak for a server that is dead, and keep its locks."""
+NOTICED = (
+    "-c timezone=UTC -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2 "
+    "-c tcp_user_timeout=20000"
+)
+"""PostgreSQL notices a machine that is gone within 20 seconds, also where a reply to it was under way, for which it
+would be given a quarter of an hour. Left alone it takes hours: until then its session would speak for a server that is
+dead, and keep its locks."""
 POSTGRESQL = {
     "connect_timeout": 5,
     "keepalives_idle": 10,

@@ -301,7 +301,9 @@ class Writer:
                     self._renew(connection)
                     given = [(o.ask.window, o.give_back) for o in leasing if o.give_back and o.epoch == self._epoch]
                     leases.give_back(connection, self._me.id, given)
-                    taken = leases.take(connection, self._me.id, [one.ask for one in asking])
+                    found = leases.take(connection, self._me.id, [one.ask for one in asking])
+                # Not before it is committed: that may fail, and what nobody has written down others lease, too.
+                taken = found
                 # Under an earlier epoch: what runs has kept its places, so whoever gives one back asks what there is.
                 giving = [one for one in giving if one.epoch != self._epoch]
         except SQLAlchemyError as error:
@@ -467,13 +469,16 @@ class Writer:
         if self._owed or self._failing:
             log.error("the ledger is away: %d requests are left open, for the next server to settle", len(self._owed))
             return
-        with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
-            ended = connection.execute(
-                update(servers)
-                .where(servers.c.id == self._me.id, servers.c.epoch == self._epoch)
-                .values(ended_ms=self._now())
-            )
-            if ended.rowcount == 1 and (rows := self._recover(connection, self._me, self._epoch, self._checkpoint)):
+        with contextlib.suppress(SQLAlchemyError):
+            with self._engine.begin() as connection:
+                ended = connection.execute(
+                    update(servers)
+                    .where(servers.c.id == self._me.id, servers.c.epoch == self._epoch)
+                    .values(ended_ms=self._now())
+                )
+                left = ended.rowcount == 1
+                rows = self._recover(connection, self._me, self._epoch, self._checkpoint) if left else ()
+            if rows:
                 log.error(
                     "%d requests were not settled when the server ended; they are as they were last seen", len(rows)
                 )

@@ -28,7 +28,7 @@ from ponder.metering.retention import DAY, expire_answers, expire_some
 from ponder.metering.tables import idempotency, limit_windows, responses, servers
 from ponder.testing import in_virtual_time
 from tests.metering.databases import PostgreSQL
-from tests.metering.ledgers import Watched, a_ledger, intent, leases, put, rows
+from tests.metering.ledgers import Watched, a_ledger, execute, intent, leases, put, rows
 from tests.metering.test_limits import until
 
 OF = window("alice", "inflight", 0)
@@ -62,17 +62,49 @@ def test_who_stops_amid_a_lease_keeps_nobody_from_theirs(a_postgresql: PostgreSQ
         engine.dispose()
 
 
+def test_a_lease_whose_commit_fails_is_nobody_s(a_postgresql: PostgreSQL) -> None:
+    """As where the link is cut between the last statement of a transaction and its end: what the database has not
+    written down it gives to others."""
+    address, quota = empty(a_postgresql), Quota(inflight=3)
+    fails = """CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no commit'; END $$"""
+    at_commit = """CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT OR UPDATE ON limit_leases
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fails()"""
+
+    async def asking() -> None:
+        async with a_ledger(address) as one:
+            bills = [await one.reserve(intent("req_0", quota=quota))]
+            has = leases(address)["inflight 0"]
+            execute(address, fails)
+            execute(address, at_commit)
+            for number in range(1, 5):
+                with pytest.raises(NotNow) as refused:
+                    await one.reserve(intent(f"req_{number}", quota=quota))
+                assert refused.value.code == "ledger_unavailable"
+                assert leases(address)["inflight 0"] == has == (1, 0)
+            execute(address, "DROP TRIGGER at_commit ON limit_leases")
+            while len(bills) < 3:
+                bills.append(await one.reserve(intent(f"req_{len(bills)}_more", quota=quota)))
+            assert leases(address)["inflight 0"][0] == 3
+            for bill in bills:
+                await bill.settle(Usage(), "refused")
+
+    asyncio.run(asking())
+
+
 @pytest.mark.parametrize("reads", [False, True])
 def test_postgresql_looks_itself_whether_a_server_is_still_there(a_postgresql: PostgreSQL, reads: bool) -> None:
     """A machine that lost its power tells nobody, and its session would be one of a living server for hours."""
     engine = database(a_postgresql.address()).engine(reads=reads)
     with engine.connect() as connection:
         shown = [
-            connection.exec_driver_sql(f"SHOW tcp_keepalives_{name}").scalar_one()
-            for name in ("idle", "interval", "count")
+            connection.exec_driver_sql(f"SHOW tcp_{name}").scalar_one()
+            for name in ("keepalives_idle", "keepalives_interval", "keepalives_count", "user_timeout")
         ]
-        idle, interval, count = map(int, shown)
+        *looks, unheard = shown
+        idle, interval, count = map(int, looks)
         assert 0 < idle + interval * count <= 20
+        # Where a reply was under way it does not look, but waits until that has been heard.
+        assert unheard == "20000"
     engine.dispose()
 
 
