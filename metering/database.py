@@ -22,13 +22,9 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10
 """How long one process waits for the lock of another on a SQLite file."""
-NOTICED = (
-    "-c timezone=UTC -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2 "
-    "-c tcp_user_timeout=20000"
-)
-"""PostgreSQL notices a machine that is gone within 20 seconds, also where a reply to it was under way, for which it
-would be given a quarter of an hour. Left alone it takes hours: until then its session would speak for a server that is
-dead, and keep its locks."""
+NOTICED = "-c timezone=UTC -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=2"
+"""PostgreSQL notices a machine that is gone within 20 seconds. Left alone it takes hours: until then its session would
+speak for a server that is dead, and keep its locks."""
 POSTGRESQL = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -44,9 +40,10 @@ READ = 500
 """Rows that are read at a time."""
 ASKED = 500
 """Rows that one statement asks for by their ids, at most: one of an old SQLite takes 999 values."""
-WRITES = " -c idle_in_transaction_session_timeout=5000"
-"""A server that stops, or is cut off, amid a transaction keeps the others waiting so many milliseconds. Who only reads
-locks nothing, and may be slow."""
+WRITES = " -c idle_in_transaction_session_timeout=5000 -c tcp_user_timeout=20000"
+"""A server that stops, or is cut off, amid a transaction keeps the others waiting so many milliseconds. Where a reply
+to it was under way PostgreSQL does not look whether it is there: it has the milliseconds of the second, not a quarter
+of an hour, to say that it has the reply. Who only reads locks nothing, and may be slow."""
 LONG = NOTICED
 """For work that may take its time: migrations, copies."""
 NO_HOME = "this user has no home folder: name a place for the ledger in [ledger] url, or in XDG_STATE_HOME"
