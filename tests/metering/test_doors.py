@@ -215,7 +215,7 @@ def test_a_server_whose_callers_never_pause_leaves_places_to_the_others(a_postgr
             for _ in range(8):
                 group.create_task(busy(one))
             await until(lambda: leases(address).get("inflight 0") == (2, 0))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 for _ in range(3):
                     while not await asked(other):
                         pass
