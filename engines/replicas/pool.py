@@ -53,8 +53,10 @@ class _Past:
     member: Member
     """The one that was writing it when that broke off."""
     message: str
-    avoid: set[str] = field(default_factory=set[str])
-    """Those that have failed it: they have it again where no other can."""
+    failed: set[str] = field(default_factory=set[str])
+    """Those that have failed it, though they live: they have it again where no other can."""
+    fell: set[str] = field(default_factory=set[str])
+    """Those that went away over it: they have it again before those, where no other can."""
     later: float | None = None
     """Seconds after which that one may take it; None where it had taken it."""
 
@@ -184,7 +186,7 @@ class ReplicaPool:
             past.member.refuses(past.later)
             return
         broken = transcript.broke_off()
-        past.avoid.add(past.member.url)
+        (past.failed if fall is None else past.fell).add(past.member.url)
         if fall is None:
             if broken >= TRIES:
                 raise EngineError(past.message)
@@ -252,8 +254,9 @@ class ReplicaPool:
         """The replica for a call, and whether another should have had it; None where none can be used now."""
         past = self._pasts.get(transcript)
         able = [member for member in self.members.values() if member.usable]
-        if past is not None and past.avoid:
-            able = [member for member in able if member.url not in past.avoid] or able
+        if past is not None:
+            able = [member for member in able if member.url not in past.failed] or able
+            able = [member for member in able if member.url not in past.fell] or able
         if not able:
             return None
         request = transcript.call.request or f"chain {id(transcript)}"
