@@ -255,8 +255,8 @@ class ReplicaPool:
         past = self._pasts.get(transcript)
         able = [member for member in self.members.values() if member.usable]
         if past is not None:
-            able = [member for member in able if member.url not in past.failed] or able
-            able = [member for member in able if member.url not in past.fell] or able
+            for shunned in (past.failed, past.fell):
+                able = [member for member in able if member.url not in shunned] or able
         if not able:
             return None
         request = transcript.call.request or f"chain {id(transcript)}"

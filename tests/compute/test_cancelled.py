@@ -50,7 +50,7 @@ class _Cancelled:
     """Seconds from it to the end."""
 
 
-def cancelled(strategy: str, engine: ScriptedEngine, at: float, seed: int | None = None) -> _Cancelled | None:
+def cancelled(strategy: str, engine: ScriptedEngine, at: float) -> _Cancelled | None:
     """What became of a run that was cancelled so many seconds after its beginning; None where it had ended before."""
 
     async def on_delta(_: Delta) -> None: ...
@@ -59,7 +59,7 @@ def cancelled(strategy: str, engine: ScriptedEngine, at: float, seed: int | None
         Prompt((Message("user", "What is three and four?"),)),
         Selection(strategy, STRATEGIES[strategy]()),
         Budget(3000, 100),
-        Sampling(0, 0, seed=seed),
+        Sampling(0, 0),
         Selection("prm", VERIFIERS["prm"]()),
         Selection("agreement", VERIFIERS["agreement"]()),
     )

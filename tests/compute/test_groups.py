@@ -141,52 +141,43 @@ def test_a_group_whose_task_fails_as_it_waits_leaves_no_cancellation_behind() ->
 
 def test_errors_that_come_before_a_cancellation_do_not_hide_it() -> None:
     """The group is stopping its tasks over an error of one when its own task is cancelled."""
+    went_on = False
 
-    async def go() -> bool:
-        async def slow_to_stop() -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(0.02)
+    async def slow_to_stop() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.02)
 
-        async def block() -> None:
-            try:
-                async with TaskGroup() as group:
-                    group.create_task(slow_to_stop())
-                    await asyncio.sleep(0)
-                    raise ValueError("the block's")
-            except ExceptionGroup:
-                went_on.set()
+    async def block() -> None:
+        nonlocal went_on
+        try:
+            async with TaskGroup() as group:
+                group.create_task(slow_to_stop())
+                await asyncio.sleep(0)
+                raise ValueError("the block's")
+        except ExceptionGroup:
+            went_on = True
 
-        went_on = asyncio.Event()
-        task = asyncio.create_task(block())
-        await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.wait([task])
-        return task.cancelled() and not went_on.is_set()
-
-    assert asyncio.run(go())
+    assert ended(block()).cancelled()
+    assert not went_on
 
 
 def test_who_cleans_up_behind_a_cancelled_group_may_wait() -> None:
-    async def go() -> bool:
-        async def block() -> None:
-            try:
-                async with TaskGroup() as group:
-                    group.create_task(fails_when_it_is_stopped())
-                    await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(0.01)
-                cleaned.set()
+    cleaned = False
 
-        cleaned = asyncio.Event()
-        task = asyncio.create_task(block())
-        await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.wait([task])
-        return task.cancelled() and cleaned.is_set()
+    async def block() -> None:
+        nonlocal cleaned
+        try:
+            async with TaskGroup() as group:
+                group.create_task(fails_when_it_is_stopped())
+                await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned = True
 
-    assert asyncio.run(go())
+    assert ended(block()).cancelled()
+    assert cleaned
 
 
 def test_a_group_waits_for_what_its_tasks_begin() -> None:

@@ -159,7 +159,7 @@ class Load:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("upgrades", [3, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])])
+@pytest.mark.parametrize("upgrades", [3, pytest.param(50, marks=pytest.mark.soak)])
 def test_upgrades_under_load_lose_nothing(
     upgrades: int, address: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
